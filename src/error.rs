@@ -1,0 +1,84 @@
+//! The one error type of the library.
+
+use std::path::{Path, PathBuf};
+
+/// What went wrong, in words a user can act on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Input that cannot be used: a file, a configuration, a shape, a value.
+    #[error("{what}: expected {expected}, got {got}{}", advice(.help))]
+    Invalid {
+        /// What was looked at and where (a file, a key, a tensor).
+        what: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What was found.
+        got: String,
+        /// What to do about it; may be empty.
+        help: String,
+    },
+    /// The operating system refused to read something.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The operating system refused to write something.
+    #[error("cannot write {}: {source}; what was there before is unchanged", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A loss, gradient or sample stopped being a finite number.
+    #[error("{what} is not finite at step {step}; {help}")]
+    NotFinite {
+        /// The quantity.
+        what: String,
+        /// The step, counted from 1.
+        step: u64,
+        /// What to do about it.
+        help: String,
+    },
+}
+
+fn advice(help: &str) -> String {
+    if help.is_empty() { String::new() } else { format!("; {help}") }
+}
+
+/// The library's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Unusable input: what and where, what was expected, what was found, what to do (may be empty).
+    pub fn invalid(
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        got: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        Error::Invalid { what: what.into(), expected: expected.into(), got: got.into(), help: help.into() }
+    }
+
+    /// A read that the operating system refused.
+    pub fn read(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Read { path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// A write that the operating system refused.
+    pub fn write(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Write { path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// The process's exit status for this error: 2 for bad input, 1 for work that failed.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Error::Invalid { .. } | Error::Read { .. } => 2,
+            Error::Write { .. } | Error::NotFinite { .. } => 1,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The command line of `performer-ddpm`.
+#![forbid(unsafe_code)]
+fn main() {}
