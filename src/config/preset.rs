@@ -1,0 +1,158 @@
+//! Configurations by name.
+
+use super::{
+    BetaSchedule, BlockAttention, Config, DataConfig, DiffusionConfig, FavorConfig, FeatureMap, LrDecay,
+    TrainConfig, UnetConfig,
+};
+use BlockAttention::{Favor, None as Plain, Softmax};
+
+/// A named configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// 28x28 grey garments, FAVOR+ at 28x28 and 14x14: what learns best in ten minutes on two cores.
+    Fashion,
+    /// The same with softmax attention.
+    FashionSoftmax,
+    /// Ho et al.'s 35.7M-parameter network for CIFAR-10.
+    Cifar10,
+    /// A few thousand parameters, for tests.
+    Tiny,
+}
+
+impl Preset {
+    /// Every preset.
+    pub const ALL: [Preset; 4] = [Preset::Fashion, Preset::FashionSoftmax, Preset::Cifar10, Preset::Tiny];
+
+    /// The name that `--preset` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preset::Fashion => "fashion",
+            Preset::FashionSoftmax => "fashion-softmax",
+            Preset::Cifar10 => "cifar10",
+            Preset::Tiny => "tiny",
+        }
+    }
+
+    /// Its configuration.
+    pub fn config(self) -> Config {
+        match self {
+            Preset::Fashion => fashion(Favor),
+            Preset::FashionSoftmax => fashion(Softmax),
+            Preset::Cifar10 => cifar10(),
+            Preset::Tiny => tiny(),
+        }
+    }
+}
+
+fn unet() -> UnetConfig {
+    UnetConfig {
+        sample_size: [28, 28],
+        in_channels: 1,
+        out_channels: 1,
+        block_out_channels: vec![32, 64, 64],
+        layers_per_block: 1,
+        down_attention: vec![Plain; 3],
+        mid_attention: Plain,
+        up_attention: vec![Plain; 3],
+        attention_head_dim: Some(16),
+        favor: FavorConfig::default(),
+        norm_num_groups: 8,
+        attn_norm_num_groups: None,
+        norm_eps: 1e-6,
+        downsample_padding: 0,
+        flip_sin_to_cos: false,
+        freq_shift: 1.0,
+        mid_block_scale_factor: 1.0,
+        dropout: 0.0,
+    }
+}
+
+fn fashion(kind: BlockAttention) -> Config {
+    Config {
+        unet: UnetConfig {
+            down_attention: vec![kind, kind, Plain],
+            mid_attention: Softmax,
+            up_attention: vec![Plain, kind, kind],
+            favor: FavorConfig { map: FeatureMap::Positive, features: 32, ..FavorConfig::default() },
+            ..unet()
+        },
+        diffusion: DiffusionConfig::default(),
+        train: TrainConfig {
+            batch: 32,
+            steps: 1850,
+            seed: 0,
+            lr: 2e-3,
+            warmup_steps: 100,
+            lr_decay: LrDecay::Linear { steps: 1850 },
+            beta1: 0.9,
+            beta2: 0.99,
+            adam_eps: 1e-8,
+            clip_norm: 1.0,
+            ema_decay: 0.999,
+            flip: true,
+            checkpoint_every: 200,
+            sample_every: 600,
+        },
+        data: DataConfig::default(),
+    }
+}
+
+fn cifar10() -> Config {
+    Config {
+        unet: UnetConfig {
+            sample_size: [32, 32],
+            in_channels: 3,
+            out_channels: 3,
+            block_out_channels: vec![128, 256, 256, 256],
+            layers_per_block: 2,
+            down_attention: vec![Plain, Softmax, Plain, Plain],
+            mid_attention: Softmax,
+            up_attention: vec![Plain, Plain, Softmax, Plain],
+            attention_head_dim: None,
+            norm_num_groups: 32,
+            dropout: 0.1,
+            ..unet()
+        },
+        diffusion: DiffusionConfig::default(),
+        train: TrainConfig {
+            batch: 128,
+            steps: 800_000,
+            seed: 0,
+            lr: 2e-4,
+            warmup_steps: 5000,
+            lr_decay: LrDecay::Constant,
+            beta1: 0.9,
+            beta2: 0.999,
+            adam_eps: 1e-8,
+            clip_norm: 1.0,
+            ema_decay: 0.9999,
+            flip: true,
+            checkpoint_every: 1000,
+            sample_every: 5000,
+        },
+        data: DataConfig::default(),
+    }
+}
+
+fn tiny() -> Config {
+    let config = fashion(Favor);
+    Config {
+        unet: UnetConfig {
+            block_out_channels: vec![8, 16],
+            down_attention: vec![Plain, Favor],
+            mid_attention: Softmax,
+            up_attention: vec![Favor, Plain],
+            attention_head_dim: Some(8),
+            favor: FavorConfig { features: 16, ..FavorConfig::default() },
+            norm_num_groups: 2,
+            ..unet()
+        },
+        diffusion: DiffusionConfig {
+            timesteps: 100,
+            schedule: BetaSchedule::Cosine,
+            ..DiffusionConfig::default()
+        },
+        train: TrainConfig { batch: 8, steps: 40, checkpoint_every: 10, sample_every: 20, ..config.train },
+        data: config.data,
+    }
+}

@@ -1,0 +1,177 @@
+//! The U-Net's configuration, with diffusers' names and meaning (`UNet2DModel`; Ho et al. 2020, appendix B).
+
+use super::FavorConfig;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// What attends in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockAttention {
+    /// No attention.
+    None,
+    /// Exact softmax attention, equation (22).
+    Softmax,
+    /// FAVOR+ attention, equation (26), with the network's [`FavorConfig`].
+    Favor,
+}
+
+/// A U-Net of residual blocks with attention.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnetConfig {
+    /// Image height and width in pixels.
+    pub sample_size: [usize; 2],
+    /// Channels of x_t.
+    pub in_channels: usize,
+    /// Channels of eps_theta.
+    pub out_channels: usize,
+    /// Channels of each level, the full resolution first.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks per level on the way down; one more on the way up.
+    pub layers_per_block: usize,
+    /// Attention of each level on the way down.
+    pub down_attention: Vec<BlockAttention>,
+    /// Attention of the middle block.
+    pub mid_attention: BlockAttention,
+    /// Attention of each level on the way up, the lowest resolution first.
+    pub up_attention: Vec<BlockAttention>,
+    /// Channels of an attention head; `None` for one head over all channels.
+    pub attention_head_dim: Option<usize>,
+    /// Settings of FAVOR+ wherever a block uses it.
+    pub favor: FavorConfig,
+    /// Groups of every normalisation.
+    pub norm_num_groups: usize,
+    /// Groups of the middle attention's normalisation, where they differ.
+    pub attn_norm_num_groups: Option<usize>,
+    /// The constant added to a normalisation's variance.
+    pub norm_eps: f64,
+    /// Zero border of a downsampling convolution: 1 on every side, or 0 for one row below and one column to the right.
+    pub downsample_padding: usize,
+    /// Whether the time embedding is \[cos, sin\] (true) or Ho's \[sin, cos\] (false).
+    pub flip_sin_to_cos: bool,
+    /// What is taken from the denominator of the time embedding's frequencies: 1 in Ho's code.
+    pub freq_shift: f64,
+    /// Divisor of the middle block's residual sums.
+    pub mid_block_scale_factor: f64,
+    /// Dropout between a residual block's second activation and convolution.
+    pub dropout: f64,
+}
+
+impl UnetConfig {
+    /// Checks sizes against each other.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the first key that does not fit, and the sizes that would.
+    pub fn validate(&self) -> Result<()> {
+        let fail = |key: &str, expected: String, got: String, help: &str| {
+            Err(Error::invalid(format!("unet.{key}"), expected, got, help))
+        };
+        let levels = self.block_out_channels.len();
+        if levels == 0 || levels > 12 {
+            return fail("block_out_channels", "1 to 12 levels".into(), levels.to_string(), "");
+        }
+        for (key, n) in
+            [("down_attention", self.down_attention.len()), ("up_attention", self.up_attention.len())]
+        {
+            if n != levels {
+                return fail(key, format!("{levels} entries, one per level"), n.to_string(), "");
+            }
+        }
+        let channels = self.block_out_channels.iter().map(|n| ("block_out_channels", *n, 1 << 14));
+        let numbers = [
+            ("in_channels", self.in_channels, 1 << 10),
+            ("out_channels", self.out_channels, 1 << 10),
+            ("layers_per_block", self.layers_per_block, 64),
+            ("norm_num_groups", self.norm_num_groups, 1 << 14),
+            ("sample_size", self.sample_size[0], 1 << 12),
+            ("sample_size", self.sample_size[1], 1 << 12),
+        ];
+        for (key, n, most) in numbers.into_iter().chain(channels) {
+            if n == 0 || n > most {
+                return fail(key, format!("1 to {most}"), n.to_string(), "");
+            }
+        }
+        let factor = 1 << (levels - 1);
+        for side in self.sample_size {
+            if side % factor != 0 {
+                let (below, above) = (side / factor * factor, side.div_ceil(factor) * factor);
+                let near = if below == 0 { above.to_string() } else { format!("{below} or {above}") };
+                return fail(
+                    "sample_size",
+                    format!(
+                        "height and width divisible by {factor} for {levels} levels (near {side}: {near})"
+                    ),
+                    format!("{} x {}", self.sample_size[0], self.sample_size[1]),
+                    "resize the images with --size or use fewer levels",
+                );
+            }
+        }
+        for (i, &channels) in self.block_out_channels.iter().enumerate() {
+            if channels % self.norm_num_groups != 0 {
+                return fail(
+                    "block_out_channels",
+                    format!("multiples of norm_num_groups = {}", self.norm_num_groups),
+                    channels.to_string(),
+                    "",
+                );
+            }
+            let attends = self.down_attention[i] != BlockAttention::None
+                || self.up_attention[levels - 1 - i] != BlockAttention::None
+                || (i == levels - 1 && self.mid_attention != BlockAttention::None);
+            let head = self.attention_head_dim.unwrap_or(channels);
+            if attends && (head == 0 || channels % head != 0) {
+                return fail(
+                    "attention_head_dim",
+                    format!("a divisor of the level's {channels} channels"),
+                    head.to_string(),
+                    "",
+                );
+            }
+        }
+        if !self.block_out_channels[0].is_multiple_of(2) || self.block_out_channels[0] < 4 {
+            return fail(
+                "block_out_channels",
+                "an even number of at least 4 channels at the first level (the time embedding's sine and cosine halves)"
+                    .into(),
+                self.block_out_channels[0].to_string(),
+                "",
+            );
+        }
+        if let Some(groups) = self.attn_norm_num_groups
+            && (groups == 0 || !self.block_out_channels[levels - 1].is_multiple_of(groups))
+        {
+            return fail(
+                "attn_norm_num_groups",
+                "a divisor of the last level's channels".into(),
+                groups.to_string(),
+                "",
+            );
+        }
+        if self.downsample_padding > 1 {
+            return fail("downsample_padding", "0 or 1".into(), self.downsample_padding.to_string(), "");
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return fail("dropout", "at least 0 and below 1".into(), self.dropout.to_string(), "");
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps.is_finite()) {
+            return fail("norm_eps", "a positive number".into(), self.norm_eps.to_string(), "");
+        }
+        if !(self.mid_block_scale_factor > 0.0 && self.mid_block_scale_factor.is_finite()) {
+            return fail(
+                "mid_block_scale_factor",
+                "a positive number".into(),
+                self.mid_block_scale_factor.to_string(),
+                "",
+            );
+        }
+        let half = (self.block_out_channels[0] / 2) as f64;
+        if !(self.freq_shift.is_finite() && self.freq_shift < half) {
+            return fail("freq_shift", format!("below {half}"), self.freq_shift.to_string(), "");
+        }
+        if self.favor.features == 0 || self.favor.features > 1 << 16 {
+            return fail("favor.features", "1 to 65536".into(), self.favor.features.to_string(), "");
+        }
+        Ok(())
+    }
+}
