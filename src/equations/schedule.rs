@@ -1,0 +1,312 @@
+//! The noise schedule: beta_t and what follows from it, in `f64`.
+
+use super::{Timestep, forward, posterior};
+use crate::config::{BetaSchedule, DiffusionConfig};
+use crate::error::{Error, Result};
+
+/// The scalars of one timestep. Every equation that needs more than one of them takes a `Level`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Level {
+    /// The timestep that the network is told: for a respaced schedule that of the schedule it was trained with.
+    pub t: Timestep,
+    /// beta_t.
+    pub beta: f64,
+    /// alpha_t = 1 - beta_t.
+    pub alpha: f64,
+    /// abar_t.
+    pub alpha_bar: f64,
+    /// abar of the step before; 1 at the first.
+    pub alpha_bar_prev: f64,
+    /// ln beta~_t, where beta~_1 = 0 is replaced by beta~_2 (Ho et al. 2020, their code): see
+    /// [`eq07_log_sigma2`](super::reverse::eq07_log_sigma2).
+    pub log_posterior_variance: f64,
+}
+
+impl Level {
+    /// Whether this is the step to x_0, which adds no noise and whose posterior is a point.
+    pub fn is_first(&self) -> bool {
+        self.alpha_bar_prev == 1.0
+    }
+}
+
+/// How K of T timesteps are chosen for sampling in fewer steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spacing {
+    /// Indices 0, s, 2 s, .. with s = floor(T / K): always holds t = 1, seldom t = T (DDIM's code; diffusers' default).
+    Leading,
+    /// Indices T - 1, T - 1 - T/K, .. rounded half to even: always holds t = T (Lin et al. 2024, section 3.3).
+    Trailing,
+}
+
+impl Spacing {
+    /// The K = `steps` kept timesteps of 1..=`total`, ascending.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless 1 <= steps <= total.
+    pub fn timesteps(self, total: usize, steps: usize) -> Result<Vec<Timestep>> {
+        if steps == 0 || steps > total {
+            return Err(Error::invalid("sampling steps", format!("1 to {total}"), steps.to_string(), ""));
+        }
+        let index = |k: usize| match self {
+            Spacing::Leading => k * (total / steps),
+            Spacing::Trailing => {
+                let end = (k + 1) as f64 * (total as f64 / steps as f64);
+                end.round_ties_even() as usize - 1
+            }
+        };
+        Ok((0..steps).map(|k| Timestep::from_index(index(k))).collect())
+    }
+}
+
+/// A forward process: one [`Level`] per step, ascending.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    levels: Vec<Level>,
+}
+
+impl Schedule {
+    /// The schedule that a configuration describes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the configuration is out of range.
+    pub fn from_config(config: &DiffusionConfig) -> Result<Self> {
+        config.validate()?;
+        let total = config.timesteps;
+        let betas: Vec<f64> = match config.schedule {
+            BetaSchedule::Linear { start, end } => {
+                (0..total).map(|i| start + (end - start) * i as f64 / (total - 1) as f64).collect()
+            }
+            BetaSchedule::Cosine => (1..=total)
+                .map(|t| {
+                    let now = squared_cosine(t as f64 / total as f64);
+                    let before = squared_cosine((t - 1) as f64 / total as f64);
+                    (1.0 - now / before).min(0.999)
+                })
+                .collect(),
+        };
+        Self::from_betas(&betas)
+    }
+
+    /// The schedule with beta_1 .. beta_T = `betas`, for instance read from a file.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `betas` is empty, a beta is not strictly between 0 and 1, or abar_T underflows.
+    pub fn from_betas(betas: &[f64]) -> Result<Self> {
+        let alpha_bars = forward::eq03_alpha_bars(betas);
+        Self::build(
+            betas.iter().zip(alpha_bars).enumerate().map(|(index, (&beta, alpha_bar))| {
+                (Timestep::from_index(index), beta, 1.0 - beta, alpha_bar)
+            }),
+        )
+    }
+
+    /// The process that visits only the `kept` timesteps of this one: abar keeps its values there and the betas
+    /// are recomputed from it, beta = 1 - abar_t / abar_s with s the kept timestep before t
+    /// (Nichol & Dhariwal 2021, section 4). Levels remember the timestep that the network was trained with.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `kept` is empty, not strictly ascending, or names a timestep that is not here.
+    pub fn respaced(&self, kept: &[Timestep]) -> Result<Self> {
+        if !kept.is_sorted_by(|a, b| a < b) {
+            return Err(Error::invalid("kept timesteps", "strictly ascending", format!("{kept:?}"), ""));
+        }
+        let mut before = 1.0;
+        let mut steps = Vec::with_capacity(kept.len());
+        for &t in kept {
+            let alpha_bar = self.at(t)?.alpha_bar;
+            // Not 1 - beta: over many timesteps alpha is small, and its digits would be lost.
+            let alpha = alpha_bar / before;
+            steps.push((t, 1.0 - alpha, alpha, alpha_bar));
+            before = alpha_bar;
+        }
+        Self::build(steps)
+    }
+
+    /// The levels of (t, beta, alpha, abar), ascending.
+    fn build(steps: impl IntoIterator<Item = (Timestep, f64, f64, f64)>) -> Result<Self> {
+        let mut levels: Vec<Level> = Vec::new();
+        let mut alpha_bar_prev = 1.0;
+        for (t, beta, alpha, alpha_bar) in steps {
+            // The comparison of abar also refuses betas so small that 1 - beta is 1.
+            if !(beta > 0.0 && beta < 1.0 && alpha_bar < alpha_bar_prev && alpha_bar > 0.0) {
+                return Err(Error::invalid(
+                    format!("noise schedule, beta at t = {t}"),
+                    "a number strictly between 0 and 1 that leaves abar_t above 0",
+                    format!("{beta}, with abar_t = {alpha_bar}"),
+                    "",
+                ));
+            }
+            let mut level =
+                Level { t, beta, alpha, alpha_bar, alpha_bar_prev, log_posterior_variance: beta.ln() };
+            if !level.is_first() {
+                level.log_posterior_variance = posterior::eq10_posterior_variance(&level).ln();
+            }
+            levels.push(level);
+            alpha_bar_prev = alpha_bar;
+        }
+        if levels.is_empty() {
+            return Err(Error::invalid("noise schedule", "at least one timestep", "none", ""));
+        }
+        if let Some(second) = levels.get(1).map(|level| level.log_posterior_variance) {
+            levels[0].log_posterior_variance = second;
+        }
+        Ok(Schedule { levels })
+    }
+
+    /// Every level, ascending in t.
+    pub fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
+    /// The number of steps, T or, respaced, K.
+    pub fn steps(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// The level of timestep `t`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if this schedule does not visit `t`.
+    pub fn at(&self, t: Timestep) -> Result<&Level> {
+        match self.levels.binary_search_by_key(&t, |level| level.t) {
+            Ok(position) => Ok(&self.levels[position]),
+            Err(_) => Err(Error::invalid(
+                "timestep t",
+                format!("one of this schedule's {}, 1 to {}", self.steps(), self.last().t),
+                t.to_string(),
+                "",
+            )),
+        }
+    }
+
+    /// The noisiest level, t = T.
+    pub fn last(&self) -> &Level {
+        &self.levels[self.levels.len() - 1]
+    }
+
+    /// beta_1 .. beta_T, for files.
+    pub fn betas(&self) -> Vec<f64> {
+        self.levels.iter().map(|level| level.beta).collect()
+    }
+}
+
+/// abar at time u in [0, 1] of Nichol & Dhariwal (2021), equation 17, not yet divided by its value at 0.
+fn squared_cosine(u: f64) -> f64 {
+    ((u + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::VarianceKind;
+    use crate::equations::reverse::eq07_log_sigma2;
+
+    const LINEAR_ABAR_T: f64 = 4.035_829_765_375_683e-5;
+    const LINEAR_ABAR_500: f64 = 7.858_724_288_177_824e-2;
+    const LINEAR_BETA_TILDE_2: f64 = 5.453_187_661_302_605e-5;
+    const COSINE_ABAR_T: f64 = 2.428_766_907_034_468e-9;
+    const COSINE_ABAR_500: f64 = 4.938_435_904_406_377e-1;
+
+    fn schedule(schedule: BetaSchedule) -> Schedule {
+        Schedule::from_config(&DiffusionConfig { schedule, ..DiffusionConfig::default() }).unwrap()
+    }
+
+    fn close(got: f64, want: f64, relative: f64) {
+        assert!((got / want - 1.0).abs() <= relative, "{got} {want}");
+    }
+
+    /// Values computed with 40 digits; a product of 1000 rounded factors may be off by 1000 x 1.1e-16, and
+    /// 1 - abar at t = 2 loses four more digits.
+    #[test]
+    fn eq03_eq10_golden_values_of_the_linear_schedule() {
+        let linear = schedule(BetaSchedule::Linear { start: 1e-4, end: 0.02 });
+        close(linear.last().alpha_bar, LINEAR_ABAR_T, 2e-13);
+        close(linear.levels()[499].alpha_bar, LINEAR_ABAR_500, 2e-13);
+        close(linear.levels()[1].log_posterior_variance.exp(), LINEAR_BETA_TILDE_2, 1e-11);
+        assert_eq!((linear.levels()[0].beta, linear.last().beta), (1e-4, 0.02));
+    }
+
+    /// As above; 1 - f(t)/f(t-1) is of order 1e-5 and up, so its own rounding adds 1e-16 a step at most.
+    #[test]
+    fn eq03_golden_values_of_the_cosine_schedule() {
+        let cosine = schedule(BetaSchedule::Cosine);
+        close(cosine.last().alpha_bar, COSINE_ABAR_T, 1e-12);
+        close(cosine.levels()[499].alpha_bar, COSINE_ABAR_500, 1e-12);
+        assert_eq!(cosine.betas().iter().filter(|&&b| b == 0.999).count(), 1);
+    }
+
+    #[test]
+    fn a_schedule_survives_its_betas() {
+        for kind in [BetaSchedule::Linear { start: 1e-4, end: 0.02 }, BetaSchedule::Cosine] {
+            let original = schedule(kind);
+            assert_eq!(Schedule::from_betas(&original.betas()).unwrap(), original);
+        }
+    }
+
+    #[test]
+    fn unusable_betas_are_refused() {
+        for betas in
+            [&[][..], &[0.1, 0.0], &[0.1, 1.0], &[0.1, f64::NAN], &[-0.1], &[1e-17], &[0.999_999; 60]]
+        {
+            assert!(Schedule::from_betas(betas).is_err(), "{betas:?}");
+        }
+        assert!(Schedule::from_betas(&[0.5]).is_ok());
+    }
+
+    /// One level's abar is a product in one and a ratio of products in the other: 3 roundings.
+    #[test]
+    fn respacing_keeps_abar_and_recomputes_beta() {
+        let full = schedule(BetaSchedule::Linear { start: 1e-4, end: 0.02 });
+        let kept = [1, 400, 1000].map(|t| Timestep::new(t).unwrap());
+        let short = full.respaced(&kept).unwrap();
+        assert_eq!(short.levels().iter().map(|level| level.t).collect::<Vec<_>>(), kept);
+        let mut product = 1.0;
+        let mut before = 1.0;
+        for level in short.levels() {
+            assert_eq!(level.alpha_bar_prev, before);
+            assert_eq!(level.alpha_bar, full.at(level.t).unwrap().alpha_bar);
+            product *= level.alpha;
+            close(level.alpha_bar, product, 1e-15);
+            assert_eq!(level.beta, 1.0 - level.alpha);
+            before = level.alpha_bar;
+        }
+        let all: Vec<_> = full.levels().iter().map(|level| level.t).collect();
+        for (a, b) in full.respaced(&all).unwrap().levels().iter().zip(full.levels()) {
+            // 1 - abar_t / abar_{t-1} has an absolute error of an ulp of 1 or two.
+            assert!((a.beta - b.beta).abs() <= 4.5e-16);
+        }
+        assert!(full.respaced(&[]).is_err());
+        assert!(full.respaced(&[kept[1], kept[0]]).is_err());
+        assert!(full.respaced(&[kept[0], kept[0]]).is_err());
+        assert!(full.respaced(&[Timestep::new(1001).unwrap()]).is_err());
+        assert!(short.at(kept[1]).is_ok() && short.at(Timestep::new(2).unwrap()).is_err());
+    }
+
+    #[test]
+    fn spacings_are_those_of_other_libraries() {
+        let indices = |spacing: Spacing, total, steps| {
+            spacing.timesteps(total, steps).unwrap().iter().map(|t| t.index()).collect::<Vec<_>>()
+        };
+        assert_eq!(indices(Spacing::Leading, 1000, 4), [0, 250, 500, 750]);
+        assert_eq!(indices(Spacing::Leading, 1000, 3), [0, 333, 666]);
+        assert_eq!(indices(Spacing::Trailing, 1000, 4), [249, 499, 749, 999]);
+        assert_eq!(indices(Spacing::Trailing, 1000, 3), [332, 666, 999]);
+        for spacing in [Spacing::Leading, Spacing::Trailing] {
+            assert_eq!(indices(spacing, 7, 7), [0, 1, 2, 3, 4, 5, 6]);
+            assert!(spacing.timesteps(10, 0).is_err());
+            assert!(spacing.timesteps(10, 11).is_err());
+        }
+    }
+
+    #[test]
+    fn eq07_log_variance_of_the_first_step_is_that_of_the_second() {
+        let linear = schedule(BetaSchedule::Linear { start: 1e-4, end: 0.02 });
+        let (first, second) = (&linear.levels()[0], &linear.levels()[1]);
+        for kind in [VarianceKind::FixedSmall, VarianceKind::FixedLarge] {
+            close(eq07_log_sigma2(first, kind).exp(), LINEAR_BETA_TILDE_2, 1e-11);
+        }
+        assert_eq!(eq07_log_sigma2(second, VarianceKind::FixedLarge), second.beta.ln());
+        let single = Schedule::from_betas(&[0.25]).unwrap();
+        assert_eq!(single.last().log_posterior_variance, 0.25f64.ln());
+    }
+}
