@@ -1,0 +1,415 @@
+//! The one matrix product behind convolutions, linear layers and attention.
+//!
+//! C(o, i, j) = sum over s < S, k < K of A(o, i, s, k) B(s, k, j), where every operand is addressed by strides:
+//! A(o, i, s, k) = a\[o a_outer + i a_row + s a_segment + k a_k\], B(s, k, j) = b\[s b_segment + k b_k + j\],
+//! C(o, i, j) = c\[o c_outer + i c_row + j\]. Rows in two levels and the reduction in S segments are what makes a 3x3
+//! convolution over a zero-bordered NHWC image a product without an im2col copy: o is an image row, i a pixel in it, and a
+//! segment is one kernel row, whose three taps times C channels are contiguous in memory.
+//!
+//! Each C(i, j) is summed over s, then k, in order, in one accumulator, whatever m and n are: a row's bits depend
+//! neither on the number of rows nor on their place, so neither on the batch nor on the number of threads.
+
+use super::simd::{Kernel, Simd, dispatch};
+use super::{Element, Isa, Team};
+use crate::real::Real;
+
+/// Sizes and strides of a product; see the module's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Blocks of rows of A and C.
+    pub outer: usize,
+    /// Distance between A's blocks.
+    pub a_outer: usize,
+    /// Distance between C's blocks.
+    pub c_outer: usize,
+    /// Rows in a block.
+    pub m: usize,
+    /// Columns of B and C.
+    pub n: usize,
+    /// S, the number of segments of the reduction.
+    pub segments: usize,
+    /// K, the length of a segment.
+    pub k: usize,
+    /// Distance between A's rows.
+    pub a_row: usize,
+    /// Distance between A's segments.
+    pub a_segment: usize,
+    /// Distance along a segment of A.
+    pub a_k: usize,
+    /// Distance between B's segments.
+    pub b_segment: usize,
+    /// Distance along a segment of B: between its rows, which are contiguous.
+    pub b_k: usize,
+    /// Distance between C's rows, which are contiguous.
+    pub c_row: usize,
+    /// Whether to add to C instead of overwriting it.
+    pub accumulate: bool,
+}
+
+impl Product {
+    /// C \[m, n\] = A \[m, k\] B \[k, n\], all row-major and dense.
+    pub fn dense(m: usize, n: usize, k: usize) -> Product {
+        Product {
+            outer: 1,
+            a_outer: 0,
+            c_outer: 0,
+            m,
+            n,
+            segments: 1,
+            k,
+            a_row: k,
+            a_segment: 0,
+            a_k: 1,
+            b_segment: 0,
+            b_k: n,
+            c_row: n,
+            accumulate: false,
+        }
+    }
+
+    /// C \[m, n\] = A^T B with A \[k, m\] and B \[k, n\], all row-major and dense.
+    pub fn transposed_a(m: usize, n: usize, k: usize) -> Product {
+        Product { a_row: 1, a_k: m, ..Product::dense(m, n, k) }
+    }
+
+    /// The same, added to C.
+    pub fn accumulating(self) -> Product {
+        Product { accumulate: true, ..self }
+    }
+
+    /// Multiply-adds in the product.
+    pub fn multiply_adds(&self) -> usize {
+        self.outer * self.m * self.n * self.segments * self.k
+    }
+
+    fn check(&self, a: usize, b: usize, c: usize) {
+        let last = |count: usize, stride: usize| (count - 1) * stride;
+        let a_end = last(self.outer, self.a_outer)
+            + last(self.m, self.a_row)
+            + last(self.segments, self.a_segment)
+            + last(self.k, self.a_k)
+            + 1;
+        let b_end = last(self.segments, self.b_segment) + last(self.k, self.b_k) + self.n;
+        let c_end = last(self.outer, self.c_outer) + last(self.m, self.c_row) + self.n;
+        assert!(a_end <= a && b_end <= b && c_end <= c, "{self:?} over a[{a}], b[{b}], c[{c}]");
+        assert!(self.m == 1 || self.c_row >= self.n, "{self:?}: rows of C overlap");
+        assert!(
+            self.outer == 1 || self.c_outer >= last(self.m, self.c_row) + self.n,
+            "{self:?}: blocks of C overlap"
+        );
+    }
+
+    fn is_empty(&self) -> bool {
+        self.outer == 0 || self.m == 0 || self.n == 0
+    }
+
+    fn has_no_terms(&self) -> bool {
+        self.segments == 0 || self.k == 0
+    }
+
+    fn clear<T: Real>(&self, c: &mut [T]) {
+        if !self.accumulate {
+            for o in 0..self.outer {
+                for i in 0..self.m {
+                    c[o * self.c_outer + i * self.c_row..][..self.n].fill(T::zero());
+                }
+            }
+        }
+    }
+}
+
+/// The product as plain text.
+pub fn product_reference<T: Real>(p: &Product, a: &[T], b: &[T], c: &mut [T]) {
+    if p.is_empty() {
+        return;
+    }
+    p.clear(c);
+    for (o, i) in (0..p.outer).flat_map(|o| (0..p.m).map(move |i| (o, i))) {
+        let row = &mut c[o * p.c_outer + i * p.c_row..][..p.n];
+        for s in 0..p.segments {
+            for k in 0..p.k {
+                let a = a[o * p.a_outer + i * p.a_row + s * p.a_segment + k * p.a_k];
+                for (c, b) in row.iter_mut().zip(&b[s * p.b_segment + k * p.b_k..][..p.n]) {
+                    *c += a * *b;
+                }
+            }
+        }
+    }
+}
+
+/// The product, its rows shared out over `team`; the same bits as on one thread.
+pub fn team_product<T: Element>(isa: Isa, team: Team, p: &Product, a: &[T], b: &[T], c: &mut [T]) {
+    const ROWS: usize = 32;
+    if team == Team::Solo || p.is_empty() || p.has_no_terms() {
+        T::product(isa, p, a, b, c);
+    } else if p.outer > 1 {
+        let end = (p.outer - 1) * p.c_outer + (p.m - 1) * p.c_row + p.n;
+        let block = Product { outer: 1, ..*p };
+        team.each(&mut c[..end], p.c_outer, |o, c| T::product(isa, &block, &a[o * p.a_outer..], b, c));
+    } else {
+        let end = (p.m - 1) * p.c_row + p.n;
+        team.each(&mut c[..end], ROWS * p.c_row, |i, c| {
+            let rows = Product { m: ROWS.min(p.m - i * ROWS), ..*p };
+            T::product(isa, &rows, &a[i * ROWS * p.a_row..], b, c);
+        });
+    }
+}
+
+/// dst \[cols, rows\] = transpose of src \[rows, cols\].
+pub fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut [T]) {
+    for (i, row) in src.chunks_exact(cols).take(rows).enumerate() {
+        for (j, x) in row.iter().enumerate() {
+            dst[j * rows + i] = *x;
+        }
+    }
+}
+
+/// The product with `isa`'s vectors: register tiles of up to `TILE_ROWS` rows by two vectors.
+pub(super) fn product_fast(isa: Isa, p: &Product, a: &[f32], b: &[f32], c: &mut [f32]) {
+    if p.is_empty() {
+        return;
+    }
+    if p.has_no_terms() {
+        return p.clear(c);
+    }
+    p.check(a.len(), b.len(), c.len());
+    let kernel = Tiles { p: *p, a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() };
+    // SAFETY: `check` holds every index that the tiles form.
+    unsafe { dispatch(isa, kernel) }
+}
+
+#[derive(Clone, Copy)]
+struct Tiles {
+    p: Product,
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
+}
+
+impl Kernel for Tiles {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let mut j = 0;
+        while j < self.p.n {
+            let left = self.p.n - j;
+            // SAFETY: columns j .. j + min(left, 2 LANES) exist.
+            unsafe {
+                if left >= 2 * S::LANES {
+                    self.panel::<S, 2, false>(j, S::LANES);
+                } else if left > S::LANES {
+                    self.panel::<S, 2, true>(j, left - S::LANES);
+                } else if left == S::LANES {
+                    self.panel::<S, 1, false>(j, S::LANES);
+                } else {
+                    self.panel::<S, 1, true>(j, left);
+                }
+            }
+            j += 2 * S::LANES;
+        }
+    }
+}
+
+impl Tiles {
+    /// V vectors of columns from j on, all rows, in tiles of nearly equal height.
+    #[inline(always)]
+    unsafe fn panel<S: Simd, const V: usize, const TAIL: bool>(self, j: usize, tail: usize) {
+        let tiles = self.p.m.div_ceil(S::TILE_ROWS);
+        let (height, taller) = (self.p.m / tiles, self.p.m % tiles);
+        for (o, tile) in (0..self.p.outer).flat_map(|o| (0..tiles).map(move |tile| (o, tile))) {
+            let rows = height + usize::from(tile < taller);
+            let i = tile * height + tile.min(taller);
+            let rest = Tiles {
+                // SAFETY: block o exists.
+                a: unsafe { self.a.add(o * self.p.a_outer) },
+                // SAFETY: as above.
+                c: unsafe { self.c.add(o * self.p.c_outer) },
+                ..self
+            };
+            // SAFETY: rows i .. i + rows exist, and rows <= TILE_ROWS <= 8.
+            unsafe {
+                match rows {
+                    1 => rest.tile::<S, 1, V, TAIL>(i, j, tail),
+                    2 => rest.tile::<S, 2, V, TAIL>(i, j, tail),
+                    3 => rest.tile::<S, 3, V, TAIL>(i, j, tail),
+                    4 => rest.tile::<S, 4, V, TAIL>(i, j, tail),
+                    5 => rest.tile::<S, 5, V, TAIL>(i, j, tail),
+                    6 => rest.tile::<S, 6, V, TAIL>(i, j, tail),
+                    7 => rest.tile::<S, 7, V, TAIL>(i, j, tail),
+                    _ => rest.tile::<S, 8, V, TAIL>(i, j, tail),
+                }
+            }
+        }
+    }
+
+    /// R rows by V vectors, the last one `tail` long if TAIL, held in registers over the whole reduction.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const V: usize, const TAIL: bool>(
+        self,
+        i: usize,
+        j: usize,
+        tail: usize,
+    ) {
+        let Tiles { p, a, b, c } = self;
+        // SAFETY: the caller's rows and columns exist, `Product::check` holds the strides' reach, and the partial
+        // forms touch `tail` elements only.
+        unsafe {
+            let mut sum = [[S::splat(0.0); V]; R];
+            for s in 0..p.segments {
+                let a = a.add(i * p.a_row + s * p.a_segment);
+                let b = b.add(s * p.b_segment + j);
+                for k in 0..p.k {
+                    let (a, b) = (a.add(k * p.a_k), b.add(k * p.b_k));
+                    let row: [S::V; V] = std::array::from_fn(|v| {
+                        if TAIL && v == V - 1 {
+                            S::load_partial(b.add(v * S::LANES), tail)
+                        } else {
+                            S::load(b.add(v * S::LANES))
+                        }
+                    });
+                    for r in 0..R {
+                        let x = S::splat(*a.add(r * p.a_row));
+                        for v in 0..V {
+                            sum[r][v] = S::fma(x, row[v], sum[r][v]);
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                for v in 0..V {
+                    let c = c.add((i + r) * p.c_row + j + v * S::LANES);
+                    if TAIL && v == V - 1 {
+                        let old = if p.accumulate { S::load_partial(c, tail) } else { S::splat(0.0) };
+                        S::store_partial(c, S::add(old, sum[r][v]), tail);
+                    } else {
+                        let old = if p.accumulate { S::load(c) } else { S::splat(0.0) };
+                        S::store(c, S::add(old, sum[r][v]));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Stream, fill_normal, rng};
+
+    fn normal(n: usize, id: u64) -> Vec<f32> {
+        let mut x = vec![0.0; n];
+        fill_normal(&mut rng(1, Stream::Check, id, 0), &mut x);
+        x
+    }
+
+    /// Bound: each of the two sums of `terms` products errs by at most terms * eps/2 times the sum of absolute
+    /// products (Higham 2002, section 3.1); the comparison is against f64.
+    fn compare(p: Product, a_len: usize, b_len: usize, c_len: usize) {
+        let (a, b, c0) = (normal(a_len, 1), normal(b_len, 2), normal(c_len, 3));
+        let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+        let absolute = |x: &[f32]| x.iter().map(|x| f64::from(x.abs())).collect::<Vec<_>>();
+        let (mut exact, mut scale) = (wide(&c0), absolute(&c0));
+        product_reference(&p, &wide(&a), &wide(&b), &mut exact);
+        product_reference(&p, &absolute(&a), &absolute(&b), &mut scale);
+        let terms = (p.segments * p.k + 1) as f64;
+        for isa in Isa::available() {
+            let mut c = c0.clone();
+            f32::product(isa, &p, &a, &b, &mut c);
+            for (i, ((got, want), scale)) in c.iter().zip(&exact).zip(&scale).enumerate() {
+                let bound = terms * f64::from(f32::EPSILON) * scale;
+                assert!((f64::from(*got) - want).abs() <= bound, "{isa} {p:?} [{i}]: {got} for {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_isa_agrees_with_f64_on_awkward_sizes() {
+        for m in [1, 2, 5, 7, 8, 9, 17, 49] {
+            for n in [1, 3, 8, 15, 16, 17, 31, 32, 33, 70] {
+                for k in [1, 2, 9, 33] {
+                    compare(Product::dense(m, n, k), m * k, k * n, m * n);
+                    compare(Product::dense(m, n, k).accumulating(), m * k, k * n, m * n);
+                    compare(Product::transposed_a(m, n, k), m * k, k * n, m * n);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_isa_agrees_with_f64_on_segments_and_gaps() {
+        let p = Product {
+            outer: 2,
+            a_outer: 33,
+            c_outer: 270,
+            m: 11,
+            n: 19,
+            segments: 3,
+            k: 6,
+            a_row: 2,
+            a_segment: 40,
+            a_k: 1,
+            b_segment: 130,
+            b_k: 20,
+            c_row: 23,
+            accumulate: true,
+        };
+        compare(p, 200, 400, 600);
+        compare(Product { accumulate: false, ..p }, 200, 400, 600);
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_wherever_it_stands() {
+        let (k, n) = (37, 41);
+        let (a, b) = (normal(23 * k, 4), normal(k * n, 5));
+        for isa in Isa::available() {
+            let mut all = vec![0.0; 23 * n];
+            f32::product(isa, &Product::dense(23, n, k), &a, &b, &mut all);
+            for i in 0..23 {
+                let mut one = vec![0.0; n];
+                f32::product(isa, &Product::dense(1, n, k), &a[i * k..][..k], &b, &mut one);
+                assert_eq!(one, all[i * n..][..n], "{isa} row {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_team_gives_the_same_bits() {
+        let p = Product { outer: 3, a_outer: 50, c_outer: 300, a_row: 2, ..Product::dense(5, 41, 37) };
+        for p in
+            [p, p.accumulating(), Product::dense(70, 9, 20), Product::transposed_a(33, 9, 20).accumulating()]
+        {
+            let (a, b, c) = (normal(1500, 4), normal(2000, 5), normal(1000, 6));
+            for isa in Isa::available() {
+                let (mut one, mut many) = (c.clone(), c.clone());
+                team_product(isa, Team::Solo, &p, &a, &b, &mut one);
+                team_product(isa, Team::Pool, &p, &a, &b, &mut many);
+                assert_eq!(one, many, "{isa} {p:?}");
+                assert_ne!(one, c);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_to_sum_clears_or_keeps_and_not_a_number_spreads() {
+        for isa in Isa::available() {
+            let mut c = [1.0f32; 4];
+            f32::product(isa, &Product::dense(2, 2, 0).accumulating(), &[], &[], &mut c);
+            assert_eq!(c, [1.0; 4]);
+            f32::product(isa, &Product::dense(2, 2, 0), &[], &[], &mut c);
+            assert_eq!(c, [0.0; 4]);
+            f32::product(isa, &Product::dense(2, 1, 1), &[f32::NAN, 2.0], &[3.0], &mut c[..2]);
+            assert!(c[0].is_nan() && c[1] == 6.0, "{isa} {c:?}");
+            f32::product(isa, &Product::dense(1, 1, 2), &[f32::INFINITY, 1.0], &[0.0, 1.0], &mut c[..1]);
+            assert!(c[0].is_nan(), "{isa} {c:?}");
+        }
+    }
+
+    #[test]
+    fn transposing_twice_gives_the_matrix_back() {
+        let a: Vec<u32> = (0..15).collect();
+        let (mut t, mut b) = (vec![0; 15], vec![0; 15]);
+        transpose(&a, 3, 5, &mut t);
+        assert_eq!(t[..4], [0, 5, 10, 1]);
+        transpose(&t, 5, 3, &mut b);
+        assert_eq!(a, b);
+    }
+}
