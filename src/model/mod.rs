@@ -1,0 +1,112 @@
+//! The network: its graph, its parameters and what executes them.
+
+pub mod engine;
+pub mod exec;
+pub mod graph;
+pub mod params;
+pub mod plan;
+pub mod report;
+pub mod unet;
+
+pub use engine::{Engine, Example, Gradient};
+
+use crate::config::UnetConfig;
+use crate::equations::projection::Projection;
+use crate::error::Result;
+use crate::real::Real;
+use crate::rng::{Stream, rng};
+use graph::Graph;
+use params::ParamKind;
+use rand::RngExt;
+
+/// A network with its numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model<T> {
+    /// What it was built from.
+    pub config: UnetConfig,
+    /// Its operations.
+    pub graph: Graph,
+    /// Every parameter, in the order and layout of `graph.params`.
+    pub weights: Vec<T>,
+    /// Every FAVOR+ projection, \[m, d\] row-major, in the order of `graph.projections`.
+    pub projections: Vec<Vec<T>>,
+}
+
+impl<T: Real> Model<T> {
+    /// A network as Ho et al. (2020) start it: weights uniform with variance 2 / (fan_in + fan_out), scales one, biases
+    /// zero, and zero for the last convolution of each residual block, the attention's output projection and the network's
+    /// last convolution.
+    ///
+    /// # Errors
+    /// What [`UnetConfig::validate`] finds.
+    pub fn new(config: &UnetConfig, seed: u64) -> Result<Model<T>> {
+        let graph = unet::build(config)?;
+        let mut weights = vec![T::zero(); graph.params.total()];
+        for (i, param) in graph.params.iter().enumerate() {
+            let part = &mut weights[param.range()];
+            match param.kind {
+                ParamKind::Conv { kernel, c_in, c_out } => {
+                    if !param.starts_at_zero {
+                        fill_uniform(part, kernel * kernel * (c_in + c_out), seed, i);
+                    }
+                }
+                ParamKind::Linear { c_in, c_out } => {
+                    if !param.starts_at_zero {
+                        fill_uniform(part, c_in + c_out, seed, i);
+                    }
+                }
+                ParamKind::Bias { .. } => {}
+                ParamKind::Scale { .. } => part.fill(T::one()),
+            }
+        }
+        let mut model = Model { config: config.clone(), graph, weights, projections: Vec::new() };
+        model.draw_projections(seed, 0)?;
+        Ok(model)
+    }
+
+    /// Draws every FAVOR+ projection afresh; `redraw` counts the draws of a run, from 0.
+    ///
+    /// # Errors
+    /// Those of the projection's sizes, which a validated configuration does not have.
+    pub fn draw_projections(&mut self, seed: u64, redraw: u64) -> Result<()> {
+        let favor = &self.config.favor;
+        let projection = Projection::from(favor);
+        self.projections.clear();
+        for (i, spec) in self.graph.projections.iter().enumerate() {
+            let mut rng = rng(seed, Stream::Projection, redraw, i as u64);
+            let w = projection.draw(spec.features, spec.dim, &mut rng)?;
+            self.projections.push(w.iter().map(|x| T::of(*x)).collect());
+        }
+        Ok(())
+    }
+
+    /// The same network with its numbers in another precision.
+    pub fn cast<U: Real>(&self) -> Model<U> {
+        let cast = |x: &Vec<T>| x.iter().map(|x| U::of(x.f64())).collect();
+        Model {
+            config: self.config.clone(),
+            graph: self.graph.clone(),
+            weights: cast(&self.weights),
+            projections: self.projections.iter().map(cast).collect(),
+        }
+    }
+
+    /// Elements of one x_t.
+    pub fn input_len(&self) -> usize {
+        self.graph.shape(self.graph.input).len()
+    }
+
+    /// Elements of one eps_theta.
+    pub fn output_len(&self) -> usize {
+        self.graph.shape(self.graph.output).len()
+    }
+}
+
+/// Uniform with variance 1 / ((fan_in + fan_out) / 2): "variance scaling, fan_avg, uniform" of Ho et al.'s code.
+fn fill_uniform<T: Real>(weights: &mut [T], fans: usize, seed: u64, index: usize) {
+    let limit = (6.0 / fans as f64).sqrt();
+    let mut rng = rng(seed, Stream::Init, 0, index as u64);
+    for w in weights {
+        *w = T::of(limit * (2.0 * rng.random::<f64>() - 1.0));
+    }
+}

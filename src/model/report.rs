@@ -1,0 +1,139 @@
+//! What a network is made of and what it costs: the data behind `info`.
+
+use super::engine::shard_len;
+use super::graph::{AttentionOp, Graph, Op};
+use super::plan::{Mode, Plan};
+use serde::Serialize;
+
+/// A layer's sizes and cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerReport {
+    /// Its name in checkpoints.
+    pub name: String,
+    /// What it is.
+    pub kind: &'static str,
+    /// The output's shape, H x W x C.
+    pub output: String,
+    /// Trained numbers.
+    pub parameters: usize,
+    /// Multiply-adds of the forward pass on one image.
+    pub multiply_adds: usize,
+}
+
+/// An attention layer: where FAVOR+ pays and where it is noise.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AttentionReport {
+    /// Its name.
+    pub name: String,
+    /// L, the number of tokens.
+    pub tokens: usize,
+    /// Heads.
+    pub heads: usize,
+    /// d, channels of a head.
+    pub dim: usize,
+    /// m, the number of projections; `None` for softmax.
+    pub features: Option<usize>,
+    /// The L from which FAVOR+ with this m takes fewer operations than softmax: 2m for one function, 3m for two.
+    pub break_even: Option<usize>,
+    /// Whether FAVOR+ takes fewer operations here.
+    pub favor_is_cheaper: Option<bool>,
+    /// The relative variance of the kernel's estimate for independent q and k of unit variance, (exp(|q^ + k^|^2) - 1) / m
+    /// with |q^ + k^|^2 = 2 sqrt(d) (Choromanski et al. 2021, lemma 2); `None` for softmax and maps it does not hold for.
+    pub relative_variance: Option<f64>,
+}
+
+/// A network's report.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GraphReport {
+    /// Trained numbers.
+    pub parameters: usize,
+    /// Multiply-adds of the forward pass on one image.
+    pub multiply_adds: usize,
+    /// MiB that training takes for weights, moments, average, gradients and the buffers of `threads` threads.
+    pub training_mib: f64,
+    /// Layers with parameters or products.
+    pub layers: Vec<LayerReport>,
+    /// Attention layers.
+    pub attention: Vec<AttentionReport>,
+}
+
+/// Describes a graph; memory for a training batch on so many threads.
+pub fn report(graph: &Graph, batch: usize, threads: usize) -> GraphReport {
+    let mut layers = Vec::new();
+    let mut attention = Vec::new();
+    for node in &graph.nodes {
+        let (kind, params) = match &node.op {
+            Op::Conv { weight, bias, .. } => ("convolution", vec![*weight, *bias]),
+            Op::Linear { weight, bias } => ("linear", vec![*weight, *bias]),
+            Op::GroupNorm { weight, bias, .. } => ("normalisation", vec![*weight, *bias]),
+            Op::Attention { heads, kind } => {
+                attention.push(attention_report(
+                    graph,
+                    &node.name,
+                    graph.shape(node.inputs[0]),
+                    *heads,
+                    *kind,
+                ));
+                (
+                    if *kind == AttentionOp::Softmax { "softmax attention" } else { "FAVOR+ attention" },
+                    Vec::new(),
+                )
+            }
+            Op::TimeEmbedding { .. }
+            | Op::Silu
+            | Op::AddChannels
+            | Op::Add { .. }
+            | Op::Concat
+            | Op::Upsample
+            | Op::Dropout { .. } => continue,
+        };
+        layers.push(LayerReport {
+            name: node.name.clone(),
+            kind,
+            output: graph.shape(node.output).to_string(),
+            parameters: params.iter().map(|p| graph.params.get(*p).kind.len()).sum(),
+            multiply_adds: graph.multiply_adds(node),
+        });
+    }
+    let plan = Plan::new(graph, Mode::Training { input_gradient: false });
+    let shards = batch.div_ceil(shard_len(batch)).min(threads);
+    let arenas = shards * (plan.elements() * shard_len(batch) + plan.work);
+    // Weights, average, two moments, gradient, turned weights, and a gradient for each shard in flight.
+    let flat = (6 + shards) * graph.params.total();
+    GraphReport {
+        parameters: graph.params.total(),
+        multiply_adds: layers.iter().map(|layer| layer.multiply_adds).sum(),
+        training_mib: (4 * (arenas + flat)) as f64 / f64::from(1 << 20),
+        layers,
+        attention,
+    }
+}
+
+fn attention_report(
+    graph: &Graph,
+    name: &str,
+    shape: super::graph::Shape,
+    heads: usize,
+    kind: AttentionOp,
+) -> AttentionReport {
+    use crate::config::FeatureMap::{Hyperbolic, Positive};
+    let (tokens, dim) = (shape.pixels(), shape.c / heads);
+    let favor = match kind {
+        AttentionOp::Softmax => None,
+        AttentionOp::Favor { map, projection } => Some((map, graph.projections[projection.0].features)),
+    };
+    let break_even = favor.map(|(map, m)| (1 + map.functions()) * m);
+    let relative_variance = favor
+        .filter(|(map, _)| matches!(map, Positive | Hyperbolic))
+        .map(|(_, m)| (2.0 * (dim as f64).sqrt()).exp_m1() / m as f64);
+    AttentionReport {
+        name: name.to_owned(),
+        tokens,
+        heads,
+        dim,
+        features: favor.map(|(_, m)| m),
+        break_even,
+        favor_is_cheaper: break_even.map(|l| tokens > l),
+        relative_variance,
+    }
+}
