@@ -1,0 +1,292 @@
+//! Images in memory.
+
+use super::resize;
+use crate::error::{Error, Result};
+use crate::real::Real;
+
+/// The largest height or width of an image.
+const MAX_SIDE: usize = 4096;
+
+/// Images of one size, in memory as bytes, with labels where the source has them.
+#[derive(Clone, PartialEq)]
+pub struct Dataset {
+    name: String,
+    /// Height, width, channels (1 grey, 3 red-green-blue).
+    shape: [usize; 3],
+    /// `[N, H, W, C]`.
+    pixels: Vec<u8>,
+    labels: Option<Vec<u8>>,
+    /// Whether an image mirrored left to right is as good a training image. It is for garments and photographs; it
+    /// is not for digits, letters or anything else that reads in one direction.
+    flip_makes_sense: bool,
+}
+
+impl std::fmt::Debug for Dataset {
+    /// All but the pixels and labels, which would be pages of numbers.
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Dataset")
+            .field("name", &self.name)
+            .field("len", &self.len())
+            .field("shape", &self.shape)
+            .field("labelled", &self.labels.is_some())
+            .field("flip_makes_sense", &self.flip_makes_sense)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The images to train on, and those held out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Datasets {
+    /// Training images.
+    pub train: Dataset,
+    /// Test images of the same shape, where the source has them.
+    pub test: Option<Dataset>,
+}
+
+/// A pixel's byte as a number in [-1, 1]: 0 is -1 and 255 is 1.
+pub fn unit_from_byte(byte: u8) -> f64 {
+    f64::from(byte) / 127.5 - 1.0
+}
+
+/// Refuses a size, (height, width), that no data set here has. `what` is what messages call the images.
+pub(super) fn check_size(what: &str, (height, width): (usize, usize)) -> Result<()> {
+    if (1..=MAX_SIDE).contains(&height) && (1..=MAX_SIDE).contains(&width) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("{what}: the images' size"),
+        format!("1x1 to {MAX_SIDE}x{MAX_SIDE}"),
+        format!("{height}x{width}"),
+        "give another size (--size) to resize them to",
+    ))
+}
+
+impl Dataset {
+    /// `pixels` is `[N, H, W, C]` with `shape` = [H, W, C] and C 1 or 3; `labels` has one byte per image.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no images, a side of 0 or above 4096, other channels, pixels that are no whole number
+    /// of images, or a different number of labels.
+    pub fn new(
+        name: impl Into<String>,
+        shape: [usize; 3],
+        pixels: Vec<u8>,
+        labels: Option<Vec<u8>>,
+        flip_makes_sense: bool,
+    ) -> Result<Self> {
+        let name = name.into();
+        let [height, width, channels] = shape;
+        check_size(&name, (height, width))?;
+        if channels != 1 && channels != 3 {
+            return Err(Error::invalid(
+                format!("{name}: the images' channels"),
+                "1 (grey) or 3 (colour)",
+                channels.to_string(),
+                "",
+            ));
+        }
+        let each = height * width * channels;
+        if pixels.is_empty() || !pixels.len().is_multiple_of(each) {
+            return Err(Error::invalid(
+                format!("{name}: the images' bytes"),
+                format!("a multiple of {each} (one image is {height}x{width}x{channels}), not 0"),
+                pixels.len().to_string(),
+                "",
+            ));
+        }
+        let count = pixels.len() / each;
+        if let Some(labels) = &labels
+            && labels.len() != count
+        {
+            return Err(Error::invalid(
+                format!("{name}: labels"),
+                format!("{count}, one for each image"),
+                labels.len().to_string(),
+                "the files of images and of labels do not belong together",
+            ));
+        }
+        Ok(Dataset { name, shape, pixels, labels, flip_makes_sense })
+    }
+
+    /// What these images are, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// N, the number of images; at least 1.
+    pub fn len(&self) -> usize {
+        self.pixels.len() / self.image_len()
+    }
+
+    /// Never: a dataset holds at least one image.
+    pub fn is_empty(&self) -> bool {
+        self.pixels.is_empty()
+    }
+
+    /// H.
+    pub fn height(&self) -> usize {
+        self.shape[0]
+    }
+
+    /// W.
+    pub fn width(&self) -> usize {
+        self.shape[1]
+    }
+
+    /// C: 1 for grey, 3 for colour.
+    pub fn channels(&self) -> usize {
+        self.shape[2]
+    }
+
+    /// H W C, the numbers in one image.
+    pub fn image_len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The labels, one per image, where the source has them.
+    pub fn labels(&self) -> Option<&[u8]> {
+        self.labels.as_deref()
+    }
+
+    /// Whether mirroring an image left to right makes another good one: yes for Fashion-MNIST, CIFAR-10 and folders
+    /// of images, no for other IDX files, which may be digits or letters.
+    pub fn flip_makes_sense(&self) -> bool {
+        self.flip_makes_sense
+    }
+
+    /// The bytes `[H, W, C]` of one image.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn bytes(&self, index: usize) -> &[u8] {
+        let each = self.image_len();
+        &self.pixels[index * each..(index + 1) * each]
+    }
+
+    /// Writes one image, `[H, W, C]` in [-1, 1], into `out`; mirrored left to right where `flip` is set. The values
+    /// are [`unit_from_byte`]'s, rounded once to `T`.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len) or `out` is not [`image_len`](Self::image_len) long.
+    pub fn image_into<T: Real>(&self, index: usize, flip: bool, out: &mut [T]) {
+        let bytes = self.bytes(index);
+        assert_eq!(out.len(), bytes.len(), "out must hold one image");
+        let [_, width, channels] = self.shape;
+        let row = width * channels;
+        for (to, from) in out.chunks_exact_mut(row).zip(bytes.chunks_exact(row)) {
+            for (x, pixel) in to.chunks_exact_mut(channels).enumerate() {
+                let source = if flip { width - 1 - x } else { x };
+                for (value, &byte) in pixel.iter_mut().zip(&from[source * channels..]) {
+                    *value = T::of(unit_from_byte(byte));
+                }
+            }
+        }
+    }
+
+    fn resized(self, size: Option<(usize, usize)>) -> Result<Self> {
+        let Some((height, width)) = size else { return Ok(self) };
+        check_size(&self.name, (height, width))?;
+        if (height, width) == (self.height(), self.width()) {
+            return Ok(self);
+        }
+        let pixels = (0..self.len())
+            .flat_map(|i| resize::fit_bytes(self.bytes(i), self.shape, (height, width)))
+            .collect();
+        Dataset::new(self.name, [height, width, self.shape[2]], pixels, self.labels, self.flip_makes_sense)
+    }
+}
+
+impl Datasets {
+    /// Both parts.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the test images have another shape than the training images.
+    pub fn new(train: Dataset, test: Option<Dataset>) -> Result<Self> {
+        if let Some(test) = &test
+            && test.shape != train.shape
+        {
+            let shape = |[h, w, c]: [usize; 3]| format!("{h}x{w} with {c} channel(s)");
+            return Err(Error::invalid(
+                format!("{}: the test images", train.name),
+                format!("{}, like the training images", shape(train.shape)),
+                shape(test.shape),
+                "give one size for all (--size), and all grey or all colour",
+            ));
+        }
+        Ok(Datasets { train, test })
+    }
+
+    /// Every image cut to the aspect of `size` (height, width) around its centre, and resized.
+    pub(super) fn resized(self, size: Option<(usize, usize)>) -> Result<Self> {
+        let test = self.test.map(|test| test.resized(size)).transpose()?;
+        Ok(Datasets { train: self.train.resized(size)?, test })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two images, 2x3, of the given channels, the bytes counting up.
+    fn counting(channels: usize) -> Dataset {
+        let bytes = (0..12 * channels as u8).collect();
+        Dataset::new("counting", [2, 3, channels], bytes, Some(vec![4, 5]), true).unwrap()
+    }
+
+    #[test]
+    fn an_image_is_its_bytes_scaled_and_the_flip_mirrors_columns_not_channels() {
+        let data = counting(3);
+        assert_eq!((data.len(), data.height(), data.width(), data.channels()), (2, 2, 3, 3));
+        assert!(!data.is_empty());
+        let mut out = [0f64; 18];
+        data.image_into(1, false, &mut out);
+        let straight: Vec<u8> = (18..36).collect();
+        assert_eq!(out.to_vec(), straight.iter().map(|&b| unit_from_byte(b)).collect::<Vec<_>>());
+        data.image_into(1, true, &mut out);
+        let mirrored: [u8; 18] = [24, 25, 26, 21, 22, 23, 18, 19, 20, 33, 34, 35, 30, 31, 32, 27, 28, 29];
+        assert_eq!(out, mirrored.map(unit_from_byte));
+    }
+
+    /// Exact: the ends are representable, and f32 is the f64 value rounded once.
+    #[test]
+    fn pixels_span_minus_one_to_one_and_both_types_agree() {
+        let data = Dataset::new("all", [16, 16, 1], (0..=255).collect(), None, false).unwrap();
+        let (mut a, mut b) = (vec![0f64; 256], vec![0f32; 256]);
+        data.image_into(0, false, &mut a);
+        data.image_into(0, false, &mut b);
+        assert_eq!((a[0], a[51], a[255]), (-1.0, -0.6, 1.0));
+        assert!(a.windows(2).all(|w| w[0] < w[1]));
+        assert!(a.iter().zip(&b).all(|(a, b)| *a as f32 == *b));
+    }
+
+    #[test]
+    fn shapes_counts_and_channels_that_do_not_fit_are_refused() {
+        let new = |shape, bytes: usize, labels: Option<usize>| {
+            Dataset::new("x", shape, vec![0; bytes], labels.map(|n| vec![0; n]), false).map(|d| d.len())
+        };
+        assert_eq!(new([2, 2, 1], 8, Some(2)).unwrap(), 2);
+        assert_eq!(new([4096, 1, 3], 4096 * 3, None).unwrap(), 1);
+        let says = |r: Result<usize>, text: &str| {
+            let message = r.unwrap_err().to_string();
+            assert!(message.contains(text), "{message}");
+        };
+        says(new([2, 2, 1], 8, Some(3)), "x: labels: expected 2, one for each image, got 3");
+        says(new([2, 2, 1], 0, None), "not 0, got 0");
+        says(new([2, 2, 1], 7, None), "a multiple of 4");
+        says(new([2, 2, 2], 8, None), "1 (grey) or 3 (colour), got 2");
+        says(new([0, 2, 1], 8, None), "got 0x2");
+        says(new([2, 0, 1], 8, None), "got 2x0");
+        says(new([4097, 1, 1], 4097, None), "got 4097x1");
+        says(new([1, 4097, 1], 4097, None), "got 1x4097");
+    }
+
+    #[test]
+    fn test_images_of_another_shape_are_refused() {
+        let error = Datasets::new(counting(1), Some(counting(3))).unwrap_err().to_string();
+        assert!(
+            error.contains("expected 2x3 with 1 channel(s)") && error.contains("got 2x3 with 3"),
+            "{error}"
+        );
+        assert!(Datasets::new(counting(3), Some(counting(3))).is_ok());
+    }
+}

@@ -1,0 +1,80 @@
+//! Training images: the embedded part of Fashion-MNIST, and folders of IDX files, of CIFAR-10's binary batches or of
+//! pictures.
+//!
+//! Everything is held in memory as bytes, `[N, H, W, C]`, and handed out as numbers in [-1, 1].
+//!
+//! # Adding a format
+//! 1. One file here, with a function from a folder to [`Datasets`] that checks every length it reads, reports bad
+//!    input by file, and allocates only what the file really holds.
+//! 2. One line in [`load`], which recognises the format by names that no other format uses.
+//! 3. A case for each way to be wrong in `tests/data_sources.rs`.
+
+mod cifar;
+mod dataset;
+mod embedded;
+mod folder;
+pub mod idx;
+mod jpeg;
+mod mnist;
+mod resize;
+
+pub use dataset::{Dataset, Datasets, unit_from_byte};
+pub use embedded::is_fashion_mnist;
+
+use crate::error::{Error, Result};
+use std::path::{Path, PathBuf};
+
+/// Loads training images, and test images where there are some.
+///
+/// Without a path: the embedded first 10,000 training and 2,000 test images of Fashion-MNIST. With one, a folder,
+/// recognised from what is in it:
+/// - IDX files under MNIST's names (`train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`; plain or
+///   gzip; labels and the test pair may be missing),
+/// - CIFAR-10's binary batches (`data_batch_1.bin` to `data_batch_5.bin`; `test_batch.bin` may be missing),
+/// - images, directly, in one sub-folder per class (the class's place among them, by name, is the label), or either of the two under `train/`
+///   and, for the test images, `test/`. All are grey if every file is, else colour.
+///
+/// `size` is (height, width): every image is cut to that aspect around its centre and then resized. Without it,
+/// images keep their one size.
+///
+/// # Errors
+/// [`Error::Invalid`] or [`Error::Read`] naming the file or folder that cannot be used.
+pub fn load(path: Option<&Path>, size: Option<(usize, usize)>) -> Result<Datasets> {
+    let Some(path) = path else { return embedded::load()?.resized(size) };
+    if std::fs::metadata(path).map_err(|e| Error::read(path, e))?.is_file() {
+        return Err(Error::invalid(
+            path.display().to_string(),
+            "a folder",
+            "a file",
+            "unpack archives first and give the folder that holds the files",
+        ));
+    }
+    let (files, _) = entries(path)?;
+    if mnist::recognises(&files) {
+        mnist::load(path, &files)?.resized(size)
+    } else if cifar::recognises(&files) {
+        cifar::load(path, &files)?.resized(size)
+    } else {
+        folder::load(path, size)
+    }
+}
+
+/// The files and the sub-folders of `folder`, each sorted by name; hidden ones are left out.
+fn entries(folder: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let read = |e| Error::read(folder, e);
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        let entry = entry.map_err(read)?;
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    let (folders, files) = paths.into_iter().partition(|p| p.is_dir());
+    Ok((files, folders))
+}
+
+/// A file's or folder's own name, for messages.
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,12 @@
+//! What runs and samples leave behind: arrays for NumPy, grids of images, animations and the loss curve, each written
+//! so that a reader never finds half a file.
+
+mod atomic;
+mod grid;
+mod npy;
+mod plot;
+
+pub use atomic::write_atomically;
+pub use grid::{byte_from_unit, grid, write_gif, write_png};
+pub use npy::{read_npy, write_npy};
+pub use plot::{loss_curve, write_loss_curve};
