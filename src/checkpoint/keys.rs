@@ -1,0 +1,111 @@
+//! JSON objects read key by key, so that no key is ever ignored.
+
+use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// The keys of a JSON file's object that have not been looked at yet.
+pub(super) struct Keys {
+    file: PathBuf,
+    map: Map<String, Value>,
+}
+
+impl Keys {
+    /// Reads a file that holds one JSON object.
+    pub(super) fn read(file: &Path) -> Result<Keys> {
+        let text = std::fs::read_to_string(file).map_err(|e| Error::read(file, e))?;
+        let map = serde_json::from_str(&text).map_err(|e| {
+            Error::invalid(file.display().to_string(), "a JSON object", e.to_string(), "is the file whole?")
+        })?;
+        Ok(Keys { file: file.to_owned(), map })
+    }
+
+    /// Whether a key is there and has not been read.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// A key's value, or `default` where the key is missing.
+    pub(super) fn get<V: DeserializeOwned>(&mut self, key: &str, default: V, expected: &str) -> Result<V> {
+        let Some(value) = self.map.remove(key) else { return Ok(default) };
+        let got = shown(&value);
+        serde_json::from_value(value).map_err(|_| self.refuse(key, expected, got, ""))
+    }
+
+    /// A key's value, which must be there.
+    pub(super) fn require<V: DeserializeOwned>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        help: &str,
+    ) -> Result<V> {
+        let Some(value) = self.map.remove(key) else {
+            return Err(self.refuse(key, expected, "no such key", help));
+        };
+        let got = shown(&value);
+        serde_json::from_value(value).map_err(|e| self.refuse(key, expected, format!("{got} ({e})"), help))
+    }
+
+    /// One of the values that mean what this project does; a missing key means that too.
+    pub(super) fn fixed(&mut self, key: &str, accepted: &[Value]) -> Result<()> {
+        match self.map.remove(key) {
+            Some(value) if !accepted.contains(&value) => {
+                let expected: Vec<String> = accepted.iter().map(shown).collect();
+                Err(self.refuse(key, expected.join(" or "), shown(&value), "other values are not supported"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks at keys that change nothing.
+    pub(super) fn tolerate(&mut self, keys: &[&str]) {
+        for key in keys {
+            self.map.remove(*key);
+        }
+    }
+
+    /// Refuses whatever key has not been looked at.
+    pub(super) fn finish(self) -> Result<()> {
+        match self.map.iter().next() {
+            None => Ok(()),
+            Some((key, value)) => Err(self.refuse(
+                key,
+                "only keys that are supported",
+                shown(value),
+                "it is not known what the key would change, so the file is refused rather than misread",
+            )),
+        }
+    }
+
+    /// The error for a key's value.
+    pub(super) fn refuse(
+        &self,
+        key: &str,
+        expected: impl Into<String>,
+        got: impl Into<String>,
+        help: &str,
+    ) -> Error {
+        Error::invalid(format!("{}, key {key:?}", self.file.display()), expected, got, help)
+    }
+
+    /// Names the file in an error that came from checking its values against each other.
+    pub(super) fn in_file(&self, error: Error) -> Error {
+        match error {
+            Error::Invalid { what, expected, got, help } => {
+                Error::Invalid { what: format!("{}: {what}", self.file.display()), expected, got, help }
+            }
+            other => other,
+        }
+    }
+}
+
+/// A value as a message shows it.
+fn shown(value: &Value) -> String {
+    const LONGEST: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}

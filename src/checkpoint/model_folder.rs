@@ -1,0 +1,245 @@
+//! Model folders: the layout of diffusers' DDPM pipeline.
+//!
+//! ```text
+//! model_index.json                            the pipeline's parts
+//! unet/config.json                            the network
+//! unet/diffusion_pytorch_model.safetensors    the averaged (EMA) weights, under diffusers' names, and FAVOR+ projections
+//! unet/raw_weights.safetensors                the weights that training stopped at
+//! scheduler/scheduler_config.json             the diffusion process
+//! ```
+//!
+//! A model with softmax attention loads in Python with `DDPMPipeline.from_pretrained(DIR)`. One with FAVOR+ is refused
+//! there by its block types, since diffusers has no such attention.
+
+use super::safetensors_io::{self, Tensors};
+use super::state::{self, TrainingState};
+use super::{keys::Keys, scheduler_json, unet_json};
+use crate::config::{DiffusionConfig, UnetConfig};
+use crate::error::{Error, Result};
+use crate::model::{Model, graph::Graph, unet};
+use crate::output::write_atomically;
+use crate::real::Real;
+use serde_json::json;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+const RAW_WEIGHTS: &str = "raw_weights.safetensors";
+const INDEX: &str = "model_index.json";
+const SCHEDULER: &str = "scheduler_config.json";
+
+/// A model with what is needed to sample from it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadedModel<T> {
+    /// The network with its averaged weights.
+    pub model: Model<T>,
+    /// The diffusion process that it was trained for.
+    pub diffusion: DiffusionConfig,
+    /// The file that the weights came from.
+    pub file: PathBuf,
+    /// The training step, where it is known: weights from a run's checkpoint.
+    pub step: Option<u64>,
+    /// What the user should be told: what was assumed, or what was passed over.
+    pub note: Option<String>,
+}
+
+/// Loads a model. `path` is one of
+/// - a run folder that has checkpoints: its newest undamaged checkpoint's averaged weights (its `unet` is never newer);
+/// - a model folder, ours or one that diffusers wrote;
+/// - a folder with just a network's `config.json` and weights, such as a model folder's `unet`;
+/// - a checkpoint's file.
+///
+/// Where no scheduler is found, Ho et al.'s is assumed, linear with T = 1000, and the note says so.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the file, the key or tensor, what was expected and what was found; [`Error::Read`].
+pub fn load<T: Real>(path: &Path) -> Result<LoadedModel<T>> {
+    if path.is_file() && path.extension().is_some_and(|e| e == "safetensors") {
+        return from_state(&state::load(path)?, path.to_owned(), None);
+    }
+    if let Some(newest) = state::newest(path)? {
+        return from_state(&newest.state, newest.file, newest.note);
+    }
+    let folder = unet_folder(path)?;
+    check_index(&path.join(INDEX))?;
+    let model = load_unet(path)?;
+    let file = folder.join(WEIGHTS);
+    let (diffusion, note) = match scheduler_file(path, &folder) {
+        Some(file) => (scheduler_json::read(&file)?, None),
+        None => {
+            let note = format!(
+                "{}: no scheduler found; the linear schedule 1e-4 .. 0.02 with T = 1000 is assumed",
+                path.display()
+            );
+            (DiffusionConfig::default(), Some(note))
+        }
+    };
+    Ok(LoadedModel { model, diffusion, file, step: None, note })
+}
+
+/// Loads the network of a folder with its averaged weights, whatever its scheduler: a model folder or a folder with
+/// `config.json` and `diffusion_pytorch_model.safetensors`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_unet<T: Real>(path: &Path) -> Result<Model<T>> {
+    let folder = unet_folder(path)?;
+    load_weights(&folder, &weights_file(&folder)?)
+}
+
+/// Loads the network of a folder that [`save`] wrote with the weights that training stopped at.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_raw_unet<T: Real>(path: &Path) -> Result<Model<T>> {
+    let folder = unet_folder(path)?;
+    load_weights(&folder, &folder.join(RAW_WEIGHTS))
+}
+
+/// Reads the configuration of a network: a diffusers `config.json`, or a folder as for [`load_unet`].
+///
+/// # Errors
+/// [`Error::Invalid`] naming the file and the first key or value that is not supported; [`Error::Read`].
+pub fn load_unet_config(path: &Path) -> Result<UnetConfig> {
+    let file = if path.is_dir() { unet_folder(path)?.join(CONFIG) } else { path.to_owned() };
+    unet_json::read(&file)
+}
+
+/// Writes a model folder, each file whole or not at all. `raw`, in the layout of `average.weights`, are the weights that
+/// training stopped at; without them a file of earlier ones is removed.
+///
+/// # Errors
+/// [`Error::Write`] where the system refuses a step.
+pub fn save(
+    path: &Path,
+    average: &Model<f32>,
+    raw: Option<&[f32]>,
+    diffusion: &DiffusionConfig,
+) -> Result<()> {
+    let (unet, scheduler) = (path.join("unet"), path.join("scheduler"));
+    for folder in [&unet, &scheduler] {
+        fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+    }
+    let index = json!({
+        "_class_name": "DDPMPipeline",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    });
+    save_weights(&unet.join(WEIGHTS), &average.graph, &average.weights, &average.projections)?;
+    let raw_file = unet.join(RAW_WEIGHTS);
+    match raw {
+        Some(raw) => save_weights(&raw_file, &average.graph, raw, &average.projections)?,
+        None if raw_file.exists() => fs::remove_file(&raw_file).map_err(|e| Error::write(&raw_file, e))?,
+        None => {}
+    }
+    for (file, text) in [
+        (unet.join(CONFIG), unet_json::text(&average.config)),
+        (scheduler.join(SCHEDULER), scheduler_json::text(diffusion)),
+        (path.join(INDEX), format!("{index:#}\n")),
+    ] {
+        write_atomically(&file, |f| f.write_all(text.as_bytes()))?;
+    }
+    Ok(())
+}
+
+fn from_state<T: Real>(state: &TrainingState, file: PathBuf, note: Option<String>) -> Result<LoadedModel<T>> {
+    let widen = |values: &[f32]| values.iter().map(|x| T::of((*x).into())).collect::<Vec<T>>();
+    let config = state.config.unet.clone();
+    let model = Model {
+        graph: unet::build(&config)?,
+        config,
+        weights: widen(&state.ema),
+        projections: state.projections.iter().map(|p| widen(p)).collect(),
+    };
+    Ok(LoadedModel { model, diffusion: state.config.diffusion.clone(), file, step: Some(state.step), note })
+}
+
+/// The folder with the network's `config.json`.
+fn unet_folder(path: &Path) -> Result<PathBuf> {
+    let found = [path.join("unet"), path.to_owned()].into_iter().find(|f| f.join(CONFIG).is_file());
+    found.ok_or_else(|| {
+        let got = if !path.exists() {
+            "nothing there"
+        } else if path.is_dir() {
+            "a folder with neither unet/config.json nor config.json nor checkpoints"
+        } else {
+            "a file that is no checkpoint"
+        };
+        Error::invalid(
+            path.display().to_string(),
+            "a run folder, a model folder or a diffusers UNet2DModel folder",
+            got,
+            "train one with `performer-ddpm train`",
+        )
+    })
+}
+
+/// The file with the averaged weights, or why there is none that can be read.
+fn weights_file(folder: &Path) -> Result<PathBuf> {
+    let file = folder.join(WEIGHTS);
+    if file.is_file() {
+        return Ok(file);
+    }
+    let (got, help) = if folder.join(format!("{WEIGHTS}.index.json")).is_file() {
+        (
+            "weights in several files",
+            "save them in Python as one, with save_pretrained(DIR, max_shard_size=\"100GB\")",
+        )
+    } else if folder.join("diffusion_pytorch_model.bin").is_file() {
+        (
+            "diffusion_pytorch_model.bin, a pickle, which can run any code when it is read",
+            "convert it in Python, where its origin is trusted, with save_pretrained(DIR, safe_serialization=True)",
+        )
+    } else {
+        ("no such file", "")
+    };
+    Err(Error::invalid(file.display().to_string(), "a safetensors file", got, help))
+}
+
+fn load_weights<T: Real>(folder: &Path, file: &Path) -> Result<Model<T>> {
+    let config = unet_json::read(&folder.join(CONFIG))?;
+    let graph = unet::build(&config)?;
+    let bytes = fs::read(file).map_err(|e| Error::read(file, e))?;
+    let mut tensors = Tensors::open(file, &bytes)?;
+    let weights = safetensors_io::take_weights(&mut tensors, &graph)?;
+    let projections = safetensors_io::take_projections(&mut tensors, &graph.projections)?;
+    tensors.finish()?;
+    Ok(Model { config, graph, weights, projections })
+}
+
+fn save_weights(file: &Path, graph: &Graph, weights: &[f32], projections: &[Vec<f32>]) -> Result<()> {
+    let values: Vec<Vec<f32>> =
+        graph.params.iter().map(|p| p.kind.to_file_layout(&weights[p.range()])).collect();
+    let params = graph.params.iter().zip(&values);
+    let params = params.map(|(p, v)| (p.name.as_str(), p.kind.file_shape(), v.as_slice()));
+    let projections = graph.projections.iter().zip(projections);
+    let projections = projections.map(|(p, w)| (p.name.as_str(), vec![p.features, p.dim], w.as_slice()));
+    let tensors: Vec<_> = params.chain(projections).collect();
+    // PyTorch's readers ask for this entry.
+    write_atomically(file, |f| safetensors_io::write(f, ("format", "pt"), &tensors))
+}
+
+/// Refuses pipelines with parts that a DDPM pipeline has not.
+fn check_index(file: &Path) -> Result<()> {
+    if !file.is_file() {
+        return Ok(());
+    }
+    let mut keys = Keys::read(file)?;
+    keys.fixed("_class_name", &[json!("DDPMPipeline"), json!("DDIMPipeline")])?;
+    keys.fixed("unet", &[json!(["diffusers", "UNet2DModel"])])?;
+    let schedulers = ["DDPMScheduler", "DDIMScheduler"].map(|name| json!(["diffusers", name]));
+    keys.fixed("scheduler", &schedulers)?;
+    keys.tolerate(&["_diffusers_version", "_name_or_path"]);
+    keys.finish()
+}
+
+/// Where the scheduler may lie: in a pipeline's subfolder, beside the network (diffusers' first models), or, where `path` is
+/// the `unet` of a pipeline, beside that.
+fn scheduler_file(path: &Path, unet: &Path) -> Option<PathBuf> {
+    let subfolder = Path::new("scheduler").join(SCHEDULER);
+    let pipeline = unet.join("..");
+    let above = pipeline.join(INDEX).is_file().then(|| pipeline.join(&subfolder));
+    [path.join(&subfolder), path.join(SCHEDULER)].into_iter().chain(above).find(|f| f.is_file())
+}

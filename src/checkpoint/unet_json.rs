@@ -1,0 +1,225 @@
+//! `config.json` of diffusers' `UNet2DModel`, read and written.
+//!
+//! FAVOR+ blocks have types of their own: `FavorAttnDownBlock2D`, `FavorAttnUpBlock2D` and, in the middle,
+//! `UNetMidBlock2DFavor`, with [`crate::config::FavorConfig`] under the key `favor`. diffusers refuses block types that it
+//! does not know, but looks neither at the middle block's type nor at unknown keys, and would compute softmax attention
+//! where only the middle attends with FAVOR+. There the last block on the way down is written with the prefix `FavorMid`
+//! (`FavorMidDownBlock2D`, `FavorMidAttnDownBlock2D`), which changes nothing but that diffusers refuses the folder.
+
+use super::keys::Keys;
+use crate::config::{BlockAttention, FavorConfig, UnetConfig};
+use crate::error::Result;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+const DOWN: [(BlockAttention, &str); 3] = [
+    (BlockAttention::None, "DownBlock2D"),
+    (BlockAttention::Softmax, "AttnDownBlock2D"),
+    (BlockAttention::Favor, "FavorAttnDownBlock2D"),
+];
+const UP: [(BlockAttention, &str); 3] = [
+    (BlockAttention::None, "UpBlock2D"),
+    (BlockAttention::Softmax, "AttnUpBlock2D"),
+    (BlockAttention::Favor, "FavorAttnUpBlock2D"),
+];
+const MID: &str = "UNetMidBlock2D";
+const FAVOR_MID: &str = "UNetMidBlock2DFavor";
+const FAVOR_MID_PREFIX: &str = "FavorMid";
+
+/// `sample_size`: one side of a square, or height and width.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SampleSize {
+    Square(usize),
+    Sides([usize; 2]),
+}
+
+/// Reads a `config.json`. A missing key has the default of diffusers' constructor.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] naming the file and the first key or value that is not supported.
+pub(super) fn read(file: &Path) -> Result<UnetConfig> {
+    let mut keys = Keys::read(file)?;
+    keys.fixed("_class_name", &[json!("UNet2DModel")])?;
+    keys.tolerate(&["_diffusers_version", "_name_or_path"]);
+    accept_what_is_built_in(&mut keys)?;
+
+    let count = "a positive whole number";
+    let strings = "a list of block types";
+    let sample_size = match keys.require(
+        "sample_size",
+        "a whole number or [height, width]",
+        "write the images' height and width into the file: the network is built for one size",
+    )? {
+        SampleSize::Square(side) => [side, side],
+        SampleSize::Sides(sides) => sides,
+    };
+    let down = ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"].map(str::to_owned);
+    let mut down: Vec<String> = keys.get("down_block_types", down.to_vec(), strings)?;
+    let up = ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"].map(str::to_owned);
+    let up: Vec<String> = keys.get("up_block_types", up.to_vec(), strings)?;
+    let channels = "a list of channel counts";
+    let block_out_channels: Vec<usize> =
+        keys.get("block_out_channels", vec![224, 448, 672, 896], channels)?;
+
+    if let Some(first) = block_out_channels.first() {
+        keys.fixed("time_embedding_dim", &[Value::Null, json!(first.saturating_mul(4))])?;
+    }
+    let mid_attention = mid_attention(&mut keys)?;
+    if mid_attention == BlockAttention::Favor
+        && let Some(last) = down.last_mut()
+        && let Some(block) = last.strip_prefix(FAVOR_MID_PREFIX)
+    {
+        *last = block.to_owned();
+    }
+    let down_attention = block_attention(&keys, "down_block_types", &down, &DOWN)?;
+    let up_attention = block_attention(&keys, "up_block_types", &up, &UP)?;
+    let mut config = UnetConfig {
+        sample_size,
+        in_channels: keys.get("in_channels", 3, count)?,
+        out_channels: keys.get("out_channels", 3, count)?,
+        block_out_channels,
+        layers_per_block: keys.get("layers_per_block", 2, count)?,
+        down_attention,
+        mid_attention,
+        up_attention,
+        attention_head_dim: keys.get("attention_head_dim", Some(8), "a positive whole number or null")?,
+        favor: FavorConfig::default(),
+        norm_num_groups: keys.get("norm_num_groups", 32, count)?,
+        attn_norm_num_groups: keys.get("attn_norm_num_groups", None, "a positive whole number or null")?,
+        norm_eps: keys.get("norm_eps", 1e-5, "a positive number")?,
+        downsample_padding: keys.get("downsample_padding", 1, "0 or 1")?,
+        flip_sin_to_cos: keys.get("flip_sin_to_cos", true, "true or false")?,
+        freq_shift: keys.get("freq_shift", 0.0, "a number")?,
+        mid_block_scale_factor: keys.get("mid_block_scale_factor", 1.0, "a positive number")?,
+        dropout: keys.get("dropout", 0.0, "a number from 0 to 1")?,
+    };
+    if uses_favor(&config) {
+        config.favor = keys.require(
+            "favor",
+            "the settings of the FAVOR+ blocks: map, features, projection, norms, redraw_every",
+            "",
+        )?;
+    } else if keys.has("favor") {
+        return Err(keys.refuse("favor", "no such key where no block is a FAVOR+ block", "one", ""));
+    }
+    config.validate().map_err(|e| keys.in_file(e))?;
+    keys.finish()?;
+    Ok(config)
+}
+
+/// Keys whose only supported values are what the network always does.
+fn accept_what_is_built_in(keys: &mut Keys) -> Result<()> {
+    keys.fixed("act_fn", &[json!("silu"), json!("swish")])?;
+    for key in ["downsample_type", "upsample_type"] {
+        keys.fixed(key, &[json!("conv")])?;
+    }
+    keys.fixed("resnet_time_scale_shift", &[json!("default")])?;
+    keys.fixed("time_embedding_type", &[json!("positional")])?;
+    keys.fixed("center_input_sample", &[json!(false)])?;
+    for key in ["class_embed_type", "num_class_embeds", "num_train_timesteps"] {
+        keys.fixed(key, &[Value::Null])?;
+    }
+    Ok(())
+}
+
+fn mid_attention(keys: &mut Keys) -> Result<BlockAttention> {
+    let kind: Option<String> = keys.get("mid_block_type", Some(MID.to_owned()), "a block type")?;
+    let attends = keys.get("add_attention", true, "true or false")?;
+    match (kind.as_deref(), attends) {
+        (Some(MID), true) => Ok(BlockAttention::Softmax),
+        (Some(MID), false) => Ok(BlockAttention::None),
+        (Some(FAVOR_MID), true) => Ok(BlockAttention::Favor),
+        (Some(FAVOR_MID), false) => {
+            Err(keys.refuse("add_attention", format!("true with {FAVOR_MID}"), "false", ""))
+        }
+        (other, _) => Err(keys.refuse(
+            "mid_block_type",
+            format!("{MID} or {FAVOR_MID}"),
+            other.unwrap_or("null"),
+            "other middle blocks are not supported",
+        )),
+    }
+}
+
+fn block_attention(
+    keys: &Keys,
+    key: &str,
+    types: &[String],
+    known: &[(BlockAttention, &str); 3],
+) -> Result<Vec<BlockAttention>> {
+    let attention = |name: &String| {
+        // diffusers takes the names of its first versions too.
+        let short = name.strip_prefix("UNetRes").unwrap_or(name);
+        known.iter().find(|(_, known)| *known == short).map(|(attention, _)| *attention).ok_or_else(|| {
+            let names = known.map(|(_, name)| name).join(", ");
+            keys.refuse(key, names, name, "other blocks are not supported")
+        })
+    };
+    types.iter().map(attention).collect()
+}
+
+fn uses_favor(config: &UnetConfig) -> bool {
+    config.mid_attention == BlockAttention::Favor || outer_blocks_use_favor(config)
+}
+
+fn outer_blocks_use_favor(config: &UnetConfig) -> bool {
+    config.down_attention.iter().chain(&config.up_attention).any(|a| *a == BlockAttention::Favor)
+}
+
+/// The text of a `config.json`. diffusers loads it and builds the same network if no block is a FAVOR+ block, and refuses
+/// it otherwise. The settings of FAVOR+ are written only where a block uses them.
+pub(super) fn text(config: &UnetConfig) -> String {
+    let name = |known: &[(BlockAttention, &str); 3], attention: BlockAttention| {
+        known.iter().find(|(kind, _)| *kind == attention).map_or("", |(_, name)| *name).to_owned()
+    };
+    let mut down: Vec<String> = config.down_attention.iter().map(|a| name(&DOWN, *a)).collect();
+    let up: Vec<String> = config.up_attention.iter().map(|a| name(&UP, *a)).collect();
+    let favor_mid = config.mid_attention == BlockAttention::Favor;
+    if favor_mid
+        && !outer_blocks_use_favor(config)
+        && let Some(last) = down.last_mut()
+    {
+        *last = format!("{FAVOR_MID_PREFIX}{last}");
+    }
+    let sample_size = match config.sample_size {
+        [h, w] if h == w => json!(h),
+        sides => json!(sides),
+    };
+    let mut map = Map::new();
+    let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    put("_class_name", json!("UNet2DModel"));
+    put("act_fn", json!("silu"));
+    put("add_attention", json!(config.mid_attention != BlockAttention::None));
+    put("attention_head_dim", json!(config.attention_head_dim));
+    put("attn_norm_num_groups", json!(config.attn_norm_num_groups));
+    put("block_out_channels", json!(config.block_out_channels));
+    put("center_input_sample", json!(false));
+    put("class_embed_type", Value::Null);
+    put("down_block_types", json!(down));
+    put("downsample_padding", json!(config.downsample_padding));
+    put("downsample_type", json!("conv"));
+    put("dropout", json!(config.dropout));
+    put("flip_sin_to_cos", json!(config.flip_sin_to_cos));
+    put("freq_shift", json!(config.freq_shift));
+    put("in_channels", json!(config.in_channels));
+    put("layers_per_block", json!(config.layers_per_block));
+    put("mid_block_scale_factor", json!(config.mid_block_scale_factor));
+    put("mid_block_type", json!(if favor_mid { FAVOR_MID } else { MID }));
+    put("norm_eps", json!(config.norm_eps));
+    put("norm_num_groups", json!(config.norm_num_groups));
+    put("num_class_embeds", Value::Null);
+    put("num_train_timesteps", Value::Null);
+    put("out_channels", json!(config.out_channels));
+    put("resnet_time_scale_shift", json!("default"));
+    put("sample_size", sample_size);
+    put("time_embedding_dim", Value::Null);
+    put("time_embedding_type", json!("positional"));
+    put("up_block_types", json!(up));
+    put("upsample_type", json!("conv"));
+    if uses_favor(config) {
+        put("favor", json!(config.favor));
+    }
+    format!("{:#}\n", Value::Object(map))
+}

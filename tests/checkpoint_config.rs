@@ -1,0 +1,360 @@
+//! `config.json` and `scheduler_config.json`: what is read, what is written, what is refused.
+
+#[path = "support/models.rs"]
+mod models;
+
+use models::{bits, favor_in_the_middle, random, softmax};
+use performer_ddpm::checkpoint::model_folder::{load, load_unet_config, save};
+use performer_ddpm::config::{
+    BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, Preset, UnetConfig, VarianceKind,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+
+/// A change to a file's JSON.
+type Change = fn(&mut Value);
+
+fn read_json(file: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap()
+}
+
+/// A saved model's folder with one of its JSON files changed.
+fn folder_with(config: &UnetConfig, file: &str, change: impl FnOnce(&mut Value)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    save(folder.path(), &random(config, 1), None, &DiffusionConfig::default()).unwrap();
+    let path = folder.path().join(file);
+    let mut value = read_json(&path);
+    change(&mut value);
+    fs::write(&path, value.to_string()).unwrap();
+    folder
+}
+
+fn refusal(folder: &tempfile::TempDir) -> String {
+    let error = load::<f32>(folder.path()).unwrap_err();
+    assert_eq!(error.exit_status(), 2);
+    error.to_string()
+}
+
+fn round_trip(config: &UnetConfig) -> (UnetConfig, Value) {
+    let folder = folder_with(config, "model_index.json", |_| {});
+    let file = folder.path().join("unet/config.json");
+    (load_unet_config(folder.path()).unwrap(), read_json(&file))
+}
+
+#[test]
+fn every_preset_survives_being_saved() {
+    for preset in [Preset::Fashion, Preset::FashionSoftmax, Preset::Tiny] {
+        let config = preset.config().unet;
+        let (read, json) = round_trip(&config);
+        let uses_favor = preset != Preset::FashionSoftmax;
+        assert_eq!(json.get("favor").is_some(), uses_favor);
+        let favor = if uses_favor { config.favor.clone() } else { FavorConfig::default() };
+        assert_eq!(read, UnetConfig { favor, ..config });
+    }
+}
+
+/// Ho et al.'s network, written without its weights, and one in which no setting has its default.
+#[test]
+fn every_setting_survives_being_saved() {
+    let mut unusual = softmax();
+    unusual.sample_size = [6, 10];
+    (unusual.in_channels, unusual.out_channels) = (2, 5);
+    unusual.layers_per_block = 3;
+    unusual.mid_attention = BlockAttention::None;
+    unusual.attention_head_dim = None;
+    unusual.attn_norm_num_groups = Some(4);
+    unusual.norm_eps = 0.1 + 0.2;
+    unusual.downsample_padding = 1;
+    unusual.flip_sin_to_cos = true;
+    unusual.freq_shift = 0.3;
+    unusual.mid_block_scale_factor = std::f64::consts::SQRT_2;
+    unusual.dropout = 0.1;
+    assert_eq!(round_trip(&unusual).0, unusual);
+    let cifar10 = Preset::Cifar10.config().unet;
+    let mut small = UnetConfig { block_out_channels: vec![32, 32, 64, 64], ..cifar10 };
+    small.favor = FavorConfig::default();
+    assert_eq!(round_trip(&small).0, small);
+}
+
+/// diffusers looks at no middle block's type, so a block that it looks at has to tell.
+#[test]
+fn favor_in_the_middle_alone_shows_in_a_block_type() {
+    let (read, json) = round_trip(&favor_in_the_middle());
+    assert_eq!(read, favor_in_the_middle());
+    assert_eq!(json["mid_block_type"], "UNetMidBlock2DFavor");
+    assert_eq!(json["down_block_types"], json!(["DownBlock2D", "FavorMidAttnDownBlock2D"]));
+    let (_, json) = round_trip(&Preset::Tiny.config().unet);
+    assert_eq!(json["mid_block_type"], "UNetMidBlock2D");
+    assert_eq!(json["down_block_types"], json!(["DownBlock2D", "FavorAttnDownBlock2D"]));
+    assert_eq!(json["up_block_types"], json!(["FavorAttnUpBlock2D", "UpBlock2D"]));
+
+    let everywhere = UnetConfig { mid_attention: BlockAttention::Favor, ..Preset::Tiny.config().unet };
+    let (read, json) = round_trip(&everywhere);
+    assert_eq!(read, everywhere);
+    assert_eq!(json["down_block_types"], json!(["DownBlock2D", "FavorAttnDownBlock2D"]));
+
+    let folder = folder_with(&softmax(), "unet/config.json", |json| {
+        json["down_block_types"][1] = json!("FavorMidAttnDownBlock2D");
+    });
+    let message = refusal(&folder);
+    assert!(message.contains("down_block_types") && message.contains("FavorMidAttn"), "{message}");
+}
+
+/// The defaults of diffusers' constructor (0.42), by hand.
+#[test]
+fn missing_keys_have_diffusers_defaults() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.json");
+    fs::write(&file, r#"{"_class_name": "UNet2DModel", "sample_size": [32, 64]}"#).unwrap();
+    let (none, softmax) = (BlockAttention::None, BlockAttention::Softmax);
+    let expected = UnetConfig {
+        sample_size: [32, 64],
+        in_channels: 3,
+        out_channels: 3,
+        block_out_channels: vec![224, 448, 672, 896],
+        layers_per_block: 2,
+        down_attention: vec![none, softmax, softmax, softmax],
+        mid_attention: softmax,
+        up_attention: vec![softmax, softmax, softmax, none],
+        attention_head_dim: Some(8),
+        favor: FavorConfig::default(),
+        norm_num_groups: 32,
+        attn_norm_num_groups: None,
+        norm_eps: 1e-5,
+        downsample_padding: 1,
+        flip_sin_to_cos: true,
+        freq_shift: 0.0,
+        mid_block_scale_factor: 1.0,
+        dropout: 0.0,
+    };
+    assert_eq!(load_unet_config(&file).unwrap(), expected);
+    assert_eq!(load_unet_config(folder.path()).unwrap(), expected);
+
+    fs::write(&file, r#"{"_class_name": "UNet2DModel"}"#).unwrap();
+    let message = load_unet_config(&file).unwrap_err().to_string();
+    assert!(message.contains("sample_size") && message.contains("no such key"), "{message}");
+}
+
+#[test]
+fn what_changes_nothing_is_accepted() {
+    let accepted = [
+        ("_diffusers_version", json!("0.0.4")),
+        ("_name_or_path", json!("somewhere")),
+        ("act_fn", json!("swish")),
+        ("time_embedding_dim", json!(32)),
+        ("sample_size", json!([28, 28])),
+        ("down_block_types", json!(["UNetResDownBlock2D", "UNetResAttnDownBlock2D"])),
+    ];
+    for (key, value) in accepted {
+        let folder = folder_with(&softmax(), "unet/config.json", |json| json[key] = value);
+        assert_eq!(load_unet_config(folder.path()).unwrap(), softmax(), "{key}");
+    }
+}
+
+#[test]
+fn network_settings_that_are_not_supported_are_refused_by_name() {
+    let refused = [
+        ("_class_name", json!("UNet2DConditionModel")),
+        ("a_new_key", json!(null)),
+        ("act_fn", json!("gelu")),
+        ("add_attention", json!("yes")),
+        ("attention_head_dim", json!(7)),
+        ("attn_norm_num_groups", json!(3)),
+        ("block_out_channels", json!([8, 15])),
+        ("center_input_sample", json!(true)),
+        ("class_embed_type", json!("timestep")),
+        ("down_block_types", json!(["DownBlock2D", "SkipDownBlock2D"])),
+        ("down_block_types", json!(["DownBlock2D", "AttnUpBlock2D"])),
+        ("down_block_types", json!(["DownBlock2D"])),
+        ("downsample_padding", json!(2)),
+        ("downsample_type", json!("resnet")),
+        ("dropout", json!(1.0)),
+        ("favor", json!({})),
+        ("flip_sin_to_cos", json!(1)),
+        ("freq_shift", json!(4)),
+        ("in_channels", json!(-1)),
+        ("layers_per_block", json!(0)),
+        ("mid_block_scale_factor", json!(0)),
+        ("mid_block_type", json!(null)),
+        ("mid_block_type", json!("UNetMidBlock2DCrossAttn")),
+        ("norm_eps", json!(0)),
+        ("norm_num_groups", json!(null)),
+        ("num_class_embeds", json!(10)),
+        ("num_train_timesteps", json!(1000)),
+        ("out_channels", json!(1.5)),
+        ("resnet_time_scale_shift", json!("scale_shift")),
+        ("sample_size", json!(null)),
+        ("sample_size", json!(27)),
+        ("time_embedding_dim", json!(64)),
+        ("time_embedding_type", json!("fourier")),
+        ("up_block_types", json!(["AttnUpBlock2D", "DownBlock2D"])),
+        ("upsample_type", json!("resnet")),
+    ];
+    for (key, value) in refused {
+        let folder = folder_with(&softmax(), "unet/config.json", |json| json[key] = value.clone());
+        let message = refusal(&folder);
+        // The attention of a level is the configuration's name for its block's type.
+        let name = if value == json!(["DownBlock2D"]) { "down_attention" } else { key };
+        assert!(message.contains(name) && message.contains("config.json"), "{key} = {value}: {message}");
+    }
+}
+
+#[test]
+fn favor_settings_are_complete_and_known() {
+    let tiny = Preset::Tiny.config().unet;
+    let refused: [(&str, Change); 5] = [
+        ("favor", |json| drop(json.as_object_mut().unwrap().remove("favor"))),
+        ("features", |json| drop(json["favor"].as_object_mut().unwrap().remove("features"))),
+        ("gaussian", |json| json["favor"]["map"] = json!("gaussian")),
+        ("stabiliser", |json| json["favor"]["stabiliser"] = json!(1e-6)),
+        ("favor.features", |json| json["favor"]["features"] = json!(0)),
+    ];
+    for (name, change) in refused {
+        let message = refusal(&folder_with(&tiny, "unet/config.json", change));
+        assert!(message.contains(name) && message.contains("config.json"), "{name}: {message}");
+    }
+    let contradiction = folder_with(&favor_in_the_middle(), "unet/config.json", |json| {
+        json["add_attention"] = json!(false);
+    });
+    assert!(refusal(&contradiction).contains("add_attention"));
+}
+
+#[test]
+fn every_diffusion_process_survives_being_saved() {
+    let linear = BetaSchedule::Linear { start: 0.1 + 0.2 - 0.3 + 1e-3, end: 0.7 };
+    for (schedule, variance, clip_x0) in [
+        (linear, VarianceKind::FixedLarge, true),
+        (linear, VarianceKind::FixedSmall, false),
+        (BetaSchedule::Cosine, VarianceKind::FixedLarge, false),
+    ] {
+        let diffusion = DiffusionConfig { timesteps: 77, schedule, variance, clip_x0 };
+        let folder = tempfile::tempdir().unwrap();
+        save(folder.path(), &random(&softmax(), 2), None, &diffusion).unwrap();
+        assert_eq!(load::<f32>(folder.path()).unwrap().diffusion, diffusion);
+    }
+}
+
+#[test]
+fn schedulers_have_diffusers_defaults_and_ddim_is_read_too() {
+    let cases = [
+        (json!({"_class_name": "DDPMScheduler"}), DiffusionConfig::default()),
+        (json!({"_class_name": "DDIMScheduler", "set_alpha_to_one": true}), DiffusionConfig::default()),
+        (
+            json!({"_class_name": "DDPMScheduler", "variance_type": "fixed_small_log", "sample_max_value": 3.0}),
+            DiffusionConfig::default(),
+        ),
+        (
+            json!({"_class_name": "DDIMScheduler", "beta_schedule": "squaredcos_cap_v2", "clip_sample": false,
+                   "clip_sample_range": 2.0, "num_train_timesteps": 50}),
+            DiffusionConfig {
+                timesteps: 50,
+                schedule: BetaSchedule::Cosine,
+                clip_x0: false,
+                ..DiffusionConfig::default()
+            },
+        ),
+    ];
+    for (json, expected) in cases {
+        let folder = folder_with(&softmax(), "scheduler/scheduler_config.json", |value| *value = json);
+        assert_eq!(load::<f32>(folder.path()).unwrap().diffusion, expected);
+    }
+}
+
+#[test]
+fn schedulers_that_are_not_supported_are_refused_by_name() {
+    let refused = [
+        ("_class_name", json!("PNDMScheduler")),
+        ("a_new_key", json!(0)),
+        ("beta_schedule", json!("scaled_linear")),
+        ("beta_end", json!("0.02")),
+        ("clip_sample_range", json!(2.0)),
+        ("num_train_timesteps", json!(1)),
+        ("prediction_type", json!("v_prediction")),
+        ("rescale_betas_zero_snr", json!(true)),
+        ("set_alpha_to_one", json!(true)),
+        ("steps_offset", json!(1)),
+        ("thresholding", json!(true)),
+        ("timestep_spacing", json!("trailing")),
+        ("trained_betas", json!([0.1, 0.2])),
+        ("variance_type", json!("learned")),
+        ("variance_type", json!("fixed_large_log")),
+    ];
+    for (key, value) in refused {
+        let folder =
+            folder_with(&softmax(), "scheduler/scheduler_config.json", |json| json[key] = value.clone());
+        let message = refusal(&folder);
+        let name = if key == "num_train_timesteps" { "timesteps" } else { key };
+        assert!(message.contains(name) && message.contains("scheduler_config.json"), "{key}: {message}");
+    }
+    let ddim = json!({"_class_name": "DDIMScheduler", "variance_type": "fixed_small"});
+    let folder = folder_with(&softmax(), "scheduler/scheduler_config.json", |json| *json = ddim);
+    assert!(refusal(&folder).contains("variance_type"));
+    let ddim = json!({"_class_name": "DDIMScheduler", "set_alpha_to_one": false});
+    let folder = folder_with(&softmax(), "scheduler/scheduler_config.json", |json| *json = ddim);
+    assert!(refusal(&folder).contains("set_alpha_to_one"));
+}
+
+#[test]
+fn pipelines_with_other_parts_are_refused() {
+    for (key, value) in [
+        ("_class_name", json!("LDMPipeline")),
+        ("vqvae", json!(["diffusers", "VQModel"])),
+        ("unet", json!(["diffusers", "UNet2DConditionModel"])),
+        ("scheduler", json!(["diffusers", "PNDMScheduler"])),
+    ] {
+        let folder = folder_with(&softmax(), "model_index.json", |json| json[key] = value);
+        let message = refusal(&folder);
+        assert!(message.contains(key) && message.contains("model_index.json"), "{message}");
+    }
+}
+
+/// The same model gives the same files.
+#[test]
+fn saving_is_reproducible() {
+    let folders = [(); 2].map(|()| folder_with(&Preset::Tiny.config().unet, "model_index.json", |_| {}));
+    for file in ["unet/config.json", "unet/diffusion_pytorch_model.safetensors"] {
+        let [a, b] = folders.each_ref().map(|folder| fs::read(folder.path().join(file)).unwrap());
+        assert!(a == b, "{file}");
+        let header = u64::from_le_bytes(a[..8].try_into().unwrap());
+        assert!(file.ends_with("json") || header % 8 == 0, "the format asks for aligned tensors");
+    }
+    let model = load::<f32>(folders[0].path()).unwrap().model;
+    assert_eq!(bits(&model.weights), bits(&random(&Preset::Tiny.config().unet, 1).weights));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "\\PC*") {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.json");
+        fs::write(&file, text).unwrap();
+        prop_assert!(load_unet_config(&file).is_err());
+    }
+
+    #[test]
+    fn no_value_of_a_key_makes_the_reader_panic(
+        key in 0usize..30,
+        value in prop_oneof![
+            Just(json!(null)),
+            any::<i64>().prop_map(|x| json!(x)),
+            any::<f64>().prop_map(|x| json!(x)),
+            "[a-zA-Z0-9]*".prop_map(|x| json!(x)),
+            proptest::collection::vec(any::<u16>(), 0..6).prop_map(|x| json!(x)),
+        ],
+    ) {
+        static SAVED: LazyLock<Value> = LazyLock::new(|| round_trip(&softmax()).1);
+        let mut json = SAVED.clone();
+        let map = json.as_object_mut().unwrap();
+        let key = map.keys().nth(key % map.len()).unwrap().clone();
+        map.insert(key, value);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.json");
+        fs::write(&file, json.to_string()).unwrap();
+        if let Ok(config) = load_unet_config(&file) {
+            prop_assert!(config.validate().is_ok());
+        }
+    }
+}
