@@ -1,0 +1,82 @@
+//! What the operators ask of their operands.
+
+use super::{GraphBuilder, Op, Value, ValueData};
+use crate::error::{Error, Result};
+use crate::types::{ElementType, Shape};
+use std::collections::HashSet;
+
+impl GraphBuilder {
+    /// Where the next node of this operator would stand, for messages.
+    pub(super) fn place(&self, op: Op) -> String {
+        let scope = if self.scope.is_empty() { &self.name } else { &self.scope };
+        format!("{} in {scope}", op.name())
+    }
+
+    pub(super) fn check(&self, value: Value) -> Result<&ValueData> {
+        if value.graph != self.id {
+            return Err(Error::invalid(
+                format!("graph {}", self.name),
+                "values of this graph",
+                "a value of another graph",
+                "values enter a Scan body as its inputs",
+            ));
+        }
+        Ok(&self.values[value.index])
+    }
+
+    pub(super) fn expect_type(&self, op: Op, value: Value, expected: ElementType) -> Result<()> {
+        let got = self.check(value)?.element;
+        if got != expected {
+            return Err(Error::invalid(self.place(op), expected.to_string(), got.to_string(), "add a cast"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn expect_same_type(&self, op: Op, a: Value, b: Value) -> Result<ElementType> {
+        let element = self.check(a)?.element;
+        self.expect_type(op, b, element)?;
+        Ok(element)
+    }
+
+    pub(super) fn expect_axis(&self, op: Op, value: Value, axis: usize) -> Result<()> {
+        let shape = self.shape(value)?;
+        if axis >= shape.rank() {
+            return Err(Error::invalid(
+                self.place(op),
+                format!("an axis below the rank of {shape}"),
+                axis.to_string(),
+                "",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn expect_axes(&self, op: Op, value: Value, axes: &[usize]) -> Result<()> {
+        let mut seen = HashSet::new();
+        for &axis in axes {
+            self.expect_axis(op, value, axis)?;
+            if !seen.insert(axis) {
+                return Err(Error::invalid(
+                    self.place(op),
+                    "each axis once",
+                    format!("axis {axis} twice"),
+                    "",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The length of a dimension that has to be fixed.
+    pub(super) fn expect_known(&self, op: Op, value: Value, axis: usize) -> Result<usize> {
+        self.expect_axis(op, value, axis)?;
+        let shape = self.shape(value)?;
+        shape.dims()[axis].known().ok_or_else(|| {
+            Error::invalid(self.place(op), format!("a fixed length on axis {axis}"), shape.to_string(), "")
+        })
+    }
+
+    pub(super) fn shape_error(&self, op: Op, left: &Shape, right: &Shape, rule: &'static str) -> Error {
+        Error::Shape { what: self.place(op), left: left.clone(), right: right.clone(), rule }
+    }
+}

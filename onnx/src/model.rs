@@ -1,0 +1,214 @@
+//! A model in memory: bytes in and out, what it holds, its weights by name.
+
+mod summary;
+mod weights;
+
+pub use summary::{Port, Summary, WeightInfo};
+
+use crate::error::{Error, Result};
+use crate::proto::{DataLocation, GraphProto, ModelProto, TensorProto};
+use crate::types::Tensor;
+use prost::Message;
+use std::path::Path;
+
+/// Protobuf's own limit on a message, in bytes.
+const MAX_BYTES: u64 = (1 << 31) - 1;
+
+/// A model, read from bytes or built by [`crate::builder::GraphBuilder`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    origin: String,
+    proto: ModelProto,
+}
+
+impl Model {
+    /// Reads a model from a file.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when the file cannot be read, otherwise as [`Model::from_bytes`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let refuse = |source| Error::Read { path: path.to_path_buf(), source };
+        let length = std::fs::metadata(path).map_err(refuse)?.len();
+        if length > MAX_BYTES {
+            return Err(too_large(&path.display().to_string(), length));
+        }
+        let bytes = std::fs::read(path).map_err(refuse)?;
+        Model::from_bytes(&path.display().to_string(), &bytes)
+    }
+
+    /// Reads a model from bytes; `origin` names them in messages.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the bytes are not an ONNX model or only a part of one.
+    pub fn from_bytes(origin: &str, bytes: &[u8]) -> Result<Self> {
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(too_large(origin, bytes.len() as u64));
+        }
+        if bytes.is_empty() {
+            return Err(Error::invalid(origin, "an ONNX model", "an empty file", ""));
+        }
+        let proto = ModelProto::decode(bytes).map_err(|error| undecodable(origin, bytes, &error))?;
+        Model::from_proto(origin, proto)
+    }
+
+    /// A model from its message.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the message lacks what every model has: a file version, an operator set, a graph with outputs.
+    pub fn from_proto(origin: &str, proto: ModelProto) -> Result<Self> {
+        let missing = |what: &str| {
+            Err(Error::invalid(
+                origin,
+                "an ONNX model",
+                format!("{} without {what}", if proto.graph.is_some() { "a model" } else { "data" }),
+                "the file may be of another format or cut short",
+            ))
+        };
+        match &proto.graph {
+            None => return missing("a graph"),
+            Some(graph) if graph.output.is_empty() => return missing("outputs"),
+            Some(_) if proto.ir_version.is_none() => return missing("a file version (ir_version)"),
+            Some(_) if proto.opset_import.is_empty() => return missing("an operator set (opset_import)"),
+            Some(_) => {}
+        }
+        Ok(Model { origin: origin.to_owned(), proto })
+    }
+
+    /// The file's bytes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when they are more than protobuf's 2 GiB.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let length = self.proto.encoded_len() as u64;
+        if length > MAX_BYTES {
+            return Err(too_large(&self.origin, length));
+        }
+        Ok(self.proto.encode_to_vec())
+    }
+
+    /// Writes the file. It appears under its name only when it is complete.
+    ///
+    /// # Errors
+    /// [`Error::Write`] when the system refuses, [`Error::Invalid`] when the model is too large for the format.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let refuse = |source| Error::Write { path: path.to_path_buf(), source };
+        let bytes = self.to_bytes()?;
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(format!(".{}.partial", std::process::id()));
+        let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
+        written.map_err(|source| {
+            // The write's own error is the one to report.
+            let _ = std::fs::remove_file(&partial);
+            refuse(source)
+        })
+    }
+
+    /// Where the model came from: a path, or the name of its graph.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The message.
+    pub fn proto(&self) -> &ModelProto {
+        &self.proto
+    }
+
+    /// The property of this name.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.proto.metadata_props.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
+    }
+
+    /// What the model holds.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when an input's, output's or weight's description is damaged.
+    pub fn summary(&self) -> Result<Summary> {
+        summary::summarise(self)
+    }
+
+    /// The weight of this name, wherever it lies: in the graph itself or in a sub-graph.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is none, its elements are neither f32 nor i64, lie in another file or do not fit its
+    /// shape.
+    pub fn initializer(&self, name: &str) -> Result<Tensor> {
+        let mut found = None;
+        self.each_initializer(&mut |tensor| {
+            if found.is_none() && tensor.name == name {
+                found = Some(weights::decode(&self.origin, tensor));
+            }
+        });
+        found.unwrap_or_else(|| {
+            Err(Error::invalid(&self.origin, format!("an initialiser named {name}"), "none", ""))
+        })
+    }
+
+    /// The first weight whose elements lie in another file, if any: such a model is not whole in this one file.
+    pub fn external_weight(&self) -> Option<&str> {
+        let mut found = None;
+        self.each_initializer(&mut |tensor| {
+            if found.is_none() && is_external(tensor) {
+                found = Some(tensor.name.as_str());
+            }
+        });
+        found
+    }
+
+    /// The bytes for a runtime, which gets to see nothing but them.
+    #[cfg(any(feature = "tract", feature = "ort"))]
+    pub(crate) fn runnable_bytes(&self) -> Result<Vec<u8>> {
+        match self.external_weight() {
+            Some(name) => Err(weights::external(&self.origin, name)),
+            None => self.to_bytes(),
+        }
+    }
+
+    fn graph(&self) -> Option<&GraphProto> {
+        self.proto.graph.as_ref()
+    }
+
+    fn each_initializer<'a>(&'a self, visit: &mut dyn FnMut(&'a TensorProto)) {
+        if let Some(graph) = self.graph() {
+            each_graph(graph, &mut |graph| graph.initializer.iter().for_each(&mut *visit));
+        }
+    }
+}
+
+/// The graph and every sub-graph in its nodes' attributes. Decoding bounds the depth.
+fn each_graph<'a>(graph: &'a GraphProto, visit: &mut dyn FnMut(&'a GraphProto)) {
+    visit(graph);
+    for attribute in graph.node.iter().flat_map(|node| &node.attribute) {
+        for inner in attribute.g.iter().chain(&attribute.graphs) {
+            each_graph(inner, visit);
+        }
+    }
+}
+
+fn is_external(tensor: &TensorProto) -> bool {
+    tensor.data_location == DataLocation::External as i32
+}
+
+fn too_large(origin: &str, length: u64) -> Error {
+    Error::invalid(
+        origin,
+        "at most 2 GiB, the limit of the file format",
+        format!("{length} bytes"),
+        "a larger model keeps its weights in a file of their own, which is not supported",
+    )
+}
+
+fn undecodable(origin: &str, bytes: &[u8], error: &prost::DecodeError) -> Error {
+    // A model starts with field 1, the file version, which is below 128: 0x08 and one byte.
+    let begins_well = matches!(bytes, [0x08, version, ..] if *version < 0x80);
+    let got = match bytes {
+        [b'P', b'K', ..] => "a zip archive (a PyTorch checkpoint?)".to_owned(),
+        _ if bytes.starts_with(b"version https://git-lfs") => "a pointer to a file in Git LFS".to_owned(),
+        _ if begins_well => {
+            format!("a model that is damaged or ends too early ({} bytes; {error})", bytes.len())
+        }
+        _ => format!("something else ({error})"),
+    };
+    Error::invalid(origin, "an ONNX model", got, "")
+}

@@ -1,0 +1,78 @@
+//! Weights of a file as host tensors.
+
+use super::is_external;
+use crate::error::{Error, Result};
+use crate::proto::TensorProto;
+use crate::types::{ElementType, Tensor, element_count};
+
+/// The lengths of a weight and their product.
+pub(super) fn shape_of(origin: &str, tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
+    let refuse = || {
+        Error::invalid(
+            format!("{origin}, initialiser {}", tensor.name),
+            "a shape of lengths that fit in memory",
+            format!("{:?}", tensor.dims),
+            "",
+        )
+    };
+    let shape: Option<Vec<usize>> = tensor.dims.iter().map(|&length| usize::try_from(length).ok()).collect();
+    let shape = shape.ok_or_else(refuse)?;
+    let count = element_count(&shape).ok_or_else(refuse)?;
+    Ok((shape, count))
+}
+
+pub(super) fn external(origin: &str, name: &str) -> Error {
+    Error::invalid(
+        format!("{origin}, initialiser {name}"),
+        "weights inside the file",
+        "a reference to another file (external data)",
+        "save the model with its weights in one file",
+    )
+}
+
+pub(super) fn decode(origin: &str, tensor: &TensorProto) -> Result<Tensor> {
+    let (shape, count) = shape_of(origin, tensor)?;
+    if is_external(tensor) {
+        return Err(external(origin, &tensor.name));
+    }
+    let what = || format!("{origin}, initialiser {}", tensor.name);
+    let counted = |got: usize| {
+        if got == count {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            what(),
+            format!("{count} elements for shape {shape:?}"),
+            got.to_string(),
+            "the file is damaged",
+        ))
+    };
+    let raw = tensor.raw_data.as_deref();
+    match ElementType::from_code(tensor.data_type) {
+        ElementType::F32 => {
+            let data = match raw {
+                Some(bytes) => words(bytes, count, f32::from_le_bytes).ok_or(bytes.len() / 4),
+                None => Ok(tensor.float_data.clone()),
+            };
+            let data = data.or_else(|got| counted(got).and(Ok(Vec::new())))?;
+            counted(data.len())?;
+            Tensor::f32(shape.clone(), data)
+        }
+        ElementType::I64 => {
+            let data = match raw {
+                Some(bytes) => words(bytes, count, i64::from_le_bytes).ok_or(bytes.len() / 8),
+                None => Ok(tensor.int64_data.clone()),
+            };
+            let data = data.or_else(|got| counted(got).and(Ok(Vec::new())))?;
+            counted(data.len())?;
+            Tensor::i64(shape.clone(), data)
+        }
+        other => Err(Error::invalid(what(), "f32 or i64 elements", other.to_string(), "")),
+    }
+}
+
+/// `count` little-endian words, or `None` when the bytes are not exactly those.
+fn words<T, const SIZE: usize>(bytes: &[u8], count: usize, read: fn([u8; SIZE]) -> T) -> Option<Vec<T>> {
+    let (chunks, rest) = bytes.as_chunks::<SIZE>();
+    (rest.is_empty() && chunks.len() == count).then(|| chunks.iter().map(|chunk| read(*chunk)).collect())
+}

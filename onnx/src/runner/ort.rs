@@ -1,0 +1,272 @@
+//! Runs models in ONNX Runtime, a library that is looked for and loaded when the first model is.
+
+mod bound;
+mod cuda;
+mod diagnose;
+mod locate;
+
+use super::{
+    Backend, Capabilities, Description, Device, LoopSpec, Port, Runner, StepLoop, guarded, match_inputs,
+};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::types::{ElementType, Tensor};
+use ::ort::environment::Environment;
+use ::ort::logging::LogLevel;
+use ::ort::session::{Session, SessionInputValue};
+use ::ort::value::{DynValue, TensorRef};
+use bound::BoundLoop;
+use diagnose::explain;
+use locate::Search;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How ONNX Runtime is to be found and used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OrtOptions {
+    /// The library (or the folder that holds it); when given, no other is tried. Otherwise, in this order: `ORT_DYLIB_PATH`, a
+    /// `lib` folder beside the executable, the active Python environment's `onnxruntime` package, the system's loader.
+    pub library: Option<PathBuf>,
+    /// Threads within an operator on the processor; `None` leaves it to the runtime.
+    pub threads: Option<usize>,
+    /// The device. One that cannot be used is an error, never replaced by another.
+    pub device: Device,
+    /// Whether a GPU may compute products in TF32 (about three decimal digits, faster).
+    pub tf32: bool,
+    /// Whether [`Runner::step_loop`] replays its steps as a CUDA graph: shapes must be fixed and the model free of control flow.
+    pub cuda_graph: bool,
+    /// Whether [`Description::placement`] is filled in.
+    pub placement: bool,
+}
+
+/// A model loaded in ONNX Runtime.
+pub struct OrtRunner {
+    session: Session,
+    description: Description,
+    cuda_graph: bool,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+}
+
+/// The process's one runtime: ONNX Runtime allows no second environment.
+struct Loaded {
+    environment: Environment,
+    library: PathBuf,
+    version: String,
+}
+
+static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+impl OrtRunner {
+    /// Finds ONNX Runtime and loads a model.
+    ///
+    /// # Errors
+    /// [`Error::RuntimeMissing`] when no library serves, [`Error::Device`] when the device cannot be used,
+    /// [`Error::OutOfMemory`], [`Error::Run`] when the runtime refuses the model, [`Error::Invalid`] when its weights lie in
+    /// another file, the options contradict each other, or another library is loaded already.
+    pub fn load(model: &Model, options: &OrtOptions) -> Result<Self> {
+        if options.device == Device::Cpu && options.cuda_graph {
+            return Err(Error::invalid(
+                "cuda_graph",
+                "a CUDA device",
+                "cpu",
+                "leave it off on the processor",
+            ));
+        }
+        let summary = model.summary()?;
+        let bytes = model.runnable_bytes()?;
+        let (environment, library, version) = environment(options.library.as_deref())?;
+        let preloaded = match options.device {
+            Device::Cpu => Vec::new(),
+            Device::Cuda(_) => cuda::preload(&library),
+        };
+        let placement = Arc::new(Mutex::new(Vec::new()));
+        let session = guarded(Backend::OnnxRuntime, "load", || {
+            open(&environment, &bytes, options, &placement)
+                .map_err(|error| explain(options.device, "load", &error.to_string(), &preloaded))
+        })?;
+        let description = Description {
+            backend: Backend::OnnxRuntime,
+            version,
+            device: options.device,
+            tf32: options.tf32,
+            library: library.display().to_string(),
+            placement: std::mem::take(&mut *placement.lock().unwrap_or_else(PoisonError::into_inner)),
+        };
+        Ok(OrtRunner {
+            session,
+            description,
+            cuda_graph: options.cuda_graph,
+            inputs: summary.inputs,
+            outputs: summary.outputs,
+        })
+    }
+}
+
+impl Runner for OrtRunner {
+    fn describe(&self) -> &Description {
+        &self.description
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { device_state: true, cuda_graph: self.cuda_graph }
+    }
+
+    fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Vec<(String, Tensor)>> {
+        let tensors = match_inputs(&self.inputs, inputs)?;
+        let device = self.description.device;
+        guarded(Backend::OnnxRuntime, "run", || {
+            let refuse = |error: ::ort::Error| explain(device, "run", &error.to_string(), &[]);
+            let values = self
+                .inputs
+                .iter()
+                .zip(tensors)
+                .map(|(port, tensor)| Ok((Cow::Borrowed(port.name.as_str()), borrowed(tensor)?)))
+                .collect::<::ort::Result<Vec<_>>>()
+                .map_err(refuse)?;
+            let written = self.session.run(values).map_err(refuse)?;
+            self.outputs
+                .iter()
+                .map(|port| {
+                    let value = written.get(&port.name).ok_or_else(|| {
+                        explain(device, "run", &format!("output {} was not written", port.name), &[])
+                    })?;
+                    Ok((port.name.clone(), to_host(port, value, device)?))
+                })
+                .collect()
+        })
+    }
+
+    fn step_loop<'a>(&'a mut self, spec: &LoopSpec<'_>) -> Result<Box<dyn StepLoop + 'a>> {
+        super::stepper::check_state(self, spec)?;
+        let mut inputs = spec.others.clone();
+        inputs.push((spec.input, spec.state));
+        match_inputs(&self.inputs, &inputs)?;
+        let (device, cuda_graph) = (self.description.device, self.cuda_graph);
+        guarded(Backend::OnnxRuntime, "run", || {
+            Ok(Box::new(BoundLoop::new(&mut self.session, device, cuda_graph, spec)?) as Box<dyn StepLoop>)
+        })
+    }
+}
+
+/// The process's runtime, found and loaded by the first call.
+fn environment(explicit: Option<&Path>) -> Result<(Environment, PathBuf, String)> {
+    let mut slot = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if slot.is_none() {
+        let search = Search::from_environment(explicit);
+        let (builder, library) = search.find(|path| {
+            // A library that is not ONNX Runtime may break an assumption of the binding's.
+            guarded(Backend::OnnxRuntime, "load", || {
+                ::ort::init_from(path).map_err(|error| Error::Run {
+                    backend: Backend::OnnxRuntime.name(),
+                    action: "load",
+                    reason: error.to_string(),
+                })
+            })
+            .map_err(|error| match error {
+                Error::Run { reason, .. } => reason,
+                other => other.to_string(),
+            })
+        })?;
+        // The library's own messages come back as errors; nothing is to be printed on the side.
+        let environment = builder
+            .with_name("performer-ddpm-onnx")
+            .with_telemetry(false)
+            .with_logger(Arc::new(|_, _, _, _, _| {}))
+            .build()
+            .map_err(|error| explain(Device::Cpu, "load", &error.to_string(), &[]))?;
+        environment.set_log_level(LogLevel::Error);
+        let version = locate::version(&library);
+        *slot = Some(Loaded { environment, library, version });
+    }
+    let Some(loaded) = &*slot else { return Err(Error::RuntimeMissing { tried: Vec::new() }) };
+    if let Some(explicit) = explicit
+        && !locate::same_library(explicit, &loaded.library)
+    {
+        return Err(Error::invalid(
+            "ONNX Runtime library",
+            format!("{}, which this process has loaded already", loaded.library.display()),
+            explicit.display().to_string(),
+            "use one library per process",
+        ));
+    }
+    Ok((loaded.environment.clone(), loaded.library.clone(), loaded.version.clone()))
+}
+
+fn open(
+    environment: &Environment,
+    bytes: &[u8],
+    options: &OrtOptions,
+    placement: &Arc<Mutex<Vec<String>>>,
+) -> ::ort::Result<Session> {
+    let mut builder = Session::builder(environment)?.with_log_level(if options.placement {
+        LogLevel::Verbose
+    } else {
+        LogLevel::Error
+    })?;
+    if options.placement {
+        let placement = Arc::clone(placement);
+        builder = builder.with_logger(Arc::new(move |_, _, _, location, message| {
+            // The function that reports each node's device when a session opens.
+            if location.contains("VerifyEachNodeIsAssignedToAnEp") {
+                placement.lock().unwrap_or_else(PoisonError::into_inner).push(message.trim().to_owned());
+            }
+        }))?;
+    }
+    if let Some(threads) = options.threads {
+        builder = builder.with_intra_threads(threads)?;
+    }
+    if let Device::Cuda(index) = options.device {
+        let provider = ::ort::ep::CUDA::default()
+            .with_device_id(i32::try_from(index).unwrap_or(i32::MAX))
+            .with_tf32(options.tf32)
+            .with_cuda_graph(options.cuda_graph)
+            .build()
+            .error_on_failure();
+        builder = builder.with_execution_providers([provider])?;
+    }
+    builder.commit_from_memory(bytes)
+}
+
+/// A host tensor lent to the runtime, not copied.
+fn borrowed(tensor: &Tensor) -> ::ort::Result<SessionInputValue<'_>> {
+    Ok(match tensor {
+        Tensor::F32 { shape, data } => {
+            TensorRef::from_array_view((shape.as_slice(), data.as_slice()))?.into()
+        }
+        Tensor::I64 { shape, data } => {
+            TensorRef::from_array_view((shape.as_slice(), data.as_slice()))?.into()
+        }
+    })
+}
+
+fn to_host(port: &Port, value: &DynValue, device: Device) -> Result<Tensor> {
+    let refuse = |error: ::ort::Error| explain(device, "run", &error.to_string(), &[]);
+    match port.element {
+        ElementType::F32 => {
+            let (shape, data) = value.try_extract_tensor::<f32>().map_err(refuse)?;
+            Tensor::f32(lengths(shape), data)
+        }
+        ElementType::I64 => {
+            let (shape, data) = value.try_extract_tensor::<i64>().map_err(refuse)?;
+            Tensor::i64(lengths(shape), data)
+        }
+        other => {
+            Err(Error::invalid(format!("output {}", port.name), "f32 or i64 elements", other.to_string(), ""))
+        }
+    }
+}
+
+/// The lengths of a computed tensor, which are never negative.
+fn lengths(shape: &[i64]) -> Vec<usize> {
+    shape.iter().map(|&length| usize::try_from(length).unwrap_or(0)).collect()
+}
