@@ -3,12 +3,22 @@
 //!
 //! The floors, lowest first; imports only go down:
 //! 0 [`error`], [`config`], [`real`], [`rng`]; 1 [`equations`], [`kernels`]; 2 [`nn`]; 3 [`model`];
-//! 4 [`data`], [`checkpoint`]; 5 [`train`], [`sample`], [`evaluate`]; the binary's `cli` stands on top.
+//! 4 [`data`], [`output`], [`checkpoint`]; 5 [`sample`], [`audit`]; 6 [`train`]; the binary's `cli` stands on top.
 #![deny(unsafe_code)]
 
+pub mod audit;
+pub mod checkpoint;
 pub mod config;
+pub mod data;
+pub mod equations;
 pub mod error;
+pub mod kernels;
+pub mod model;
+pub mod nn;
+pub mod output;
 pub mod real;
 pub mod rng;
+pub mod sample;
+pub mod train;
 
 pub use error::{Error, Result};

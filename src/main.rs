@@ -1,3 +1,8 @@
 //! The command line of `performer-ddpm`.
-#![forbid(unsafe_code)]
-fn main() {}
+#![deny(unsafe_code)]
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

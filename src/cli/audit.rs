@@ -1,0 +1,57 @@
+//! `audit`: every equation, what was checked, and by how much each check held.
+
+use super::print_json;
+use clap::Args;
+use performer_ddpm::Result;
+use performer_ddpm::audit;
+use std::process::ExitCode;
+
+/// Check every equation of the slides against independent computations, and show the slides' misprints.
+///
+/// Example: performer-ddpm audit
+#[derive(Debug, Args)]
+pub struct AuditArgs {
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the audit; a failed check is exit status 1.
+pub fn run(args: AuditArgs) -> Result<ExitCode> {
+    let report = audit::run();
+    if args.json {
+        print_json(&report);
+    } else {
+        print(&report);
+    }
+    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(report: &audit::Report) {
+    for item in &report.items {
+        println!("{}  {}", item.id, item.title);
+        println!("      {}", item.statement);
+        println!("      {}; {}", item.function, item.source);
+        for check in &item.checks {
+            let verdict = if check.ok { "ok  " } else { "FAIL" };
+            println!("      {verdict} {}: error {:.2e}, bound {:.2e}", check.name, check.error, check.bound);
+        }
+    }
+    println!("\nThe slides' misprints, with the number that shows each wrong:");
+    for misprint in &report.misprints {
+        let verdict = if misprint.refuted { "refuted" } else { "NOT REFUTED" };
+        println!("{}  {verdict}: {}", misprint.id, misprint.printed);
+        println!(
+            "      {}: printed form {:.2e}, implemented form {:.2e}, bound {:.2e}",
+            misprint.measured, misprint.printed_error, misprint.correct_error, misprint.bound
+        );
+    }
+    let checks: usize = report.items.iter().map(|item| item.checks.len()).sum();
+    let failed = report.items.iter().flat_map(|item| &item.checks).filter(|check| !check.ok).count();
+    let standing = report.misprints.iter().filter(|misprint| !misprint.refuted).count();
+    println!(
+        "\n{} equations, {checks} checks, {failed} failed; {} misprints, {standing} not refuted",
+        report.items.len(),
+        report.misprints.len()
+    );
+}

@@ -1,0 +1,116 @@
+//! `info`: what a model is made of and what it costs.
+
+use super::{model_path, print_json};
+use clap::Args;
+use performer_ddpm::config::DiffusionConfig;
+use performer_ddpm::equations::{Schedule, Timestep};
+use performer_ddpm::model::report::{GraphReport, report};
+use performer_ddpm::{Result, checkpoint};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Show a model's parameters, layers, cost, attention and schedule.
+///
+/// Example: performer-ddpm info runs/latest
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// Model folder or run folder [default: runs/latest]
+    model: Option<PathBuf>,
+    /// Batch of the memory estimate
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Info<'a> {
+    model: String,
+    step: Option<u64>,
+    note: Option<String>,
+    diffusion: &'a DiffusionConfig,
+    alpha_bar_t: f64,
+    #[serde(flatten)]
+    network: GraphReport,
+}
+
+/// Relative variances above this drown the attention in noise.
+const VARIANCE_CONCERN: f64 = 100.0;
+
+/// Prints the report.
+pub fn run(args: InfoArgs) -> Result<ExitCode> {
+    let path = model_path(args.model)?;
+    let loaded = checkpoint::model_folder::load::<f32>(&path)?;
+    let schedule = Schedule::from_config(&loaded.diffusion)?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let info = Info {
+        model: path.display().to_string(),
+        step: loaded.step,
+        note: loaded.note.clone(),
+        diffusion: &loaded.diffusion,
+        alpha_bar_t: schedule.last().alpha_bar,
+        network: report(&loaded.model.graph, args.batch as usize, threads),
+    };
+    if args.json {
+        print_json(&info);
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&info, &schedule, args.batch, threads)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(info: &Info, schedule: &Schedule, batch: u32, threads: usize) -> Result<()> {
+    let network = &info.network;
+    println!("{}{}", info.model, info.step.map_or(String::new(), |step| format!(", step {step}")));
+    if let Some(note) = &info.note {
+        println!("note: {note}");
+    }
+    println!(
+        "{} parameters, {:.1} million multiply-adds an image, about {:.0} MiB to train at batch {batch} on {threads} threads\n",
+        network.parameters,
+        network.multiply_adds as f64 / 1e6,
+        network.training_mib
+    );
+    println!("{:<44} {:<18} {:>12} {:>10} {:>12}", "layer", "kind", "output", "parameters", "M mult-adds");
+    for layer in &network.layers {
+        println!(
+            "{:<44} {:<18} {:>12} {:>10} {:>12.2}",
+            layer.name,
+            layer.kind,
+            layer.output,
+            layer.parameters,
+            layer.multiply_adds as f64 / 1e6
+        );
+    }
+    println!("\nattention");
+    for layer in &network.attention {
+        let sizes =
+            format!("{}: L = {}, {} heads of d = {}", layer.name, layer.tokens, layer.heads, layer.dim);
+        match (layer.features, layer.break_even, layer.favor_is_cheaper) {
+            (Some(m), Some(even), Some(cheaper)) => {
+                let verdict =
+                    if cheaper { "fewer operations than softmax" } else { "more operations than softmax" };
+                println!("{sizes}; FAVOR+ with m = {m}: {verdict} (break-even at L = {even})");
+                if let Some(variance) = layer.relative_variance {
+                    let concern = if variance > VARIANCE_CONCERN {
+                        ": a concern unless training keeps queries and keys shorter"
+                    } else {
+                        ""
+                    };
+                    println!(
+                        "    kernel estimate for q and k of unit variance: relative variance {variance:.1e}{concern}"
+                    );
+                }
+            }
+            _ => println!("{sizes}; softmax"),
+        }
+    }
+    println!("\nschedule: {:?}, T = {}", info.diffusion.schedule, schedule.steps());
+    for t in [1, schedule.steps() / 4, schedule.steps() / 2, schedule.steps()] {
+        let level = schedule.at(Timestep::new(t.max(1))?)?;
+        println!("    t = {:>5}  beta {:.4e}  alpha_bar {:.4e}", t.max(1), level.beta, level.alpha_bar);
+    }
+    Ok(())
+}

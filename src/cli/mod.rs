@@ -1,0 +1,112 @@
+//! Arguments -> configuration -> library; progress, tables and messages.
+
+mod audit;
+mod bench;
+mod info;
+mod progress;
+mod sample;
+mod train;
+
+use clap::{Args, Parser, Subcommand};
+use performer_ddpm::kernels::Isa;
+use performer_ddpm::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Denoising diffusion with FAVOR+ attention: every equation auditable, trained and sampled on plain CPUs.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(train::TrainArgs),
+    Sample(sample::SampleArgs),
+    Info(info::InfoArgs),
+    Bench(bench::BenchArgs),
+    Audit(audit::AuditArgs),
+}
+
+/// Options of every command that computes.
+#[derive(Debug, Args)]
+struct ComputeArgs {
+    /// Threads; more than the processor's are allowed [default: the processor's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    threads: Option<u16>,
+    /// Instruction set of the kernels: reference, portable, avx2 or avx512 [default: the fastest here]
+    #[arg(long, value_name = "NAME")]
+    isa: Option<Isa>,
+    /// No progress, results only
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+impl ComputeArgs {
+    fn threads(&self) -> usize {
+        match self.threads {
+            Some(threads) => threads.into(),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    fn isa(&self) -> Isa {
+        self.isa.unwrap_or_else(Isa::detect)
+    }
+}
+
+/// Parses the arguments, runs the command, reports an error; exit status 0 done, 1 the work failed, 2 bad input.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Train(args) => train::run(args),
+        Command::Sample(args) => sample::run(args),
+        Command::Info(args) => info::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Audit(args) => audit::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+/// Where runs go by default, and the link to the newest.
+const RUNS: &str = "runs";
+
+fn latest() -> PathBuf {
+    Path::new(RUNS).join("latest")
+}
+
+/// The model to use: what was named, or the newest run.
+fn model_path(named: Option<PathBuf>) -> Result<PathBuf> {
+    let path = named.clone().unwrap_or_else(latest);
+    if path.exists() {
+        return Ok(path);
+    }
+    let help = if named.is_some() {
+        "name a model folder or a run's folder"
+    } else {
+        "train a model first, or name one"
+    };
+    Err(Error::invalid(path.display().to_string(), "a model", "nothing there", help))
+}
+
+/// Height and width from "28" or "28x36".
+fn parse_size(text: &str) -> Result<[usize; 2], String> {
+    let sides: Option<Vec<usize>> = text.split('x').map(|n| n.parse().ok().filter(|n| *n > 0)).collect();
+    match sides.as_deref() {
+        Some([side]) => Ok([*side, *side]),
+        Some([h, w]) => Ok([*h, *w]),
+        _ => Err("expected a height and width such as 32 or 32x48".to_owned()),
+    }
+}
+
+/// Prints a JSON object on stdout.
+fn print_json(value: &impl serde::Serialize) {
+    println!("{}", serde_json::to_string(value).expect("reports become JSON"));
+}

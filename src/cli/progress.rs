@@ -1,0 +1,74 @@
+//! Progress on stderr: a bar on a terminal, a plain line now and then elsewhere.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// Shows how far the work is.
+pub struct Progress {
+    bar: ProgressBar,
+    plain: bool,
+    quiet: bool,
+    start: Instant,
+    last: Option<Instant>,
+}
+
+/// Parts of the work that the bar tells apart.
+const PARTS: u64 = 1000;
+/// Time between plain lines.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+impl Progress {
+    /// Progress of work whose share done is reported; nothing is shown if `quiet`.
+    pub fn new(quiet: bool) -> Progress {
+        let plain = !std::io::stderr().is_terminal();
+        let target = if quiet || plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(PARTS), target);
+        let style = ProgressStyle::with_template("{wide_bar} {percent:>3}%  {msg}  {elapsed} < {prefix}");
+        bar.set_style(style.expect("the template is valid"));
+        Progress { bar, plain, quiet, start: Instant::now(), last: None }
+    }
+
+    /// The share done, from 0 to 1, and what to say beside it.
+    pub fn update(&mut self, done: f64, message: impl FnOnce() -> String) {
+        if self.quiet {
+            return;
+        }
+        let elapsed = self.start.elapsed().as_secs_f64();
+        let left = if done > 0.0 { elapsed * (1.0 - done).max(0.0) / done } else { f64::NAN };
+        if !self.plain {
+            self.bar.set_position((done * PARTS as f64) as u64);
+            self.bar.set_prefix(clock(left));
+            self.bar.set_message(message());
+        } else if self.last.is_none_or(|last| last.elapsed() >= INTERVAL) || done >= 1.0 {
+            eprintln!("{:3.0}%  {}  {} left", 100.0 * done.min(1.0), message(), clock(left));
+            self.last = Some(Instant::now());
+        }
+    }
+
+    /// A line of its own.
+    pub fn say(&self, line: &str) {
+        match (self.quiet, self.plain) {
+            (true, _) => {}
+            (false, true) => eprintln!("{line}"),
+            (false, false) => self.bar.println(line),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn clock(seconds: f64) -> String {
+    if !seconds.is_finite() {
+        return "?".to_owned();
+    }
+    let s = seconds.round() as u64;
+    if s < 3600 {
+        format!("{}:{:02}", s / 60, s % 60)
+    } else {
+        format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+    }
+}

@@ -1,0 +1,273 @@
+//! `train`: a run from a preset or a configuration file, or one resumed.
+
+use super::progress::Progress;
+use super::{ComputeArgs, RUNS, latest, parse_size};
+use clap::{Args, ValueEnum};
+use performer_ddpm::config::{BlockAttention, Config, DataConfig, FeatureMap, Preset};
+use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit};
+use performer_ddpm::{Error, Result, data};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Train a model (Algorithm 1) on the embedded garments or on images of your own.
+///
+/// Example: performer-ddpm train --minutes 10
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Start from a named configuration
+    #[arg(long, value_enum, default_value_t = PresetName::Fashion, value_name = "NAME")]
+    preset: PresetName,
+    /// Start from a configuration file, such as a run's config.toml
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "preset")]
+    config: Option<PathBuf>,
+    /// Train on these images: a folder of IDX files, of CIFAR-10's binary batches, or of pictures
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Resize and crop a folder of pictures to this size, such as 32 or 32x48
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    size: Option<[usize; 2]>,
+    /// The run's folder [default: runs/PRESET-N]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Stop after this many steps in all
+    #[arg(long, value_name = "N", conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Stop after this many minutes; the clock changes nothing else
+    #[arg(long, value_name = "M", allow_negative_numbers = true)]
+    minutes: Option<f64>,
+    /// Images per step
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Learning rate after the warm-up
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    lr: Option<f64>,
+    /// Attention of every block that has one
+    #[arg(long, value_enum, value_name = "KIND")]
+    attention: Option<AttentionName>,
+    /// m, the number of FAVOR+ projections
+    #[arg(long, value_name = "M")]
+    features: Option<usize>,
+    /// Seed of everything random
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Go on with a run [default DIR: runs/latest]
+    #[arg(long, value_name = "DIR", num_args = 0..=1,
+          conflicts_with_all = ["preset", "config", "data", "size", "out", "batch", "lr", "attention", "features", "seed"])]
+    resume: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PresetName {
+    /// 28x28 garments, FAVOR+ at 28x28 and 14x14
+    Fashion,
+    /// The same with softmax attention
+    FashionSoftmax,
+    /// Ho et al.'s network for CIFAR-10 (give --data)
+    Cifar10,
+    /// A very small network, for trying things out
+    Tiny,
+}
+
+impl PresetName {
+    fn preset(self) -> Preset {
+        match self {
+            PresetName::Fashion => Preset::Fashion,
+            PresetName::FashionSoftmax => Preset::FashionSoftmax,
+            PresetName::Cifar10 => Preset::Cifar10,
+            PresetName::Tiny => Preset::Tiny,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AttentionName {
+    /// Exact attention, equation (22)
+    Softmax,
+    /// FAVOR+ with positive features, equations (25) and (26)
+    Favor,
+    /// FAVOR+ with hyperbolic positive features
+    FavorHyperbolic,
+    /// FAVOR+ with trigonometric features
+    FavorTrig,
+    /// FAVOR+ with ReLU features
+    Relu,
+}
+
+/// Trains; prints the run's folder and the sample grid's path.
+pub fn run(args: TrainArgs) -> Result<ExitCode> {
+    if let Some(minutes) = args.minutes
+        && !(minutes > 0.0 && minutes.is_finite())
+    {
+        return Err(Error::invalid("--minutes", "a positive number", minutes.to_string(), ""));
+    }
+    let (run, config, data) = match &args.resume {
+        Some(folder) => {
+            let folder = folder.clone().unwrap_or_else(latest);
+            let (run, config) = Run::open(&folder)?;
+            let data = load(&config.data)?;
+            (run, config, data)
+        }
+        None => {
+            let mut config = configuration(&args)?;
+            let data = load(&config.data)?;
+            if args.config.is_none() {
+                fit(&mut config, &data.train);
+            }
+            config.validate()?;
+            check_fit(&config, &data.train)?;
+            let folder = match &args.out {
+                Some(folder) => folder.clone(),
+                None => free_folder(args.preset.preset().name()),
+            };
+            (Run::create(&folder, &config)?, config, data)
+        }
+    };
+    link_latest(run.folder())?;
+    let limit = match (args.steps, args.minutes) {
+        (Some(steps), _) => Limit::Steps(steps),
+        (None, Some(minutes)) => Limit::Minutes(minutes),
+        (None, None) => Limit::Steps(config.train.steps),
+    };
+    let options = RunOptions { limit, threads: args.compute.threads(), isa: args.compute.isa() };
+
+    let interrupts = watch_interrupts();
+    let mut progress = Progress::new(args.compute.quiet);
+    let started = format!(
+        "training on {} ({} images), {} threads, {}; run {}",
+        data.train.name(),
+        data.train.len(),
+        options.threads,
+        options.isa,
+        run.folder().display()
+    );
+    progress.say(&started);
+    let stop = || interrupts.load(Ordering::Relaxed) > 0;
+    let outcome = run.train(&config, &data.train, options, stop, |event| match event {
+        Event::Started { step, parameters, note } => {
+            if let Some(note) = note {
+                progress.say(note);
+            }
+            let from = if step > 0 { format!(", going on from step {step}") } else { String::new() };
+            progress.say(&format!("{parameters} parameters{from}"));
+        }
+        Event::Step { step, images_per_second, done } => progress.update(done, || {
+            format!("step {}  loss {:.4}  {images_per_second:.1} images/s", step.step, step.loss)
+        }),
+        Event::Checkpoint(_) => {}
+        Event::Samples(path) => progress.say(&format!("samples: {}", path.display())),
+    })?;
+    progress.finish();
+    let folder = run.folder().display();
+    if outcome.interrupted {
+        println!("stopped after step {}; go on with: performer-ddpm train --resume {folder}", outcome.step);
+    } else {
+        println!("trained {} steps: {folder}", outcome.step);
+        if let Some(grid) = outcome.grid {
+            println!("samples: {}", grid.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(config: &DataConfig) -> Result<data::Datasets> {
+    data::load(config.path.as_deref(), config.size.map(|[h, w]| (h, w)))
+}
+
+/// The configuration that the arguments describe.
+fn configuration(args: &TrainArgs) -> Result<Config> {
+    let mut config = match &args.config {
+        None => args.preset.preset().config(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+            Config::from_toml(&text, &path.display().to_string())?
+        }
+    };
+    if let Some(path) = &args.data {
+        let path = std::path::absolute(path).map_err(|e| Error::read(path, e))?;
+        if path.to_str().is_none() {
+            let help = "rename the folder: the run's configuration keeps its name as text";
+            return Err(Error::invalid(
+                "--data",
+                "a path of Unicode letters",
+                path.display().to_string(),
+                help,
+            ));
+        }
+        config.data.path = Some(path);
+    }
+    config.data.size = args.size.or(config.data.size);
+    let train = &mut config.train;
+    train.batch = args.batch.unwrap_or(train.batch);
+    train.lr = args.lr.unwrap_or(train.lr);
+    train.seed = args.seed.unwrap_or(train.seed);
+    let unet = &mut config.unet;
+    unet.favor.features = args.features.unwrap_or(unet.favor.features);
+    if let Some(name) = args.attention {
+        let (kind, map) = match name {
+            AttentionName::Softmax => (BlockAttention::Softmax, unet.favor.map),
+            AttentionName::Favor => (BlockAttention::Favor, FeatureMap::Positive),
+            AttentionName::FavorHyperbolic => (BlockAttention::Favor, FeatureMap::Hyperbolic),
+            AttentionName::FavorTrig => (BlockAttention::Favor, FeatureMap::Trigonometric),
+            AttentionName::Relu => (BlockAttention::Favor, FeatureMap::Relu),
+        };
+        unet.favor.map = map;
+        let blocks =
+            unet.down_attention.iter_mut().chain(&mut unet.up_attention).chain([&mut unet.mid_attention]);
+        blocks.filter(|block| **block != BlockAttention::None).for_each(|block| *block = kind);
+    }
+    Ok(config)
+}
+
+/// Makes a preset's network take the images there are.
+fn fit(config: &mut Config, data: &data::Dataset) {
+    config.unet.sample_size = [data.height(), data.width()];
+    config.unet.in_channels = data.channels();
+    config.unet.out_channels = data.channels();
+}
+
+/// runs/NAME-1, or the first number that is free.
+fn free_folder(name: &str) -> PathBuf {
+    let folder = |n: u32| Path::new(RUNS).join(format!("{name}-{n}"));
+    (1..).map(folder).find(|folder| !folder.exists()).expect("there is always a larger number")
+}
+
+/// Points runs/latest to a run, where the system has links.
+fn link_latest(folder: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        let link = latest();
+        let target = std::path::absolute(folder).map_err(|e| Error::write(folder, e))?;
+        if link.canonicalize().ok() == target.canonicalize().ok() {
+            return Ok(());
+        }
+        // Relative where possible, so that the tree can be moved.
+        let runs = std::path::absolute(RUNS).map_err(|e| Error::write(RUNS, e))?;
+        let target = target.strip_prefix(&runs).map(Path::to_path_buf).unwrap_or(target);
+        std::fs::create_dir_all(RUNS).map_err(|e| Error::write(RUNS, e))?;
+        let temporary = Path::new(RUNS).join(format!(".latest-{}", std::process::id()));
+        std::os::unix::fs::symlink(&target, &temporary).map_err(|e| Error::write(&temporary, e))?;
+        std::fs::rename(&temporary, &link).map_err(|e| Error::write(&link, e))?;
+    }
+    #[cfg(not(unix))]
+    let _ = folder;
+    Ok(())
+}
+
+/// Counts Ctrl-C: the first asks training to stop after its step, the third ends the process at once.
+fn watch_interrupts() -> Arc<AtomicU8> {
+    let count = Arc::new(AtomicU8::new(0));
+    let seen = Arc::clone(&count);
+    let watched = ctrlc::set_handler(move || match seen.fetch_add(1, Ordering::Relaxed) {
+        0 => eprintln!("\nfinishing the step and saving; press Ctrl-C twice more to stop at once"),
+        1 => {}
+        _ => std::process::exit(130),
+    });
+    if let Err(error) = watched {
+        eprintln!("warning: Ctrl-C will not be waited for: {error}");
+    }
+    count
+}

@@ -1,0 +1,115 @@
+//! Bad input through the binary: one clear message, exit status 2 (or 1 while working).
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn binary(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_performer-ddpm"))
+        .current_dir(folder)
+        .args(arguments)
+        .output()
+        .expect("the binary starts")
+}
+
+/// The message of a command that must fail with `status`, a single `error:` line.
+fn refusal(folder: &Path, status: i32, arguments: &[&str]) -> String {
+    let output = binary(folder, arguments);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {message}");
+    assert_eq!(message.matches("error:").count(), 1, "{arguments:?}: {message}");
+    assert!(!message.contains("panicked"), "{arguments:?}: {message}");
+    message
+}
+
+fn holds(message: &str, words: &[&str]) {
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in: {message}");
+    }
+}
+
+#[test]
+fn damaged_data_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).expect("a folder");
+    let train = |status| {
+        refusal(folder.path(), status, &["train", "--preset", "tiny", "--steps", "1", "--data", "data"])
+    };
+    holds(&train(2), &["data", "expected"]);
+
+    let images = data.join("train-images-idx3-ubyte");
+    std::fs::write(&images, [9; 32]).expect("a file");
+    holds(&train(2), &["train-images-idx3-ubyte"]);
+    let mut idx = vec![0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28];
+    idx.resize(1000, 7);
+    std::fs::write(&images, &idx).expect("a file");
+    holds(&train(2), &["train-images-idx3-ubyte"]);
+    std::fs::remove_file(&images).expect("the file goes");
+    std::fs::write(data.join("train-images-idx3-ubyte.gz"), [0x1f, 0x8b, 8, 0, 0]).expect("a file");
+    holds(&train(2), &["train-images-idx3-ubyte.gz"]);
+    assert!(!folder.path().join("runs").exists(), "nothing is made for a run that cannot be");
+}
+
+#[test]
+fn images_of_mixed_sizes_need_a_size() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("pictures");
+    std::fs::create_dir(&data).expect("a folder");
+    for (name, side) in [("a.png", 20), ("b.png", 28)] {
+        image::GrayImage::new(side, side).save(data.join(name)).expect("a picture");
+    }
+    let arguments = ["train", "--preset", "tiny", "--steps", "1", "--batch", "2", "--data", "pictures"];
+    holds(&refusal(folder.path(), 2, &arguments), &["--size"]);
+    let output = binary(folder.path(), &[&arguments[..], &["--size", "12x16", "--quiet"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let odd = [&arguments[..], &["--size", "13"]].concat();
+    holds(&refusal(folder.path(), 2, &odd), &["12 or 14", "13 x 13"]);
+}
+
+#[test]
+fn unknown_keys_and_impossible_options_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = performer_ddpm::config::Preset::Tiny.config().to_toml();
+    std::fs::write(folder.path().join("c.toml"), text.replace("clip_norm", "clip_nrom")).expect("a file");
+    holds(&refusal(folder.path(), 2, &["train", "--config", "c.toml"]), &["c.toml", "clip_nrom"]);
+    refusal(folder.path(), 2, &["train", "--config", "missing.toml"]);
+    holds(&refusal(folder.path(), 2, &["train", "--minutes", "-1"]), &["--minutes"]);
+    refusal(folder.path(), 2, &["train", "--steps", "0"]);
+    holds(&refusal(folder.path(), 2, &["train", "--isa", "mmx"]), &["reference"]);
+    holds(&refusal(folder.path(), 2, &["train", "--resume", "nowhere"]), &["nowhere", "config.toml"]);
+}
+
+#[test]
+fn a_folder_that_is_no_model_and_a_model_that_is_damaged_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    holds(&refusal(folder.path(), 2, &["sample"]), &["runs/latest"]);
+    std::fs::create_dir(folder.path().join("empty")).expect("a folder");
+    holds(&refusal(folder.path(), 2, &["sample", "empty"]), &["empty"]);
+    holds(&refusal(folder.path(), 2, &["info", "empty"]), &["empty"]);
+
+    let train = ["train", "--preset", "tiny", "--steps", "2", "--batch", "2", "--out", "run", "--quiet"];
+    let output = binary(folder.path(), &train);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    holds(&refusal(folder.path(), 2, &train), &["run", "--resume"]);
+
+    holds(&refusal(folder.path(), 2, &["sample", "run", "--steps", "1000"]), &["100"]);
+    holds(&refusal(folder.path(), 2, &["sample", "run", "--eta", "2"]), &["eta"]);
+    std::fs::write(folder.path().join("noise.npy"), b"\x93NUMPY").expect("a file");
+    holds(&refusal(folder.path(), 2, &["sample", "run", "--noise", "noise.npy"]), &["noise.npy"]);
+
+    let checkpoint = folder.path().join("run/checkpoints/step-00000002.safetensors");
+    let bytes = std::fs::read(&checkpoint).expect("the checkpoint");
+    std::fs::write(&checkpoint, &bytes[..bytes.len() / 2]).expect("it is cut");
+    holds(&refusal(folder.path(), 2, &["train", "--resume", "run"]), &["step-00000002.safetensors"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_an_error_and_not_a_loss() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("file"), "here before").expect("a file");
+    let output = binary(folder.path(), &["train", "--preset", "tiny", "--steps", "1", "--out", "file/run"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{message}");
+    assert!(message.contains("file/run") && !message.contains("panicked"), "{message}");
+    assert_eq!(std::fs::read_to_string(folder.path().join("file")).expect("the file"), "here before");
+}

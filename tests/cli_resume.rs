@@ -1,0 +1,153 @@
+//! A run that was stopped, by Ctrl-C or by force, ends with the same bits as one that never was.
+
+use performer_ddpm::checkpoint::state;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_performer-ddpm"));
+    command.current_dir(folder).args(arguments);
+    command
+}
+
+fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = command(folder, arguments).output().expect("the binary starts");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn bytes(folder: &Path, file: &str) -> Vec<u8> {
+    std::fs::read(folder.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+}
+
+const FINAL: [&str; 2] = ["unet/diffusion_pytorch_model.safetensors", "unet/raw_weights.safetensors"];
+
+/// Everything of a metrics file but the clock's columns.
+fn metrics(folder: &Path) -> Vec<(u64, f64, f64, f64)> {
+    String::from_utf8(bytes(folder, "metrics.jsonl"))
+        .expect("text")
+        .lines()
+        .map(|line| {
+            let m: performer_ddpm::train::Metric = serde_json::from_str(line).expect("a metric");
+            (m.step, m.loss, m.gradient_norm, m.lr)
+        })
+        .collect()
+}
+
+/// Starts a run, waits until it has written its second checkpoint, and stops it by `signal`.
+fn stopped(folder: &Path, signal: &str) -> std::process::ExitStatus {
+    let arguments = ["train", "--preset", "tiny", "--steps", "40", "--out", "run", "--threads", "3"];
+    let mut child =
+        command(folder, &arguments).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("a start");
+    let start = Instant::now();
+    while !folder.join("run/checkpoints/step-00000020.safetensors").exists() {
+        assert!(start.elapsed() < Duration::from_secs(120), "no checkpoint in two minutes");
+        assert!(child.try_wait().expect("a child").is_none(), "the run ended early");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let kill = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill");
+    assert!(kill.success());
+    child.wait().expect("the run ends")
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stopped_run_ends_with_the_same_bits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).expect("a folder");
+        path
+    };
+    let (straight, interrupted, killed, stepwise) =
+        (at("straight"), at("interrupted"), at("killed"), at("stepwise"));
+    succeed(&straight, &["train", "--preset", "tiny", "--steps", "40", "--out", "run", "--quiet"]);
+
+    assert!(stopped(&interrupted, "-INT").success(), "Ctrl-C ends a run in order");
+    let newest = state::newest(&interrupted.join("run")).expect("readable").expect("a checkpoint");
+    assert!((20..40).contains(&newest.state.step), "saved at step {}", newest.state.step);
+    succeed(&interrupted, &["train", "--resume", "run", "--steps", "40", "--quiet"]);
+
+    assert!(!stopped(&killed, "-KILL").success());
+    succeed(&killed, &["train", "--resume", "--steps", "40", "--quiet", "--threads", "1"]);
+
+    succeed(&stepwise, &["train", "--preset", "tiny", "--steps", "7", "--out", "run", "--quiet"]);
+    succeed(&stepwise, &["train", "--resume", "run", "--steps", "13", "--quiet"]);
+    succeed(&stepwise, &["train", "--resume", "run", "--steps", "40", "--quiet"]);
+
+    for other in [&interrupted, &killed, &stepwise] {
+        for file in FINAL {
+            let file = format!("run/{file}");
+            assert!(
+                bytes(other, &file) == bytes(&straight, &file),
+                "{} differs in {}",
+                file,
+                other.display()
+            );
+        }
+        assert_eq!(metrics(&other.join("run")), metrics(&straight.join("run")), "{}", other.display());
+        let kept = std::fs::read_dir(other.join("run/checkpoints")).expect("checkpoints").count();
+        assert_eq!(kept, 2, "the last two checkpoints are kept");
+    }
+    let grid = "run/samples/step-00000040.png";
+    assert!(bytes(&killed, grid) == bytes(&straight, grid), "the sample grids differ");
+}
+
+#[test]
+fn a_run_without_a_checkpoint_begins_again_from_its_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    succeed(
+        folder.path(),
+        &["train", "--preset", "tiny", "--steps", "3", "--out", "run", "--quiet", "--seed", "5"],
+    );
+    let end = bytes(folder.path(), &format!("run/{}", FINAL[0]));
+    std::fs::remove_dir_all(folder.path().join("run/checkpoints")).expect("they go");
+    let out = succeed(folder.path(), &["train", "--resume", "run", "--steps", "3", "--quiet"]);
+    assert!(out.contains("trained 3 steps"), "{out}");
+    assert!(bytes(folder.path(), &format!("run/{}", FINAL[0])) == end);
+}
+
+#[test]
+fn sampling_is_repeatable_and_noise_can_be_given() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    succeed(folder, &["train", "--preset", "tiny", "--steps", "3", "--quiet"]);
+    let sample = |n: &str, batch: &str, threads: &str, file: &str, more: &[&str]| {
+        let arguments =
+            ["sample", "-n", n, "--batch", batch, "--threads", threads, "--npy", file, "--steps", "4", "-q"];
+        succeed(folder, &[&arguments[..], more].concat());
+        performer_ddpm::output::read_npy::<ndarray::Ix4>(&folder.join(file)).expect("an array")
+    };
+    let five = sample("5", "5", "1", "a.npy", &[]);
+    let two = sample("2", "1", "3", "b.npy", &[]);
+    assert_eq!(five.dim(), (5, 1, 28, 28));
+    assert_eq!(five.slice(ndarray::s![..2, .., .., ..]), two);
+
+    let noise = ndarray::Array5::<f32>::from_shape_fn((5, 2, 1, 28, 28), |(k, n, _, h, w)| {
+        ((k * 7 + n * 3 + h * 5 + w) % 11) as f32 / 5.0 - 1.0
+    });
+    performer_ddpm::output::write_npy(&folder.join("noise.npy"), noise.view()).expect("a file");
+    let a = sample("2", "2", "2", "c.npy", &["--noise", "noise.npy", "--sampler", "ddpm"]);
+    let b = sample("2", "1", "1", "d.npy", &["--noise", "noise.npy", "--sampler", "ddpm", "--seed", "9"]);
+    assert_eq!(a, b);
+    assert!(a != two);
+}
+
+#[test]
+fn a_run_that_diverges_stops_with_its_last_checkpoint_intact() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    succeed(folder, &["train", "--preset", "tiny", "--steps", "4", "--out", "run", "--quiet"]);
+    let good = state::newest(&folder.join("run")).expect("readable").expect("a checkpoint").state;
+    let config = folder.join("run/config.toml");
+    let text = std::fs::read_to_string(&config).expect("the configuration");
+    let lr = text.lines().find(|line| line.starts_with("lr = ")).expect("a rate");
+    std::fs::write(&config, text.replace(lr, "lr = 1e30")).expect("a file");
+    let output =
+        command(folder, &["train", "--resume", "run", "--steps", "20", "-q"]).output().expect("a start");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("not finite at step 6") && message.contains("--lr"), "{message}");
+    assert_eq!(state::newest(&folder.join("run")).expect("readable").expect("a checkpoint").state, good);
+}
