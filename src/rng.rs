@@ -30,8 +30,6 @@ pub enum Stream {
     SampleStart = 8,
     /// z_t when sampling; `step` is t.
     SampleNoise = 9,
-    /// Draws made while evaluating a model.
-    Evaluate = 10,
     /// Draws made by tests and by the audit.
     Check = 11,
 }

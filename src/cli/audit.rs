@@ -14,6 +14,9 @@ pub struct AuditArgs {
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
+    /// The failures and the last line only
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 /// Runs the audit; a failed check is exit status 1.
@@ -22,13 +25,13 @@ pub fn run(args: AuditArgs) -> Result<ExitCode> {
     if args.json {
         print_json(&report);
     } else {
-        print(&report);
+        print(&report, args.quiet);
     }
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(report: &audit::Report) {
-    for item in &report.items {
+fn print(report: &audit::Report, quiet: bool) {
+    for item in report.items.iter().filter(|item| !quiet || item.checks.iter().any(|check| !check.ok)) {
         println!("{}  {}", item.id, item.title);
         println!("      {}", item.statement);
         println!("      {}; {}", item.function, item.source);
@@ -37,8 +40,10 @@ fn print(report: &audit::Report) {
             println!("      {verdict} {}: error {:.2e}, bound {:.2e}", check.name, check.error, check.bound);
         }
     }
-    println!("\nThe slides' misprints, with the number that shows each wrong:");
-    for misprint in &report.misprints {
+    if !quiet {
+        println!("\nThe slides' misprints, with the number that shows each wrong:");
+    }
+    for misprint in report.misprints.iter().filter(|misprint| !quiet || !misprint.refuted) {
         let verdict = if misprint.refuted { "refuted" } else { "NOT REFUTED" };
         println!("{}  {verdict}: {}", misprint.id, misprint.printed);
         println!(
@@ -50,7 +55,7 @@ fn print(report: &audit::Report) {
     let failed = report.items.iter().flat_map(|item| &item.checks).filter(|check| !check.ok).count();
     let standing = report.misprints.iter().filter(|misprint| !misprint.refuted).count();
     println!(
-        "\n{} equations, {checks} checks, {failed} failed; {} misprints, {standing} not refuted",
+        "{} equations, {checks} checks, {failed} failed; {} misprints, {standing} not refuted",
         report.items.len(),
         report.misprints.len()
     );

@@ -23,6 +23,9 @@ pub struct InfoArgs {
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
+    /// The totals only
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 #[derive(Serialize)]
@@ -57,23 +60,30 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
         print_json(&info);
         return Ok(ExitCode::SUCCESS);
     }
-    print(&info, &schedule, args.batch, threads)?;
+    print_totals(&info, args.batch, threads);
+    if !args.quiet {
+        print_layers(&info, &schedule)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(info: &Info, schedule: &Schedule, batch: u32, threads: usize) -> Result<()> {
+fn print_totals(info: &Info, batch: u32, threads: usize) {
     let network = &info.network;
     println!("{}{}", info.model, info.step.map_or(String::new(), |step| format!(", step {step}")));
     if let Some(note) = &info.note {
         println!("note: {note}");
     }
     println!(
-        "{} parameters, {:.1} million multiply-adds an image, about {:.0} MiB to train at batch {batch} on {threads} threads\n",
+        "{} parameters, {:.1} million multiply-adds an image, about {:.0} MiB to train at batch {batch} on {threads} threads",
         network.parameters,
         network.multiply_adds as f64 / 1e6,
         network.training_mib
     );
-    println!("{:<44} {:<18} {:>12} {:>10} {:>12}", "layer", "kind", "output", "parameters", "M mult-adds");
+}
+
+fn print_layers(info: &Info, schedule: &Schedule) -> Result<()> {
+    let network = &info.network;
+    println!("\n{:<44} {:<18} {:>12} {:>10} {:>12}", "layer", "kind", "output", "parameters", "M mult-adds");
     for layer in &network.layers {
         println!(
             "{:<44} {:<18} {:>12} {:>10} {:>12.2}",
