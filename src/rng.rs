@@ -36,11 +36,16 @@ pub enum Stream {
 
 /// The generator for one (seed, stream, step, sample).
 pub fn rng(seed: u64, stream: Stream, step: u64, sample: u64) -> ChaCha8Rng {
+    ChaCha8Rng::from_seed(key(seed, stream, step, sample))
+}
+
+/// Its key.
+pub fn key(seed: u64, stream: Stream, step: u64, sample: u64) -> [u8; 32] {
     let mut key = [0; 32];
     for (bytes, word) in key.chunks_exact_mut(8).zip([seed, stream as u64, step, sample]) {
         bytes.copy_from_slice(&word.to_le_bytes());
     }
-    ChaCha8Rng::from_seed(key)
+    key
 }
 
 /// Fills `out` with independent draws from N(0, 1). Drawn in `f64` and rounded, so both types see the same numbers.

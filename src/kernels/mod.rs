@@ -5,14 +5,18 @@
 //! [`Isa::Reference`] in `f32`, run the reference text. All of the crate's `unsafe` lives here.
 #![allow(unsafe_code)]
 
+mod dropout;
 mod isa;
+mod norm;
 mod peak;
 mod product;
 mod simd;
 mod team;
 mod vector;
 
+pub use dropout::drop_out;
 pub use isa::Isa;
+pub use norm::Channels;
 pub use peak::multiply_adds;
 pub use product::{Product, product_reference, team_product, transpose};
 pub use simd::vectorised;
@@ -30,6 +34,30 @@ pub trait Element: Real {
     fn silu(isa: Isa, x: &[Self], y: &mut [Self]);
     /// d_x = d_y * silu'(x), element by element, with silu'(x) = s (1 + x (1 - s)) and s = 1 / (1 + exp(-x)).
     fn silu_backward(isa: Isa, x: &[Self], d_y: &[Self], d_x: &mut [Self]);
+    /// Every channel's mean and sum of squared deviations from it, of x \[rows, c\].
+    fn channel_moments(isa: Isa, x: &[Self], mean: &mut [Self], deviations: &mut [Self]);
+    /// y = z, or z / (1 + exp(-z)) if `silu`, with z = factor_c x + term_c, of x and y \[rows, c\].
+    fn channel_affine(isa: Isa, x: &[Self], channels: Channels<Self>, silu: bool, y: &mut [Self]);
+    /// d <- d silu'(z) if `silu`; then sum_c = the sum over rows of d, and sum_x_c that of d (x - centre_c).
+    fn channel_affine_backward(
+        isa: Isa,
+        x: &[Self],
+        channels: Channels<Self>,
+        silu: bool,
+        d: &mut [Self],
+        sum: &mut [Self],
+        sum_x: &mut [Self],
+    );
+    /// d_x = or, if `add`, += factor_c d + slope_c (x - centre_c) + term_c; d takes the result where d_x is `None`.
+    fn channel_centred(
+        isa: Isa,
+        x: &[Self],
+        channels: Channels<Self>,
+        slope: &[Self],
+        d: &mut [Self],
+        d_x: Option<&mut [Self]>,
+        add: bool,
+    );
 }
 
 impl Element for f64 {
@@ -44,6 +72,34 @@ impl Element for f64 {
     }
     fn silu_backward(_: Isa, x: &[f64], d_y: &[f64], d_x: &mut [f64]) {
         vector::silu_backward_reference(x, d_y, d_x);
+    }
+    fn channel_moments(_: Isa, x: &[f64], mean: &mut [f64], deviations: &mut [f64]) {
+        norm::moments_reference(x, mean, deviations);
+    }
+    fn channel_affine(_: Isa, x: &[f64], channels: Channels<f64>, silu: bool, y: &mut [f64]) {
+        norm::affine_reference(x, channels, silu, y);
+    }
+    fn channel_affine_backward(
+        _: Isa,
+        x: &[f64],
+        channels: Channels<f64>,
+        silu: bool,
+        d: &mut [f64],
+        sum: &mut [f64],
+        sum_x: &mut [f64],
+    ) {
+        norm::affine_backward_reference(x, channels, silu, d, sum, sum_x);
+    }
+    fn channel_centred(
+        _: Isa,
+        x: &[f64],
+        channels: Channels<f64>,
+        slope: &[f64],
+        d: &mut [f64],
+        d_x: Option<&mut [f64]>,
+        add: bool,
+    ) {
+        norm::centred_reference(x, channels, slope, d, d_x, add);
     }
 }
 
@@ -70,6 +126,46 @@ impl Element for f32 {
         match isa {
             Isa::Reference => vector::silu_backward_reference(x, d_y, d_x),
             _ => vector::silu_backward_fast(isa, x, d_y, d_x),
+        }
+    }
+    fn channel_moments(isa: Isa, x: &[f32], mean: &mut [f32], deviations: &mut [f32]) {
+        match isa {
+            Isa::Reference => norm::moments_reference(x, mean, deviations),
+            _ => norm::moments_fast(isa, x, mean, deviations),
+        }
+    }
+    fn channel_affine(isa: Isa, x: &[f32], channels: Channels<f32>, silu: bool, y: &mut [f32]) {
+        match isa {
+            Isa::Reference => norm::affine_reference(x, channels, silu, y),
+            _ => norm::affine_fast(isa, x, channels, silu, y),
+        }
+    }
+    fn channel_affine_backward(
+        isa: Isa,
+        x: &[f32],
+        channels: Channels<f32>,
+        silu: bool,
+        d: &mut [f32],
+        sum: &mut [f32],
+        sum_x: &mut [f32],
+    ) {
+        match isa {
+            Isa::Reference => norm::affine_backward_reference(x, channels, silu, d, sum, sum_x),
+            _ => norm::affine_backward_fast(isa, x, channels, silu, d, sum, sum_x),
+        }
+    }
+    fn channel_centred(
+        isa: Isa,
+        x: &[f32],
+        channels: Channels<f32>,
+        slope: &[f32],
+        d: &mut [f32],
+        d_x: Option<&mut [f32]>,
+        add: bool,
+    ) {
+        match isa {
+            Isa::Reference => norm::centred_reference(x, channels, slope, d, d_x, add),
+            _ => norm::centred_fast(isa, x, channels, slope, d, d_x, add),
         }
     }
 }

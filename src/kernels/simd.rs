@@ -13,6 +13,8 @@ use super::Isa;
 pub(super) trait Simd: Copy {
     /// The vector register.
     type V: Copy;
+    /// The same of as many 32-bit integers.
+    type U: Copy;
     /// Floats in a vector.
     const LANES: usize;
     /// Rows of the matrix product's register tile: as many as leave room for B's vectors and one broadcast.
@@ -46,6 +48,35 @@ pub(super) trait Simd: Copy {
     unsafe fn round(x: Self::V) -> Self::V;
     /// 2^n for integral n in [-126, 127].
     unsafe fn exp2_int(n: Self::V) -> Self::V;
+    /// x 2^n for integral n in [-252, 254], rounded down to subnormals and up to infinity.
+    #[inline(always)]
+    unsafe fn scale_exp2(x: Self::V, n: Self::V) -> Self::V {
+        // SAFETY: arithmetic on registers; two factors, since one would leave the range.
+        unsafe {
+            let half = Self::round(Self::mul(n, Self::splat(0.5)));
+            Self::mul(Self::mul(x, Self::exp2_int(half)), Self::exp2_int(Self::sub(n, half)))
+        }
+    }
+    /// All lanes `x`.
+    unsafe fn splat_u32(x: u32) -> Self::U;
+    /// `LANES` integers from memory.
+    unsafe fn load_u32(p: *const u32) -> Self::U;
+    /// `LANES` integers to memory.
+    unsafe fn store_u32(p: *mut u32, v: Self::U);
+    /// a + b modulo 2^32.
+    unsafe fn add_u32(a: Self::U, b: Self::U) -> Self::U;
+    /// a xor b, then turned left by `n` bits.
+    unsafe fn xor_rotate_u32(a: Self::U, b: Self::U, n: u32) -> Self::U;
+    /// |x|.
+    unsafe fn abs(x: Self::V) -> Self::V;
+    /// `a` where x < 0, else `b`; either where x is NaN.
+    unsafe fn select_negative(x: Self::V, a: Self::V, b: Self::V) -> Self::V;
+    /// 1 / x for x in [1, 2], at most 1 ULP off; NaN for NaN.
+    #[inline(always)]
+    unsafe fn reciprocal(x: Self::V) -> Self::V {
+        // SAFETY: arithmetic on registers.
+        unsafe { Self::div(Self::splat(1.0), x) }
+    }
 }
 
 /// A computation that is compiled for every instruction set.
@@ -107,6 +138,7 @@ fn lanes(f: impl Fn(usize) -> f32) -> [f32; 8] {
 
 impl Simd for Portable {
     type V = [f32; 8];
+    type U = [u32; 8];
     const LANES: usize = 8;
     const TILE_ROWS: usize = 4;
 
@@ -175,6 +207,36 @@ impl Simd for Portable {
     unsafe fn exp2_int(n: [f32; 8]) -> [f32; 8] {
         lanes(|i| f32::from_bits((((n[i] as i32) + 127) << 23) as u32))
     }
+    #[inline(always)]
+    unsafe fn splat_u32(x: u32) -> [u32; 8] {
+        [x; 8]
+    }
+    #[inline(always)]
+    unsafe fn load_u32(p: *const u32) -> [u32; 8] {
+        // SAFETY: the caller gives eight readable integers.
+        unsafe { p.cast::<[u32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_u32(p: *mut u32, v: [u32; 8]) {
+        // SAFETY: the caller gives eight writable integers.
+        unsafe { p.cast::<[u32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn add_u32(a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn xor_rotate_u32(a: [u32; 8], b: [u32; 8], n: u32) -> [u32; 8] {
+        std::array::from_fn(|i| (a[i] ^ b[i]).rotate_left(n))
+    }
+    #[inline(always)]
+    unsafe fn abs(x: [f32; 8]) -> [f32; 8] {
+        lanes(|i| x[i].abs())
+    }
+    #[inline(always)]
+    unsafe fn select_negative(x: [f32; 8], a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        lanes(|i| if x[i] < 0.0 { a[i] } else { b[i] })
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -225,6 +287,7 @@ mod x86 {
     // SAFETY of every block below: the trait's contract gives the processor features and the pointers.
     impl Simd for Avx2 {
         type V = __m256;
+        type U = __m256i;
         const LANES: usize = 8;
         const TILE_ROWS: usize = 6;
 
@@ -301,6 +364,45 @@ mod x86 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
             }
         }
+        #[inline(always)]
+        unsafe fn splat_u32(x: u32) -> __m256i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm256_set1_epi32(x as i32) }
+        }
+        #[inline(always)]
+        unsafe fn load_u32(p: *const u32) -> __m256i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm256_loadu_si256(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn store_u32(p: *mut u32, v: __m256i) {
+            // SAFETY: the trait's contract.
+            unsafe { _mm256_storeu_si256(p.cast(), v) }
+        }
+        #[inline(always)]
+        unsafe fn add_u32(a: __m256i, b: __m256i) -> __m256i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm256_add_epi32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn xor_rotate_u32(a: __m256i, b: __m256i, n: u32) -> __m256i {
+            // SAFETY: the trait's contract.
+            unsafe {
+                let x = _mm256_xor_si256(a, b);
+                let left = _mm256_sllv_epi32(x, _mm256_set1_epi32(n as i32));
+                _mm256_or_si256(left, _mm256_srlv_epi32(x, _mm256_set1_epi32(32 - n as i32)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn abs(x: __m256) -> __m256 {
+            // SAFETY: the trait's contract.
+            unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), x) }
+        }
+        #[inline(always)]
+        unsafe fn select_negative(x: __m256, a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the trait's contract. The instruction looks at x's sign bit.
+            unsafe { _mm256_blendv_ps(b, a, x) }
+        }
     }
 
     /// Sixteen floats in a 512-bit register.
@@ -309,6 +411,7 @@ mod x86 {
 
     impl Simd for Avx512 {
         type V = __m512;
+        type U = __m512i;
         const LANES: usize = 16;
         const TILE_ROWS: usize = 8;
 
@@ -383,6 +486,58 @@ mod x86 {
             unsafe {
                 let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
+            }
+        }
+        #[inline(always)]
+        unsafe fn scale_exp2(x: __m512, n: __m512) -> __m512 {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_scalef_ps(x, n) }
+        }
+        #[inline(always)]
+        unsafe fn splat_u32(x: u32) -> __m512i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_set1_epi32(x as i32) }
+        }
+        #[inline(always)]
+        unsafe fn load_u32(p: *const u32) -> __m512i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_loadu_si512(p.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn store_u32(p: *mut u32, v: __m512i) {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_storeu_si512(p.cast(), v) }
+        }
+        #[inline(always)]
+        unsafe fn add_u32(a: __m512i, b: __m512i) -> __m512i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_add_epi32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn xor_rotate_u32(a: __m512i, b: __m512i, n: u32) -> __m512i {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_rolv_epi32(_mm512_xor_si512(a, b), _mm512_set1_epi32(n as i32)) }
+        }
+        #[inline(always)]
+        unsafe fn abs(x: __m512) -> __m512 {
+            // SAFETY: the trait's contract.
+            unsafe { _mm512_abs_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn select_negative(x: __m512, a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the trait's contract.
+            unsafe {
+                let negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_setzero_ps());
+                _mm512_mask_blend_ps(negative, b, a)
+            }
+        }
+        #[inline(always)]
+        unsafe fn reciprocal(x: __m512) -> __m512 {
+            // SAFETY: the trait's contract. An estimate of 14 bits and one step of Newton's, r + r (1 - x r).
+            unsafe {
+                let r = _mm512_rcp14_ps(x);
+                let error = _mm512_fnmadd_ps(x, r, _mm512_set1_ps(1.0));
+                _mm512_fmadd_ps(r, error, r)
             }
         }
     }

@@ -34,8 +34,15 @@ pub(super) fn silu_backward_reference<T: Real>(x: &[T], d_y: &[T], d_x: &mut [T]
 #[inline(always)]
 unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
+    unsafe { exp_up_to_89::<S>(S::min(x, S::splat(89.0))) }
+}
+
+/// The same for x <= 89.
+#[inline(always)]
+unsafe fn exp_up_to_89<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: as above.
     unsafe {
-        let x = S::max(S::min(x, S::splat(89.0)), S::splat(-104.0));
+        let x = S::max(x, S::splat(-104.0));
         let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fma(n, S::splat(-0.693_359_4), x);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
@@ -44,8 +51,39 @@ unsafe fn exp<S: Simd>(x: S::V) -> S::V {
             y = S::fma(y, r, S::splat(c));
         }
         let y = S::add(S::fma(y, S::mul(r, r), r), S::splat(1.0));
-        let half = S::round(S::mul(n, S::splat(0.5)));
-        S::mul(S::mul(y, S::exp2_int(half)), S::exp2_int(S::sub(n, half)))
+        S::scale_exp2(y, n)
+    }
+}
+
+/// p = 1 / (1 + e) and q = e / (1 + e) with e = exp(-|z|), in which nothing overflows or cancels: 1 / (1 + exp(-z)) is p
+/// where z >= 0 and q = 1 - p where z < 0.
+#[inline(always)]
+unsafe fn sigmoids<S: Simd>(z: S::V) -> (S::V, S::V) {
+    // SAFETY: as above.
+    unsafe {
+        let e = exp_up_to_89::<S>(S::sub(S::splat(0.0), S::abs(z)));
+        let p = S::reciprocal(S::add(S::splat(1.0), e));
+        (p, S::mul(e, p))
+    }
+}
+
+/// z / (1 + exp(-z)) of every lane.
+#[inline(always)]
+pub(super) unsafe fn silu<S: Simd>(z: S::V) -> S::V {
+    // SAFETY: as above.
+    unsafe {
+        let (p, q) = sigmoids::<S>(z);
+        S::mul(z, S::select_negative(z, q, p))
+    }
+}
+
+/// silu'(z) = s + z s (1 - s), s = 1 / (1 + exp(-z)), of every lane.
+#[inline(always)]
+pub(super) unsafe fn silu_slope<S: Simd>(z: S::V) -> S::V {
+    // SAFETY: as above.
+    unsafe {
+        let (p, q) = sigmoids::<S>(z);
+        S::fma(S::mul(z, q), p, S::select_negative(z, q, p))
     }
 }
 
@@ -70,7 +108,7 @@ impl Lanewise for Silu {
     #[inline(always)]
     unsafe fn apply<S: Simd>(x: S::V, _: S::V) -> S::V {
         // SAFETY: the caller's promise of S's features.
-        unsafe { S::div(x, S::add(S::splat(1.0), exp::<S>(S::sub(S::splat(0.0), x)))) }
+        unsafe { silu::<S>(x) }
     }
 }
 
@@ -78,11 +116,7 @@ impl Lanewise for SiluBackward {
     #[inline(always)]
     unsafe fn apply<S: Simd>(x: S::V, d_y: S::V) -> S::V {
         // SAFETY: the caller's promise of S's features.
-        unsafe {
-            let one = S::splat(1.0);
-            let s = S::div(one, S::add(one, exp::<S>(S::sub(S::splat(0.0), x))));
-            S::mul(S::mul(d_y, s), S::fma(x, S::sub(one, s), one))
-        }
+        unsafe { S::mul(d_y, silu_slope::<S>(x)) }
     }
 }
 

@@ -6,10 +6,10 @@ use super::clock::{OpClock, OpKind, Work, timed};
 use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
 use super::params::ParamId;
 use super::plan::{self, Plan};
-use crate::kernels::{Element, Isa, Team, transpose};
+use crate::kernels::{Element, Isa, Team, drop_out, transpose};
 use crate::nn::{self, Projections};
 use crate::real::Real;
-use crate::rng::{Stream, rng};
+use crate::rng::{Stream, key};
 
 /// What a dropout's mask is drawn from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +186,7 @@ impl<'a, T: Element> Sweep<'a, T> {
     ) {
         let (isa, team) = (self.isa, self.team);
         let input = |k: usize| self.value(arena, node.inputs[k]);
+        let in_place = |k: usize| self.plan.value[node.inputs[k].0] == self.plan.value[node.output.0];
         let each = self.len(node.output);
         match node.op {
             Op::TimeEmbedding { flip_sin_to_cos, freq_shift } => {
@@ -214,12 +215,21 @@ impl<'a, T: Element> Sweep<'a, T> {
             }
             Op::Silu => T::silu(isa, input(0), y),
             Op::AddChannels => {
+                if !in_place(0) {
+                    y.copy_from_slice(input(0));
+                }
                 let vectors = input(1).chunks_exact(self.len(node.inputs[1]));
-                for ((x, v), y) in input(0).chunks_exact(each).zip(vectors).zip(y.chunks_exact_mut(each)) {
-                    nn::add_channels(isa, x, v, y);
+                for (v, y) in vectors.zip(y.chunks_exact_mut(each)) {
+                    nn::add_channels(isa, v, y);
                 }
             }
-            Op::Add { scale } => nn::add_scaled(isa, input(0), input(1), scale, y),
+            Op::Add { scale } => {
+                let kept = if in_place(0) { 0 } else { 1 };
+                if !in_place(kept) {
+                    y.copy_from_slice(input(kept));
+                }
+                nn::add_scaled(isa, input(1 - kept), scale, y);
+            }
             Op::Concat => {
                 let channels = |k: usize| self.graph.shape(node.inputs[k]).c;
                 nn::concat(input(0), channels(0), input(1), channels(1), y);
@@ -228,15 +238,12 @@ impl<'a, T: Element> Sweep<'a, T> {
                 let x = self.graph.shape(node.inputs[0]);
                 nn::upsample(input(0), x.w, x.c, y);
             }
-            Op::Dropout { p, index } => match self.dropout {
-                None => y.copy_from_slice(input(0)),
-                Some(key) => {
-                    y.fill(T::zero());
-                    for (s, (x, y)) in input(0).chunks_exact(each).zip(y.chunks_exact_mut(each)).enumerate() {
-                        nn::dropout(&mut dropout_rng(key, index, s), p, x, y);
-                    }
+            Op::Dropout { p, index } => {
+                if !in_place(0) {
+                    y.copy_from_slice(input(0));
                 }
-            },
+                self.drop_out(p, index, y.chunks_exact_mut(each));
+            }
             Op::Attention { kind, .. } => {
                 let layer = plan::attention(self.graph, node);
                 let projections = self.projections(kind);
@@ -260,43 +267,42 @@ impl<'a, T: Element> Sweep<'a, T> {
     }
 
     fn backward_step(&self, i: usize, node: &Node, arena: &mut Arena<T>, gradient: &mut [T]) {
-        let mut d_inputs: Vec<Vec<T>> = Vec::with_capacity(node.inputs.len());
-        for (input, first) in node.inputs.iter().zip(&self.plan.first_touch[i]) {
-            let mut d = match self.plan.gradient[input.0] {
-                Some(slot) => std::mem::take(&mut arena.slots[slot]),
-                None => Vec::new(),
-            };
-            if *first && !overwrites(&node.op) && !d.is_empty() {
-                d[..self.samples * self.len(*input)].fill(T::zero());
-            }
-            d_inputs.push(d);
+        let Some(slot) = self.plan.gradient[node.output.0] else { return };
+        let slots = node.inputs.iter().map(|input| self.plan.gradient[input.0]);
+        let mut d_y = std::mem::take(&mut arena.slots[slot]);
+        let mut d_inputs = [const { Vec::new() }; 3];
+        for (d, slot) in d_inputs.iter_mut().zip(slots.clone()) {
+            *d = slot.map(|slot| std::mem::take(&mut arena.slots[slot])).unwrap_or_default();
         }
         let mut work = std::mem::take(&mut arena.work);
-        self.backward_node(i, node, arena, &mut d_inputs, gradient, &mut work);
+        let len = self.samples * self.len(node.output);
+        self.backward_node(i, node, arena, &mut d_y[..len], &mut d_inputs, gradient, &mut work);
         arena.work = work;
-        for (input, d) in node.inputs.iter().zip(d_inputs) {
-            if let Some(slot) = self.plan.gradient[input.0] {
-                arena.slots[slot] = d;
+        for (d, other) in d_inputs.into_iter().zip(slots) {
+            if let Some(other) = other.filter(|other| *other != slot) {
+                arena.slots[other] = d;
             }
         }
+        arena.slots[slot] = d_y;
     }
 
+    /// `d_y` may be overwritten; it takes the gradient of the inputs that the plan put in its place.
     fn backward_node(
         &self,
         i: usize,
         node: &Node,
         arena: &Arena<T>,
-        d_inputs: &mut [Vec<T>],
+        d_y: &mut [T],
+        d_inputs: &mut [Vec<T>; 3],
         gradient: &mut [T],
         work: &mut [T],
     ) {
-        let Some(slot) = self.plan.gradient[node.output.0] else { return };
         let (isa, team) = (self.isa, self.team);
         let each = self.len(node.output);
-        let d_y = &arena.slots[slot][..self.samples * each];
         let input = |k: usize| self.value(arena, node.inputs[k]);
         let input_len = |k: usize| self.len(node.inputs[k]);
         let first = &self.plan.first_touch[i];
+        let in_place = |k: usize| self.plan.gradient[node.inputs[k].0] == self.plan.gradient[node.output.0];
         let saved = self.plan.saved[i].map_or(&[][..], |slot| &arena.slots[slot]);
         match node.op {
             Op::TimeEmbedding { .. } => {}
@@ -325,50 +331,59 @@ impl<'a, T: Element> Sweep<'a, T> {
                 let layer = plan::group_norm(self.graph, node);
                 let (gamma, beta) = (self.param(weight), self.param(bias));
                 let (d_gamma, d_beta) = self.pair(gradient, weight, bias);
-                for (s, d_y) in d_y.chunks_exact(each).enumerate() {
+                for (s, d_y) in d_y.chunks_exact_mut(each).enumerate() {
                     let x = &input(0)[s * each..][..each];
                     let saved = &saved[s * layer.saved_len()..][..layer.saved_len()];
-                    let d_x = &mut d_inputs[0][s * each..][..each];
-                    layer.backward(isa, x, gamma, beta, saved, d_y, d_x, d_gamma, d_beta, work);
+                    let d_x = if in_place(0) { None } else { Some(&mut d_inputs[0][s * each..][..each]) };
+                    layer.backward(isa, x, gamma, beta, saved, d_y, d_x, !first[0], d_gamma, d_beta, work);
                 }
             }
             Op::Silu => {
                 let samples = d_y.chunks_exact(each).zip(input(0).chunks_exact(each));
                 for ((d_y, x), d_x) in samples.zip(d_inputs[0].chunks_exact_mut(each)) {
-                    nn::silu_backward(isa, x, d_y, d_x, work);
+                    nn::silu_backward(isa, x, d_y, d_x, !first[0], work);
                 }
             }
             Op::AddChannels => {
-                let [d_x, d_v] = d_inputs else { unreachable!("two inputs") };
-                let vectors = d_v.chunks_exact_mut(input_len(1));
-                for ((d_y, d_x), d_v) in d_y.chunks_exact(each).zip(d_x.chunks_exact_mut(each)).zip(vectors) {
-                    nn::add_channels_backward(isa, d_y, d_x, d_v);
+                for (d_y, d_v) in d_y.chunks_exact(each).zip(d_inputs[1].chunks_exact_mut(input_len(1))) {
+                    nn::add_channels_backward(isa, d_y, d_v, !first[1]);
+                }
+                if !in_place(0) {
+                    nn::pass(isa, d_y, 1.0, &mut d_inputs[0][..d_y.len()], !first[0]);
                 }
             }
-            Op::Add { scale } => d_inputs.iter_mut().for_each(|d| nn::add_to(isa, d_y, scale, d)),
+            Op::Add { scale } => {
+                for k in 0..2 {
+                    if !in_place(k) {
+                        nn::pass(isa, d_y, scale, &mut d_inputs[k][..d_y.len()], !first[k]);
+                    }
+                }
+                if scale != 1.0 && (in_place(0) || in_place(1)) {
+                    nn::scale_by(isa, scale, d_y);
+                }
+            }
             Op::Concat => {
-                let [d_a, d_b] = d_inputs else { unreachable!("two inputs") };
                 let channels = |k: usize| self.graph.shape(node.inputs[k]).c;
-                nn::concat_backward(isa, d_y, d_a, channels(0), d_b, channels(1));
+                let c_y = channels(0) + channels(1);
+                for (k, from) in [(0, 0), (1, channels(0))] {
+                    nn::concat_backward(isa, d_y, c_y, from, &mut d_inputs[k], channels(k), !first[k]);
+                }
             }
             Op::Upsample => {
                 let x = self.graph.shape(node.inputs[0]);
-                nn::upsample_backward(isa, d_y, x.w, x.c, &mut d_inputs[0]);
+                nn::upsample_backward(isa, d_y, x.w, x.c, &mut d_inputs[0], !first[0]);
             }
-            Op::Dropout { p, index } => match self.dropout {
-                None => nn::add_to(isa, d_y, 1.0, &mut d_inputs[0]),
-                Some(key) => {
-                    let samples = d_y.chunks_exact(each).zip(d_inputs[0].chunks_exact_mut(each));
-                    for (s, (d_y, d_x)) in samples.enumerate() {
-                        nn::dropout(&mut dropout_rng(key, index, s), p, d_y, d_x);
-                    }
+            Op::Dropout { p, index } => {
+                self.drop_out(p, index, d_y.chunks_exact_mut(each));
+                if !in_place(0) {
+                    nn::pass(isa, d_y, 1.0, &mut d_inputs[0][..d_y.len()], !first[0]);
                 }
-            },
+            }
             Op::Attention { kind, .. } => {
                 let layer = plan::attention(self.graph, node);
                 let projections = self.projections(kind);
                 let out = self.value(arena, node.output);
-                let [d_q, d_k, d_v] = d_inputs else { unreachable!("three inputs") };
+                let [d_q, d_k, d_v] = d_inputs;
                 for s in 0..self.samples {
                     let range = s * each..(s + 1) * each;
                     let [q, k, v] = [0, 1, 2].map(|k| &input(k)[range.clone()]);
@@ -392,29 +407,18 @@ impl<'a, T: Element> Sweep<'a, T> {
         }
     }
 
+    /// Drops out elements of every sample in training; the layer's index is in the upper bits of the step.
+    fn drop_out<'b>(&self, p: f64, index: usize, samples: impl Iterator<Item = &'b mut [T]>) {
+        let Some(DropoutKey { seed, step, first_sample }) = self.dropout else { return };
+        for (s, x) in samples.enumerate() {
+            let step = step | (index as u64) << 48;
+            drop_out(self.isa, &key(seed, Stream::Dropout, step, first_sample + s as u64), p, x);
+        }
+    }
+
     /// The gradients of a weight and of the bias that follows it in the table.
     fn pair<'g>(&self, gradient: &'g mut [T], weight: ParamId, bias: ParamId) -> (&'g mut [T], &'g mut [T]) {
         let (weight, bias) = (self.graph.params.get(weight).range(), self.graph.params.get(bias).range());
         gradient[weight.start..bias.end].split_at_mut(weight.len())
     }
-}
-
-/// Whether an operation's backward overwrites an input gradient that it is the first to touch, so that it need not be cleared.
-fn overwrites(op: &Op) -> bool {
-    match op {
-        Op::Conv { .. } | Op::Linear { .. } | Op::Attention { .. } => true,
-        Op::TimeEmbedding { .. }
-        | Op::GroupNorm { .. }
-        | Op::Silu
-        | Op::AddChannels
-        | Op::Add { .. }
-        | Op::Concat
-        | Op::Upsample
-        | Op::Dropout { .. } => false,
-    }
-}
-
-/// Sample `s` of the shard's generator for a dropout; the layer's index is in the step's upper bits.
-fn dropout_rng(key: DropoutKey, index: usize, s: usize) -> crate::rng::ChaCha8Rng {
-    rng(key.seed, Stream::Dropout, key.step | (index as u64) << 48, key.first_sample + s as u64)
 }

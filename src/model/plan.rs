@@ -1,9 +1,9 @@
 //! Which buffer holds what, when: every value, gradient and saved number gets a slot, and slots are shared by tensors whose
-//! lifetimes do not meet.
+//! lifetimes do not meet. An operation that works in place finds its output where its input was.
 //!
 //! Time runs 0 .. n over the forward pass of n nodes and n .. 2n over the backward pass, node i's backward at 2n - 1 - i.
 
-use super::graph::{AttentionOp, Graph, Node, Op};
+use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
 use crate::nn::{Attention, AttentionKind, Conv, GroupNorm, Linear};
 
 /// What a sweep is for.
@@ -29,7 +29,7 @@ pub struct Plan {
     pub gradient: Vec<Option<usize>>,
     /// The slot of each node's saved numbers.
     pub saved: Vec<Option<usize>>,
-    /// For each node, the inputs whose gradient the node's backward touches first and must clear.
+    /// For each node, the inputs whose gradient the node's backward is the first to write, so that it sets and does not add.
     pub first_touch: Vec<Vec<bool>>,
     /// Scratch elements that the neediest node asks for.
     pub work: usize,
@@ -72,20 +72,26 @@ impl Plan {
 
         let mut tensors = Vec::new();
         for v in 0..values {
-            tensors.push((born[v], dies[v], graph.values[v].len(), Tensor::Value(v)));
+            tensors.push(Lifetime::new(born[v], dies[v], graph.values[v].len(), Tensor::Value(v)));
         }
         let mut first_touch: Vec<Vec<bool>> =
             graph.nodes.iter().map(|node| vec![false; node.inputs.len()]).collect();
         for (i, node) in graph.nodes.iter().enumerate() {
             let len = saved_len(graph, node);
             if len > 0 {
-                tensors.push((i, if training { backward(i) } else { i }, len, Tensor::Saved(i)));
+                let death = if training { backward(i) } else { i };
+                tensors.push(Lifetime::new(i, death, len, Tensor::Saved(i)));
             }
             if training {
                 let v = node.output.0;
                 if needs_gradient[v] {
                     let birth = last_consumer[v].map_or(n, backward);
-                    tensors.push((birth, backward(i), graph.values[v].len(), Tensor::Gradient(v)));
+                    tensors.push(Lifetime::new(
+                        birth,
+                        backward(i),
+                        graph.values[v].len(),
+                        Tensor::Gradient(v),
+                    ));
                 }
                 for (k, input) in node.inputs.iter().enumerate() {
                     first_touch[i][k] = last_consumer[input.0] == Some(i);
@@ -101,7 +107,8 @@ impl Plan {
         }
         if training && needs_gradient[graph.input.0] {
             let birth = last_consumer[graph.input.0].map_or(n, backward);
-            tensors.push((birth, 2 * n, graph.values[graph.input.0].len(), Tensor::Gradient(graph.input.0)));
+            let (len, tensor) = (graph.values[graph.input.0].len(), Tensor::Gradient(graph.input.0));
+            tensors.push(Lifetime::new(birth, 2 * n, len, tensor));
         }
 
         let mut plan = Plan {
@@ -112,15 +119,21 @@ impl Plan {
             first_touch,
             work: graph.nodes.iter().map(|node| work_len(graph, node, training)).max().unwrap_or(0),
         };
-        plan.assign(tensors);
+        plan.assign(graph, tensors);
         plan
     }
 
-    /// Gives every tensor the smallest free slot that holds it, or grows the largest free one, or adds one.
-    fn assign(&mut self, mut tensors: Vec<(usize, usize, usize, Tensor)>) {
-        tensors.sort_by_key(|(birth, _, len, _)| (*birth, usize::MAX - len));
+    /// Gives every tensor the slot of one that it may replace, the smallest free slot that holds it, the largest free one,
+    /// grown, or a new one.
+    fn assign(&mut self, graph: &Graph, mut tensors: Vec<Lifetime>) {
+        tensors.sort_by_key(|tensor| (tensor.birth, usize::MAX - tensor.len));
         let mut busy_until: Vec<usize> = Vec::new();
-        for (birth, death, len, tensor) in tensors {
+        for Lifetime { birth, death, len, tensor } in tensors {
+            if let Some(slot) = self.replaced(graph, tensor, birth, &busy_until) {
+                busy_until[slot] = busy_until[slot].max(death);
+                self.place(tensor, slot);
+                continue;
+            }
             let free = |slot: &usize| busy_until[*slot] < birth;
             let fits = (0..self.slots.len())
                 .filter(free)
@@ -135,11 +148,50 @@ impl Plan {
             busy_until.resize(self.slots.len(), 0);
             self.slots[slot] = self.slots[slot].max(len);
             busy_until[slot] = death;
-            match tensor {
-                Tensor::Value(v) => self.value[v] = slot,
-                Tensor::Gradient(v) => self.gradient[v] = Some(slot),
-                Tensor::Saved(i) => self.saved[i] = Some(slot),
+            self.place(tensor, slot);
+        }
+    }
+
+    fn place(&mut self, tensor: Tensor, slot: usize) {
+        match tensor {
+            Tensor::Value(v) => self.value[v] = slot,
+            Tensor::Gradient(v) => self.gradient[v] = Some(slot),
+            Tensor::Saved(i) => self.saved[i] = Some(slot),
+        }
+    }
+
+    /// The slot of a tensor of the same length that is read for the last time when `tensor` is born, by an operation that
+    /// works in place; or, for the gradients of an addition's two inputs, which are both the output's, of that.
+    fn replaced(&self, graph: &Graph, tensor: Tensor, birth: usize, busy_until: &[usize]) -> Option<usize> {
+        let n = graph.nodes.len();
+        let producer = |v: usize| graph.nodes.iter().position(|node| node.output.0 == v);
+        match tensor {
+            Tensor::Value(v) => {
+                let node = &graph.nodes[producer(v)?];
+                let candidates = match node.op {
+                    Op::Dropout { .. } | Op::AddChannels => &node.inputs[..1],
+                    Op::Add { .. } => &node.inputs[..],
+                    _ => &[],
+                };
+                candidates.iter().rev().map(|x| self.value[x.0]).find(|slot| busy_until[*slot] == birth)
             }
+            Tensor::Gradient(v) => {
+                let i = (2 * n - 1).checked_sub(birth)?;
+                let node = graph.nodes.get(i)?;
+                let slot = self.gradient[node.output.0]?;
+                let other = node.inputs.iter().find(|x| x.0 != v);
+                match node.op {
+                    Op::GroupNorm { .. } | Op::Dropout { .. } => (busy_until[slot] == birth).then_some(slot),
+                    Op::AddChannels if node.inputs[0].0 == v => (busy_until[slot] == birth).then_some(slot),
+                    Op::Add { .. } if busy_until[slot] == birth => Some(slot),
+                    Op::Add { .. } => {
+                        let other = other.filter(|x| self.gradient[x.0] == Some(slot))?.0;
+                        (only_read_together(graph, i, v, other)).then_some(slot)
+                    }
+                    _ => None,
+                }
+            }
+            Tensor::Saved(_) => None,
         }
     }
 
@@ -149,6 +201,40 @@ impl Plan {
     }
 }
 
+/// When a tensor is first written and last read, and its elements.
+struct Lifetime {
+    birth: usize,
+    death: usize,
+    len: usize,
+    tensor: Tensor,
+}
+
+impl Lifetime {
+    fn new(birth: usize, death: usize, len: usize, tensor: Tensor) -> Lifetime {
+        Lifetime { birth, death, len, tensor }
+    }
+}
+
+/// Whether, after the backward pass of addition `i`, the gradients of its inputs `a` and `b` can be one buffer: neither is
+/// written again before the other's last use.
+fn only_read_together(graph: &Graph, i: usize, a: usize, b: usize) -> bool {
+    let producer = |v: usize| graph.nodes.iter().position(|node| node.output.0 == v);
+    // The node in whose backward pass v's gradient is next written: an earlier consumer adds to it; a producer that works
+    // in place overwrites it.
+    let writer = |v: usize| {
+        let before = graph.nodes[..i].iter().rposition(|node| node.inputs.contains(&ValueId(v)));
+        let in_place = |p: &usize| !matches!(graph.nodes[*p].op, Op::Conv { .. } | Op::Linear { .. });
+        before.or(producer(v).filter(in_place))
+    };
+    let safe = |v: usize, other: usize| match (writer(v), producer(other)) {
+        (None, _) => true,
+        (Some(writer), Some(last_use)) => writer < last_use,
+        (Some(_), None) => false,
+    };
+    safe(a, b) && safe(b, a)
+}
+
+#[derive(Clone, Copy)]
 enum Tensor {
     Value(usize),
     Gradient(usize),

@@ -1,25 +1,46 @@
-//! Layers without sums: additions, concatenation, nearest upsampling, dropout, and SiLU's gradient.
+//! Layers without sums: additions, concatenation, nearest upsampling, and SiLU's gradient.
 //!
 //! Their derivatives are read off: y = a + b passes dY to both, a concatenation cuts dY, an upsampled pixel collects the dY of
-//! its four copies, dropout scales dY by the mask it scaled x by.
+//! its four copies. Additions work in place: the executor keeps y where an input was that nobody reads any more.
+//! Dropout, which scales dY by the mask that it scaled x by, is [`drop_out`](crate::kernels::drop_out) both ways.
 
 use crate::kernels::{Element, Isa, vectorised};
 use crate::real::Real;
-use crate::rng::ChaCha8Rng;
-use rand::Rng;
 
-/// y = (a + b) scale.
-pub fn add_scaled<T: Real>(isa: Isa, a: &[T], b: &[T], scale: f64, y: &mut [T]) {
+/// y <- (x + y) scale.
+pub fn add_scaled<T: Real>(isa: Isa, x: &[T], scale: f64, y: &mut [T]) {
     let scale = T::of(scale);
     vectorised(
         isa,
         #[inline(always)]
         || {
-            for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
-                *y = (*a + *b) * scale;
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = (*x + *y) * scale;
             }
         },
     );
+}
+
+/// x <- x scale.
+pub fn scale_by<T: Real>(isa: Isa, scale: f64, x: &mut [T]) {
+    let scale = T::of(scale);
+    vectorised(
+        isa,
+        #[inline(always)]
+        || x.iter_mut().for_each(|x| *x *= scale),
+    );
+}
+
+/// y = or, if `add`, += x scale.
+pub fn pass<T: Real>(isa: Isa, x: &[T], scale: f64, y: &mut [T], add: bool) {
+    if add {
+        add_to(isa, x, scale, y);
+    } else {
+        y.copy_from_slice(x);
+        if scale != 1.0 {
+            scale_by(isa, scale, y);
+        }
+    }
 }
 
 /// sum += x scale.
@@ -36,24 +57,26 @@ pub fn add_to<T: Real>(isa: Isa, x: &[T], scale: f64, sum: &mut [T]) {
     );
 }
 
-/// y\[i, c\] = x\[i, c\] + v\[c\].
-pub fn add_channels<T: Real>(isa: Isa, x: &[T], v: &[T], y: &mut [T]) {
+/// y\[i, c\] += v\[c\].
+pub fn add_channels<T: Real>(isa: Isa, v: &[T], y: &mut [T]) {
     vectorised(
         isa,
         #[inline(always)]
         || {
-            for (y, x) in y.chunks_exact_mut(v.len()).zip(x.chunks_exact(v.len())) {
-                for ((y, x), v) in y.iter_mut().zip(x).zip(v) {
-                    *y = *x + *v;
+            for y in y.chunks_exact_mut(v.len()) {
+                for (y, v) in y.iter_mut().zip(v) {
+                    *y += *v;
                 }
             }
         },
     );
 }
 
-/// d_x += d_y and d_v\[c\] += the sum over i of d_y\[i, c\].
-pub fn add_channels_backward<T: Real>(isa: Isa, d_y: &[T], d_x: &mut [T], d_v: &mut [T]) {
-    add_to(isa, d_y, 1.0, d_x);
+/// d_v\[c\] = or, if `add`, += the sum over i of d_y\[i, c\]; the gradient in the other addend is d_y.
+pub fn add_channels_backward<T: Real>(isa: Isa, d_y: &[T], d_v: &mut [T], add: bool) {
+    if !add {
+        d_v.fill(T::zero());
+    }
     super::linear::add_column_sums(isa, d_y, d_v);
 }
 
@@ -65,20 +88,28 @@ pub fn concat<T: Real>(a: &[T], c_a: usize, b: &[T], c_b: usize, y: &mut [T]) {
     }
 }
 
-/// d_a += and d_b += their channels of d_y.
-pub fn concat_backward<T: Real>(isa: Isa, d_y: &[T], d_a: &mut [T], c_a: usize, d_b: &mut [T], c_b: usize) {
+/// d_x = or, if `add`, += channels `from` .. `from` + `c` of d_y, of `c_y` channels: one input of a concatenation.
+pub fn concat_backward<T: Real>(
+    isa: Isa,
+    d_y: &[T],
+    c_y: usize,
+    from: usize,
+    d_x: &mut [T],
+    c: usize,
+    add: bool,
+) {
+    let pixels =
+        d_x.chunks_exact_mut(c).zip(d_y.chunks_exact(c_y)).map(|(d_x, d_y)| (d_x, &d_y[from..][..c]));
+    if !add {
+        return pixels.for_each(|(d_x, d_y)| d_x.copy_from_slice(d_y));
+    }
     vectorised(
         isa,
         #[inline(always)]
         || {
-            let pixels =
-                d_y.chunks_exact(c_a + c_b).zip(d_a.chunks_exact_mut(c_a)).zip(d_b.chunks_exact_mut(c_b));
-            for ((d_y, d_a), d_b) in pixels {
-                for (d_a, d_y) in d_a.iter_mut().zip(&d_y[..c_a]) {
-                    *d_a += *d_y;
-                }
-                for (d_b, d_y) in d_b.iter_mut().zip(&d_y[c_a..]) {
-                    *d_b += *d_y;
+            for (d_x, d_y) in pixels {
+                for (d_x, d_y) in d_x.iter_mut().zip(d_y) {
+                    *d_x += *d_y;
                 }
             }
         },
@@ -97,8 +128,8 @@ pub fn upsample<T: Real>(x: &[T], w: usize, c: usize, y: &mut [T]) {
     }
 }
 
-/// d_x += the sum of d_y over each pixel's four copies.
-pub fn upsample_backward<T: Real>(isa: Isa, d_y: &[T], w: usize, c: usize, d_x: &mut [T]) {
+/// d_x = or, if `add`, += the sum of d_y over each pixel's four copies.
+pub fn upsample_backward<T: Real>(isa: Isa, d_y: &[T], w: usize, c: usize, d_x: &mut [T], add: bool) {
     vectorised(
         isa,
         #[inline(always)]
@@ -108,7 +139,8 @@ pub fn upsample_backward<T: Real>(isa: Isa, d_y: &[T], w: usize, c: usize, d_x: 
                 let rows = first.chunks_exact(2 * c).zip(second.chunks_exact(2 * c));
                 for (d_x, (a, b)) in d_x.chunks_exact_mut(c).zip(rows) {
                     for i in 0..c {
-                        d_x[i] += (a[i] + a[c + i]) + (b[i] + b[c + i]);
+                        let sum = (a[i] + a[c + i]) + (b[i] + b[c + i]);
+                        d_x[i] = if add { d_x[i] + sum } else { sum };
                     }
                 }
             }
@@ -116,19 +148,11 @@ pub fn upsample_backward<T: Real>(isa: Isa, d_y: &[T], w: usize, c: usize, d_x: 
     );
 }
 
-/// sum += x / (1 - p) where the generator's next number says to keep, the same for x and, in the backward pass, for d_y.
-pub fn dropout<T: Real>(rng: &mut ChaCha8Rng, p: f64, x: &[T], sum: &mut [T]) {
-    let threshold = (p * 2f64.powi(32)) as u32;
-    let scale = T::of(1.0 / (1.0 - p));
-    for (sum, x) in sum.iter_mut().zip(x) {
-        if rng.next_u32() >= threshold {
-            *sum += *x * scale;
-        }
+/// d_x = or, if `add`, += d_y silu'(x); `work` is as long as x.
+pub fn silu_backward<T: Element>(isa: Isa, x: &[T], d_y: &[T], d_x: &mut [T], add: bool, work: &mut [T]) {
+    if !add {
+        return T::silu_backward(isa, x, d_y, d_x);
     }
-}
-
-/// d_x += d_y silu'(x); `work` is as long as x.
-pub fn silu_backward<T: Element>(isa: Isa, x: &[T], d_y: &[T], d_x: &mut [T], work: &mut [T]) {
     let work = &mut work[..x.len()];
     T::silu_backward(isa, x, d_y, work);
     add_to(isa, work, 1.0, d_x);
@@ -138,7 +162,6 @@ pub fn silu_backward<T: Element>(isa: Isa, x: &[T], d_y: &[T], d_x: &mut [T], wo
 mod tests {
     use super::*;
     use crate::nn::gradient_check::{check_gradient, dot, normal};
-    use crate::rng::{Stream, rng};
 
     const ISA: Isa = Isa::Reference;
 
@@ -146,7 +169,10 @@ mod tests {
     fn silu_gradient_is_a_central_difference() {
         let (x, d_y) = (normal(9, 1), normal(9, 2));
         let (mut d_x, mut work) = (vec![0.0; 9], vec![f64::NAN; 9]);
-        silu_backward(ISA, &x, &d_y, &mut d_x, &mut work);
+        silu_backward(ISA, &x, &d_y, &mut d_x, true, &mut work);
+        let mut set = vec![7.0; 9];
+        silu_backward(ISA, &x, &d_y, &mut set, false, &mut work);
+        assert_eq!(set, d_x);
         check_gradient("d_x", &x, &d_x, |x| {
             let mut y = vec![0.0; 9];
             f64::silu(ISA, x, &mut y);
@@ -156,21 +182,24 @@ mod tests {
 
     #[test]
     fn additions_pass_gradients_through() {
-        let (x, v, d_y) = (normal(12, 1), normal(3, 2), normal(12, 3));
-        let (mut d_x, mut d_v) = (vec![0.0; 12], vec![0.0; 3]);
-        add_channels_backward(ISA, &d_y, &mut d_x, &mut d_v);
-        let value = |x: &[f64], v: &[f64]| {
-            let mut y = vec![0.0; 12];
-            add_channels(ISA, x, v, &mut y);
+        let (x, v, d_y): (Vec<f64>, Vec<f64>, Vec<f64>) = (normal(12, 1), normal(3, 2), normal(12, 3));
+        let mut d_v = vec![7.0; 3];
+        add_channels_backward(ISA, &d_y, &mut d_v, false);
+        check_gradient("d_v", &v, &d_v, |v| {
+            let mut y = x.clone();
+            add_channels(ISA, v, &mut y);
             dot(&y, &d_y)
-        };
-        check_gradient("d_x", &x, &d_x, |x| value(x, &v));
-        check_gradient("d_v", &v, &d_v, |v| value(&x, v));
-        let mut y = vec![0.0; 3];
-        add_scaled(ISA, &[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0], 0.5, &mut y);
+        });
+        let once = d_v.clone();
+        add_channels_backward(ISA, &d_y, &mut d_v, true);
+        assert!(d_v.iter().zip(&once).all(|(twice, once)| (twice - 2.0 * once).abs() < 1e-14));
+        let mut y = vec![1.0, 2.0, 3.0];
+        add_scaled(ISA, &[4.0, 5.0, 6.0], 0.5, &mut y);
         assert_eq!(y, [2.5, 3.5, 4.5]);
-        add_to(ISA, &[2.0, 4.0, 6.0], 0.5, &mut y);
+        pass(ISA, &[2.0, 4.0, 6.0], 0.5, &mut y, true);
         assert_eq!(y, [3.5, 5.5, 7.5]);
+        pass(ISA, &[2.0, 4.0, 6.0], 0.5, &mut y, false);
+        assert_eq!(y, [1.0, 2.0, 3.0]);
     }
 
     #[test]
@@ -181,7 +210,11 @@ mod tests {
         assert_eq!(y[5..10], [a[2], a[3], b[3], b[4], b[5]]);
         let d_y = normal(20, 3);
         let (mut d_a, mut d_b) = (vec![0.0; 8], vec![0.0; 12]);
-        concat_backward(ISA, &d_y, &mut d_a, 2, &mut d_b, 3);
+        concat_backward(ISA, &d_y, 5, 0, &mut d_a, 2, true);
+        concat_backward(ISA, &d_y, 5, 2, &mut d_b, 3, false);
+        let mut again = vec![7.0; 8];
+        concat_backward(ISA, &d_y, 5, 0, &mut again, 2, false);
+        assert_eq!(again, d_a);
         assert!((dot(&y, &d_y) - dot(&a, &d_a) - dot(&b, &d_b)).abs() < 1e-13);
 
         let x: Vec<f64> = normal(2 * 3 * 2, 4);
@@ -191,21 +224,10 @@ mod tests {
             assert_eq!(y[(i * 6 + j) * 2 + c], x[(i / 2 * 3 + j / 2) * 2 + c]);
         }
         let mut d_x = vec![0.0; 12];
-        upsample_backward(ISA, &d_y, 3, 2, &mut d_x);
+        upsample_backward(ISA, &d_y, 3, 2, &mut d_x, true);
+        let mut again = vec![7.0; 12];
+        upsample_backward(ISA, &d_y, 3, 2, &mut again, false);
+        assert_eq!(again, d_x);
         assert!((dot(&y, &d_y) - dot(&x, &d_x)).abs() < 1e-13);
-    }
-
-    /// The share kept is within five standard errors sqrt(p (1 - p) / n) of 1 - p.
-    #[test]
-    fn dropout_keeps_the_expectation_and_the_backward_mask() {
-        let n = 100_000;
-        let p = 0.3;
-        let generator = || rng(5, Stream::Dropout, 1, 2);
-        let (mut y, mut d_x) = (vec![0f64; n], vec![0f64; n]);
-        dropout(&mut generator(), p, &vec![1.0; n], &mut y);
-        dropout(&mut generator(), p, &vec![2.0; n], &mut d_x);
-        let kept = y.iter().filter(|y| **y != 0.0).count() as f64 / n as f64;
-        assert!((kept - 0.7).abs() < 5.0 * (0.21 / n as f64).sqrt(), "{kept}");
-        assert!(y.iter().zip(&d_x).all(|(y, d)| *d == 2.0 * *y && (*y == 0.0 || *y == 1.0 / 0.7)));
     }
 }

@@ -1,6 +1,6 @@
 //! Group normalisation (Wu & He 2018), with the SiLU that follows it in a residual block.
 
-use crate::kernels::{Element, Isa, vectorised};
+use crate::kernels::{Channels, Element, Isa};
 use crate::real::Real;
 
 /// y = SiLU(z), z = gamma_c xhat + beta_c, xhat = (x - mean_g) / sqrt(var_g + eps), over the pixels and channels of group g of
@@ -32,7 +32,7 @@ impl GroupNorm {
 
     /// Scratch elements that every method needs.
     pub fn work_len(&self) -> usize {
-        2 * self.pixels * self.channels + 4 * self.channels
+        5 * self.channels
     }
 
     /// y \[pixels, channels\] from x \[pixels, channels\], gamma and beta \[channels\].
@@ -46,50 +46,27 @@ impl GroupNorm {
         saved: &mut [T],
         work: &mut [T],
     ) {
-        let c = self.channels;
-        let (channel, z) = work.split_at_mut(4 * c);
+        let [factor, term, centre, deviations, _] = self.per_channel(work);
+        T::channel_moments(isa, x, centre, deviations);
+        // Over the channels of a group, with m_c their means: mean = the mean of m_c, and the squared deviations from it are
+        // those from m_c and, for every pixel, (m_c - mean)^2.
         let (mean, rstd) = saved.split_at_mut(self.groups);
-        let n = T::of((self.pixels * self.channels / self.groups) as f64);
-        let (sum, rest) = channel.split_at_mut(c);
-        vectorised(
-            isa,
-            #[inline(always)]
-            || {
-                sum.fill(T::zero());
-                for row in x.chunks_exact(c) {
-                    for (sum, x) in sum.iter_mut().zip(row) {
-                        *sum += *x;
-                    }
-                }
-            },
-        );
-        self.group_sums(sum, |g, total| mean[g] = total / n);
-        let centre = &mut rest[..c];
-        self.spread(mean, centre);
-        vectorised(
-            isa,
-            #[inline(always)]
-            || {
-                sum.fill(T::zero());
-                for row in x.chunks_exact(c) {
-                    for ((sum, x), centre) in sum.iter_mut().zip(row).zip(centre.iter()) {
-                        let d = *x - *centre;
-                        *sum += d * d;
-                    }
-                }
-            },
-        );
-        self.group_sums(sum, |g, total| rstd[g] = T::one() / (total / n + T::of(self.eps)).sqrt());
-        if self.silu {
-            let z = &mut z[..x.len()];
-            self.affine(isa, x, gamma, beta, mean, rstd, channel, z);
-            T::silu(isa, z, y);
-        } else {
-            self.affine(isa, x, gamma, beta, mean, rstd, channel, y);
+        let per_group = self.channels / self.groups;
+        let (pixels, n) = (T::of(self.pixels as f64), self.group_len::<T>());
+        for g in 0..self.groups {
+            let range = g * per_group..(g + 1) * per_group;
+            let (centre, deviations) = (&centre[range.clone()], &deviations[range]);
+            mean[g] = centre.iter().copied().sum::<T>() / T::of(per_group as f64);
+            let between: T = centre.iter().map(|c| (*c - mean[g]) * (*c - mean[g])).sum();
+            let within: T = deviations.iter().copied().sum();
+            rstd[g] = T::one() / ((within + pixels * between) / n + T::of(self.eps)).sqrt();
         }
+        self.coefficients(gamma, beta, saved, factor, term, centre);
+        T::channel_affine(isa, x, Channels { factor, term, centre }, self.silu, y);
     }
 
-    /// d_x +=, d_gamma += and d_beta += the gradients.
+    /// d_x = or, if `add`, += the gradient in x, and d_gamma += and d_beta += theirs; d_y is overwritten, and takes the
+    /// gradient in x where d_x is `None`.
     pub fn backward<T: Element>(
         &self,
         isa: Isa,
@@ -97,120 +74,62 @@ impl GroupNorm {
         gamma: &[T],
         beta: &[T],
         saved: &[T],
-        d_y: &[T],
-        d_x: &mut [T],
+        d_y: &mut [T],
+        d_x: Option<&mut [T]>,
+        add: bool,
         d_gamma: &mut [T],
         d_beta: &mut [T],
         work: &mut [T],
     ) {
-        let c = self.channels;
-        let (channel, buffers) = work.split_at_mut(4 * c);
-        let (z, d_z) = buffers.split_at_mut(x.len());
-        let (mean, rstd) = saved.split_at(self.groups);
-        let d_z: &[T] = if self.silu {
-            self.affine(isa, x, gamma, beta, mean, rstd, channel, z);
-            T::silu_backward(isa, z, d_y, &mut d_z[..x.len()]);
-            &d_z[..x.len()]
-        } else {
-            d_y
-        };
-        let (centre, rest) = channel.split_at_mut(c);
-        let (r, rest) = rest.split_at_mut(c);
-        let (sum, sum_xhat) = rest.split_at_mut(c);
-        self.spread(mean, centre);
-        self.spread(rstd, r);
-        vectorised(
-            isa,
-            #[inline(always)]
-            || {
-                sum.fill(T::zero());
-                sum_xhat.fill(T::zero());
-                for (row, d_row) in x.chunks_exact(c).zip(d_z.chunks_exact(c)) {
-                    for i in 0..c {
-                        sum[i] += d_row[i];
-                        sum_xhat[i] += d_row[i] * ((row[i] - centre[i]) * r[i]);
-                    }
-                }
-            },
-        );
-        for i in 0..c {
-            d_beta[i] += sum[i];
-            d_gamma[i] += sum_xhat[i];
-            sum[i] *= gamma[i];
-            sum_xhat[i] *= gamma[i];
-        }
-        // dX = (gamma r) dZ + (-r r T / n) (x - mean) + (-r S / n), one factor and two terms per channel.
-        let n = T::of((self.pixels * self.channels / self.groups) as f64);
-        let per_group = c / self.groups;
+        let [factor, term, centre, sum, slope] = self.per_channel(work);
+        self.coefficients(gamma, beta, saved, factor, term, centre);
+        T::channel_affine_backward(isa, x, Channels { factor, term, centre }, self.silu, d_y, sum, slope);
+        // dX = (gamma r) dZ + (-r r T / n) (x - mean) + (-r S / n), with T's sum of dZ xhat = r times that of dZ (x - mean).
+        let rstd = &saved[self.groups..];
+        let (per_group, n) = (self.channels / self.groups, self.group_len::<T>());
         for g in 0..self.groups {
-            let range = g * per_group..(g + 1) * per_group;
-            let s: T = sum[range.clone()].iter().copied().sum();
-            let t: T = sum_xhat[range.clone()].iter().copied().sum();
-            sum[range.clone()].fill(-rstd[g] * s / n);
-            sum_xhat[range].fill(-rstd[g] * rstd[g] * t / n);
+            let (mut s, mut t, r) = (T::zero(), T::zero(), rstd[g]);
+            for i in g * per_group..(g + 1) * per_group {
+                let of_xhat = r * slope[i];
+                d_beta[i] += sum[i];
+                d_gamma[i] += of_xhat;
+                s += gamma[i] * sum[i];
+                t += gamma[i] * of_xhat;
+            }
+            term[g * per_group..(g + 1) * per_group].fill(-r * s / n);
+            slope[g * per_group..(g + 1) * per_group].fill(-r * r * t / n);
         }
-        for (r, gamma) in r.iter_mut().zip(gamma) {
-            *r *= *gamma;
-        }
-        vectorised(
-            isa,
-            #[inline(always)]
-            || {
-                for ((d_x, x), d_z) in d_x.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(d_z.chunks_exact(c))
-                {
-                    for i in 0..c {
-                        d_x[i] += r[i] * d_z[i] + (sum_xhat[i] * (x[i] - centre[i]) + sum[i]);
-                    }
-                }
-            },
-        );
+        T::channel_centred(isa, x, Channels { factor, term, centre }, slope, d_y, d_x, add);
     }
 
-    /// z = gamma xhat + beta as one factor and one term per channel.
-    fn affine<T: Element>(
+    /// z = gamma xhat + beta as one factor and one term per channel, and the means per channel.
+    fn coefficients<T: Real>(
         &self,
-        isa: Isa,
-        x: &[T],
         gamma: &[T],
         beta: &[T],
-        mean: &[T],
-        rstd: &[T],
-        channel: &mut [T],
-        z: &mut [T],
+        saved: &[T],
+        factor: &mut [T],
+        term: &mut [T],
+        centre: &mut [T],
     ) {
-        let c = self.channels;
-        let (factor, rest) = channel.split_at_mut(c);
-        let term = &mut rest[..c];
-        let per_group = c / self.groups;
-        for i in 0..c {
-            factor[i] = gamma[i] * rstd[i / per_group];
-            term[i] = beta[i] - factor[i] * mean[i / per_group];
-        }
-        vectorised(
-            isa,
-            #[inline(always)]
-            || {
-                for (z, x) in z.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                    for i in 0..c {
-                        z[i] = factor[i] * x[i] + term[i];
-                    }
-                }
-            },
-        );
-    }
-
-    fn group_sums<T: Real>(&self, channels: &[T], mut each: impl FnMut(usize, T)) {
-        for (g, group) in channels.chunks_exact(self.channels / self.groups).enumerate() {
-            each(g, group.iter().copied().sum());
-        }
-    }
-
-    /// A number per group to a number per channel.
-    fn spread<T: Real>(&self, groups: &[T], channels: &mut [T]) {
+        let (mean, rstd) = saved.split_at(self.groups);
         let per_group = self.channels / self.groups;
-        for (group, x) in channels.chunks_exact_mut(per_group).zip(groups) {
-            group.fill(*x);
+        for i in 0..self.channels {
+            let g = i / per_group;
+            factor[i] = gamma[i] * rstd[g];
+            term[i] = beta[i] - factor[i] * mean[g];
+            centre[i] = mean[g];
         }
+    }
+
+    /// Pixels times channels of a group.
+    fn group_len<T: Real>(&self) -> T {
+        T::of((self.pixels * self.channels / self.groups) as f64)
+    }
+
+    fn per_channel<'a, T>(&self, work: &'a mut [T]) -> [&'a mut [T]; 5] {
+        let mut parts = work.chunks_exact_mut(self.channels);
+        std::array::from_fn(|_| parts.next().expect("work_len's elements"))
     }
 }
 
@@ -260,13 +179,24 @@ mod tests {
                 &gamma,
                 &beta,
                 &saved,
-                &d_y,
-                &mut d_x,
+                &mut d_y.clone(),
+                Some(&mut d_x),
+                true,
                 &mut d_gamma,
                 &mut d_beta,
                 &mut work,
             );
             d_x.iter_mut().for_each(|d| *d -= 1.0);
+            let mut in_place = |d_x: Option<&mut [f64]>| {
+                let (mut d, mut d_gamma, mut d_beta) = (d_y.clone(), [0.0; 8], [0.0; 8]);
+                let isa = Isa::Reference;
+                let sums = (&mut d_gamma, &mut d_beta);
+                layer.backward(isa, &x, &gamma, &beta, &saved, &mut d, d_x, false, sums.0, sums.1, &mut work);
+                d
+            };
+            let mut set = vec![9.0; 48];
+            in_place(Some(&mut set));
+            assert_eq!(in_place(None), set);
             d_gamma.iter_mut().for_each(|d| *d -= 2.0);
             d_beta.iter_mut().for_each(|d| *d -= 3.0);
             check_gradient("d_x", &x, &d_x, |x| dot(&forward(&layer, x, &gamma, &beta).0, &d_y));
