@@ -1,16 +1,18 @@
 //! Batches over threads: a batch is cut into fixed shards, each thread walks the whole graph for one shard at a time.
 //!
-//! The cut depends on the batch alone and gradients are added up in the shards' order, so the result has the same bits on
-//! any number of threads. With fewer shards than threads, the threads work inside the layers.
+//! The cut depends on the batch alone and gradients are added up in an order that the batch and the network decide (see
+//! [`super::lanes`]), so the result has the same bits on any number of threads. Where fewer shards can be worked on at a
+//! time than there are threads, the threads work inside the layers. After the first call nothing as large as a tensor is
+//! allocated.
 
 use super::Model;
 use super::clock::{OpClock, Work, timed, timed_for_all};
 use super::exec::{Arena, DropoutKey, Sweep, Weights, turn_weights};
+use super::lanes::{Lane, Lanes};
 use super::plan::{Mode, Plan};
 use crate::equations::loss::{eq21_gradient, eq21_l_simple};
 use crate::error::{Error, Result};
 use crate::kernels::{Element, Isa, Team, transpose};
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 /// Samples in a shard of a batch of `batch`: small enough to stay in cache, and to leave a shard for many threads.
@@ -27,6 +29,8 @@ pub struct Engine<T> {
     inference: Buffers<T>,
     training: Buffers<T>,
     turned: Vec<T>,
+    projections: Vec<(Vec<T>, Vec<T>)>,
+    lanes: Lanes<T>,
     clock: Option<OpClock>,
 }
 
@@ -73,27 +77,6 @@ pub struct Gradient<T> {
     pub input: Vec<T>,
 }
 
-/// Adds shards' gradients in the shards' order, whenever they come.
-struct Reduction<T> {
-    next: usize,
-    early: BTreeMap<usize, (f64, Vec<T>)>,
-    free: Vec<Vec<T>>,
-    loss: f64,
-    total: Vec<T>,
-}
-
-impl<T: Element> Reduction<T> {
-    fn add(&mut self, isa: Isa, shard: usize, loss: f64, gradient: Vec<T>) {
-        self.early.insert(shard, (loss, gradient));
-        while let Some((loss, gradient)) = self.early.remove(&self.next) {
-            self.loss += loss;
-            crate::nn::add_to(isa, &gradient, 1.0, &mut self.total);
-            self.free.push(gradient);
-            self.next += 1;
-        }
-    }
-}
-
 impl<T: Element> Engine<T> {
     /// An engine for a network's graph; `threads` may exceed the processor's.
     ///
@@ -128,6 +111,8 @@ impl<T: Element> Engine<T> {
             inference: Buffers::new(Plan::new(&model.graph, Mode::Inference)),
             training: Buffers::new(Plan::new(&model.graph, Mode::Training { input_gradient })),
             turned: Vec::new(),
+            projections: Vec::new(),
+            lanes: Lanes::default(),
             clock: None,
         })
     }
@@ -157,24 +142,16 @@ impl<T: Element> Engine<T> {
         self.pool.install(f)
     }
 
+    /// Who works on a layer when so many shards can be worked on at a time.
     fn team(&self, shards: usize) -> Team {
         if shards < self.threads { Team::Pool } else { Team::Solo }
     }
 
-    /// Calls `f` for every shard, shared out over the pool.
-    fn each_shard(&self, shards: usize, f: impl Fn(usize) + Sync) {
-        let next = std::sync::atomic::AtomicUsize::new(0);
+    /// Calls `work` on as many threads of the pool as there are shards to work on at a time.
+    fn share_out(&self, shards: usize, work: impl Fn() + Sync) {
         self.pool.in_place_scope(|scope| {
             for _ in 0..self.threads.min(shards) {
-                scope.spawn(|_| {
-                    loop {
-                        let shard = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        if shard >= shards {
-                            break;
-                        }
-                        f(shard);
-                    }
-                });
+                scope.spawn(|_| work());
             }
         });
     }
@@ -191,26 +168,34 @@ impl<T: Element> Engine<T> {
         );
         let size = shard_len(n);
         self.inference.fit(size);
-        let projections = transposed(model);
+        transpose_projections(model, &mut self.projections);
         let this = &*self;
-        let parts: Vec<Mutex<&mut [T]>> = out.chunks_mut(size * len_out).map(Mutex::new).collect();
-        this.each_shard(parts.len(), |shard| {
+        let shards = n.div_ceil(size);
+        let parts = Mutex::new(out.chunks_mut(size * len_out).enumerate());
+        let next = || parts.lock().expect("no thread panicked").next();
+        let run = |shard: usize, out: &mut [T]| {
             let indices = &indices[shard * size..(shard * size + size).min(n)];
             this.inference.with(|arena| {
                 let sweep = Sweep {
                     graph: &model.graph,
                     plan: &this.inference.plan,
-                    weights: Weights { flat: &model.weights, turned: &[], projections: &projections },
+                    weights: Weights { flat: &model.weights, turned: &[], projections: &this.projections },
                     isa: this.isa,
-                    team: this.team(parts.len()),
+                    team: this.team(shards),
                     samples: indices.len(),
                     dropout: None,
+                    fresh: false,
                     clock: this.clock(),
                 };
                 sweep.input(arena).copy_from_slice(&x[shard * size * len_in..][..indices.len() * len_in]);
                 sweep.forward(arena, indices);
-                parts[shard].lock().expect("no thread panicked").copy_from_slice(sweep.output(arena));
+                out.copy_from_slice(sweep.output(arena));
             });
+        };
+        this.share_out(shards, || {
+            while let Some((shard, out)) = next() {
+                run(shard, out);
+            }
         });
     }
 
@@ -232,88 +217,82 @@ impl<T: Element> Engine<T> {
         timed_for_all(self.clock(), Work::Weights, || {
             turn_weights(&model.graph, &model.weights, &mut turned)
         });
-        let projections = transposed(model);
-        timed_for_all(self.clock(), Work::Reduction, || {
-            result.weights.clear();
-            result.weights.resize(model.weights.len(), T::zero());
-        });
+        transpose_projections(model, &mut self.projections);
         let wants_input = self.training.plan.gradient[model.graph.input.0].is_some();
         result.input.resize(if wants_input { n * len_in } else { 0 }, T::zero());
 
         let shards = n.div_ceil(size);
         let input: Vec<Mutex<&mut [T]>> = result.input.chunks_mut(size * len_in).map(Mutex::new).collect();
-        let reduction = Mutex::new(Reduction {
-            next: 0,
-            early: BTreeMap::new(),
-            free: Vec::new(),
-            loss: 0.0,
-            total: std::mem::take(&mut result.weights),
+        let mut lanes = std::mem::take(&mut self.lanes);
+        timed_for_all(self.clock(), Work::Reduction, || {
+            lanes.start(shards, model.weights.len(), &mut result.weights);
         });
         let this = &*self;
-        this.each_shard(shards, |shard| {
+        let run = |shard: usize, lane: &mut Lane<T>, fresh: bool| {
             let samples = size.min(n - shard * size);
-            let buffer = reduction.lock().expect("no thread panicked").free.pop();
-            let mut gradient = buffer.unwrap_or_default();
-            timed(this.clock(), Work::Reduction, || {
-                gradient.clear();
-                gradient.resize(model.weights.len(), T::zero());
-            });
-            let loss = this.training.with(|arena| {
+            let Lane { sum, eps, indices } = lane;
+            eps.resize(samples * len_out, T::zero());
+            indices.clear();
+            this.training.with(|arena| {
                 let sweep = Sweep {
                     graph: &model.graph,
                     plan: &this.training.plan,
-                    weights: Weights { flat: &model.weights, turned: &turned, projections: &projections },
+                    weights: Weights {
+                        flat: &model.weights,
+                        turned: &turned,
+                        projections: &this.projections,
+                    },
                     isa: this.isa,
-                    team: this.team(shards),
+                    team: this.team(lanes.count()),
                     samples,
                     dropout: dropout.map(|(seed, step)| DropoutKey {
                         seed,
                         step,
                         first_sample: (shard * size) as u64,
                     }),
+                    fresh,
                     clock: this.clock(),
                 };
-                let mut eps = vec![T::zero(); samples * len_out];
-                let mut indices = Vec::with_capacity(samples);
                 let pairs = sweep.input(arena).chunks_exact_mut(len_in).zip(eps.chunks_exact_mut(len_out));
                 timed(this.clock(), Work::Batch, || {
                     for (s, (x, eps)) in pairs.enumerate() {
                         indices.push(example(shard * size + s, x, eps));
                     }
                 });
-                sweep.forward(arena, &indices);
+                sweep.forward(arena, indices);
                 let loss = timed(this.clock(), Work::Loss, || {
                     let (eps_hat, d_eps_hat) = sweep.output_gradient(arena);
                     let mut loss = 0.0;
                     for (eps, eps_hat) in eps.chunks_exact(len_out).zip(eps_hat.chunks_exact(len_out)) {
                         loss += eq21_l_simple(eps, eps_hat);
                     }
-                    eq21_gradient(&eps, eps_hat, samples as f64 / n as f64, d_eps_hat);
+                    eq21_gradient(eps, eps_hat, samples as f64 / n as f64, d_eps_hat);
                     loss
                 });
-                sweep.backward(arena, &mut gradient);
+                sweep.backward(arena, sum);
                 if let (Some(d_x), Some(part)) = (sweep.input_gradient(arena), input.get(shard)) {
                     part.lock().expect("no thread panicked").copy_from_slice(d_x);
                 }
                 loss
-            });
-            timed(this.clock(), Work::Reduction, || {
-                reduction.lock().expect("no thread panicked").add(this.isa, shard, loss, gradient);
-            });
+            })
+        };
+        this.share_out(lanes.count(), || lanes.work(run));
+        let loss = timed_for_all(this.clock(), Work::Reduction, || {
+            this.install(|| lanes.finish(this.isa, &mut result.weights))
         });
-        let reduction = reduction.into_inner().expect("no thread panicked");
-        result.loss = reduction.loss / n as f64;
+        result.loss = loss / n as f64;
         drop(input);
-        result.weights = reduction.total;
+        self.lanes = lanes;
         self.turned = turned;
     }
 }
 
-fn transposed<T: Element>(model: &Model<T>) -> Vec<(Vec<T>, Vec<T>)> {
-    let pair = |(w, spec): (&Vec<T>, &super::graph::Projection)| {
-        let mut w_t = vec![T::zero(); w.len()];
-        transpose(w, spec.features, spec.dim, &mut w_t);
-        (w.clone(), w_t)
-    };
-    model.projections.iter().zip(&model.graph.projections).map(pair).collect()
+/// Every projection and its transpose.
+fn transpose_projections<T: Element>(model: &Model<T>, pairs: &mut Vec<(Vec<T>, Vec<T>)>) {
+    pairs.resize_with(model.projections.len(), Default::default);
+    for (((w, w_t), from), spec) in pairs.iter_mut().zip(&model.projections).zip(&model.graph.projections) {
+        w.clone_from(from);
+        w_t.resize(from.len(), T::zero());
+        transpose(from, spec.features, spec.dim, w_t);
+    }
 }

@@ -95,6 +95,8 @@ pub struct Sweep<'a, T> {
     pub samples: usize,
     /// Dropout's key in training, `None` when sampling.
     pub dropout: Option<DropoutKey>,
+    /// Whether the backward sweep sets the parameters' gradients instead of adding to them.
+    pub fresh: bool,
     /// What counts the time by kind of operation, if anything does.
     pub clock: Option<&'a OpClock>,
 }
@@ -256,7 +258,7 @@ impl<'a, T: Element> Sweep<'a, T> {
         }
     }
 
-    /// Adds the loss's gradient in every parameter to `gradient`, a vector like the weights; reads what
+    /// Adds the loss's gradient in every parameter to `gradient`, a vector like the weights, or sets it; reads what
     /// [`Sweep::forward`] left and the output's gradient.
     pub fn backward(&self, arena: &mut Arena<T>, gradient: &mut [T]) {
         for (i, node) in self.graph.nodes.iter().enumerate().rev() {
@@ -416,9 +418,14 @@ impl<'a, T: Element> Sweep<'a, T> {
         }
     }
 
-    /// The gradients of a weight and of the bias that follows it in the table.
+    /// The gradients of a weight and of the bias that follows it in the table, cleared while they are in cache if the sweep is
+    /// to set them: every parameter belongs to one operation.
     fn pair<'g>(&self, gradient: &'g mut [T], weight: ParamId, bias: ParamId) -> (&'g mut [T], &'g mut [T]) {
         let (weight, bias) = (self.graph.params.get(weight).range(), self.graph.params.get(bias).range());
-        gradient[weight.start..bias.end].split_at_mut(weight.len())
+        let both = &mut gradient[weight.start..bias.end];
+        if self.fresh {
+            both.fill(T::zero());
+        }
+        both.split_at_mut(weight.len())
     }
 }

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod engine;
 pub mod exec;
 pub mod graph;
+mod lanes;
 pub mod params;
 pub mod plan;
 pub mod report;

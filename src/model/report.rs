@@ -2,6 +2,7 @@
 
 use super::engine::shard_len;
 use super::graph::{AttentionOp, Graph, Op};
+use super::lanes::lane_count;
 use super::plan::{Mode, Plan};
 use serde::Serialize;
 
@@ -96,10 +97,11 @@ pub fn report(graph: &Graph, batch: usize, threads: usize) -> GraphReport {
         });
     }
     let plan = Plan::new(graph, Mode::Training { input_gradient: false });
-    let shards = batch.div_ceil(shard_len(batch)).min(threads);
-    let arenas = shards * (plan.elements() * shard_len(batch) + plan.work);
-    // Weights, average, two moments, gradient, turned weights, and a gradient for each shard in flight.
-    let flat = (6 + shards) * graph.params.total();
+    let shards = batch.div_ceil(shard_len(batch));
+    let lanes = lane_count(shards, graph.params.total());
+    let arenas = lanes.min(threads) * (plan.elements() * shard_len(batch) + plan.work);
+    // Weights, average, two moments, turned weights, and the gradient's partial sums.
+    let flat = (5 + lanes) * graph.params.total();
     GraphReport {
         parameters: graph.params.total(),
         multiply_adds: layers.iter().map(|layer| layer.multiply_adds).sum(),

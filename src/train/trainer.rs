@@ -39,6 +39,8 @@ pub struct Trainer<T> {
     engine: Engine<T>,
     gradient: Gradient<T>,
     order: Order,
+    /// Buffers for images, one for each thread that makes a sample.
+    spare: Mutex<Vec<Vec<T>>>,
 }
 
 /// Everything of a trainer that changes, as it is saved.
@@ -72,6 +74,7 @@ impl<T: Element> Trainer<T> {
             engine: Engine::new(&model, threads, isa)?,
             gradient: Gradient::default(),
             order: Order::default(),
+            spare: Mutex::default(),
             config: config.clone(),
             model,
         })
@@ -161,8 +164,7 @@ impl<T: Element> Trainer<T> {
         let flips = train.flip && data.flip_makes_sense();
         let first = self.step * batch as u64;
         self.order.prepare(seed, data.len(), first, batch);
-        let (order, schedule) = (&self.order, &self.schedule);
-        let spare: Mutex<Vec<Vec<T>>> = Mutex::default();
+        let (order, schedule, spare) = (&self.order, &self.schedule, &self.spare);
         let example = |sample: usize, x_t: &mut [T], eps: &mut [T]| {
             let mut x0 = spare.lock().expect("no thread panicked").pop().unwrap_or_default();
             x0.resize(x_t.len(), T::zero());

@@ -1,0 +1,97 @@
+//! After the first steps nothing is allocated but what the thread pool needs to hand out its jobs: no buffers of tensors,
+//! images or gradients; and what is allocated by then is what `info` predicts.
+
+use performer_ddpm::config::{Config, Preset};
+use performer_ddpm::data;
+use performer_ddpm::kernels::Isa;
+use performer_ddpm::model::report::report;
+use performer_ddpm::model::{Engine, Model};
+use performer_ddpm::train::Trainer;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The system's allocator, with what it was asked for counted.
+struct Counting;
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+static FREED: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is the system allocator's, with the caller's arguments; `realloc` goes through `alloc` by default.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        FREED.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes in use.
+fn live() -> usize {
+    BYTES.load(Ordering::Relaxed) - FREED.load(Ordering::Relaxed)
+}
+
+/// Calls and bytes that `f` asks for.
+fn allocated(f: impl FnOnce()) -> (usize, usize) {
+    let before = (CALLS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
+    f();
+    (CALLS.load(Ordering::Relaxed) - before.0, BYTES.load(Ordering::Relaxed) - before.1)
+}
+
+fn config(preset: Preset, batch: usize) -> Config {
+    let mut config = preset.config();
+    config.train.batch = batch;
+    config.unet.dropout = 0.1;
+    config
+}
+
+/// One test, since the counts are the process's. Bounds, whatever the network and the batch: 32 calls and 8 KiB, of which a job for each of 2 threads, three times, and
+/// now and then a block of the pool's queue are rayon's. The prediction is held to 3 % and half a MiB, for tables and images.
+#[test]
+fn steps_after_the_first_allocate_no_buffers() {
+    let images = data::load(None, None).expect("the embedded images").train;
+    for (preset, batch, threads) in
+        [(Preset::Tiny, 3, 1), (Preset::Tiny, 16, 2), (Preset::Fashion, 2, 1), (Preset::Fashion, 8, 2)]
+    {
+        let config = config(preset, batch);
+        let name = format!("{preset:?}, batch {batch}, {threads} threads");
+        let within = |what: &str, (calls, bytes): (usize, usize)| {
+            assert!(
+                calls <= 32 && bytes <= 8 << 10,
+                "{name}: {what} took {calls} allocations of {bytes} bytes"
+            );
+        };
+        let before = live();
+        let mut trainer: Trainer<f32> = Trainer::new(&config, threads, Isa::detect()).expect("a trainer");
+        for _ in 0..2 {
+            trainer.advance(&images).expect("a step");
+        }
+        for _ in 0..2 {
+            let step = allocated(|| assert!(trainer.advance(&images).is_ok()));
+            within("a training step", step);
+        }
+
+        let mib = (live() - before) as f64 / f64::from(1 << 20);
+        let predicted = report(&trainer.model().graph, batch, threads).training_mib;
+        assert!((mib - predicted).abs() <= 0.03 * predicted + 0.5, "{name}: {mib} MiB for {predicted}");
+
+        let model: Model<f32> = trainer.averaged_model();
+        let mut engine = Engine::new(&model, threads, Isa::detect()).expect("an engine");
+        let x = vec![0.5; batch * model.input_len()];
+        let mut out = vec![0.0; batch * model.output_len()];
+        let indices: Vec<usize> = (0..batch).collect();
+        engine.forward(&model, &x, &indices, &mut out);
+        for _ in 0..2 {
+            within("a forward pass", allocated(|| engine.forward(&model, &x, &indices, &mut out)));
+        }
+    }
+}
