@@ -83,12 +83,17 @@ fn blocks(isa: Isa, key: &[u8; 32], first: u64) -> Words {
     words
 }
 
+/// x scaled, or 0 where the random bits say to drop it.
+#[inline(always)]
+fn keep<T: Real>(bits: u32, threshold: u32, scale: T, x: &mut T) {
+    *x = if bits >= threshold { *x * scale } else { T::zero() };
+}
+
 /// Drops each element with probability q and divides the others by 1 - q, q being p rounded to a multiple of 2^-16: the
 /// expectation is kept exactly. The mask is a function of the key alone.
 pub fn drop_out<T: Real>(isa: Isa, key: &[u8; 32], p: f64, x: &mut [T]) {
     let threshold = (p * 65536.0).round().min(65535.0) as u32;
     let scale = T::of(65536.0 / (65536.0 - f64::from(threshold)));
-    let keep = |bits: u32, x: &mut T| *x = if bits >= threshold { *x * scale } else { T::zero() };
     for (r, x) in x.chunks_mut(ELEMENTS).enumerate() {
         let words = blocks(isa, key, (r * BLOCKS) as u64);
         vectorised(
@@ -98,14 +103,15 @@ pub fn drop_out<T: Real>(isa: Isa, key: &[u8; 32], p: f64, x: &mut [T]) {
                 if let Ok(x) = <&mut [T; ELEMENTS]>::try_from(&mut *x) {
                     for (words, x) in words.iter().zip(x.as_chunks_mut::<{ 2 * BLOCKS }>().0) {
                         for b in 0..BLOCKS {
-                            keep(words[b] & 0xffff, &mut x[b]);
-                            keep(words[b] >> 16, &mut x[BLOCKS + b]);
+                            keep(words[b] & 0xffff, threshold, scale, &mut x[b]);
+                            keep(words[b] >> 16, threshold, scale, &mut x[BLOCKS + b]);
                         }
                     }
                 } else {
                     for (i, x) in x.iter_mut().enumerate() {
                         let word = words[i / (2 * BLOCKS)][i % BLOCKS];
-                        keep(if (i / BLOCKS).is_multiple_of(2) { word & 0xffff } else { word >> 16 }, x);
+                        let bits = if (i / BLOCKS).is_multiple_of(2) { word & 0xffff } else { word >> 16 };
+                        keep(bits, threshold, scale, x);
                     }
                 }
             },
