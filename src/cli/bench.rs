@@ -50,10 +50,11 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     }
     let batch = args.batch as usize;
     config.train.batch = batch;
-    let (threads, isa) = (args.compute.threads(), args.compute.isa());
+    let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
+    let isa = kernels.isa;
     let data = noise(&config)?;
 
-    let mut trainer: Trainer<f32> = Trainer::new(&config, threads, isa)?;
+    let mut trainer: Trainer<f32> = Trainer::new(&config, threads, kernels)?;
     let mut failed = None;
     let train = median(args.runs, || {
         if let Err(error) = trainer.advance(&data) {
@@ -66,7 +67,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let model: Model<f32> = trainer.averaged_model();
     drop(trainer);
 
-    let mut engine = Engine::new(&model, threads, isa)?;
+    let mut engine = Engine::new(&model, threads, kernels)?;
     let x = vec![0.5; batch * model.input_len()];
     let mut out = vec![0.0; batch * model.output_len()];
     let indices: Vec<usize> = (0..batch).map(|i| i * 997 % config.diffusion.timesteps).collect();

@@ -1,10 +1,11 @@
 //! The one matrix product behind convolutions, linear layers and attention.
 //!
-//! C(o, i, j) = sum over s < S, k < K of A(o, i, s, k) B(s, k, j), where every operand is addressed by strides:
-//! A(o, i, s, k) = a\[o a_outer + i a_row + s a_segment + k a_k\], B(s, k, j) = b\[s b_segment + k b_k + j\],
+//! C(o, i, j) = sum over s < S, k < K of A(o, i, s, k) B(o, s, k, j), where every operand is addressed by strides:
+//! A(o, i, s, k) = a\[o a_outer + i a_row + s a_segment + k a_k\], B(o, s, k, j) = b\[o b_outer + s b_segment + k b_k + j\],
 //! C(o, i, j) = c\[o c_outer + i c_row + j\]. Rows in two levels and the reduction in S segments are what makes a 3x3
 //! convolution over a zero-bordered NHWC image a product without an im2col copy: o is an image row, i a pixel in it, and a
-//! segment is one kernel row, whose three taps times C channels are contiguous in memory.
+//! segment is one kernel row, whose three taps times C channels are contiguous in memory. With a B for each o it is a batch
+//! of products.
 //!
 //! Each C(i, j) is summed over s, then k, in order, in one accumulator, whatever m and n are: a row's bits depend
 //! neither on the number of rows nor on their place, so neither on the batch nor on the number of threads.
@@ -20,6 +21,8 @@ pub struct Product {
     pub outer: usize,
     /// Distance between A's blocks.
     pub a_outer: usize,
+    /// Distance between the blocks' matrices B; 0 if they share one.
+    pub b_outer: usize,
     /// Distance between C's blocks.
     pub c_outer: usize,
     /// Rows in a block.
@@ -52,6 +55,7 @@ impl Product {
         Product {
             outer: 1,
             a_outer: 0,
+            b_outer: 0,
             c_outer: 0,
             m,
             n,
@@ -89,7 +93,10 @@ impl Product {
             + last(self.segments, self.a_segment)
             + last(self.k, self.a_k)
             + 1;
-        let b_end = last(self.segments, self.b_segment) + last(self.k, self.b_k) + self.n;
+        let b_end = last(self.outer, self.b_outer)
+            + last(self.segments, self.b_segment)
+            + last(self.k, self.b_k)
+            + self.n;
         let c_end = last(self.outer, self.c_outer) + last(self.m, self.c_row) + self.n;
         assert!(a_end <= a && b_end <= b && c_end <= c, "{self:?} over a[{a}], b[{b}], c[{c}]");
         assert!(self.m == 1 || self.c_row >= self.n, "{self:?}: rows of C overlap");
@@ -129,7 +136,7 @@ pub fn product_reference<T: Real>(p: &Product, a: &[T], b: &[T], c: &mut [T]) {
         for s in 0..p.segments {
             for k in 0..p.k {
                 let a = a[o * p.a_outer + i * p.a_row + s * p.a_segment + k * p.a_k];
-                for (c, b) in row.iter_mut().zip(&b[s * p.b_segment + k * p.b_k..][..p.n]) {
+                for (c, b) in row.iter_mut().zip(&b[o * p.b_outer + s * p.b_segment + k * p.b_k..][..p.n]) {
                     *c += a * *b;
                 }
             }
@@ -145,7 +152,9 @@ pub fn team_product<T: Element>(isa: Isa, team: Team, p: &Product, a: &[T], b: &
     } else if p.outer > 1 {
         let end = (p.outer - 1) * p.c_outer + (p.m - 1) * p.c_row + p.n;
         let block = Product { outer: 1, ..*p };
-        team.each(&mut c[..end], p.c_outer, |o, c| T::product(isa, &block, &a[o * p.a_outer..], b, c));
+        team.each(&mut c[..end], p.c_outer, |o, c| {
+            T::product(isa, &block, &a[o * p.a_outer..], &b[o * p.b_outer..], c);
+        });
     } else {
         let end = (p.m - 1) * p.c_row + p.n;
         team.each(&mut c[..end], ROWS * p.c_row, |i, c| {
@@ -222,8 +231,10 @@ impl Tiles {
                 // SAFETY: block o exists.
                 a: unsafe { self.a.add(o * self.p.a_outer) },
                 // SAFETY: as above.
+                b: unsafe { self.b.add(o * self.p.b_outer) },
+                // SAFETY: as above.
                 c: unsafe { self.c.add(o * self.p.c_outer) },
-                ..self
+                p: self.p,
             };
             // SAFETY: rows i .. i + rows exist, and rows <= TILE_ROWS <= 8.
             unsafe {
@@ -339,6 +350,7 @@ mod tests {
         let p = Product {
             outer: 2,
             a_outer: 33,
+            b_outer: 0,
             c_outer: 270,
             m: 11,
             n: 19,
@@ -354,6 +366,7 @@ mod tests {
         };
         compare(p, 200, 400, 600);
         compare(Product { accumulate: false, ..p }, 200, 400, 600);
+        compare(Product { b_outer: 401, ..p }, 200, 801, 600);
     }
 
     #[test]

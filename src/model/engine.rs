@@ -8,13 +8,14 @@ use super::exec::{Arena, DropoutKey, Sweep, Weights, turn_weights};
 use super::plan::{Mode, Plan};
 use crate::equations::loss::{eq21_gradient, eq21_l_simple};
 use crate::error::{Error, Result};
-use crate::kernels::{Element, Isa, Team, transpose};
+use crate::kernels::{Element, Isa, Kernels, Team, transpose};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-/// Samples in a shard of a batch of `batch`: small enough to stay in cache, and to leave a shard for many threads.
+/// Samples in a shard of a batch of `batch`: enough to share the reading of the weights, which is what small images wait for,
+/// few enough to stay in cache and to leave a shard for many threads.
 pub(super) fn shard_len(batch: usize) -> usize {
-    (batch / 16).clamp(1, 4)
+    batch.div_ceil(2).clamp(1, 4)
 }
 
 /// Threads and buffers for the sweeps of one network.
@@ -22,7 +23,7 @@ pub(super) fn shard_len(batch: usize) -> usize {
 pub struct Engine<T> {
     pool: rayon::ThreadPool,
     threads: usize,
-    isa: Isa,
+    kernels: Kernels,
     inference: Buffers<T>,
     training: Buffers<T>,
     turned: Vec<T>,
@@ -93,12 +94,13 @@ impl<T: Element> Reduction<T> {
 }
 
 impl<T: Element> Engine<T> {
-    /// An engine for a network's graph; `threads` may exceed the processor's.
+    /// An engine for a network's graph; `threads` may exceed the processor's, and an [`Isa`] alone stands for itself with the
+    /// default algorithms.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the threads cannot be started.
-    pub fn new(model: &Model<T>, threads: usize, isa: Isa) -> Result<Engine<T>> {
-        Self::with_input_gradient(model, threads, isa, false)
+    pub fn new(model: &Model<T>, threads: usize, kernels: impl Into<Kernels>) -> Result<Engine<T>> {
+        Self::with_input_gradient(model, threads, kernels, false)
     }
 
     /// The same, computing the loss's gradient in x_t too if `input_gradient`.
@@ -108,7 +110,7 @@ impl<T: Element> Engine<T> {
     pub fn with_input_gradient(
         model: &Model<T>,
         threads: usize,
-        isa: Isa,
+        kernels: impl Into<Kernels>,
         input_gradient: bool,
     ) -> Result<Engine<T>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
@@ -122,7 +124,7 @@ impl<T: Element> Engine<T> {
         Ok(Engine {
             pool,
             threads,
-            isa,
+            kernels: kernels.into(),
             inference: Buffers::new(Plan::new(&model.graph, Mode::Inference)),
             training: Buffers::new(Plan::new(&model.graph, Mode::Training { input_gradient })),
             turned: Vec::new(),
@@ -134,9 +136,9 @@ impl<T: Element> Engine<T> {
         self.threads
     }
 
-    /// The kernels' instruction set.
-    pub fn isa(&self) -> Isa {
-        self.isa
+    /// The kernels.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
     }
 
     /// Runs `f` inside the engine's thread pool.
@@ -188,7 +190,7 @@ impl<T: Element> Engine<T> {
                     graph: &model.graph,
                     plan: &this.inference.plan,
                     weights: Weights { flat: &model.weights, turned: &[], projections: &projections },
-                    isa: this.isa,
+                    kernels: this.kernels,
                     team: this.team(parts.len()),
                     samples: indices.len(),
                     dropout: None,
@@ -243,7 +245,7 @@ impl<T: Element> Engine<T> {
                     graph: &model.graph,
                     plan: &this.training.plan,
                     weights: Weights { flat: &model.weights, turned: &turned, projections: &projections },
-                    isa: this.isa,
+                    kernels: this.kernels,
                     team: this.team(shards),
                     samples,
                     dropout: dropout.map(|(seed, step)| DropoutKey {
@@ -274,7 +276,7 @@ impl<T: Element> Engine<T> {
                 }
                 loss
             });
-            reduction.lock().expect("no thread panicked").add(this.isa, shard, loss, gradient);
+            reduction.lock().expect("no thread panicked").add(this.kernels.isa, shard, loss, gradient);
         });
         let reduction = reduction.into_inner().expect("no thread panicked");
         result.loss = reduction.loss / n as f64;

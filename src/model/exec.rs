@@ -5,7 +5,7 @@
 use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
 use super::params::ParamId;
 use super::plan::{self, Plan};
-use crate::kernels::{Element, Isa, Team, transpose};
+use crate::kernels::{Element, Kernels, Team, transpose};
 use crate::nn::{self, Projections};
 use crate::real::Real;
 use crate::rng::{Stream, rng};
@@ -86,8 +86,8 @@ pub struct Sweep<'a, T> {
     pub plan: &'a Plan,
     /// Its numbers.
     pub weights: Weights<'a, T>,
-    /// The kernels' instruction set.
-    pub isa: Isa,
+    /// The kernels.
+    pub kernels: Kernels,
     /// Who works on a layer.
     pub team: Team,
     /// Samples in the shard.
@@ -179,7 +179,7 @@ impl<'a, T: Element> Sweep<'a, T> {
         saved: &mut [T],
         work: &mut [T],
     ) {
-        let (isa, team) = (self.isa, self.team);
+        let (kernels, isa, team) = (self.kernels, self.kernels.isa, self.team);
         let input = |k: usize| self.value(arena, node.inputs[k]);
         let each = self.len(node.output);
         match node.op {
@@ -191,9 +191,7 @@ impl<'a, T: Element> Sweep<'a, T> {
             Op::Conv { weight, bias, .. } => {
                 let layer = plan::conv(self.graph, node);
                 let (weight, bias) = (self.param(weight), self.param(bias));
-                for (x, y) in input(0).chunks_exact(self.len(node.inputs[0])).zip(y.chunks_exact_mut(each)) {
-                    layer.forward(isa, team, x, weight, bias, y, work);
-                }
+                layer.forward(kernels, team, input(0), weight, bias, y, work);
             }
             Op::Linear { weight, bias } => {
                 let layer = plan::linear(self.graph, node, self.samples);
@@ -280,7 +278,7 @@ impl<'a, T: Element> Sweep<'a, T> {
         work: &mut [T],
     ) {
         let Some(slot) = self.plan.gradient[node.output.0] else { return };
-        let (isa, team) = (self.isa, self.team);
+        let (kernels, isa, team) = (self.kernels, self.kernels.isa, self.team);
         let each = self.len(node.output);
         let d_y = &arena.slots[slot][..self.samples * each];
         let input = |k: usize| self.value(arena, node.inputs[k]);
@@ -292,14 +290,10 @@ impl<'a, T: Element> Sweep<'a, T> {
             Op::Conv { weight, bias, .. } => {
                 let layer = plan::conv(self.graph, node);
                 let (d_weight, d_bias) = self.pair(gradient, weight, bias);
-                let each_x = input_len(0);
-                for (s, d_y) in d_y.chunks_exact(each).enumerate() {
-                    let x = &input(0)[s * each_x..][..each_x];
-                    layer.backward_weight(isa, team, x, d_y, d_weight, d_bias, work);
-                    if !d_inputs[0].is_empty() {
-                        let d_x = &mut d_inputs[0][s * each_x..][..each_x];
-                        layer.backward_input(isa, team, self.turned(weight), d_y, d_x, !first[0], work);
-                    }
+                layer.backward_weight(kernels, team, input(0), d_y, d_weight, d_bias, work);
+                if !d_inputs[0].is_empty() {
+                    let d_x = &mut d_inputs[0][..self.samples * input_len(0)];
+                    layer.backward_input(kernels, team, self.turned(weight), d_y, d_x, !first[0], work);
                 }
             }
             Op::Linear { weight, bias } => {
