@@ -166,9 +166,14 @@ pub fn team_product<T: Element>(isa: Isa, team: Team, p: &Product, a: &[T], b: &
 
 /// dst \[cols, rows\] = transpose of src \[rows, cols\].
 pub fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut [T]) {
-    for (i, row) in src.chunks_exact(cols).take(rows).enumerate() {
-        for (j, x) in row.iter().enumerate() {
-            dst[j * rows + i] = *x;
+    // Square blocks whose lines stay in the first-level cache while both of their directions are walked.
+    const BLOCK: usize = 16;
+    for (i, j) in (0..rows).step_by(BLOCK).flat_map(|i| (0..cols).step_by(BLOCK).map(move |j| (i, j))) {
+        let (i_end, j_end) = (rows.min(i + BLOCK), cols.min(j + BLOCK));
+        for j in j..j_end {
+            for (i, x) in (i..i_end).zip(&mut dst[j * rows + i..j * rows + i_end]) {
+                *x = src[i * cols + j];
+            }
         }
     }
 }
@@ -418,11 +423,13 @@ mod tests {
 
     #[test]
     fn transposing_twice_gives_the_matrix_back() {
-        let a: Vec<u32> = (0..15).collect();
-        let (mut t, mut b) = (vec![0; 15], vec![0; 15]);
-        transpose(&a, 3, 5, &mut t);
-        assert_eq!(t[..4], [0, 5, 10, 1]);
-        transpose(&t, 5, 3, &mut b);
-        assert_eq!(a, b);
+        for (rows, cols) in [(3, 5), (1, 40), (33, 17)] {
+            let a: Vec<usize> = (0..rows * cols).collect();
+            let (mut t, mut b) = (vec![0; a.len()], vec![0; a.len()]);
+            transpose(&a, rows, cols, &mut t);
+            assert_eq!(t[..rows], a.iter().copied().step_by(cols).collect::<Vec<_>>());
+            transpose(&t, cols, rows, &mut b);
+            assert_eq!(a, b);
+        }
     }
 }

@@ -217,7 +217,7 @@ impl<T: Element> Engine<T> {
         let size = shard_len(n);
         self.training.fit(size);
         let mut turned = std::mem::take(&mut self.turned);
-        turn_weights(&model.graph, &model.weights, &mut turned);
+        self.pool.install(|| turn_weights(&model.graph, &model.weights, &mut turned));
         let projections = transposed(model);
         result.weights.clear();
         result.weights.resize(model.weights.len(), T::zero());

@@ -50,19 +50,16 @@ impl<T: Real> Arena<T> {
     }
 }
 
-/// turned = for each weight, what its layer's input gradient multiplies by.
+/// turned = for each weight, what its layer's input gradient multiplies by; the layers are shared out over the pool that the
+/// caller runs in.
 pub fn turn_weights<T: Element>(graph: &Graph, flat: &[T], turned: &mut Vec<T>) {
     turned.resize(flat.len(), T::zero());
-    for node in &graph.nodes {
-        match node.op {
-            Op::Conv { weight, .. } => {
-                let range = graph.params.get(weight).range();
-                plan::conv(graph, node).turn_weight(&flat[range.clone()], &mut turned[range]);
-            }
-            Op::Linear { weight, .. } => {
-                let range = graph.params.get(weight).range();
-                let layer = plan::linear(graph, node, 1);
-                transpose(&flat[range.clone()], layer.c_in, layer.c_out, &mut turned[range]);
+    let mut nodes: Vec<(std::ops::Range<usize>, &Node)> = graph
+        .nodes
+        .iter()
+        .filter_map(|node| match node.op {
+            Op::Conv { weight, .. } | Op::Linear { weight, .. } => {
+                Some((graph.params.get(weight).range(), node))
             }
             Op::TimeEmbedding { .. }
             | Op::GroupNorm { .. }
@@ -72,9 +69,29 @@ pub fn turn_weights<T: Element>(graph: &Graph, flat: &[T], turned: &mut Vec<T>) 
             | Op::Concat
             | Op::Upsample
             | Op::Dropout { .. }
-            | Op::Attention { .. } => {}
-        }
+            | Op::Attention { .. } => None,
+        })
+        .collect();
+    nodes.sort_by_key(|(range, _)| range.start);
+    let (mut rest, mut end) = (&mut turned[..], 0);
+    let mut parts: Vec<(&[T], &Node, &mut [T])> = Vec::with_capacity(nodes.len());
+    for (range, node) in nodes {
+        let part = rest.split_off_mut(range.start - end..).expect("parameters do not overlap");
+        let (part, after) = part.split_at_mut(range.len());
+        (rest, end) = (after, range.end);
+        parts.push((&flat[range], node, part));
     }
+    Team::Pool.each(&mut parts, 1, |_, parts| {
+        for (weight, node, turned) in parts {
+            match node.op {
+                Op::Conv { .. } => plan::conv(graph, node).turn_weight(weight, turned),
+                _ => {
+                    let layer = plan::linear(graph, node, 1);
+                    transpose(weight, layer.c_in, layer.c_out, turned);
+                }
+            }
+        }
+    });
 }
 
 /// One shard's sweeps: everything they read.

@@ -270,8 +270,13 @@ impl Forward<'_> {
             let from = points(from.wrapping_add(i * WIDTH), spaced(n * WIDTH));
             (from, self.tiles.grid(self.y.at(o), self.layer.c_out, first + i, 4, 0))
         };
-        let bias = self.bias.map(|bias| bias.at(o).cast_const());
-        let transform = Transform::new(Output, n, width, place).with_bias(bias).adding(self.add);
+        let mut transform = Transform::new(Output, n, width, place);
+        if let Some(bias) = self.bias {
+            transform = transform.with_bias(bias.at(o));
+        }
+        if self.add {
+            transform = transform.adding();
+        }
         // SAFETY: y has every pixel that the tiles' grids hold, this task alone writes these rows' channels o .. o + width,
         // and `sums` has n rows of WIDTH for every point.
         unsafe { dispatch(self.isa, transform) }
@@ -362,7 +367,7 @@ pub(in crate::kernels) fn weight_gradient_fast(
                         let from = points(from.wrapping_add(i * WIDTH), spaced(DEPTH * WIDTH));
                         (from, taps(layer, d_weight.at(0), c + i, o))
                     };
-                    let transform = Transform::new(Kernel3Gradient, depth, width, place).adding(true);
+                    let transform = Transform::new(Kernel3Gradient, depth, width, place).adding();
                     // SAFETY: d_weight has 3 x 3 x c_in x c_out elements, of which this task alone writes the pairs of
                     // these channels, and `sums` DEPTH rows of WIDTH for every point.
                     unsafe { dispatch(isa, transform) }

@@ -24,21 +24,34 @@ pub(super) struct OutputGradient;
 /// G^T: six points to three taps' gradients.
 pub(super) struct Kernel3Gradient;
 
+/// even + point odd and even - point odd: what a pair of opposite points has in common is computed once.
+///
+/// # Safety
+/// The processor has `S`'s features; so below.
+#[inline(always)]
+unsafe fn opposite<S: Simd>(even: S::V, odd: S::V, point: f32) -> (S::V, S::V) {
+    // SAFETY: arithmetic on registers, with the caller's promise of S's features; so in all of these functions.
+    unsafe { (S::fma(odd, S::splat(point), even), S::fma(odd, S::splat(-point), even)) }
+}
+
+/// a x + b y + z.
+#[inline(always)]
+unsafe fn combine<S: Simd>(a: f32, x: S::V, b: f32, y: S::V, z: S::V) -> S::V {
+    // SAFETY: as above.
+    unsafe { S::fma(x, S::splat(a), S::fma(y, S::splat(b), z)) }
+}
+
 impl Matrix<6, 6> for Input {
     #[inline(always)]
     unsafe fn apply<S: Simd>(x: [S::V; 6]) -> [S::V; 6] {
-        // SAFETY: arithmetic on registers, with the caller's promise of S's features; so in all five.
+        // SAFETY: as above.
         unsafe {
-            let pair = |p: f32, other: f32| {
-                let even = S::fma(x[2], S::splat(-other * other), x[4]);
-                let odd = S::fma(x[1], S::splat(-other * other), x[3]);
-                (S::fma(odd, S::splat(p), even), S::fma(odd, S::splat(-p), even))
-            };
-            let end = |low: S::V, middle: S::V, high: S::V| {
-                S::fma(low, S::splat(P * P * Q * Q), S::fma(middle, S::splat(-P * P - Q * Q), high))
-            };
-            let ((y1, y2), (y3, y4)) = (pair(P, Q), pair(Q, P));
-            [end(x[0], x[2], x[4]), y1, y2, y3, y4, end(x[1], x[3], x[5])]
+            let (p2, q2) = (S::splat(-P * P), S::splat(-Q * Q));
+            let (y1, y2) = opposite::<S>(S::fma(x[2], q2, x[4]), S::fma(x[1], q2, x[3]), P);
+            let (y3, y4) = opposite::<S>(S::fma(x[2], p2, x[4]), S::fma(x[1], p2, x[3]), Q);
+            let y0 = combine::<S>(P * P * Q * Q, x[0], -P * P - Q * Q, x[2], x[4]);
+            let y5 = combine::<S>(P * P * Q * Q, x[1], -P * P - Q * Q, x[3], x[5]);
+            [y0, y1, y2, y3, y4, y5]
         }
     }
 }
@@ -48,12 +61,10 @@ impl Matrix<3, 6> for Kernel3 {
     unsafe fn apply<S: Simd>(x: [S::V; 3]) -> [S::V; 6] {
         // SAFETY: as above.
         unsafe {
-            let pair = |p: f32, share: f32| {
-                let even = S::fma(x[2], S::splat(p * p * share), S::mul(x[0], S::splat(share)));
-                let odd = S::splat(p * share);
-                (S::fma(x[1], odd, even), S::fma(x[1], S::sub(S::splat(0.0), odd), even))
-            };
-            let ((y1, y2), (y3, y4)) = (pair(P, SHARE_P), pair(Q, SHARE_Q));
+            let even_p = S::fma(x[2], S::splat(P * P * SHARE_P), S::mul(x[0], S::splat(SHARE_P)));
+            let even_q = S::fma(x[2], S::splat(Q * Q * SHARE_Q), S::mul(x[0], S::splat(SHARE_Q)));
+            let (y1, y2) = opposite::<S>(even_p, x[1], P * SHARE_P);
+            let (y3, y4) = opposite::<S>(even_q, x[1], Q * SHARE_Q);
             [S::mul(x[0], S::splat(SHARE_0)), y1, y2, y3, y4, x[2]]
         }
     }
@@ -66,13 +77,11 @@ impl Matrix<6, 4> for Output {
         unsafe {
             let (even_p, odd_p) = (S::add(x[1], x[2]), S::sub(x[1], x[2]));
             let (even_q, odd_q) = (S::add(x[3], x[4]), S::sub(x[3], x[4]));
-            let both =
-                |p: S::V, q: S::V, by_p: f32, by_q: f32| S::fma(p, S::splat(by_p), S::mul(q, S::splat(by_q)));
             [
                 S::add(x[0], S::add(even_p, even_q)),
-                both(odd_p, odd_q, P, Q),
-                both(even_p, even_q, P * P, Q * Q),
-                S::fma(odd_p, S::splat(P * P * P), S::fma(odd_q, S::splat(Q * Q * Q), x[5])),
+                S::fma(odd_p, S::splat(P), S::mul(odd_q, S::splat(Q))),
+                S::fma(even_p, S::splat(P * P), S::mul(even_q, S::splat(Q * Q))),
+                combine::<S>(P * P * P, odd_p, Q * Q * Q, odd_q, x[5]),
             ]
         }
     }
@@ -83,12 +92,10 @@ impl Matrix<4, 6> for OutputGradient {
     unsafe fn apply<S: Simd>(x: [S::V; 4]) -> [S::V; 6] {
         // SAFETY: as above.
         unsafe {
-            let pair = |p: f32| {
-                let even = S::fma(x[2], S::splat(p * p), x[0]);
-                let odd = S::fma(x[3], S::splat(p * p * p), S::mul(x[1], S::splat(p)));
-                (S::add(even, odd), S::sub(even, odd))
-            };
-            let ((y1, y2), (y3, y4)) = (pair(P), pair(Q));
+            let odd_p = S::fma(x[3], S::splat(P * P), x[1]);
+            let odd_q = S::fma(x[3], S::splat(Q * Q), x[1]);
+            let (y1, y2) = opposite::<S>(S::fma(x[2], S::splat(P * P), x[0]), odd_p, P);
+            let (y3, y4) = opposite::<S>(S::fma(x[2], S::splat(Q * Q), x[0]), odd_q, Q);
             [x[0], y1, y2, y3, y4, x[3]]
         }
     }
@@ -101,13 +108,10 @@ impl Matrix<6, 3> for Kernel3Gradient {
         unsafe {
             let (even_p, odd_p) = (S::add(x[1], x[2]), S::sub(x[1], x[2]));
             let (even_q, odd_q) = (S::add(x[3], x[4]), S::sub(x[3], x[4]));
-            let both = |p: S::V, q: S::V, by_p: f32, by_q: f32, rest: S::V| {
-                S::fma(p, S::splat(by_p * SHARE_P), S::fma(q, S::splat(by_q * SHARE_Q), rest))
-            };
             [
-                both(even_p, even_q, 1.0, 1.0, S::mul(x[0], S::splat(SHARE_0))),
-                both(odd_p, odd_q, P, Q, S::splat(0.0)),
-                both(even_p, even_q, P * P, Q * Q, x[5]),
+                combine::<S>(SHARE_P, even_p, SHARE_Q, even_q, S::mul(x[0], S::splat(SHARE_0))),
+                S::fma(odd_p, S::splat(P * SHARE_P), S::mul(odd_q, S::splat(Q * SHARE_Q))),
+                combine::<S>(P * P * SHARE_P, even_p, Q * Q * SHARE_Q, even_q, x[5]),
             ]
         }
     }
@@ -145,6 +149,27 @@ impl Grid {
     }
 }
 
+/// `$body` for every `$i` below `$n`, at most 6, as so many copies with a constant: what it indexes stays in registers.
+macro_rules! unrolled {
+    ($i:ident < $n:expr, $body:expr) => {
+        unrolled!(@ $i, $n, $body, 0 1 2 3 4 5)
+    };
+    (@ $i:ident, $n:expr, $body:expr, $($k:literal)*) => {
+        $({
+            const $i: usize = $k;
+            if $i < $n {
+                $body
+            }
+        })*
+    };
+}
+
+#[inline(always)]
+unsafe fn load<S: Simd, const TAIL: bool>(p: *const f32, n: usize) -> S::V {
+    // SAFETY: the caller gives `n` readable floats if TAIL, LANES otherwise.
+    unsafe { if TAIL { S::load_partial(p, n) } else { S::load(p) } }
+}
+
 /// y = M x M^T for every item and channel; pixels that do not exist read as 0 and are not written.
 pub(super) struct Transform<M, F, const IN: usize, const OUT: usize> {
     items: usize,
@@ -165,33 +190,33 @@ where
         Transform { items, channels, place, bias: None, add: false, matrix: PhantomData }
     }
 
-    /// Adds `bias`, one number per channel, to every pixel written.
-    pub fn with_bias(self, bias: Option<*const f32>) -> Self {
-        Transform { bias, ..self }
+    /// Adds one number per channel to every pixel written.
+    pub fn with_bias(self, bias: *const f32) -> Self {
+        Transform { bias: Some(bias), ..self }
     }
 
-    /// If `add`, adds to what is there instead of overwriting it.
-    pub fn adding(self, add: bool) -> Self {
-        Transform { add, ..self }
+    /// Adds to what is there instead of overwriting it.
+    pub fn adding(self) -> Self {
+        Transform { add: true, ..self }
     }
 
     #[inline(always)]
-    unsafe fn item<S: Simd, const WHOLE: bool>(&self, from: Grid, to: Grid) {
+    unsafe fn item<S: Simd, const PLAIN: bool, const WHOLE: bool>(&self, from: Grid, to: Grid) {
         let mut c = 0;
         // SAFETY: the channels c .. c + LANES, or the `left` last ones, exist in every pixel that the grids hold.
         unsafe {
             while c + S::LANES <= self.channels {
-                self.vector::<S, WHOLE, false>(from, to, c, S::LANES);
+                self.vector::<S, PLAIN, WHOLE, false>(from, to, c, S::LANES);
                 c += S::LANES;
             }
             if c < self.channels {
-                self.vector::<S, WHOLE, true>(from, to, c, self.channels - c);
+                self.vector::<S, PLAIN, WHOLE, true>(from, to, c, self.channels - c);
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn vector<S: Simd, const WHOLE: bool, const TAIL: bool>(
+    unsafe fn vector<S: Simd, const PLAIN: bool, const WHOLE: bool, const TAIL: bool>(
         &self,
         from: Grid,
         to: Grid,
@@ -200,33 +225,38 @@ where
     ) {
         // SAFETY: only pixels that exist are touched, `n` channels of each if TAIL and LANES otherwise.
         unsafe {
-            let load = |p: *const f32| if TAIL { S::load_partial(p, n) } else { S::load(p) };
             let zero = S::splat(0.0);
-            let bias = self.bias.map(|bias| load(bias.add(c)));
             let mut half = [[zero; IN]; OUT];
-            for j in 0..IN {
+            unrolled!(J < IN, {
                 let mut x = [zero; IN];
-                for i in 0..IN {
-                    if WHOLE || from.holds(i, j) {
-                        x[i] = load(from.at(i, j, c));
+                unrolled!(I < IN, {
+                    if WHOLE || from.holds(I, J) {
+                        x[I] = load::<S, TAIL>(from.at(I, J, c), n);
                     }
-                }
+                });
                 let y = M::apply::<S>(x);
-                for i in 0..OUT {
-                    half[i][j] = y[i];
-                }
-            }
-            for i in 0..OUT {
-                let y = M::apply::<S>(half[i]);
-                for j in 0..OUT {
-                    if WHOLE || to.holds(i, j) {
-                        let p = to.at(i, j, c);
-                        let y = bias.map_or(y[j], |bias| S::add(y[j], bias));
-                        let y = if self.add { S::add(load(p), y) } else { y };
+                unrolled!(I < OUT, half[I][J] = y[I]);
+            });
+            let bias = match self.bias {
+                Some(bias) => load::<S, TAIL>(bias.add(c), n),
+                None => zero,
+            };
+            unrolled!(I < OUT, {
+                let y = M::apply::<S>(half[I]);
+                unrolled!(J < OUT, {
+                    if WHOLE || to.holds(I, J) {
+                        let p = to.at(I, J, c);
+                        let mut y = y[J];
+                        if !PLAIN {
+                            y = S::add(y, bias);
+                            if self.add {
+                                y = S::add(load::<S, TAIL>(p, n), y);
+                            }
+                        }
                         if TAIL { S::store_partial(p, y, n) } else { S::store(p, y) }
                     }
-                }
-            }
+                });
+            });
         }
     }
 }
@@ -245,10 +275,11 @@ where
             let (from, to) = (self.place)(item);
             // SAFETY: the caller's promise.
             unsafe {
-                if from.is_whole(IN) && to.is_whole(OUT) {
-                    self.item::<S, true>(from, to);
-                } else {
-                    self.item::<S, false>(from, to);
+                match (self.bias.is_none() && !self.add, from.is_whole(IN) && to.is_whole(OUT)) {
+                    (true, true) => self.item::<S, true, true>(from, to),
+                    (true, false) => self.item::<S, true, false>(from, to),
+                    (false, true) => self.item::<S, false, true>(from, to),
+                    (false, false) => self.item::<S, false, false>(from, to),
                 }
             }
         }
