@@ -147,7 +147,9 @@ pub fn product_reference<T: Real>(p: &Product, a: &[T], b: &[T], c: &mut [T]) {
 /// The product, its rows shared out over `team`; the same bits as on one thread.
 pub fn team_product<T: Element>(isa: Isa, team: Team, p: &Product, a: &[T], b: &[T], c: &mut [T]) {
     const ROWS: usize = 32;
-    if team == Team::Solo || p.is_empty() || p.has_no_terms() {
+    // Some microseconds' worth: sharing out less costs more than it saves.
+    const LEAST: usize = 1 << 18;
+    if team == Team::Solo || p.multiply_adds() < LEAST {
         T::product(isa, p, a, b, c);
     } else if p.outer > 1 {
         let end = (p.outer - 1) * p.c_outer + (p.m - 1) * p.c_row + p.n;
@@ -391,11 +393,14 @@ mod tests {
 
     #[test]
     fn a_team_gives_the_same_bits() {
-        let p = Product { outer: 3, a_outer: 50, c_outer: 300, a_row: 2, ..Product::dense(5, 41, 37) };
-        for p in
-            [p, p.accumulating(), Product::dense(70, 9, 20), Product::transposed_a(33, 9, 20).accumulating()]
-        {
-            let (a, b, c) = (normal(1500, 4), normal(2000, 5), normal(1000, 6));
+        let p = Product { outer: 3, a_outer: 4000, c_outer: 4310, a_row: 2, ..Product::dense(105, 41, 37) };
+        for p in [
+            p,
+            Product { b_outer: 2, ..p }.accumulating(),
+            Product::dense(370, 33, 30),
+            Product::transposed_a(333, 33, 30).accumulating(),
+        ] {
+            let (a, b, c) = (normal(12000, 4), normal(2000, 5), normal(13000, 6));
             for isa in Isa::available() {
                 let (mut one, mut many) = (c.clone(), c.clone());
                 team_product(isa, Team::Solo, &p, &a, &b, &mut one);
