@@ -27,6 +27,7 @@ pub struct Engine<T> {
     inference: Buffers<T>,
     training: Buffers<T>,
     turned: Vec<T>,
+    gradients: Vec<Vec<T>>,
 }
 
 #[derive(Debug)]
@@ -128,6 +129,7 @@ impl<T: Element> Engine<T> {
             inference: Buffers::new(Plan::new(&model.graph, Mode::Inference)),
             training: Buffers::new(Plan::new(&model.graph, Mode::Training { input_gradient })),
             turned: Vec::new(),
+            gradients: Vec::new(),
         })
     }
 
@@ -229,7 +231,7 @@ impl<T: Element> Engine<T> {
         let reduction = Mutex::new(Reduction {
             next: 0,
             early: BTreeMap::new(),
-            free: Vec::new(),
+            free: std::mem::take(&mut self.gradients),
             loss: 0.0,
             total: std::mem::take(&mut result.weights),
         });
@@ -282,6 +284,7 @@ impl<T: Element> Engine<T> {
         result.loss = reduction.loss / n as f64;
         drop(input);
         result.weights = reduction.total;
+        self.gradients = reduction.free;
         self.turned = turned;
     }
 }
