@@ -88,10 +88,11 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     }
     let batch = args.batch as usize;
     config.train.batch = batch;
-    let (threads, isa) = (args.compute.threads(), args.compute.isa());
+    let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
+    let isa = kernels.isa;
     let data = noise(&config)?;
 
-    let mut trainer: Trainer<f32> = Trainer::new(&config, threads, isa)?;
+    let mut trainer: Trainer<f32> = Trainer::new(&config, threads, kernels)?;
     let mut failed = None;
     let train = median(args.runs, || {
         if let Err(error) = trainer.advance(&data) {
@@ -114,7 +115,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let train_speed = Speed::new(train, 3.0 * work, peak, clock, args.runs, threads);
     drop(trainer);
 
-    let mut engine = Engine::new(&model, threads, isa)?;
+    let mut engine = Engine::new(&model, threads, kernels)?;
     let x = vec![0.5; batch * model.input_len()];
     let mut out = vec![0.0; batch * model.output_len()];
     let indices: Vec<usize> = (0..batch).map(|i| i * 997 % config.diffusion.timesteps).collect();

@@ -8,7 +8,7 @@ mod sample;
 mod train;
 
 use clap::{Args, Parser, Subcommand};
-use performer_ddpm::kernels::Isa;
+use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels};
 use performer_ddpm::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,6 +39,10 @@ struct ComputeArgs {
     /// Instruction set of the kernels: reference, portable, avx2 or avx512 [default: the fastest here]
     #[arg(long, value_name = "NAME")]
     isa: Option<Isa>,
+    /// Convolutions: direct, or winograd with a quarter of the products. Training and resuming give the same bits only with the
+    /// same one
+    #[arg(long, value_name = "NAME", default_value_t)]
+    conv: ConvAlgorithm,
     /// No progress, results only
     #[arg(short, long)]
     quiet: bool,
@@ -52,8 +56,8 @@ impl ComputeArgs {
         }
     }
 
-    fn isa(&self) -> Isa {
-        self.isa.unwrap_or_else(Isa::detect)
+    fn kernels(&self) -> Kernels {
+        Kernels { isa: self.isa.unwrap_or_else(Isa::detect), conv: self.conv }
     }
 }
 

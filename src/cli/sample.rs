@@ -130,7 +130,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         },
     };
     let noise: Option<Array5<f32>> = args.noise.as_deref().map(read_npy).transpose()?;
-    let mut engine = Engine::new(&model, args.compute.threads(), args.compute.isa())?;
+    let mut engine = Engine::new(&model, args.compute.threads(), args.compute.kernels())?;
     let total = respace(&schedule, steps, options.spacing)?.steps();
     let follow = args.gif.is_some() || args.strip.is_some();
     let shape = model.graph.shape(model.graph.input);

@@ -132,7 +132,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         (None, Some(minutes)) => Limit::Minutes(minutes),
         (None, None) => Limit::Steps(config.train.steps),
     };
-    let options = RunOptions { limit, threads: args.compute.threads(), isa: args.compute.isa() };
+    let options = RunOptions { limit, threads: args.compute.threads(), kernels: args.compute.kernels() };
 
     let interrupts = watch_interrupts();
     let mut progress = Progress::new(args.compute.quiet);
@@ -141,7 +141,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         data.train.name(),
         data.train.len(),
         options.threads,
-        options.isa,
+        options.kernels.isa,
         run.folder().display()
     );
     progress.say(&started);

@@ -5,6 +5,7 @@
 //! [`Isa::Reference`] in `f32`, run the reference text. All of the crate's `unsafe` lives here.
 #![allow(unsafe_code)]
 
+mod algorithm;
 mod dropout;
 mod isa;
 mod norm;
@@ -13,7 +14,9 @@ mod product;
 mod simd;
 mod team;
 mod vector;
+mod winograd;
 
+pub use algorithm::{ConvAlgorithm, Kernels};
 pub use dropout::drop_out;
 pub use isa::Isa;
 pub use norm::Channels;
@@ -21,13 +24,39 @@ pub use peak::multiply_adds;
 pub use product::{Product, product_reference, team_product, transpose};
 pub use simd::vectorised;
 pub use team::Team;
+pub use winograd::Winograd;
 
 use crate::real::Real;
 
 /// A [`Real`] with kernels: `f64` always runs the reference, `f32` what [`Isa`] names.
 pub trait Element: Real {
+    /// Whether `isa` names fast kernels for this type, and not the reference.
+    fn has_fast_kernels(isa: Isa) -> bool;
     /// The general matrix product; see [`Product`].
     fn product(isa: Isa, shape: &Product, a: &[Self], b: &[Self], c: &mut [Self]);
+    /// y \[n, h, w, c_out\] = or, if `add`, += the convolution of x \[n, h, w, c_in\] with weight \[3, 3, c_in, c_out\], and
+    /// the bias if there is one; `work` has [`Winograd::work_len`] elements.
+    fn winograd(
+        isa: Isa,
+        team: Team,
+        layer: &Winograd,
+        x: &[Self],
+        weight: &[Self],
+        bias: Option<&[Self]>,
+        add: bool,
+        y: &mut [Self],
+        work: &mut [Self],
+    );
+    /// d_weight += the convolution's gradient in its weight, from x and d_y \[n, h, w, c_out\]; `work` as above.
+    fn winograd_weight_gradient(
+        isa: Isa,
+        team: Team,
+        layer: &Winograd,
+        x: &[Self],
+        d_y: &[Self],
+        d_weight: &mut [Self],
+        work: &mut [Self],
+    );
     /// x <- exp(x), element by element.
     fn exp_in_place(isa: Isa, x: &mut [Self]);
     /// y = x / (1 + exp(-x)), element by element.
@@ -61,8 +90,35 @@ pub trait Element: Real {
 }
 
 impl Element for f64 {
+    fn has_fast_kernels(_: Isa) -> bool {
+        false
+    }
     fn product(_: Isa, shape: &Product, a: &[f64], b: &[f64], c: &mut [f64]) {
         product_reference(shape, a, b, c);
+    }
+    fn winograd(
+        _: Isa,
+        _: Team,
+        layer: &Winograd,
+        x: &[f64],
+        weight: &[f64],
+        bias: Option<&[f64]>,
+        add: bool,
+        y: &mut [f64],
+        _: &mut [f64],
+    ) {
+        winograd::forward_reference(layer, x, weight, bias, add, y);
+    }
+    fn winograd_weight_gradient(
+        _: Isa,
+        _: Team,
+        layer: &Winograd,
+        x: &[f64],
+        d_y: &[f64],
+        d_weight: &mut [f64],
+        _: &mut [f64],
+    ) {
+        winograd::weight_gradient_reference(layer, x, d_y, d_weight);
     }
     fn exp_in_place(_: Isa, x: &mut [f64]) {
         vector::exp_reference(x);
@@ -104,10 +160,43 @@ impl Element for f64 {
 }
 
 impl Element for f32 {
+    fn has_fast_kernels(isa: Isa) -> bool {
+        isa != Isa::Reference
+    }
     fn product(isa: Isa, shape: &Product, a: &[f32], b: &[f32], c: &mut [f32]) {
         match isa {
             Isa::Reference => product_reference(shape, a, b, c),
             _ => product::product_fast(isa, shape, a, b, c),
+        }
+    }
+    fn winograd(
+        isa: Isa,
+        team: Team,
+        layer: &Winograd,
+        x: &[f32],
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        add: bool,
+        y: &mut [f32],
+        work: &mut [f32],
+    ) {
+        match isa {
+            Isa::Reference => winograd::forward_reference(layer, x, weight, bias, add, y),
+            _ => winograd::forward_fast(isa, team, layer, x, weight, bias, add, y, work),
+        }
+    }
+    fn winograd_weight_gradient(
+        isa: Isa,
+        team: Team,
+        layer: &Winograd,
+        x: &[f32],
+        d_y: &[f32],
+        d_weight: &mut [f32],
+        work: &mut [f32],
+    ) {
+        match isa {
+            Isa::Reference => winograd::weight_gradient_reference(layer, x, d_y, d_weight),
+            _ => winograd::weight_gradient_fast(isa, team, layer, x, d_y, d_weight, work),
         }
     }
     fn exp_in_place(isa: Isa, x: &mut [f32]) {

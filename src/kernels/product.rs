@@ -1,10 +1,11 @@
 //! The one matrix product behind convolutions, linear layers and attention.
 //!
-//! C(o, i, j) = sum over s < S, k < K of A(o, i, s, k) B(s, k, j), where every operand is addressed by strides:
-//! A(o, i, s, k) = a\[o a_outer + i a_row + s a_segment + k a_k\], B(s, k, j) = b\[s b_segment + k b_k + j\],
+//! C(o, i, j) = sum over s < S, k < K of A(o, i, s, k) B(o, s, k, j), where every operand is addressed by strides:
+//! A(o, i, s, k) = a\[o a_outer + i a_row + s a_segment + k a_k\], B(o, s, k, j) = b\[o b_outer + s b_segment + k b_k + j\],
 //! C(o, i, j) = c\[o c_outer + i c_row + j\]. Rows in two levels and the reduction in S segments are what makes a 3x3
 //! convolution over a zero-bordered NHWC image a product without an im2col copy: o is an image row, i a pixel in it, and a
-//! segment is one kernel row, whose three taps times C channels are contiguous in memory.
+//! segment is one kernel row, whose three taps times C channels are contiguous in memory. With a B for each o it is a batch
+//! of products.
 //!
 //! Each C(i, j) is summed over s, then k, in order, in one accumulator, whatever m and n are: a row's bits depend
 //! neither on the number of rows nor on their place, so neither on the batch nor on the number of threads.
@@ -20,6 +21,8 @@ pub struct Product {
     pub outer: usize,
     /// Distance between A's blocks.
     pub a_outer: usize,
+    /// Distance between the blocks' matrices B; 0 if they share one.
+    pub b_outer: usize,
     /// Distance between C's blocks.
     pub c_outer: usize,
     /// Rows in a block.
@@ -52,6 +55,7 @@ impl Product {
         Product {
             outer: 1,
             a_outer: 0,
+            b_outer: 0,
             c_outer: 0,
             m,
             n,
@@ -89,7 +93,10 @@ impl Product {
             + last(self.segments, self.a_segment)
             + last(self.k, self.a_k)
             + 1;
-        let b_end = last(self.segments, self.b_segment) + last(self.k, self.b_k) + self.n;
+        let b_end = last(self.outer, self.b_outer)
+            + last(self.segments, self.b_segment)
+            + last(self.k, self.b_k)
+            + self.n;
         let c_end = last(self.outer, self.c_outer) + last(self.m, self.c_row) + self.n;
         assert!(a_end <= a && b_end <= b && c_end <= c, "{self:?} over a[{a}], b[{b}], c[{c}]");
         assert!(self.m == 1 || self.c_row >= self.n, "{self:?}: rows of C overlap");
@@ -129,7 +136,7 @@ pub fn product_reference<T: Real>(p: &Product, a: &[T], b: &[T], c: &mut [T]) {
         for s in 0..p.segments {
             for k in 0..p.k {
                 let a = a[o * p.a_outer + i * p.a_row + s * p.a_segment + k * p.a_k];
-                for (c, b) in row.iter_mut().zip(&b[s * p.b_segment + k * p.b_k..][..p.n]) {
+                for (c, b) in row.iter_mut().zip(&b[o * p.b_outer + s * p.b_segment + k * p.b_k..][..p.n]) {
                     *c += a * *b;
                 }
             }
@@ -140,12 +147,16 @@ pub fn product_reference<T: Real>(p: &Product, a: &[T], b: &[T], c: &mut [T]) {
 /// The product, its rows shared out over `team`; the same bits as on one thread.
 pub fn team_product<T: Element>(isa: Isa, team: Team, p: &Product, a: &[T], b: &[T], c: &mut [T]) {
     const ROWS: usize = 32;
-    if team == Team::Solo || p.is_empty() || p.has_no_terms() {
+    // Some microseconds' worth: sharing out less costs more than it saves.
+    const LEAST: usize = 1 << 18;
+    if team == Team::Solo || p.multiply_adds() < LEAST {
         T::product(isa, p, a, b, c);
     } else if p.outer > 1 {
         let end = (p.outer - 1) * p.c_outer + (p.m - 1) * p.c_row + p.n;
         let block = Product { outer: 1, ..*p };
-        team.each(&mut c[..end], p.c_outer, |o, c| T::product(isa, &block, &a[o * p.a_outer..], b, c));
+        team.each(&mut c[..end], p.c_outer, |o, c| {
+            T::product(isa, &block, &a[o * p.a_outer..], &b[o * p.b_outer..], c);
+        });
     } else {
         let end = (p.m - 1) * p.c_row + p.n;
         team.each(&mut c[..end], ROWS * p.c_row, |i, c| {
@@ -157,9 +168,14 @@ pub fn team_product<T: Element>(isa: Isa, team: Team, p: &Product, a: &[T], b: &
 
 /// dst \[cols, rows\] = transpose of src \[rows, cols\].
 pub fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut [T]) {
-    for (i, row) in src.chunks_exact(cols).take(rows).enumerate() {
-        for (j, x) in row.iter().enumerate() {
-            dst[j * rows + i] = *x;
+    // Square blocks whose lines stay in the first-level cache while both of their directions are walked.
+    const BLOCK: usize = 16;
+    for (i, j) in (0..rows).step_by(BLOCK).flat_map(|i| (0..cols).step_by(BLOCK).map(move |j| (i, j))) {
+        let (i_end, j_end) = (rows.min(i + BLOCK), cols.min(j + BLOCK));
+        for j in j..j_end {
+            for (i, x) in (i..i_end).zip(&mut dst[j * rows + i..j * rows + i_end]) {
+                *x = src[i * cols + j];
+            }
         }
     }
 }
@@ -222,8 +238,10 @@ impl Tiles {
                 // SAFETY: block o exists.
                 a: unsafe { self.a.add(o * self.p.a_outer) },
                 // SAFETY: as above.
+                b: unsafe { self.b.add(o * self.p.b_outer) },
+                // SAFETY: as above.
                 c: unsafe { self.c.add(o * self.p.c_outer) },
-                ..self
+                p: self.p,
             };
             // SAFETY: rows i .. i + rows exist, and rows <= TILE_ROWS <= 8.
             unsafe {
@@ -339,6 +357,7 @@ mod tests {
         let p = Product {
             outer: 2,
             a_outer: 33,
+            b_outer: 0,
             c_outer: 270,
             m: 11,
             n: 19,
@@ -354,6 +373,7 @@ mod tests {
         };
         compare(p, 200, 400, 600);
         compare(Product { accumulate: false, ..p }, 200, 400, 600);
+        compare(Product { b_outer: 401, ..p }, 200, 801, 600);
     }
 
     #[test]
@@ -373,11 +393,14 @@ mod tests {
 
     #[test]
     fn a_team_gives_the_same_bits() {
-        let p = Product { outer: 3, a_outer: 50, c_outer: 300, a_row: 2, ..Product::dense(5, 41, 37) };
-        for p in
-            [p, p.accumulating(), Product::dense(70, 9, 20), Product::transposed_a(33, 9, 20).accumulating()]
-        {
-            let (a, b, c) = (normal(1500, 4), normal(2000, 5), normal(1000, 6));
+        let p = Product { outer: 3, a_outer: 4000, c_outer: 4310, a_row: 2, ..Product::dense(105, 41, 37) };
+        for p in [
+            p,
+            Product { b_outer: 2, ..p }.accumulating(),
+            Product::dense(370, 33, 30),
+            Product::transposed_a(333, 33, 30).accumulating(),
+        ] {
+            let (a, b, c) = (normal(12000, 4), normal(2000, 5), normal(13000, 6));
             for isa in Isa::available() {
                 let (mut one, mut many) = (c.clone(), c.clone());
                 team_product(isa, Team::Solo, &p, &a, &b, &mut one);
@@ -405,11 +428,13 @@ mod tests {
 
     #[test]
     fn transposing_twice_gives_the_matrix_back() {
-        let a: Vec<u32> = (0..15).collect();
-        let (mut t, mut b) = (vec![0; 15], vec![0; 15]);
-        transpose(&a, 3, 5, &mut t);
-        assert_eq!(t[..4], [0, 5, 10, 1]);
-        transpose(&t, 5, 3, &mut b);
-        assert_eq!(a, b);
+        for (rows, cols) in [(3, 5), (1, 40), (33, 17)] {
+            let a: Vec<usize> = (0..rows * cols).collect();
+            let (mut t, mut b) = (vec![0; a.len()], vec![0; a.len()]);
+            transpose(&a, rows, cols, &mut t);
+            assert_eq!(t[..rows], a.iter().copied().step_by(cols).collect::<Vec<_>>());
+            transpose(&t, cols, rows, &mut b);
+            assert_eq!(a, b);
+        }
     }
 }

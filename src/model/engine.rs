@@ -12,12 +12,13 @@ use super::lanes::{Lane, Lanes};
 use super::plan::{Mode, Plan};
 use crate::equations::loss::{eq21_gradient, eq21_l_simple};
 use crate::error::{Error, Result};
-use crate::kernels::{Element, Isa, Team, transpose};
+use crate::kernels::{Element, Kernels, Team, transpose};
 use std::sync::Mutex;
 
-/// Samples in a shard of a batch of `batch`: small enough to stay in cache, and to leave a shard for many threads.
+/// Samples in a shard of a batch of `batch`: enough to share the reading of the weights, which is what small images wait for,
+/// few enough to stay in cache and to leave a shard for many threads.
 pub(super) fn shard_len(batch: usize) -> usize {
-    (batch / 16).clamp(1, 4)
+    batch.div_ceil(2).clamp(1, 4)
 }
 
 /// Threads and buffers for the sweeps of one network.
@@ -25,7 +26,7 @@ pub(super) fn shard_len(batch: usize) -> usize {
 pub struct Engine<T> {
     pool: rayon::ThreadPool,
     threads: usize,
-    isa: Isa,
+    kernels: Kernels,
     inference: Buffers<T>,
     training: Buffers<T>,
     turned: Vec<T>,
@@ -78,12 +79,13 @@ pub struct Gradient<T> {
 }
 
 impl<T: Element> Engine<T> {
-    /// An engine for a network's graph; `threads` may exceed the processor's.
+    /// An engine for a network's graph; `threads` may exceed the processor's, and an [`Isa`](crate::kernels::Isa) alone stands for itself with the
+    /// default algorithms.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the threads cannot be started.
-    pub fn new(model: &Model<T>, threads: usize, isa: Isa) -> Result<Engine<T>> {
-        Self::with_input_gradient(model, threads, isa, false)
+    pub fn new(model: &Model<T>, threads: usize, kernels: impl Into<Kernels>) -> Result<Engine<T>> {
+        Self::with_input_gradient(model, threads, kernels, false)
     }
 
     /// The same, computing the loss's gradient in x_t too if `input_gradient`.
@@ -93,7 +95,7 @@ impl<T: Element> Engine<T> {
     pub fn with_input_gradient(
         model: &Model<T>,
         threads: usize,
-        isa: Isa,
+        kernels: impl Into<Kernels>,
         input_gradient: bool,
     ) -> Result<Engine<T>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
@@ -107,7 +109,7 @@ impl<T: Element> Engine<T> {
         Ok(Engine {
             pool,
             threads,
-            isa,
+            kernels: kernels.into(),
             inference: Buffers::new(Plan::new(&model.graph, Mode::Inference)),
             training: Buffers::new(Plan::new(&model.graph, Mode::Training { input_gradient })),
             turned: Vec::new(),
@@ -122,9 +124,9 @@ impl<T: Element> Engine<T> {
         self.threads
     }
 
-    /// The kernels' instruction set.
-    pub fn isa(&self) -> Isa {
-        self.isa
+    /// The kernels.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
     }
 
     /// Counts the time of what follows by kind of work, from zero.
@@ -180,7 +182,7 @@ impl<T: Element> Engine<T> {
                     graph: &model.graph,
                     plan: &this.inference.plan,
                     weights: Weights { flat: &model.weights, turned: &[], projections: &this.projections },
-                    isa: this.isa,
+                    kernels: this.kernels,
                     team: this.team(shards),
                     samples: indices.len(),
                     dropout: None,
@@ -215,7 +217,7 @@ impl<T: Element> Engine<T> {
         self.training.fit(size);
         let mut turned = std::mem::take(&mut self.turned);
         timed_for_all(self.clock(), Work::Weights, || {
-            turn_weights(&model.graph, &model.weights, &mut turned)
+            self.install(|| turn_weights(&model.graph, &model.weights, &mut turned));
         });
         transpose_projections(model, &mut self.projections);
         let wants_input = self.training.plan.gradient[model.graph.input.0].is_some();
@@ -242,7 +244,7 @@ impl<T: Element> Engine<T> {
                         turned: &turned,
                         projections: &this.projections,
                     },
-                    isa: this.isa,
+                    kernels: this.kernels,
                     team: this.team(lanes.count()),
                     samples,
                     dropout: dropout.map(|(seed, step)| DropoutKey {
@@ -278,7 +280,7 @@ impl<T: Element> Engine<T> {
         };
         this.share_out(lanes.count(), || lanes.work(run));
         let loss = timed_for_all(this.clock(), Work::Reduction, || {
-            this.install(|| lanes.finish(this.isa, &mut result.weights))
+            this.install(|| lanes.finish(this.kernels.isa, &mut result.weights))
         });
         result.loss = loss / n as f64;
         drop(input);

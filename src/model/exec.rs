@@ -6,7 +6,7 @@ use super::clock::{OpClock, OpKind, Work, timed};
 use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
 use super::params::ParamId;
 use super::plan::{self, Plan};
-use crate::kernels::{Element, Isa, Team, drop_out, transpose};
+use crate::kernels::{Element, Kernels, Team, drop_out, transpose};
 use crate::nn::{self, Projections};
 use crate::real::Real;
 use crate::rng::{Stream, key};
@@ -51,19 +51,16 @@ impl<T: Real> Arena<T> {
     }
 }
 
-/// turned = for each weight, what its layer's input gradient multiplies by.
+/// turned = for each weight, what its layer's input gradient multiplies by; the layers are shared out over the pool that the
+/// caller runs in.
 pub fn turn_weights<T: Element>(graph: &Graph, flat: &[T], turned: &mut Vec<T>) {
     turned.resize(flat.len(), T::zero());
-    for node in &graph.nodes {
-        match node.op {
-            Op::Conv { weight, .. } => {
-                let range = graph.params.get(weight).range();
-                plan::conv(graph, node).turn_weight(&flat[range.clone()], &mut turned[range]);
-            }
-            Op::Linear { weight, .. } => {
-                let range = graph.params.get(weight).range();
-                let layer = plan::linear(graph, node, 1);
-                transpose(&flat[range.clone()], layer.c_in, layer.c_out, &mut turned[range]);
+    let mut nodes: Vec<(std::ops::Range<usize>, &Node)> = graph
+        .nodes
+        .iter()
+        .filter_map(|node| match node.op {
+            Op::Conv { weight, .. } | Op::Linear { weight, .. } => {
+                Some((graph.params.get(weight).range(), node))
             }
             Op::TimeEmbedding { .. }
             | Op::GroupNorm { .. }
@@ -73,9 +70,29 @@ pub fn turn_weights<T: Element>(graph: &Graph, flat: &[T], turned: &mut Vec<T>) 
             | Op::Concat
             | Op::Upsample
             | Op::Dropout { .. }
-            | Op::Attention { .. } => {}
-        }
+            | Op::Attention { .. } => None,
+        })
+        .collect();
+    nodes.sort_by_key(|(range, _)| range.start);
+    let (mut rest, mut end) = (&mut turned[..], 0);
+    let mut parts: Vec<(&[T], &Node, &mut [T])> = Vec::with_capacity(nodes.len());
+    for (range, node) in nodes {
+        let part = rest.split_off_mut(range.start - end..).expect("parameters do not overlap");
+        let (part, after) = part.split_at_mut(range.len());
+        (rest, end) = (after, range.end);
+        parts.push((&flat[range], node, part));
     }
+    Team::Pool.each(&mut parts, 1, |_, parts| {
+        for (weight, node, turned) in parts {
+            match node.op {
+                Op::Conv { .. } => plan::conv(graph, node).turn_weight(weight, turned),
+                _ => {
+                    let layer = plan::linear(graph, node, 1);
+                    transpose(weight, layer.c_in, layer.c_out, turned);
+                }
+            }
+        }
+    });
 }
 
 /// One shard's sweeps: everything they read.
@@ -87,8 +104,8 @@ pub struct Sweep<'a, T> {
     pub plan: &'a Plan,
     /// Its numbers.
     pub weights: Weights<'a, T>,
-    /// The kernels' instruction set.
-    pub isa: Isa,
+    /// The kernels.
+    pub kernels: Kernels,
     /// Who works on a layer.
     pub team: Team,
     /// Samples in the shard.
@@ -186,7 +203,7 @@ impl<'a, T: Element> Sweep<'a, T> {
         saved: &mut [T],
         work: &mut [T],
     ) {
-        let (isa, team) = (self.isa, self.team);
+        let (kernels, isa, team) = (self.kernels, self.kernels.isa, self.team);
         let input = |k: usize| self.value(arena, node.inputs[k]);
         let in_place = |k: usize| self.plan.value[node.inputs[k].0] == self.plan.value[node.output.0];
         let each = self.len(node.output);
@@ -199,9 +216,7 @@ impl<'a, T: Element> Sweep<'a, T> {
             Op::Conv { weight, bias, .. } => {
                 let layer = plan::conv(self.graph, node);
                 let (weight, bias) = (self.param(weight), self.param(bias));
-                for (x, y) in input(0).chunks_exact(self.len(node.inputs[0])).zip(y.chunks_exact_mut(each)) {
-                    layer.forward(isa, team, x, weight, bias, y, work);
-                }
+                layer.forward(kernels, team, input(0), weight, bias, y, work);
             }
             Op::Linear { weight, bias } => {
                 let layer = plan::linear(self.graph, node, self.samples);
@@ -299,7 +314,7 @@ impl<'a, T: Element> Sweep<'a, T> {
         gradient: &mut [T],
         work: &mut [T],
     ) {
-        let (isa, team) = (self.isa, self.team);
+        let (kernels, isa, team) = (self.kernels, self.kernels.isa, self.team);
         let each = self.len(node.output);
         let input = |k: usize| self.value(arena, node.inputs[k]);
         let input_len = |k: usize| self.len(node.inputs[k]);
@@ -311,14 +326,10 @@ impl<'a, T: Element> Sweep<'a, T> {
             Op::Conv { weight, bias, .. } => {
                 let layer = plan::conv(self.graph, node);
                 let (d_weight, d_bias) = self.pair(gradient, weight, bias);
-                let each_x = input_len(0);
-                for (s, d_y) in d_y.chunks_exact(each).enumerate() {
-                    let x = &input(0)[s * each_x..][..each_x];
-                    layer.backward_weight(isa, team, x, d_y, d_weight, d_bias, work);
-                    if !d_inputs[0].is_empty() {
-                        let d_x = &mut d_inputs[0][s * each_x..][..each_x];
-                        layer.backward_input(isa, team, self.turned(weight), d_y, d_x, !first[0], work);
-                    }
+                layer.backward_weight(kernels, team, input(0), d_y, d_weight, d_bias, work);
+                if !d_inputs[0].is_empty() {
+                    let d_x = &mut d_inputs[0][..self.samples * input_len(0)];
+                    layer.backward_input(kernels, team, self.turned(weight), d_y, d_x, !first[0], work);
                 }
             }
             Op::Linear { weight, bias } => {
@@ -414,7 +425,7 @@ impl<'a, T: Element> Sweep<'a, T> {
         let Some(DropoutKey { seed, step, first_sample }) = self.dropout else { return };
         for (s, x) in samples.enumerate() {
             let step = step | (index as u64) << 48;
-            drop_out(self.isa, &key(seed, Stream::Dropout, step, first_sample + s as u64), p, x);
+            drop_out(self.kernels.isa, &key(seed, Stream::Dropout, step, first_sample + s as u64), p, x);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Convolution by strided matrix products, without an im2col copy.
 
 use super::linear::add_column_sums;
-use crate::kernels::{Element, Isa, Product, Team, team_product};
+use crate::kernels::{ConvAlgorithm, Element, Kernels, Product, Team, Winograd, team_product};
 use crate::real::Real;
 
 /// A k x k convolution of an \[h, w, c_in\] image with zero borders.
@@ -12,7 +12,8 @@ use crate::real::Real;
 /// dX\[p, q, c\] = sum over u, v, o of E\[p - u, q - v, o\] W\[u, v, c, o\], where E\[s i, s j\] = dY\[i, j\] and 0 elsewhere:
 /// again a convolution, of the spread-out dY with the kernel turned by half a turn and its channels swapped.
 ///
-/// Each of the three is one [`Product`]: a row of the kernel with its channels is contiguous in X, in E and in W.
+/// Each of the three is one [`Product`] a sample: a row of the kernel with its channels is contiguous in X, in E and in W.
+/// Where [`Winograd`] serves, its fewer products take their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv {
     /// Input height.
@@ -61,7 +62,28 @@ impl Conv {
     /// Scratch elements that every method needs.
     pub fn work_len(&self) -> usize {
         let ((hp, wp), (he, we)) = (self.padded(), self.spread());
-        (hp * wp * self.c_in).max(he * we * self.c_out)
+        let direct = (hp * wp * self.c_in).max(he * we * self.c_out);
+        self.as_winograd().map_or(direct, |layer| layer.work_len().max(direct))
+    }
+
+    fn as_winograd(&self) -> Option<Winograd> {
+        let fits = self.kernel == 3 && self.stride == 1 && self.pad_before == 1 && self.pad_after == 1;
+        fits.then_some(Winograd { h: self.h, w: self.w, c_in: self.c_in, c_out: self.c_out })
+    }
+
+    /// The one place that chooses: Winograd's algorithm if asked for, if the layer fits it, and if the `depth` channels that
+    /// a pass sums over are enough to pay for the transforms.
+    fn winograd<T: Element>(&self, kernels: Kernels, depth: usize) -> Option<Winograd> {
+        let wanted = kernels.conv == ConvAlgorithm::Winograd && T::has_fast_kernels(kernels.isa);
+        self.as_winograd().filter(|_| wanted && depth >= 8)
+    }
+
+    fn input_len(&self) -> usize {
+        self.h * self.w * self.c_in
+    }
+
+    fn output_len(&self) -> usize {
+        self.out_h() * self.out_w() * self.c_out
     }
 
     /// work\[p, q, ..c\] = src with its pixels `stride` apart from (`before`, `before`) on, 0 elsewhere.
@@ -88,10 +110,10 @@ impl Conv {
         }
     }
 
-    /// y \[out_h, out_w, c_out\] from x \[h, w, c_in\], weight \[k, k, c_in, c_out\] and bias \[c_out\].
+    /// y \[n, out_h, out_w, c_out\] from x \[n, h, w, c_in\], weight \[k, k, c_in, c_out\] and bias \[c_out\].
     pub fn forward<T: Element>(
         &self,
-        isa: Isa,
+        kernels: Kernels,
         team: Team,
         x: &[T],
         weight: &[T],
@@ -99,15 +121,15 @@ impl Conv {
         y: &mut [T],
         work: &mut [T],
     ) {
-        let (hp, wp) = self.padded();
-        Self::place(work, (hp, wp), self.c_in, self.pad_before, 1, x, self.w);
-        for pixel in y.chunks_exact_mut(self.c_out) {
-            pixel.copy_from_slice(bias);
+        if let Some(layer) = self.winograd::<T>(kernels, self.c_in) {
+            return T::winograd(kernels.isa, team, &layer, x, weight, Some(bias), false, y, work);
         }
+        let (hp, wp) = self.padded();
         let (c, k) = (self.c_in, self.kernel);
         let product = Product {
             outer: self.out_h(),
             a_outer: self.stride * wp * c,
+            b_outer: 0,
             c_outer: self.out_w() * self.c_out,
             m: self.out_w(),
             n: self.c_out,
@@ -121,7 +143,13 @@ impl Conv {
             c_row: self.c_out,
             accumulate: true,
         };
-        team_product(isa, team, &product, work, weight, y);
+        for (x, y) in x.chunks_exact(self.input_len()).zip(y.chunks_exact_mut(self.output_len())) {
+            Self::place(work, (hp, wp), c, self.pad_before, 1, x, self.w);
+            for pixel in y.chunks_exact_mut(self.c_out) {
+                pixel.copy_from_slice(bias);
+            }
+            team_product(kernels.isa, team, &product, work, weight, y);
+        }
     }
 
     /// The weight as [`Conv::backward_input`] takes it: turned \[u, v, o, c\] = weight\[k-1-u, k-1-v, c, o\].
@@ -141,7 +169,7 @@ impl Conv {
     /// d_x = or, if `add`, += the gradient in x; `turned` is [`Conv::turn_weight`]'s.
     pub fn backward_input<T: Element>(
         &self,
-        isa: Isa,
+        kernels: Kernels,
         team: Team,
         turned: &[T],
         d_y: &[T],
@@ -149,12 +177,16 @@ impl Conv {
         add: bool,
         work: &mut [T],
     ) {
+        if let Some(layer) = self.winograd::<T>(kernels, self.c_out) {
+            let turned_layer = Winograd { c_in: self.c_out, c_out: self.c_in, ..layer };
+            return T::winograd(kernels.isa, team, &turned_layer, d_y, turned, None, add, d_x, work);
+        }
         let (he, we) = self.spread();
         let (c, k) = (self.c_out, self.kernel);
-        Self::place(work, (he, we), c, k - 1 - self.pad_before, self.stride, d_y, self.out_w());
         let product = Product {
             outer: self.h,
             a_outer: we * c,
+            b_outer: 0,
             c_outer: self.w * self.c_in,
             m: self.w,
             n: self.c_in,
@@ -168,13 +200,16 @@ impl Conv {
             c_row: self.c_in,
             accumulate: add,
         };
-        team_product(isa, team, &product, work, turned, d_x);
+        for (d_y, d_x) in d_y.chunks_exact(self.output_len()).zip(d_x.chunks_exact_mut(self.input_len())) {
+            Self::place(work, (he, we), c, k - 1 - self.pad_before, self.stride, d_y, self.out_w());
+            team_product(kernels.isa, team, &product, work, turned, d_x);
+        }
     }
 
     /// d_weight += and d_bias += the gradients in the weight and the bias.
     pub fn backward_weight<T: Element>(
         &self,
-        isa: Isa,
+        kernels: Kernels,
         team: Team,
         x: &[T],
         d_y: &[T],
@@ -182,12 +217,16 @@ impl Conv {
         d_bias: &mut [T],
         work: &mut [T],
     ) {
+        add_column_sums(kernels.isa, d_y, d_bias);
+        if let Some(layer) = self.winograd::<T>(kernels, self.c_in.min(self.c_out)) {
+            return T::winograd_weight_gradient(kernels.isa, team, &layer, x, d_y, d_weight, work);
+        }
         let (hp, wp) = self.padded();
-        Self::place(work, (hp, wp), self.c_in, self.pad_before, 1, x, self.w);
         let (c, k) = (self.c_in, self.kernel);
         let product = Product {
             outer: k,
             a_outer: wp * c,
+            b_outer: 0,
             c_outer: k * c * self.c_out,
             m: k * c,
             n: self.c_out,
@@ -201,14 +240,17 @@ impl Conv {
             c_row: self.c_out,
             accumulate: true,
         };
-        team_product(isa, team, &product, work, d_y, d_weight);
-        add_column_sums(isa, d_y, d_bias);
+        for (x, d_y) in x.chunks_exact(self.input_len()).zip(d_y.chunks_exact(self.output_len())) {
+            Self::place(work, (hp, wp), c, self.pad_before, 1, x, self.w);
+            team_product(kernels.isa, team, &product, work, d_y, d_weight);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Isa;
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 
     fn convs() -> Vec<Conv> {
@@ -234,7 +276,7 @@ mod tests {
     fn forward(conv: &Conv, x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
         let mut y = vec![0.0; conv.out_h() * conv.out_w() * conv.c_out];
         let mut work = vec![f64::NAN; conv.work_len()];
-        conv.forward(Isa::Reference, Team::Solo, x, weight, bias, &mut y, &mut work);
+        conv.forward(Isa::Reference.into(), Team::Solo, x, weight, bias, &mut y, &mut work);
         y
     }
 
@@ -282,9 +324,9 @@ mod tests {
             conv.turn_weight(&weight, &mut turned);
             let (mut d_x, mut d_weight, mut d_bias) =
                 (vec![1.0; x.len()], vec![2.0; weight.len()], vec![3.0; bias.len()]);
-            let (isa, team) = (Isa::Reference, Team::Solo);
-            conv.backward_input(isa, team, &turned, &d_y, &mut d_x, true, &mut work);
-            conv.backward_weight(isa, team, &x, &d_y, &mut d_weight, &mut d_bias, &mut work);
+            let (kernels, team) = (Isa::Reference.into(), Team::Solo);
+            conv.backward_input(kernels, team, &turned, &d_y, &mut d_x, true, &mut work);
+            conv.backward_weight(kernels, team, &x, &d_y, &mut d_weight, &mut d_bias, &mut work);
             d_x.iter_mut().for_each(|d| *d -= 1.0);
             d_weight.iter_mut().for_each(|d| *d -= 2.0);
             d_bias.iter_mut().for_each(|d| *d -= 3.0);
@@ -305,7 +347,7 @@ mod tests {
             let (mut turned, mut d_x) = (vec![0.0; weight.len()], vec![9.0; x.len()]);
             conv.turn_weight(&weight, &mut turned);
             let mut work = vec![f64::NAN; conv.work_len()];
-            conv.backward_input(Isa::Reference, Team::Solo, &turned, &d_y, &mut d_x, false, &mut work);
+            conv.backward_input(Isa::Reference.into(), Team::Solo, &turned, &d_y, &mut d_x, false, &mut work);
             let scale: f64 = y.iter().zip(&d_y).map(|(a, b)| (a * b).abs()).sum();
             assert!((dot(&y, &d_y) - dot(&x, &d_x)).abs() <= 1e-12 * scale);
         }

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::data::Dataset;
 use crate::equations::Schedule;
 use crate::error::{Error, Result};
-use crate::kernels::Isa;
+use crate::kernels::Kernels;
 use crate::model::{Engine, Model};
 use crate::output::{write_atomically, write_loss_curve, write_png};
 use crate::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
@@ -33,8 +33,8 @@ pub struct RunOptions {
     pub limit: Limit,
     /// Threads.
     pub threads: usize,
-    /// The kernels' instruction set.
-    pub isa: Isa,
+    /// The kernels; a run resumed with others goes on well, but not to the same bits.
+    pub kernels: Kernels,
 }
 
 /// What happens during a run, for whoever shows it.
@@ -161,7 +161,7 @@ impl Run {
         mut observer: impl FnMut(Event),
     ) -> Result<Outcome> {
         check_fit(config, data)?;
-        let mut trainer: Trainer<f32> = Trainer::new(config, options.threads, options.isa)?;
+        let mut trainer: Trainer<f32> = Trainer::new(config, options.threads, options.kernels)?;
         let newest = checkpoint::state::newest(&self.folder)?;
         let mut metrics_len = 0;
         let mut note = None;

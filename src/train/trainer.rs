@@ -6,7 +6,7 @@ use crate::data::Dataset;
 use crate::equations::Schedule;
 use crate::equations::algorithms::alg1_draw;
 use crate::error::{Error, Result};
-use crate::kernels::{Element, Isa};
+use crate::kernels::{Element, Kernels};
 use crate::model::clock::{Work, timed_for_all};
 use crate::model::{Engine, Gradient, Model};
 use crate::rng::{Stream, rng};
@@ -63,7 +63,7 @@ impl<T: Element> Trainer<T> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for a configuration out of range, or threads that cannot be started.
-    pub fn new(config: &Config, threads: usize, isa: Isa) -> Result<Trainer<T>> {
+    pub fn new(config: &Config, threads: usize, kernels: impl Into<Kernels>) -> Result<Trainer<T>> {
         config.validate()?;
         let model: Model<T> = Model::new(&config.unet, config.train.seed)?;
         Ok(Trainer {
@@ -71,7 +71,7 @@ impl<T: Element> Trainer<T> {
             average: model.weights.clone(),
             adam: Adam::new(model.weights.len()),
             step: 0,
-            engine: Engine::new(&model, threads, isa)?,
+            engine: Engine::new(&model, threads, kernels)?,
             gradient: Gradient::default(),
             order: Order::default(),
             spare: Mutex::default(),
@@ -195,7 +195,7 @@ impl<T: Element> Trainer<T> {
             clip: clip_factor(norm, train.clip_norm),
             ema_decay: train.ema_decay_at(step),
         };
-        let isa = self.engine.isa();
+        let isa = self.engine.kernels().isa;
         timed_for_all(self.engine.clock(), Work::Optimiser, || {
             self.engine.install(|| {
                 self.adam.update(

@@ -1,0 +1,61 @@
+//! What the kernels run on and how they convolve: chosen once, then passed around as a value.
+
+use super::Isa;
+use std::fmt;
+use std::str::FromStr;
+
+/// How `f32` convolutions with 3x3 kernels and stride 1 are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ConvAlgorithm {
+    /// As the definition says: nine products a pixel.
+    Direct,
+    /// Winograd's minimal filtering where it pays, which needs a quarter of the products and rounds a little coarser.
+    #[default]
+    Winograd,
+}
+
+impl ConvAlgorithm {
+    /// Both.
+    pub const ALL: [ConvAlgorithm; 2] = [ConvAlgorithm::Direct, ConvAlgorithm::Winograd];
+
+    /// The name that `--conv` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            ConvAlgorithm::Direct => "direct",
+            ConvAlgorithm::Winograd => "winograd",
+        }
+    }
+}
+
+impl fmt::Display for ConvAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for ConvAlgorithm {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<ConvAlgorithm, String> {
+        Self::ALL
+            .into_iter()
+            .find(|conv| conv.name() == name)
+            .ok_or_else(|| format!("expected direct or winograd, got {name}"))
+    }
+}
+
+/// The choices that the bits of a result depend on, beside the work itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kernels {
+    /// The instruction set.
+    pub isa: Isa,
+    /// The convolutions' algorithm.
+    pub conv: ConvAlgorithm,
+}
+
+impl From<Isa> for Kernels {
+    /// The default algorithms on an instruction set.
+    fn from(isa: Isa) -> Kernels {
+        Kernels { isa, conv: ConvAlgorithm::default() }
+    }
+}
