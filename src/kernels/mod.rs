@@ -5,12 +5,15 @@
 //! [`Isa::Reference`] in `f32`, run the reference text. All of the crate's `unsafe` lives here.
 #![allow(unsafe_code)]
 
+mod exponentials;
 mod isa;
 mod product;
 mod simd;
+mod sines;
 mod team;
 mod vector;
 
+pub use exponentials::{Columns, Exponent};
 pub use isa::Isa;
 pub use product::{Product, product_reference, team_product, transpose};
 pub use simd::vectorised;
@@ -28,6 +31,21 @@ pub trait Element: Real {
     fn silu(isa: Isa, x: &[Self], y: &mut [Self]);
     /// d_x = d_y * silu'(x), element by element, with silu'(x) = s (1 + x (1 - s)) and s = 1 / (1 + exp(-x)).
     fn silu_backward(isa: Isa, x: &[Self], d_y: &[Self], d_x: &mut [Self]);
+    /// x_tj <- exp of its [`Exponent`] for the first `width` elements of every `stride`.
+    fn exp_of(isa: Isa, x: &mut [Self], width: usize, stride: usize, exponent: Exponent<Self>);
+    /// x_tj <- exp(x_tj + column_j - maxima_t), where maxima_t is the row's largest exponent, and the rows' weighted sums;
+    /// see `exponentials.rs`.
+    fn exp_below_maxima(
+        isa: Isa,
+        x: &mut [Self],
+        width: usize,
+        stride: usize,
+        columns: Columns<Self>,
+        maxima: &mut [Self],
+        sums: &mut [Self],
+    );
+    /// (x, y) <- (sin x, cos x), element by element.
+    fn sin_cos_in_place(isa: Isa, x: &mut [Self], y: &mut [Self]);
 }
 
 impl Element for f64 {
@@ -42,6 +60,23 @@ impl Element for f64 {
     }
     fn silu_backward(_: Isa, x: &[f64], d_y: &[f64], d_x: &mut [f64]) {
         vector::silu_backward_reference(x, d_y, d_x);
+    }
+    fn exp_of(_: Isa, x: &mut [f64], width: usize, stride: usize, exponent: Exponent<f64>) {
+        exponentials::exp_of_reference(x, width, stride, exponent);
+    }
+    fn exp_below_maxima(
+        _: Isa,
+        x: &mut [f64],
+        width: usize,
+        stride: usize,
+        columns: Columns<f64>,
+        maxima: &mut [f64],
+        sums: &mut [f64],
+    ) {
+        exponentials::exp_below_maxima_reference(x, width, stride, columns, maxima, sums);
+    }
+    fn sin_cos_in_place(_: Isa, x: &mut [f64], y: &mut [f64]) {
+        sines::sin_cos_reference(x, y);
     }
 }
 
@@ -68,6 +103,34 @@ impl Element for f32 {
         match isa {
             Isa::Reference => vector::silu_backward_reference(x, d_y, d_x),
             _ => vector::silu_backward_fast(isa, x, d_y, d_x),
+        }
+    }
+    fn exp_of(isa: Isa, x: &mut [f32], width: usize, stride: usize, exponent: Exponent<f32>) {
+        match isa {
+            Isa::Reference => exponentials::exp_of_reference(x, width, stride, exponent),
+            _ => exponentials::exp_of_fast(isa, x, width, stride, exponent),
+        }
+    }
+    fn exp_below_maxima(
+        isa: Isa,
+        x: &mut [f32],
+        width: usize,
+        stride: usize,
+        columns: Columns<f32>,
+        maxima: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        match isa {
+            Isa::Reference => {
+                exponentials::exp_below_maxima_reference(x, width, stride, columns, maxima, sums);
+            }
+            _ => exponentials::exp_below_maxima_fast(isa, x, width, stride, columns, maxima, sums),
+        }
+    }
+    fn sin_cos_in_place(isa: Isa, x: &mut [f32], y: &mut [f32]) {
+        match isa {
+            Isa::Reference => sines::sin_cos_reference(x, y),
+            _ => sines::sin_cos_fast(isa, x, y),
         }
     }
 }

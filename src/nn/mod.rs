@@ -8,6 +8,7 @@ mod attention;
 mod conv;
 mod elementwise;
 mod favor_attention;
+mod favor_backward;
 mod favor_features;
 mod group_norm;
 mod linear;

@@ -1,0 +1,480 @@
+//! Exponentials of a matrix less what makes them at most 1, in one pass: the middle of softmax and of FAVOR+'s features.
+//!
+//! An exponent is the matrix's element x_tj and a shift by row and, where there are any, by column: see [`Exponent`]. With
+//! [`exp_below_maxima_reference`] the shift by row is the row's largest exponent, and the row's weighted sum is found beside:
+//!
+//! - softmax: maxima_t = max_j x_tj, x_tj <- exp(x_tj - maxima_t), sums_t = sum_j x_tj;
+//! - FAVOR+'s queries: maxima_t = max_j (x_tj + columns_j), x_tj <- exp((x_tj + columns_j) - maxima_t), sums_t = sum_j weights_j
+//!   x_tj, the denominator if the weights are the sums of the keys' features.
+//!
+//! Maxima pass over NaN, which the exponentials still see. A row's sum is taken in as many partial sums as a vector has lanes,
+//! in an order that its length and the instruction set decide.
+
+use super::Isa;
+use super::simd::{Kernel, Simd, dispatch};
+use super::vector::exp;
+use crate::real::Real;
+use std::marker::PhantomData;
+
+/// How an exponent comes from the matrix's element x_tj.
+#[derive(Clone, Copy, Debug)]
+pub enum Exponent<'a, T> {
+    /// x_tj - rows_t.
+    Rows(&'a [T]),
+    /// (x_tj - rows_t) - columns_j.
+    RowsThenColumns(&'a [T], &'a [T]),
+    /// (x_tj + columns_j) - rows_t; columns first.
+    ColumnsThenRows(&'a [T], &'a [T]),
+}
+
+impl<T: Real> Exponent<'_, T> {
+    /// Rows and columns; no columns where there is no shift by column.
+    fn shifts(&self) -> (&[T], &[T]) {
+        match self {
+            Exponent::Rows(rows) => (rows, &[]),
+            Exponent::RowsThenColumns(rows, columns) | Exponent::ColumnsThenRows(columns, rows) => {
+                (rows, columns)
+            }
+        }
+    }
+
+    fn of(&self, x: T, t: usize, j: usize) -> T {
+        match self {
+            Exponent::Rows(rows) => x - rows[t],
+            Exponent::RowsThenColumns(rows, columns) => (x - rows[t]) - columns[j],
+            Exponent::ColumnsThenRows(columns, rows) => (x + columns[j]) - rows[t],
+        }
+    }
+}
+
+/// x_tj <- exp of its [`Exponent`] for the first `width` elements of every `stride`.
+pub(super) fn exp_of_reference<T: Real>(x: &mut [T], width: usize, stride: usize, exponent: Exponent<T>) {
+    for (t, row) in x.chunks_mut(stride).enumerate() {
+        for (j, x) in row[..width].iter_mut().enumerate() {
+            *x = exponent.of(*x, t, j).exp();
+        }
+    }
+}
+
+/// A row's shifts by column and the weights of its sum, \[width\] both: 0 and 1 without.
+pub type Columns<'a, T> = Option<(&'a [T], &'a [T])>;
+
+/// See the module's text.
+pub(super) fn exp_below_maxima_reference<T: Real>(
+    x: &mut [T],
+    width: usize,
+    stride: usize,
+    columns: Columns<T>,
+    maxima: &mut [T],
+    sums: &mut [T],
+) {
+    for ((row, max), sum) in x.chunks_mut(stride).zip(maxima).zip(sums) {
+        (*max, *sum) = (T::neg_infinity(), T::zero());
+        let of = |x, j: usize| columns.map_or(x, |(shifts, _)| x + shifts[j]);
+        for (j, x) in row[..width].iter_mut().enumerate() {
+            let exponent = of(*x, j);
+            *max = if exponent > *max { exponent } else { *max };
+        }
+        for (j, x) in row[..width].iter_mut().enumerate() {
+            *x = (of(*x, j) - *max).exp();
+            *sum += columns.map_or(T::one(), |(_, weights)| weights[j]) * *x;
+        }
+    }
+}
+
+/// Panics unless the matrix's rows and the shifts have the lengths that the loops below take for granted.
+fn check<T>(x: &[T], width: usize, stride: usize, rows: usize, columns: Option<usize>) {
+    let fits = rows == 0 || (width <= stride && (rows - 1) * stride + width <= x.len());
+    assert!(fits, "{rows} rows of {width}, {stride} apart, in {}", x.len());
+    assert!(x.len().div_ceil(stride) == rows, "{} is not {rows} rows, {stride} apart", x.len());
+    assert!(columns.is_none_or(|columns| columns == width), "{columns:?} columns of {width}");
+}
+
+pub(super) fn exp_of_fast(isa: Isa, x: &mut [f32], width: usize, stride: usize, exponent: Exponent<f32>) {
+    let (rows, columns) = exponent.shifts();
+    check(x, width, stride, rows.len(), (!columns.is_empty()).then_some(columns.len()));
+    let matrix = Matrix { x: x.as_mut_ptr(), rows: rows.len(), width, stride, columns: columns.as_ptr() };
+    let rows = rows.as_ptr();
+    // SAFETY: `check` holds the matrix's and the shifts' lengths; `Rows` alone leaves the columns unread.
+    unsafe {
+        match exponent {
+            Exponent::Rows(_) => dispatch(isa, ExpOf::<ByRow> { matrix, rows, form: PhantomData }),
+            Exponent::RowsThenColumns(..) => {
+                dispatch(isa, ExpOf::<ByRowThenColumn> { matrix, rows, form: PhantomData });
+            }
+            Exponent::ColumnsThenRows(..) => {
+                dispatch(isa, ExpOf::<ByColumnThenRow> { matrix, rows, form: PhantomData });
+            }
+        }
+    }
+}
+
+pub(super) fn exp_below_maxima_fast(
+    isa: Isa,
+    x: &mut [f32],
+    width: usize,
+    stride: usize,
+    columns: Columns<f32>,
+    maxima: &mut [f32],
+    sums: &mut [f32],
+) {
+    check(x, width, stride, maxima.len(), columns.map(|(shifts, _)| shifts.len()));
+    check(x, width, stride, sums.len(), columns.map(|(_, weights)| weights.len()));
+    let (shifts, weights) = columns.unwrap_or_default();
+    let matrix = Matrix { x: x.as_mut_ptr(), rows: maxima.len(), width, stride, columns: shifts.as_ptr() };
+    let (weights, maxima, sums) = (weights.as_ptr(), maxima.as_mut_ptr(), sums.as_mut_ptr());
+    // SAFETY: `check` holds the lengths; without columns neither they nor the weights are read.
+    unsafe {
+        if columns.is_some() {
+            dispatch(
+                isa,
+                ExpBelowMaxima::<ByColumnThenRow> { matrix, weights, maxima, sums, form: PhantomData },
+            );
+        } else {
+            dispatch(isa, ExpBelowMaxima::<ByRow> { matrix, weights, maxima, sums, form: PhantomData });
+        }
+    }
+}
+
+/// The exponent's form, known to the compiler.
+trait Form {
+    /// Whether there are shifts by column.
+    const COLUMNS: bool;
+    /// The exponent.
+    unsafe fn of<S: Simd>(x: S::V, row: S::V, column: S::V) -> S::V;
+}
+
+struct ByRow;
+struct ByRowThenColumn;
+struct ByColumnThenRow;
+
+impl Form for ByRow {
+    const COLUMNS: bool = false;
+    #[inline(always)]
+    unsafe fn of<S: Simd>(x: S::V, row: S::V, _: S::V) -> S::V {
+        // SAFETY: the caller's promise of S's features.
+        unsafe { S::sub(x, row) }
+    }
+}
+
+impl Form for ByRowThenColumn {
+    const COLUMNS: bool = true;
+    #[inline(always)]
+    unsafe fn of<S: Simd>(x: S::V, row: S::V, column: S::V) -> S::V {
+        // SAFETY: the caller's promise of S's features.
+        unsafe { S::sub(S::sub(x, row), column) }
+    }
+}
+
+impl Form for ByColumnThenRow {
+    const COLUMNS: bool = true;
+    #[inline(always)]
+    unsafe fn of<S: Simd>(x: S::V, row: S::V, column: S::V) -> S::V {
+        // SAFETY: the caller's promise of S's features.
+        unsafe { S::sub(S::add(x, column), row) }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Matrix {
+    x: *mut f32,
+    rows: usize,
+    width: usize,
+    stride: usize,
+    columns: *const f32,
+}
+
+impl Matrix {
+    /// Calls `f(x, columns' offset, elements)` for the row's vectors, the last one partial if `elements < LANES`.
+    #[inline(always)]
+    unsafe fn for_row<S: Simd>(&self, t: usize, mut f: impl FnMut(*mut f32, usize, usize)) {
+        // SAFETY: row t exists.
+        let x = unsafe { self.x.add(t * self.stride) };
+        let mut j = 0;
+        while j + S::LANES <= self.width {
+            // SAFETY: j < width.
+            f(unsafe { x.add(j) }, j, S::LANES);
+            j += S::LANES;
+        }
+        if j < self.width {
+            // SAFETY: as above.
+            f(unsafe { x.add(j) }, j, self.width - j);
+        }
+    }
+}
+
+impl Matrix {
+    /// The shifts of `n` columns from j on, 0 where there are none.
+    #[inline(always)]
+    unsafe fn column<S: Simd, F: Form>(&self, j: usize, n: usize) -> S::V {
+        // SAFETY: the columns exist if the form has any.
+        unsafe { if F::COLUMNS { load::<S>(self.columns.add(j), n) } else { S::splat(0.0) } }
+    }
+}
+
+/// `n` floats, the other lanes 0.
+#[inline(always)]
+unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
+    // SAFETY: the caller gives n readable floats.
+    unsafe { if n == S::LANES { S::load(p) } else { S::load_partial(p, n) } }
+}
+
+#[inline(always)]
+unsafe fn store<S: Simd>(p: *mut f32, v: S::V, n: usize) {
+    // SAFETY: the caller gives n writable floats.
+    unsafe { if n == S::LANES { S::store(p, v) } else { S::store_partial(p, v, n) } }
+}
+
+/// The most lanes a vector has.
+const LANES: usize = 16;
+
+/// Folds the vector's lanes, halves upon halves.
+#[inline(always)]
+unsafe fn fold<S: Simd>(v: S::V, f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: a vector has at most LANES lanes.
+    unsafe { S::store(lanes.as_mut_ptr(), v) };
+    let mut width = S::LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+struct ExpOf<F> {
+    matrix: Matrix,
+    rows: *const f32,
+    form: PhantomData<F>,
+}
+
+impl<F: Form> Kernel for ExpOf<F> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: `check` holds the rows', the columns' and the matrix's lengths.
+        unsafe {
+            for t in 0..self.matrix.rows {
+                let row = S::splat(*self.rows.add(t));
+                self.matrix.for_row::<S>(
+                    t,
+                    #[inline(always)]
+                    |x, j, n| {
+                        let column = self.matrix.column::<S, F>(j, n);
+                        store::<S>(x, exp::<S>(F::of::<S>(load::<S>(x, n), row, column)), n);
+                    },
+                );
+            }
+        }
+    }
+}
+
+struct ExpBelowMaxima<F> {
+    matrix: Matrix,
+    weights: *const f32,
+    maxima: *mut f32,
+    sums: *mut f32,
+    form: PhantomData<F>,
+}
+
+impl<F: Form> Kernel for ExpBelowMaxima<F> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: `check` holds the rows', the columns' and the matrix's lengths.
+        unsafe {
+            for t in 0..self.matrix.rows {
+                let zero = S::splat(0.0);
+                let mut largest = S::splat(f32::NEG_INFINITY);
+                self.matrix.for_row::<S>(
+                    t,
+                    #[inline(always)]
+                    |x, j, n| {
+                        let column = self.matrix.column::<S, F>(j, n);
+                        let mut exponent = F::of::<S>(load::<S>(x, n), zero, column);
+                        if n < S::LANES {
+                            let mut lanes = [f32::NEG_INFINITY; LANES];
+                            S::store_partial(lanes.as_mut_ptr(), exponent, n);
+                            exponent = S::load(lanes.as_ptr());
+                        }
+                        // NaN in the exponent leaves `largest`.
+                        largest = S::max(largest, exponent);
+                    },
+                );
+                let max = fold::<S>(
+                    largest,
+                    #[inline(always)]
+                    |max, x| if x > max { x } else { max },
+                );
+                *self.maxima.add(t) = max;
+                let row = S::splat(max);
+                let mut sum = zero;
+                self.matrix.for_row::<S>(
+                    t,
+                    #[inline(always)]
+                    |x, j, n| {
+                        let column = self.matrix.column::<S, F>(j, n);
+                        let y = exp::<S>(F::of::<S>(load::<S>(x, n), row, column));
+                        store::<S>(x, y, n);
+                        // Lanes beyond the row hold exponentials of nothing.
+                        let y = if n == S::LANES { y } else { S::load_partial(x, n) };
+                        sum = if F::COLUMNS {
+                            S::fma(load::<S>(self.weights.add(j), n), y, sum)
+                        } else {
+                            S::add(sum, y)
+                        };
+                    },
+                );
+                *self.sums.add(t) = fold::<S>(
+                    sum,
+                    #[inline(always)]
+                    |a, b| a + b,
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Element;
+    use crate::rng::{Stream, fill_normal, rng};
+
+    fn normal(len: usize, id: u64) -> Vec<f32> {
+        let mut x = vec![0.0; len];
+        fill_normal(&mut rng(3, Stream::Check, len as u64, id), &mut x);
+        x.iter().map(|x| 3.0 * x).collect()
+    }
+
+    fn wide(x: &[f32]) -> Vec<f64> {
+        x.iter().map(|x| f64::from(*x)).collect()
+    }
+
+    /// Bound: an exponent of at most three terms, none above 20, is rounded twice and exp by 2 ULP, so that an exponential errs
+    /// by (2 * 40 + 2) eps of itself at most; in the gaps nothing changes.
+    #[test]
+    fn every_isa_agrees_with_f64_on_awkward_sizes() {
+        for (rows, width, stride) in [(1, 1, 1), (3, 7, 9), (2, 16, 16), (5, 33, 40), (4, 70, 70), (1, 0, 3)]
+        {
+            let len = (rows - 1) * stride + width.max(1);
+            let (x, by_row, by_column) = (normal(len, 1), normal(rows, 2), normal(width, 3));
+            let (wide_rows, wide_columns) = (wide(&by_row), wide(&by_column));
+            let forms = [
+                (Exponent::Rows(&by_row[..]), Exponent::Rows(&wide_rows[..])),
+                (
+                    Exponent::RowsThenColumns(&by_row, &by_column),
+                    Exponent::RowsThenColumns(&wide_rows, &wide_columns),
+                ),
+                (
+                    Exponent::ColumnsThenRows(&by_column, &by_row),
+                    Exponent::ColumnsThenRows(&wide_columns, &wide_rows),
+                ),
+            ];
+            for (narrow, exact) in forms {
+                let mut want = wide(&x);
+                f64::exp_of(Isa::Reference, &mut want, width, stride, exact);
+                for isa in Isa::available() {
+                    let mut got = x.clone();
+                    f32::exp_of(isa, &mut got, width, stride, narrow);
+                    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                        let bound =
+                            if i % stride < width { 82.0 * f64::from(f32::EPSILON) * want } else { 0.0 };
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(error <= bound, "{isa} {narrow:?} {rows}x{width} [{i}]: {got} for {want}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bounds: maxima exact but for one rounding; exponentials as above; sums by as many eps more as they have terms, of the sum of
+    /// absolute terms.
+    #[test]
+    fn maxima_and_sums_agree_with_f64_on_every_isa() {
+        for (rows, width, stride) in [(1, 1, 1), (3, 7, 9), (2, 16, 16), (5, 33, 40), (4, 70, 70)] {
+            let len = (rows - 1) * stride + width;
+            let (x, by_column, weights) = (normal(len, 4), normal(width, 5), normal(width, 6));
+            let (wide_columns, wide_weights) = (wide(&by_column), wide(&weights));
+            let absolute: Vec<f64> = wide_weights.iter().map(|w| w.abs()).collect();
+            for with_columns in [false, true] {
+                let mut want = wide(&x);
+                let (mut maxima, mut sums) = (vec![0.0; rows], vec![0.0; rows]);
+                let columns = with_columns.then_some((&wide_columns[..], &wide_weights[..]));
+                f64::exp_below_maxima(
+                    Isa::Reference,
+                    &mut want,
+                    width,
+                    stride,
+                    columns,
+                    &mut maxima,
+                    &mut sums,
+                );
+                let mut scales = vec![0.0; rows];
+                let columns = with_columns.then_some((&wide_columns[..], &absolute[..]));
+                f64::exp_below_maxima(
+                    Isa::Reference,
+                    &mut wide(&x),
+                    width,
+                    stride,
+                    columns,
+                    &mut vec![0.0; rows],
+                    &mut scales,
+                );
+                for isa in Isa::available() {
+                    let mut got = x.clone();
+                    let (mut max, mut sum) = (vec![f32::NAN; rows], vec![f32::NAN; rows]);
+                    let columns = with_columns.then_some((&by_column[..], &weights[..]));
+                    f32::exp_below_maxima(isa, &mut got, width, stride, columns, &mut max, &mut sum);
+                    let eps = f64::from(f32::EPSILON);
+                    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                        let bound = if i % stride < width { 82.0 * eps * want } else { 0.0 };
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(error <= bound, "{isa} {rows}x{width} [{i}]: {got} for {want}");
+                    }
+                    for t in 0..rows {
+                        assert!((f64::from(max[t]) - maxima[t]).abs() <= eps * 40.0, "{isa} {width}");
+                        let bound = (82.0 + width as f64) * eps * scales[t];
+                        assert!((f64::from(sum[t]) - sums[t]).abs() <= bound, "{isa} {width}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn not_a_number_stays_in_its_place_and_infinity_is_nothing() {
+        let (nan, inf) = (f32::NAN, f32::INFINITY);
+        for isa in Isa::available() {
+            for width in [3, 19] {
+                let mut x = vec![2.0; 3 * width];
+                (x[width - 1], x[width]) = (nan, -inf);
+                let (mut maxima, mut sums) = ([0.0; 3], [0.0; 3]);
+                f32::exp_below_maxima(isa, &mut x, width, width, None, &mut maxima, &mut sums);
+                let w = width as f32;
+                assert_eq!(maxima, [2.0; 3], "{isa}");
+                assert!(sums[0].is_nan() && sums[1..] == [w - 1.0, w], "{isa} {sums:?}");
+                for (i, x) in x.iter().enumerate() {
+                    assert_eq!(x.is_nan(), i == width - 1, "{isa} {i}");
+                    assert!(x.is_nan() || *x == if i == width { 0.0 } else { 1.0 }, "{isa} {i}");
+                }
+                // Far below every column, where the exponential of nothing would be infinite.
+                let mut x = vec![-300.0; width];
+                let (columns, weights) = (vec![0.0; width], vec![1.0; width]);
+                let mut sum = [0.0];
+                let shifts = Some((&columns[..], &weights[..]));
+                f32::exp_below_maxima(isa, &mut x, width, width, shifts, &mut maxima[..1], &mut sum);
+                assert_eq!((maxima[0], sum[0]), (-300.0, w), "{isa}");
+                let mut x = vec![nan, -inf, inf, 88.0];
+                f32::exp_of(isa, &mut x, 4, 4, Exponent::Rows(&[0.0]));
+                assert!(x[0].is_nan() && x[1..3] == [0.0, inf] && x[3].is_finite(), "{isa} {x:?}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "columns of 4")]
+    fn shifts_of_another_width_are_refused() {
+        f32::exp_of(Isa::detect(), &mut [0.0; 4], 4, 4, Exponent::RowsThenColumns(&[0.0], &[0.0; 3]));
+    }
+}
