@@ -17,8 +17,8 @@ use crate::config::FeatureMap;
 use crate::kernels::{Element, Exponent, Product, transpose, vectorised};
 use std::ops::Range;
 
-/// Tokens whose features exist at a time: at m = 128 they and S stay in the first-level cache together.
-const TILE: usize = 32;
+/// Features that exist at a time: half of a first-level cache.
+const TILE_FEATURES: usize = 4096;
 
 /// Tokens in a share, until there are `MOST_SHARES`: many enough that merging costs about a hundredth.
 const SHARE: usize = 128;
@@ -33,15 +33,19 @@ pub(super) struct Favor {
     pub m: usize,
     /// l m, the number of features.
     pub len: usize,
+    /// Tokens whose features exist at a time.
+    pub tile: usize,
     /// Tokens in a share; the last may have fewer.
     share: usize,
 }
 
 impl Favor {
     pub fn new(attention: &Attention, map: FeatureMap, m: usize) -> Favor {
+        let len = map.functions() * m;
+        let tile = (TILE_FEATURES / len).clamp(16, SHARE).next_multiple_of(8);
         let shares = attention.tokens.div_ceil(SHARE).min(MOST_SHARES);
-        let share = attention.tokens.div_ceil(shares).next_multiple_of(TILE);
-        Favor { attention: *attention, map, m, len: map.functions() * m, share }
+        let share = attention.tokens.div_ceil(shares).next_multiple_of(tile);
+        Favor { attention: *attention, map, m, len, tile, share }
     }
 
     /// S of all heads' keys and c; s_i and D_i of all queries.
@@ -81,7 +85,7 @@ impl Favor {
     pub fn share_work_len(&self, backward: bool) -> usize {
         let d = self.attention.dim;
         let tiles = if backward { 2 } else { 1 };
-        self.attention.heads * self.state_len() + TILE * (d + 2 + tiles * self.len) + self.len
+        self.attention.heads * self.state_len() + self.tile * (d + 2 + tiles * self.len) + self.len
     }
 
     /// The tokens of share `g`.
@@ -122,11 +126,11 @@ impl Favor {
 
 /// Scratch for one tile after the other.
 pub(super) struct Tiles<'w, T> {
-    /// \[TILE, d + 1\].
+    /// \[tile, d + 1\].
     pub y: &'w mut [T],
-    /// Features, \[TILE, l m\].
+    /// Features, \[tile, l m\].
     pub f: &'w mut [T],
-    /// Their derivatives, \[TILE, l m\]; empty in the forward pass.
+    /// Their derivatives, \[tile, l m\]; empty in the forward pass.
     pub g: &'w mut [T],
     /// A number a row.
     pub row: &'w mut [T],
@@ -137,13 +141,13 @@ pub(super) struct Tiles<'w, T> {
 impl<'w, T: Element> Tiles<'w, T> {
     /// Cuts a share's scratch into the heads' states and tiles.
     pub fn cut(favor: &Favor, mut work: &'w mut [T], backward: bool) -> (&'w mut [T], Tiles<'w, T>) {
-        let (d, len) = (favor.attention.dim, favor.len);
+        let (d, len, tile) = (favor.attention.dim, favor.len, favor.tile);
         let states = take(&mut work, favor.attention.heads * favor.state_len());
         let tiles = Tiles {
-            y: take(&mut work, TILE * (d + 1)),
-            f: take(&mut work, TILE * len),
-            g: take(&mut work, if backward { TILE * len } else { 0 }),
-            row: take(&mut work, TILE),
+            y: take(&mut work, tile * (d + 1)),
+            f: take(&mut work, tile * len),
+            g: take(&mut work, if backward { tile * len } else { 0 }),
+            row: take(&mut work, tile),
             rescale: take(&mut work, len),
         };
         (states, tiles)
@@ -165,7 +169,7 @@ pub(super) fn gather_values<'y, T: Element>(
 
 /// The tiles of a share's tokens.
 pub(super) fn tiles_of(favor: &Favor, g: usize) -> impl Iterator<Item = Range<usize>> {
-    tiles(favor.tokens(g), TILE)
+    tiles(favor.tokens(g), favor.tile)
 }
 
 /// `out` \[L, heads * d\] and what the backward pass needs.
