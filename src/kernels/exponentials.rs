@@ -278,59 +278,86 @@ struct ExpBelowMaxima<F> {
     form: PhantomData<F>,
 }
 
+/// Rows whose maxima are found before their exponentials are taken, so that the folds of one wait for no other.
+const BLOCK: usize = 4;
+
 impl<F: Form> Kernel for ExpBelowMaxima<F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: `check` holds the rows', the columns' and the matrix's lengths.
-        unsafe {
-            for t in 0..self.matrix.rows {
-                let zero = S::splat(0.0);
-                let mut largest = S::splat(f32::NEG_INFINITY);
-                self.matrix.for_row::<S>(
-                    t,
-                    #[inline(always)]
-                    |x, j, n| {
-                        let column = self.matrix.column::<S, F>(j, n);
-                        let mut exponent = F::of::<S>(load::<S>(x, n), zero, column);
-                        if n < S::LANES {
-                            let mut lanes = [f32::NEG_INFINITY; LANES];
-                            S::store_partial(lanes.as_mut_ptr(), exponent, n);
-                            exponent = S::load(lanes.as_ptr());
-                        }
-                        // NaN in the exponent leaves `largest`.
-                        largest = S::max(largest, exponent);
-                    },
-                );
-                let max = fold::<S>(
-                    largest,
-                    #[inline(always)]
-                    |max, x| if x > max { x } else { max },
-                );
-                *self.maxima.add(t) = max;
-                let row = S::splat(max);
-                let mut sum = zero;
-                self.matrix.for_row::<S>(
-                    t,
-                    #[inline(always)]
-                    |x, j, n| {
-                        let column = self.matrix.column::<S, F>(j, n);
-                        let y = exp::<S>(F::of::<S>(load::<S>(x, n), row, column));
-                        store::<S>(x, y, n);
-                        // Lanes beyond the row hold exponentials of nothing.
-                        let y = if n == S::LANES { y } else { S::load_partial(x, n) };
-                        sum = if F::COLUMNS {
-                            S::fma(load::<S>(self.weights.add(j), n), y, sum)
-                        } else {
-                            S::add(sum, y)
-                        };
-                    },
-                );
-                *self.sums.add(t) = fold::<S>(
-                    sum,
-                    #[inline(always)]
-                    |a, b| a + b,
-                );
+        let rows = self.matrix.rows;
+        for start in (0..rows).step_by(BLOCK) {
+            let block = start..(start + BLOCK).min(rows);
+            // SAFETY: `check` holds the rows', the columns' and the matrix's lengths.
+            unsafe {
+                for t in block.clone() {
+                    *self.maxima.add(t) = self.largest::<S>(t);
+                }
+                for t in block {
+                    *self.sums.add(t) = self.exponentials::<S>(t, *self.maxima.add(t));
+                }
             }
+        }
+    }
+}
+
+impl<F: Form> ExpBelowMaxima<F> {
+    /// Row t's largest exponent.
+    #[inline(always)]
+    unsafe fn largest<S: Simd>(&self, t: usize) -> f32 {
+        // SAFETY: row t exists.
+        unsafe {
+            let mut largest = S::splat(f32::NEG_INFINITY);
+            self.matrix.for_row::<S>(
+                t,
+                #[inline(always)]
+                |x, j, n| {
+                    let column = self.matrix.column::<S, F>(j, n);
+                    let mut exponent = F::of::<S>(load::<S>(x, n), S::splat(0.0), column);
+                    if n < S::LANES {
+                        let mut lanes = [f32::NEG_INFINITY; LANES];
+                        S::store_partial(lanes.as_mut_ptr(), exponent, n);
+                        exponent = S::load(lanes.as_ptr());
+                    }
+                    // NaN in the exponent leaves `largest`.
+                    largest = S::max(largest, exponent);
+                },
+            );
+            fold::<S>(
+                largest,
+                #[inline(always)]
+                |max, x| if x > max { x } else { max },
+            )
+        }
+    }
+
+    /// Row t's exponentials, and their weighted sum.
+    #[inline(always)]
+    unsafe fn exponentials<S: Simd>(&self, t: usize, max: f32) -> f32 {
+        // SAFETY: row t exists.
+        unsafe {
+            let row = S::splat(max);
+            let mut sum = S::splat(0.0);
+            self.matrix.for_row::<S>(
+                t,
+                #[inline(always)]
+                |x, j, n| {
+                    let column = self.matrix.column::<S, F>(j, n);
+                    let y = exp::<S>(F::of::<S>(load::<S>(x, n), row, column));
+                    store::<S>(x, y, n);
+                    // Lanes beyond the row hold exponentials of nothing.
+                    let y = if n == S::LANES { y } else { S::load_partial(x, n) };
+                    sum = if F::COLUMNS {
+                        S::fma(load::<S>(self.weights.add(j), n), y, sum)
+                    } else {
+                        S::add(sum, y)
+                    };
+                },
+            );
+            fold::<S>(
+                sum,
+                #[inline(always)]
+                |a, b| a + b,
+            )
         }
     }
 }
