@@ -3,7 +3,7 @@
 //! The mathematics of a head stands in `softmax_attention` (exact, equation (22)) and in `favor_attention` and
 //! `favor_backward` (FAVOR+, equations (24) to (26)).
 
-use super::favor_attention::Favor;
+use super::favor_shares::Favor;
 use super::{favor_attention, favor_backward, softmax_attention};
 use crate::config::FeatureMap;
 use crate::kernels::{Element, Isa, Team, vectorised};

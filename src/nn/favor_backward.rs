@@ -15,8 +15,8 @@
 //! of the keys.
 
 use super::attention::{Attention, Input, Projections, map_row, take};
-use super::favor_attention::{Favor, Tiles, gather_values, tiles_of};
 use super::favor_features::{Features, guarded, is_guarded};
+use super::favor_shares::{Favor, Tiles, gather_values, tiles_of};
 use super::reductions::dot;
 use crate::config::FeatureMap;
 use crate::kernels::{Element, Product, transpose, vectorised};

@@ -5,10 +5,10 @@
 //! multiplies feature j of the keys for all l and divides feature j of the queries. That frees us of 1/sqrt(m), of the
 //! queries' factor h, and of overflow:
 //!
-//! - Positive, equation (25), exponents e_lj = u_lj - |k^_l|^2/2. With c_j = max_l e_lj over the tokens of the sample and head:
-//!   k'_lj = exp(e_lj - c_j), q'_ij = exp(u_ij + c_j - s_i), s_i = max_j (u_ij + c_j). Every feature is at most 1, and D_i >= 1:
-//!   at the j of s_i the query's feature is 1, and so is one of the keys'. Nothing overflows, D cannot underflow, and
-//!   no constant is added. Subtracting a query's and the keys' maxima by themselves, as usual, lets D underflow where
+//! - Positive, equation (25), exponents e_lj = u_lj - |k^_l|^2/2. With c_j the largest e_lj over the tokens of the sample and head,
+//!   or some e_lj that lies at most [`SLACK`] below it: k'_lj = exp(e_lj - c_j), q'_ij = exp(u_ij + c_j - s_i),
+//!   s_i = max_j (u_ij + c_j). A query's features are at most 1, a key's at most exp(SLACK), and D_i >= 1: at the j of s_i the
+//!   query's feature is 1, and so is one of the keys'. Nothing overflows, D cannot underflow, and no constant is added. Subtracting a query's and the keys' maxima by themselves, as usual, lets D underflow where
 //!   the two lie at different j.
 //! - Hyperbolic: the same over the 2m exponents +-u_j - |k^|^2/2.
 //! - Trigonometric: q'_i = (sin u_i, cos u_i), k'_l = exp(|k^_l|^2/2 - c) (sin u_l, cos u_l), c = max_l |k^_l|^2/2 (kept m l times, so
@@ -16,9 +16,8 @@
 //! - ReLU: max(u, 0) + [`RELU_CONSTANT`], not stabilised.
 //!
 //! c is found in one pass over the keys: where a tile raises it, what was summed is multiplied by exp(c_old - c_new), as
-//! in online softmax. For that to be rare, a tile raises c_j only if it exceeds it by more than [`SLACK`]: some key's feature j is 1
-//! all the same, and none above exp(SLACK). No gradient flows through c and s, since they cancel (but see `favor_backward` on the
-//! guard).
+//! in online softmax; the slack makes that rare. No gradient flows through c and s, since they cancel (but see
+//! `favor_backward` on the guard).
 //!
 //! Source: Choromanski et al. (2021), sections 2.3 and 2.4, Lemma 1; the stabiliser by feature is this project's.
 

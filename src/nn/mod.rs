@@ -10,6 +10,7 @@ mod elementwise;
 mod favor_attention;
 mod favor_backward;
 mod favor_features;
+mod favor_shares;
 mod group_norm;
 mod linear;
 mod reductions;

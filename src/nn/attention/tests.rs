@@ -314,16 +314,24 @@ fn f32_agrees_with_f64_on_every_isa() {
     }
 }
 
+/// 300 tokens are three shares.
 #[test]
-fn a_team_gives_the_same_bits() {
+fn a_team_of_any_size_gives_the_same_bits() {
+    let pools =
+        [1, 2, 7].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
     for kind in kinds(6) {
-        let case = Case::<f32>::normal([67, 3, 5], kind, 1.0);
+        let case = Case::<f32>::normal([300, 3, 5], kind, 1.0);
         for isa in Isa::available() {
-            assert_eq!(case.results(isa, Team::Solo), case.results(isa, Team::Pool), "{isa} {kind:?}");
+            let alone = case.results(isa, Team::Solo);
+            for pool in &pools {
+                let together = pool.install(|| case.results(isa, Team::Pool));
+                assert_eq!(alone, together, "{isa} {kind:?} on {} threads", pool.current_num_threads());
+            }
         }
     }
 }
 
+/// The state of FAVOR+'s work does not grow with the tokens beyond the most shares.
 #[test]
 fn memory_is_linear_in_the_tokens() {
     for kind in kinds(32) {
