@@ -11,6 +11,7 @@ use performer_ddpm::kernels::{Isa, Team, transpose};
 use performer_ddpm::nn::{Attention, AttentionKind, Projections};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 use rayon::prelude::*;
+use std::sync::Mutex;
 use std::time::Instant;
 
 /// L and the number of samples.
@@ -73,19 +74,19 @@ impl Layer {
     /// Median or least milliseconds of a pass over the `samples`.
     fn milliseconds(&self, samples: &mut [Sample], backward: bool, runs: usize, best: bool) -> f64 {
         let work_len = self.attention.forward_work_len().max(self.attention.backward_work_len());
-        let threads = rayon::current_num_threads();
-        let workers = threads.min(samples.len());
-        let mut works = vec![vec![0.0; work_len]; workers];
+        let works: Vec<_> =
+            (0..rayon::current_num_threads()).map(|_| Mutex::new(vec![0.0; work_len])).collect();
+        let run = |team, sample: &mut Sample| {
+            let work = &works[rayon::current_thread_index().expect("in a pool")];
+            self.run(team, backward, sample, &mut work.lock().expect("one thread's own"));
+        };
         let mut times = Vec::new();
         for _ in 0..runs + 2 {
             let start = Instant::now();
-            if samples.len() < threads {
-                samples.iter_mut().for_each(|sample| self.run(Team::Pool, backward, sample, &mut works[0]));
+            if samples.len() < works.len() {
+                samples.iter_mut().for_each(|sample| run(Team::Pool, sample));
             } else {
-                let share = samples.len().div_ceil(workers);
-                samples.par_chunks_mut(share).zip(&mut works).for_each(|(samples, work)| {
-                    samples.iter_mut().for_each(|sample| self.run(Team::Solo, backward, sample, work));
-                });
+                samples.par_iter_mut().for_each(|sample| run(Team::Solo, sample));
             }
             times.push(1e3 * start.elapsed().as_secs_f64());
         }
