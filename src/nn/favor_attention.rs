@@ -13,7 +13,8 @@
 
 use super::attention::{Attention, Input, Projections, scale_row, take};
 use super::favor_features::{Features, guarded};
-use super::favor_shares::{Favor, Tiles, gather_values, tiles_of};
+use super::favor_shares::{Favor, Tiles, tiles_of};
+use super::reductions::add_columns;
 use crate::kernels::{Element, Exponent, Product, transpose, vectorised};
 
 /// `out` \[L, heads * d\] and what the backward pass needs.
@@ -75,17 +76,25 @@ fn sum_keys<T: Element>(
 ) {
     let (isa, d, len) = (input.isa, favor.attention.dim, favor.len);
     features.start_c(c);
+    let (numerators, sums) = s.split_at_mut(d * len);
+    sums.fill(T::zero());
     for (i, tile) in tiles_of(favor, g).enumerate() {
         let rows = tile.len();
         let k = favor.attention.head(head, input.k);
         let f = &mut tiles.f[..rows * len];
         let raised = features.keys_raising_c(k, tile.clone(), f, &mut tiles.row[..rows], c, tiles.rescale);
         if raised && i > 0 {
-            scale_columns(input, tiles.rescale, s);
+            scale_columns(input, tiles.rescale, numerators);
+            scale_columns(input, tiles.rescale, sums);
         }
-        let y = gather_values(input, head, tile, tiles.y);
-        let shape = Product { accumulate: i > 0, ..Product::transposed_a(d + 1, len, rows) };
-        T::product(isa, &shape, y, f, s);
+        vectorised(
+            isa,
+            #[inline(always)]
+            || add_columns(sums, f, None),
+        );
+        let v = favor.attention.head(head, input.v);
+        let shape = Product { a_k: v.stride, accumulate: i > 0, ..Product::transposed_a(d, len, rows) };
+        T::product(isa, &shape, v.from(tile.start), f, numerators);
     }
 }
 

@@ -16,8 +16,8 @@
 
 use super::attention::{Attention, Input, Projections, map_row, take};
 use super::favor_features::{Features, guarded, is_guarded};
-use super::favor_shares::{Favor, Tiles, gather_values, tiles_of};
-use super::reductions::dot;
+use super::favor_shares::{Favor, Tiles, tiles_of};
+use super::reductions::{add_columns, dot};
 use crate::config::FeatureMap;
 use crate::kernels::{Element, Product, transpose, vectorised};
 
@@ -104,6 +104,9 @@ impl<T: Element> Backward<'_, T> {
         let tokens = favor.tokens(g);
         let marks = &self.marks[g * favor.marks_len()..][2 * head * tokens.len()..][..2 * tokens.len()];
         let (shifts, denominators) = marks.split_at(tokens.len());
+        let (numerators, sums) = s.split_at(d * len);
+        let (d_numerators, d_sums) = d_s.split_at_mut(d * len);
+        d_sums.fill(T::zero());
         let mut guarded_rows = T::zero();
         for (i, tile) in tiles_of(favor, g).enumerate() {
             let rows = tile.len();
@@ -111,27 +114,33 @@ impl<T: Element> Backward<'_, T> {
             let (shifts, denominators) = (&shifts[at..][..rows], &denominators[at..][..rows]);
             let (f, g) = (&mut tiles.f[..rows * len], &mut tiles.g[..rows * len]);
             features.queries(q, tile.clone(), f, c, shifts);
-            let y = &mut tiles.y[..rows * (d + 1)];
+            let (y, y_last) = (&mut tiles.y[..rows * d], &mut tiles.row[..rows]);
             vectorised(
                 isa,
                 #[inline(always)]
                 || {
-                    let rows = y.chunks_exact_mut(d + 1).zip(tile.clone()).zip(denominators);
-                    for ((y, token), denominator) in rows {
+                    let rows =
+                        y.chunks_exact_mut(d).zip(y_last.iter_mut()).zip(tile.clone()).zip(denominators);
+                    for (((y, y_last), token), denominator) in rows {
                         let (out, d_out) = (out.token(token), d_out.token(token));
                         let inverse = T::one() / guarded(*denominator);
                         map_row(d_out, y, |d_out| d_out * inverse);
                         let radial = dot(out, d_out);
                         let is_guarded = is_guarded(*denominator);
-                        y[d] = if is_guarded { T::zero() } else { -radial * inverse };
+                        *y_last = if is_guarded { T::zero() } else { -radial * inverse };
                         guarded_rows += if is_guarded { radial } else { T::zero() };
                     }
                 },
             );
-            let shape = Product { accumulate: i > 0, ..Product::transposed_a(d + 1, len, rows) };
-            T::product(isa, &shape, y, f, d_s);
-            T::product(isa, &Product::dense(rows, len, d + 1), y, s, g);
-            features.pull_back(f, g, None);
+            vectorised(
+                isa,
+                #[inline(always)]
+                || add_columns(d_sums, f, Some(y_last)),
+            );
+            let shape = Product { accumulate: i > 0, ..Product::transposed_a(d, len, rows) };
+            T::product(isa, &shape, y, f, d_numerators);
+            T::product(isa, &Product::dense(rows, len, d), y, numerators, g);
+            features.pull_back(f, g, (Some(y_last), sums), None);
             features.project_back(g, rows, favor.attention.stride(), false, favor.rows(&tile, head, d_q));
         }
         guarded_rows
@@ -152,6 +161,7 @@ impl<T: Element> Backward<'_, T> {
         let Backward { favor, input, features, .. } = self;
         let (isa, d, len, stride) = (input.isa, favor.attention.dim, favor.len, favor.attention.stride());
         let k = favor.attention.head(head, input.k);
+        let v = favor.attention.head(head, input.v);
         let (_, c) = self.state(head);
         let square = favor.scale::<T>() * favor.scale();
         let largest = if favor.map == FeatureMap::Trigonometric && guarded_rows != T::zero() {
@@ -165,10 +175,10 @@ impl<T: Element> Backward<'_, T> {
             features.keys(k, tile.clone(), f, &mut tiles.row[..rows], c);
             let d_v = favor.rows(&tile, head, d_v);
             T::product(isa, &Product { c_row: stride, ..Product::dense(rows, d, len) }, f, d_numerators, d_v);
-            let y = gather_values(input, head, tile.clone(), tiles.y);
             let g = &mut tiles.g[..rows * len];
-            T::product(isa, &Product::dense(rows, len, d + 1), y, d_s, g);
-            features.pull_back(f, g, Some(&mut tiles.row[..rows]));
+            let shape = Product { a_row: stride, ..Product::dense(rows, len, d) };
+            T::product(isa, &shape, v.from(tile.start), &d_s[..d * len], g);
+            features.pull_back(f, g, (None, &d_s[d * len..]), Some(&mut tiles.row[..rows]));
             if let Some(token) = largest.filter(|token| tile.contains(token)) {
                 tiles.row[token - tile.start] -= guarded_rows;
             }

@@ -182,7 +182,8 @@ impl<T: Element> Features<'_, T> {
         }
     }
 
-    /// From the features f and the derivatives g by them, in place: g's first m columns become the derivatives by u,
+    /// From the features f and the derivatives g_tj + a_t b_j by them, in place (a is 1 where there is none; b is \[l m\]): g's first m
+    /// columns become the derivatives by u,
     ///
     /// - positive: f = exp(u + ..), so d_u = g f; hyperbolic: d_u = g_1 f_1 - g_2 f_2;
     /// - trigonometric: f = a (sin u, cos u), so d_u = g_1 f_2 - g_2 f_1;
@@ -190,31 +191,29 @@ impl<T: Element> Features<'_, T> {
     ///
     /// and `radial` \[rows\] what h's factor adds: the derivative by x^ is d_u W + radial x^. As h = exp(-+|x^|^2/2), that is
     /// radial = -+sum_j g_j f_j, and 0 for ReLU. For queries sum_j g_j f_j is 0 in theory; they need no `radial`.
-    pub fn pull_back(&self, f: &[T], g: &mut [T], radial: Option<&mut [T]>) {
+    pub fn pull_back(
+        &self,
+        f: &[T],
+        g: &mut [T],
+        (a, b): (Option<&[T]>, &[T]),
+        mut radial: Option<&mut [T]>,
+    ) {
         let (len, m, map) = (self.len(), self.m, self.map);
-        if let Some(radial) = radial {
-            vectorised(
-                self.isa,
-                #[inline(always)]
-                || {
-                    for (radial, (f, g)) in
-                        radial.iter_mut().zip(f.chunks_exact(len).zip(g.chunks_exact(len)))
-                    {
-                        *radial = match map {
-                            FeatureMap::Relu => T::zero(),
-                            FeatureMap::Trigonometric => dot(f, g),
-                            FeatureMap::Positive | FeatureMap::Hyperbolic => -dot(f, g),
-                        };
-                    }
-                },
-            );
-        }
         let relu_constant = T::of(RELU_CONSTANT);
         vectorised(
             self.isa,
             #[inline(always)]
             || {
-                for (f, g) in f.chunks_exact(len).zip(g.chunks_exact_mut(len)) {
+                for (t, (f, g)) in f.chunks_exact(len).zip(g.chunks_exact_mut(len)).enumerate() {
+                    let a = a.map_or(T::one(), |a| a[t]);
+                    g.iter_mut().zip(b).for_each(|(g, b)| *g += a * *b);
+                    if let Some(radial) = &mut radial {
+                        radial[t] = match map {
+                            FeatureMap::Relu => T::zero(),
+                            FeatureMap::Trigonometric => dot(f, g),
+                            FeatureMap::Positive | FeatureMap::Hyperbolic => -dot(f, g),
+                        };
+                    }
                     let ((f1, f2), (g1, g2)) = (f.split_at(m), g.split_at_mut(m));
                     match map {
                         FeatureMap::Positive => g1.iter_mut().zip(f1).for_each(|(g, f)| *g *= *f),

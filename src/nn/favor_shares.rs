@@ -3,7 +3,7 @@
 //! Shares run one after the other or on many threads, at most sixteen at a time, and each has scratch of its own; every number is
 //! summed within a share, by tiles, and then over the shares, in order. Neither cut depends on the threads or on the batch.
 
-use super::attention::{Attention, Input, take, tiles};
+use super::attention::{Attention, take, tiles};
 use crate::config::FeatureMap;
 use crate::kernels::Element;
 use std::ops::Range;
@@ -74,9 +74,8 @@ impl Favor {
 
     /// Every head's state over the share's tokens, and tiles.
     pub fn share_work_len(&self, backward: bool) -> usize {
-        let d = self.attention.dim;
-        let tiles = if backward { 2 } else { 1 };
-        self.attention.heads * self.state_len() + self.tile * (d + 2 + tiles * self.len) + self.len
+        let of_a_token = if backward { self.attention.dim + 1 + 2 * self.len } else { 1 + self.len };
+        self.attention.heads * self.state_len() + self.tile * of_a_token + self.len
     }
 
     /// The tokens of share `g`.
@@ -117,7 +116,7 @@ impl Favor {
 
 /// Scratch for one tile after the other.
 pub(super) struct Tiles<'w, T> {
-    /// \[tile, d + 1\].
+    /// \[tile, d\]; empty in the forward pass.
     pub y: &'w mut [T],
     /// Features, \[tile, l m\].
     pub f: &'w mut [T],
@@ -135,7 +134,7 @@ impl<'w, T: Element> Tiles<'w, T> {
         let (d, len, tile) = (favor.attention.dim, favor.len, favor.tile);
         let states = take(&mut work, favor.attention.heads * favor.state_len());
         let tiles = Tiles {
-            y: take(&mut work, tile * (d + 1)),
+            y: take(&mut work, if backward { tile * d } else { 0 }),
             f: take(&mut work, tile * len),
             g: take(&mut work, if backward { tile * len } else { 0 }),
             row: take(&mut work, tile),
@@ -143,19 +142,6 @@ impl<'w, T: Element> Tiles<'w, T> {
         };
         (states, tiles)
     }
-}
-
-/// v~ = (v, 1) of a head's tokens, \[rows, d + 1\].
-pub(super) fn gather_values<'y, T: Element>(
-    input: &Input<T>,
-    head: usize,
-    tokens: Range<usize>,
-    y: &'y mut [T],
-) -> &'y [T] {
-    let d = input.attention.dim;
-    let y = input.attention.head(head, input.v).gather(input.isa, tokens, d + 1, y);
-    y.iter_mut().skip(d).step_by(d + 1).for_each(|one| *one = T::one());
-    y
 }
 
 /// The tiles of a share's tokens.

@@ -47,6 +47,32 @@ pub(super) fn raise_to_columns<T: Element>(c: &mut [T], f: &[T], rows: &[T]) {
     }
 }
 
+/// sums_j += sum_t weights_t f_tj for f \[rows, sums.len()\], without weights sum_t f_tj.
+#[inline(always)]
+pub(super) fn add_columns<T: Element>(sums: &mut [T], f: &[T], weights: Option<&[T]>) {
+    let len = sums.len();
+    let weight = |t: usize| weights.map_or(T::one(), |weights| weights[t]);
+    let (blocks, rest) = sums.as_chunks_mut::<LANES>();
+    let whole = blocks.len() * LANES;
+    for (i, sums) in blocks.iter_mut().enumerate() {
+        let mut lanes = [T::zero(); LANES];
+        for (t, f) in f.chunks_exact(len).enumerate() {
+            let (f, weight) = (&f[i * LANES..][..LANES], weight(t));
+            for lane in 0..LANES {
+                lanes[lane] += weight * f[lane];
+            }
+        }
+        for lane in 0..LANES {
+            sums[lane] += lanes[lane];
+        }
+    }
+    for (t, f) in f.chunks_exact(len).enumerate() {
+        for (sum, x) in rest.iter_mut().zip(&f[whole..]) {
+            *sum += weight(t) * *x;
+        }
+    }
+}
+
 /// The larger of `max` and `x`; `max` where `x` is NaN. One instruction, unlike `Float::max`.
 #[inline(always)]
 pub(super) fn larger<T: Element>(max: T, x: T) -> T {
