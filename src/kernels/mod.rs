@@ -27,10 +27,6 @@ pub trait Element: Real {
     fn product(isa: Isa, shape: &Product, a: &[Self], b: &[Self], c: &mut [Self]);
     /// x <- exp(x), element by element.
     fn exp_in_place(isa: Isa, x: &mut [Self]);
-    /// y = x / (1 + exp(-x)), element by element.
-    fn silu(isa: Isa, x: &[Self], y: &mut [Self]);
-    /// d_x = d_y * silu'(x), element by element, with silu'(x) = s (1 + x (1 - s)) and s = 1 / (1 + exp(-x)).
-    fn silu_backward(isa: Isa, x: &[Self], d_y: &[Self], d_x: &mut [Self]);
     /// x_tj <- exp of its [`Exponent`] for the first `width` elements of every `stride`.
     fn exp_of(isa: Isa, x: &mut [Self], width: usize, stride: usize, exponent: Exponent<Self>);
     /// x_tj <- exp(x_tj + column_j - maxima_t), where maxima_t is the row's largest exponent, and the rows' weighted sums;
@@ -46,6 +42,10 @@ pub trait Element: Real {
     );
     /// (x, y) <- (sin x, cos x), element by element.
     fn sin_cos_in_place(isa: Isa, x: &mut [Self], y: &mut [Self]);
+    /// y = x / (1 + exp(-x)), element by element.
+    fn silu(isa: Isa, x: &[Self], y: &mut [Self]);
+    /// d_x = d_y * silu'(x), element by element, with silu'(x) = s (1 + x (1 - s)) and s = 1 / (1 + exp(-x)).
+    fn silu_backward(isa: Isa, x: &[Self], d_y: &[Self], d_x: &mut [Self]);
 }
 
 impl Element for f64 {
@@ -54,12 +54,6 @@ impl Element for f64 {
     }
     fn exp_in_place(_: Isa, x: &mut [f64]) {
         vector::exp_reference(x);
-    }
-    fn silu(_: Isa, x: &[f64], y: &mut [f64]) {
-        vector::silu_reference(x, y);
-    }
-    fn silu_backward(_: Isa, x: &[f64], d_y: &[f64], d_x: &mut [f64]) {
-        vector::silu_backward_reference(x, d_y, d_x);
     }
     fn exp_of(_: Isa, x: &mut [f64], width: usize, stride: usize, exponent: Exponent<f64>) {
         exponentials::exp_of_reference(x, width, stride, exponent);
@@ -78,6 +72,12 @@ impl Element for f64 {
     fn sin_cos_in_place(_: Isa, x: &mut [f64], y: &mut [f64]) {
         sines::sin_cos_reference(x, y);
     }
+    fn silu(_: Isa, x: &[f64], y: &mut [f64]) {
+        vector::silu_reference(x, y);
+    }
+    fn silu_backward(_: Isa, x: &[f64], d_y: &[f64], d_x: &mut [f64]) {
+        vector::silu_backward_reference(x, d_y, d_x);
+    }
 }
 
 impl Element for f32 {
@@ -91,18 +91,6 @@ impl Element for f32 {
         match isa {
             Isa::Reference => vector::exp_reference(x),
             _ => vector::exp_fast(isa, x),
-        }
-    }
-    fn silu(isa: Isa, x: &[f32], y: &mut [f32]) {
-        match isa {
-            Isa::Reference => vector::silu_reference(x, y),
-            _ => vector::silu_fast(isa, x, y),
-        }
-    }
-    fn silu_backward(isa: Isa, x: &[f32], d_y: &[f32], d_x: &mut [f32]) {
-        match isa {
-            Isa::Reference => vector::silu_backward_reference(x, d_y, d_x),
-            _ => vector::silu_backward_fast(isa, x, d_y, d_x),
         }
     }
     fn exp_of(isa: Isa, x: &mut [f32], width: usize, stride: usize, exponent: Exponent<f32>) {
@@ -131,6 +119,18 @@ impl Element for f32 {
         match isa {
             Isa::Reference => sines::sin_cos_reference(x, y),
             _ => sines::sin_cos_fast(isa, x, y),
+        }
+    }
+    fn silu(isa: Isa, x: &[f32], y: &mut [f32]) {
+        match isa {
+            Isa::Reference => vector::silu_reference(x, y),
+            _ => vector::silu_fast(isa, x, y),
+        }
+    }
+    fn silu_backward(isa: Isa, x: &[f32], d_y: &[f32], d_x: &mut [f32]) {
+        match isa {
+            Isa::Reference => vector::silu_backward_reference(x, d_y, d_x),
+            _ => vector::silu_backward_fast(isa, x, d_y, d_x),
         }
     }
 }
