@@ -1,10 +1,15 @@
-//! Exponentials of a matrix less what makes them at most 1, in one pass: the middle of softmax and of FAVOR+'s features.
+//! Powers of two of a matrix less what makes them at most 1, in one pass: the middle of softmax and of FAVOR+'s features.
+//!
+//! The base is 2 and not e, since the matrix is a product of which one factor is scaled anyway, there by log2(e) too: then the
+//! integral part n of an exponent is taken off exactly, without Cody's and Waite's two pieces of ln 2. 2^r for what is
+//! left, |r| <= 1/2, is a polynomial of degree 6, 1 at 0, fitted to the least largest relative error, with rounded coefficients
+//! 2^-25. Below 2^-126 the result is 0.
 //!
 //! An exponent is the matrix's element x_tj and a shift by row and, where there are any, by column: see [`Exponent`]. With
-//! [`exp_below_maxima_reference`] the shift by row is the row's largest exponent, and the row's weighted sum is found beside:
+//! [`exp2_below_maxima_reference`] the shift by row is the row's largest exponent, and the row's weighted sum is found beside:
 //!
-//! - softmax: maxima_t = max_j x_tj, x_tj <- exp(x_tj - maxima_t), sums_t = sum_j x_tj;
-//! - FAVOR+'s queries: maxima_t = max_j (x_tj + columns_j), x_tj <- exp((x_tj + columns_j) - maxima_t), sums_t = sum_j weights_j
+//! - softmax: maxima_t = max_j x_tj, x_tj <- 2^(x_tj - maxima_t), sums_t = sum_j x_tj;
+//! - FAVOR+'s queries: maxima_t = max_j (x_tj + columns_j), x_tj <- 2^((x_tj + columns_j) - maxima_t), sums_t = sum_j weights_j
 //!   x_tj, the denominator if the weights are the sums of the keys' features.
 //!
 //! Maxima pass over NaN, which the exponentials still see. A row's sum is taken in as many partial sums as a vector has lanes,
@@ -12,7 +17,6 @@
 
 use super::Isa;
 use super::simd::{Kernel, Simd, dispatch};
-use super::vector::exp;
 use crate::real::Real;
 use std::marker::PhantomData;
 
@@ -47,11 +51,11 @@ impl<T: Real> Exponent<'_, T> {
     }
 }
 
-/// x_tj <- exp of its [`Exponent`] for the first `width` elements of every `stride`.
-pub(super) fn exp_of_reference<T: Real>(x: &mut [T], width: usize, stride: usize, exponent: Exponent<T>) {
+/// x_tj <- 2 to its [`Exponent`] for the first `width` elements of every `stride`.
+pub(super) fn exp2_of_reference<T: Real>(x: &mut [T], width: usize, stride: usize, exponent: Exponent<T>) {
     for (t, row) in x.chunks_mut(stride).enumerate() {
         for (j, x) in row[..width].iter_mut().enumerate() {
-            *x = exponent.of(*x, t, j).exp();
+            *x = exponent.of(*x, t, j).exp2();
         }
     }
 }
@@ -60,7 +64,7 @@ pub(super) fn exp_of_reference<T: Real>(x: &mut [T], width: usize, stride: usize
 pub type Columns<'a, T> = Option<(&'a [T], &'a [T])>;
 
 /// See the module's text.
-pub(super) fn exp_below_maxima_reference<T: Real>(
+pub(super) fn exp2_below_maxima_reference<T: Real>(
     x: &mut [T],
     width: usize,
     stride: usize,
@@ -76,7 +80,7 @@ pub(super) fn exp_below_maxima_reference<T: Real>(
             *max = if exponent > *max { exponent } else { *max };
         }
         for (j, x) in row[..width].iter_mut().enumerate() {
-            *x = (of(*x, j) - *max).exp();
+            *x = (of(*x, j) - *max).exp2();
             *sum += columns.map_or(T::one(), |(_, weights)| weights[j]) * *x;
         }
     }
@@ -90,7 +94,7 @@ fn check<T>(x: &[T], width: usize, stride: usize, rows: usize, columns: Option<u
     assert!(columns.is_none_or(|columns| columns == width), "{columns:?} columns of {width}");
 }
 
-pub(super) fn exp_of_fast(isa: Isa, x: &mut [f32], width: usize, stride: usize, exponent: Exponent<f32>) {
+pub(super) fn exp2_of_fast(isa: Isa, x: &mut [f32], width: usize, stride: usize, exponent: Exponent<f32>) {
     let (rows, columns) = exponent.shifts();
     check(x, width, stride, rows.len(), (!columns.is_empty()).then_some(columns.len()));
     let matrix = Matrix { x: x.as_mut_ptr(), rows: rows.len(), width, stride, columns: columns.as_ptr() };
@@ -98,18 +102,18 @@ pub(super) fn exp_of_fast(isa: Isa, x: &mut [f32], width: usize, stride: usize, 
     // SAFETY: `check` holds the matrix's and the shifts' lengths; `Rows` alone leaves the columns unread.
     unsafe {
         match exponent {
-            Exponent::Rows(_) => dispatch(isa, ExpOf::<ByRow> { matrix, rows, form: PhantomData }),
+            Exponent::Rows(_) => dispatch(isa, Exp2Of::<ByRow> { matrix, rows, form: PhantomData }),
             Exponent::RowsThenColumns(..) => {
-                dispatch(isa, ExpOf::<ByRowThenColumn> { matrix, rows, form: PhantomData });
+                dispatch(isa, Exp2Of::<ByRowThenColumn> { matrix, rows, form: PhantomData });
             }
             Exponent::ColumnsThenRows(..) => {
-                dispatch(isa, ExpOf::<ByColumnThenRow> { matrix, rows, form: PhantomData });
+                dispatch(isa, Exp2Of::<ByColumnThenRow> { matrix, rows, form: PhantomData });
             }
         }
     }
 }
 
-pub(super) fn exp_below_maxima_fast(
+pub(super) fn exp2_below_maxima_fast(
     isa: Isa,
     x: &mut [f32],
     width: usize,
@@ -128,13 +132,34 @@ pub(super) fn exp_below_maxima_fast(
         if columns.is_some() {
             dispatch(
                 isa,
-                ExpBelowMaxima::<ByColumnThenRow> { matrix, weights, maxima, sums, form: PhantomData },
+                Exp2BelowMaxima::<ByColumnThenRow> { matrix, weights, maxima, sums, form: PhantomData },
             );
         } else {
-            dispatch(isa, ExpBelowMaxima::<ByRow> { matrix, weights, maxima, sums, form: PhantomData });
+            dispatch(isa, Exp2BelowMaxima::<ByRow> { matrix, weights, maxima, sums, form: PhantomData });
         }
     }
 }
+
+/// 2^x of every lane, at most 2 ULP off for -126 <= x < 127.5; 0 below and infinity above.
+#[inline(always)]
+unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
+    unsafe {
+        // The fields of 2^-127 and 2^128 are those of 0 and infinity.
+        let x = S::max(S::min(x, S::splat(128.0)), S::splat(-127.0));
+        let n = S::round(x);
+        let r = S::sub(x, n);
+        let mut y = S::splat(POLYNOMIAL[0]);
+        for c in &POLYNOMIAL[1..] {
+            y = S::fma(y, r, S::splat(*c));
+        }
+        S::mul(y, S::exp2_int(n))
+    }
+}
+
+/// The coefficients of 2^r from r^6 down to 1.
+const POLYNOMIAL: [f32; 7] =
+    [1.535_336_2e-4, 1.339_887_4e-3, 9.618_437e-3, 5.550_332_4e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
 
 /// The exponent's form, known to the compiler.
 trait Form {
@@ -244,13 +269,13 @@ unsafe fn fold<S: Simd>(v: S::V, f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-struct ExpOf<F> {
+struct Exp2Of<F> {
     matrix: Matrix,
     rows: *const f32,
     form: PhantomData<F>,
 }
 
-impl<F: Form> Kernel for ExpOf<F> {
+impl<F: Form> Kernel for Exp2Of<F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: `check` holds the rows', the columns' and the matrix's lengths.
@@ -262,7 +287,7 @@ impl<F: Form> Kernel for ExpOf<F> {
                     #[inline(always)]
                     |x, j, n| {
                         let column = self.matrix.column::<S, F>(j, n);
-                        store::<S>(x, exp::<S>(F::of::<S>(load::<S>(x, n), row, column)), n);
+                        store::<S>(x, exp2::<S>(F::of::<S>(load::<S>(x, n), row, column)), n);
                     },
                 );
             }
@@ -270,7 +295,7 @@ impl<F: Form> Kernel for ExpOf<F> {
     }
 }
 
-struct ExpBelowMaxima<F> {
+struct Exp2BelowMaxima<F> {
     matrix: Matrix,
     weights: *const f32,
     maxima: *mut f32,
@@ -281,7 +306,7 @@ struct ExpBelowMaxima<F> {
 /// Rows whose maxima are found before their exponentials are taken, so that the folds of one wait for no other.
 const BLOCK: usize = 4;
 
-impl<F: Form> Kernel for ExpBelowMaxima<F> {
+impl<F: Form> Kernel for Exp2BelowMaxima<F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let rows = self.matrix.rows;
@@ -300,7 +325,7 @@ impl<F: Form> Kernel for ExpBelowMaxima<F> {
     }
 }
 
-impl<F: Form> ExpBelowMaxima<F> {
+impl<F: Form> Exp2BelowMaxima<F> {
     /// Row t's largest exponent.
     #[inline(always)]
     unsafe fn largest<S: Simd>(&self, t: usize) -> f32 {
@@ -342,7 +367,7 @@ impl<F: Form> ExpBelowMaxima<F> {
                 #[inline(always)]
                 |x, j, n| {
                     let column = self.matrix.column::<S, F>(j, n);
-                    let y = exp::<S>(F::of::<S>(load::<S>(x, n), row, column));
+                    let y = exp2::<S>(F::of::<S>(load::<S>(x, n), row, column));
                     store::<S>(x, y, n);
                     // Lanes beyond the row hold exponentials of nothing.
                     let y = if n == S::LANES { y } else { S::load_partial(x, n) };

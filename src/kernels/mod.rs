@@ -27,11 +27,11 @@ pub trait Element: Real {
     fn product(isa: Isa, shape: &Product, a: &[Self], b: &[Self], c: &mut [Self]);
     /// x <- exp(x), element by element.
     fn exp_in_place(isa: Isa, x: &mut [Self]);
-    /// x_tj <- exp of its [`Exponent`] for the first `width` elements of every `stride`.
-    fn exp_of(isa: Isa, x: &mut [Self], width: usize, stride: usize, exponent: Exponent<Self>);
-    /// x_tj <- exp(x_tj + column_j - maxima_t), where maxima_t is the row's largest exponent, and the rows' weighted sums;
+    /// x_tj <- 2 to its [`Exponent`] for the first `width` elements of every `stride`.
+    fn exp2_of(isa: Isa, x: &mut [Self], width: usize, stride: usize, exponent: Exponent<Self>);
+    /// x_tj <- 2^(x_tj + column_j - maxima_t), where maxima_t is the row's largest exponent, and the rows' weighted sums;
     /// see `exponentials.rs`.
-    fn exp_below_maxima(
+    fn exp2_below_maxima(
         isa: Isa,
         x: &mut [Self],
         width: usize,
@@ -55,10 +55,10 @@ impl Element for f64 {
     fn exp_in_place(_: Isa, x: &mut [f64]) {
         vector::exp_reference(x);
     }
-    fn exp_of(_: Isa, x: &mut [f64], width: usize, stride: usize, exponent: Exponent<f64>) {
-        exponentials::exp_of_reference(x, width, stride, exponent);
+    fn exp2_of(_: Isa, x: &mut [f64], width: usize, stride: usize, exponent: Exponent<f64>) {
+        exponentials::exp2_of_reference(x, width, stride, exponent);
     }
-    fn exp_below_maxima(
+    fn exp2_below_maxima(
         _: Isa,
         x: &mut [f64],
         width: usize,
@@ -67,7 +67,7 @@ impl Element for f64 {
         maxima: &mut [f64],
         sums: &mut [f64],
     ) {
-        exponentials::exp_below_maxima_reference(x, width, stride, columns, maxima, sums);
+        exponentials::exp2_below_maxima_reference(x, width, stride, columns, maxima, sums);
     }
     fn sin_cos_in_place(_: Isa, x: &mut [f64], y: &mut [f64]) {
         sines::sin_cos_reference(x, y);
@@ -93,13 +93,13 @@ impl Element for f32 {
             _ => vector::exp_fast(isa, x),
         }
     }
-    fn exp_of(isa: Isa, x: &mut [f32], width: usize, stride: usize, exponent: Exponent<f32>) {
+    fn exp2_of(isa: Isa, x: &mut [f32], width: usize, stride: usize, exponent: Exponent<f32>) {
         match isa {
-            Isa::Reference => exponentials::exp_of_reference(x, width, stride, exponent),
-            _ => exponentials::exp_of_fast(isa, x, width, stride, exponent),
+            Isa::Reference => exponentials::exp2_of_reference(x, width, stride, exponent),
+            _ => exponentials::exp2_of_fast(isa, x, width, stride, exponent),
         }
     }
-    fn exp_below_maxima(
+    fn exp2_below_maxima(
         isa: Isa,
         x: &mut [f32],
         width: usize,
@@ -110,9 +110,9 @@ impl Element for f32 {
     ) {
         match isa {
             Isa::Reference => {
-                exponentials::exp_below_maxima_reference(x, width, stride, columns, maxima, sums);
+                exponentials::exp2_below_maxima_reference(x, width, stride, columns, maxima, sums);
             }
-            _ => exponentials::exp_below_maxima_fast(isa, x, width, stride, columns, maxima, sums),
+            _ => exponentials::exp2_below_maxima_fast(isa, x, width, stride, columns, maxima, sums),
         }
     }
     fn sin_cos_in_place(isa: Isa, x: &mut [f32], y: &mut [f32]) {

@@ -32,7 +32,7 @@ pub(super) fn silu_backward_reference<T: Real>(x: &[T], d_y: &[T], d_x: &mut [T]
 
 /// exp of every lane, at most 2 ULP off.
 #[inline(always)]
-pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
+unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
     unsafe {
         let x = S::max(S::min(x, S::splat(89.0)), S::splat(-104.0));

@@ -6,7 +6,7 @@
 //! [`guarded`] D.
 //!
 //! The tokens are cut into [shares](super::favor_shares). First every share of the keys has its own S and c, which are then
-//! merged in the shares' order, S = sum over shares g of exp(c_g - c) S_g with c = max_g c_g; then every share of the queries
+//! merged in the shares' order, S = sum over shares g of 2^(c_g - c) S_g with c = max_g c_g; then every share of the queries
 //! reads them.
 //!
 //! Multiply-adds for one function f: 4 L m d forward, 8 L m d backward (8 and 16 operations); 6 and 12 for two.
@@ -28,7 +28,7 @@ pub(super) fn forward<T: Element>(
 ) {
     let Attention { heads, dim: d, .. } = favor.attention;
     let (state_len, sums_len, numerators_len) = (favor.state_len(), favor.sums_len(), favor.len * d);
-    let w_t = favor.scaled(projections.w_t, &mut work);
+    let w_t = favor.scaled(projections.w_t, favor.exponent_scale(), &mut work);
     let features = Features { isa: input.isa, map: favor.map, m: favor.m, d, w: &[], w_t };
     let numerators = take(&mut work, heads * numerators_len);
     let share_work = favor.share_work_len(false);
@@ -98,7 +98,7 @@ fn sum_keys<T: Element>(
     }
 }
 
-/// S = sum_g exp(c_g - c) S_g, c = max_g c_g; `factors` \[l m\] is scratch.
+/// S = sum_g 2^(c_g - c) S_g, c = max_g c_g; `factors` \[l m\] is scratch.
 fn merge<'p, T: Element>(
     input: &Input<T>,
     parts: impl Iterator<Item = (&'p [T], &'p [T])> + Clone,
@@ -113,7 +113,7 @@ fn merge<'p, T: Element>(
     s.fill(T::zero());
     for (s_g, c_g) in parts {
         factors.copy_from_slice(c_g);
-        T::exp_of(input.isa, factors, c.len(), c.len(), Exponent::RowsThenColumns(&[T::zero()], c));
+        T::exp2_of(input.isa, factors, c.len(), c.len(), Exponent::RowsThenColumns(&[T::zero()], c));
         vectorised(
             input.isa,
             #[inline(always)]

@@ -47,8 +47,8 @@ pub(super) fn backward<T: Element>(
 ) {
     let Attention { heads, dim: d, .. } = favor.attention;
     let (state_len, sums_len, numerators_len) = (favor.state_len(), favor.sums_len(), favor.len * d);
-    let w = favor.scaled(projections.w, &mut work);
-    let w_t = favor.scaled(projections.w_t, &mut work);
+    let w = favor.scaled(projections.w, favor.scale(), &mut work);
+    let w_t = favor.scaled(projections.w_t, favor.exponent_scale(), &mut work);
     let features = Features { isa: input.isa, map: favor.map, m: favor.m, d, w, w_t };
     let (states, marks) = saved[..favor.saved_len()].split_at(heads * state_len);
     let d_sums = take(&mut work, heads * (sums_len + 1));

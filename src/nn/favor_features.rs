@@ -7,7 +7,7 @@
 //!
 //! - Positive, equation (25), exponents e_lj = u_lj - |k^_l|^2/2. With c_j the largest e_lj over the tokens of the sample and head,
 //!   or some e_lj that lies at most [`SLACK`] below it: k'_lj = exp(e_lj - c_j), q'_ij = exp(u_ij + c_j - s_i),
-//!   s_i = max_j (u_ij + c_j). A query's features are at most 1, a key's at most exp(SLACK), and D_i >= 1: at the j of s_i the
+//!   s_i = max_j (u_ij + c_j). A query's features are at most 1, a key's at most 2^SLACK, and D_i >= 1: at the j of s_i the
 //!   query's feature is 1, and so is one of the keys'. Nothing overflows, D cannot underflow, and no constant is added. Subtracting a query's and the keys' maxima by themselves, as usual, lets D underflow where
 //!   the two lie at different j.
 //! - Hyperbolic: the same over the 2m exponents +-u_j - |k^|^2/2.
@@ -18,6 +18,8 @@
 //! c is found in one pass over the keys: where a tile raises it, what was summed is multiplied by exp(c_old - c_new), as
 //! in online softmax; the slack makes that rare. No gradient flows through c and s, since they cancel (but see
 //! `favor_backward` on the guard).
+//!
+//! In the code all exponents, and so c and s, are to base 2: times log2(e).
 //!
 //! Source: Choromanski et al. (2021), sections 2.3 and 2.4, Lemma 1; the stabiliser by feature is this project's.
 
@@ -34,8 +36,8 @@ use std::ops::Range;
 /// construction, in `f32` too: positive and hyperbolic at 1 or more, ReLU at L m 1e-6 or more.
 pub const DENOMINATOR_GUARD: f64 = 1.0 / 1_048_576.0;
 
-/// By how much an exponent exceeds c_j before it raises it: exp of it is far from the largest `f32`.
-const SLACK: f64 = 8.0;
+/// By how much an exponent exceeds c_j before it raises it: 2 to it is far from the largest `f32`.
+const SLACK: f64 = 12.0;
 
 /// D^: D where |D| >= [`DENOMINATOR_GUARD`], elsewhere the guard with D's sign (plus at both zeros). NaN stays.
 pub fn guarded<T: Real>(d: T) -> T {
@@ -60,7 +62,7 @@ pub(super) struct Features<'a, T> {
     pub d: usize,
     /// d^(-1/4) W \[m, d\], read by [`Features::project_back`] alone.
     pub w: &'a [T],
-    /// Its transpose \[d, m\].
+    /// W^T \[d, m\] times [`Favor::exponent_scale`](super::favor_shares::Favor::exponent_scale).
     pub w_t: &'a [T],
 }
 
@@ -95,7 +97,7 @@ impl<T: Element> Features<'_, T> {
             FeatureMap::Relu => false,
             FeatureMap::Trigonometric => {
                 let largest = row.iter().fold(c[0], |c, half_norm| larger(c, *half_norm));
-                rescale.fill((c[0] - largest).exp());
+                rescale.fill((c[0] - largest).exp2());
                 let raised = largest > c[0];
                 c.fill(largest);
                 raised
@@ -119,7 +121,7 @@ impl<T: Element> Features<'_, T> {
             FeatureMap::Relu => self.relu(f),
             FeatureMap::Trigonometric => {
                 self.waves(f);
-                half_norms.iter_mut().for_each(|x| *x = (*x - c[0]).exp());
+                half_norms.iter_mut().for_each(|x| *x = (*x - c[0]).exp2());
                 vectorised(
                     self.isa,
                     #[inline(always)]
@@ -131,7 +133,7 @@ impl<T: Element> Features<'_, T> {
                 );
             }
             FeatureMap::Positive | FeatureMap::Hyperbolic => {
-                T::exp_of(self.isa, f, len, len, Exponent::RowsThenColumns(half_norms, c));
+                T::exp2_of(self.isa, f, len, len, Exponent::RowsThenColumns(half_norms, c));
             }
         }
     }
@@ -151,7 +153,7 @@ impl<T: Element> Features<'_, T> {
         self.exponents(q, &tokens, f);
         match self.map {
             FeatureMap::Positive | FeatureMap::Hyperbolic => {
-                T::exp_below_maxima(self.isa, f, len, len, Some((c, sums)), shifts, denominators);
+                T::exp2_below_maxima(self.isa, f, len, len, Some((c, sums)), shifts, denominators);
                 return;
             }
             FeatureMap::Relu => self.relu(f),
@@ -177,7 +179,7 @@ impl<T: Element> Features<'_, T> {
             FeatureMap::Relu => self.relu(f),
             FeatureMap::Trigonometric => self.waves(f),
             FeatureMap::Positive | FeatureMap::Hyperbolic => {
-                T::exp_of(self.isa, f, len, len, Exponent::ColumnsThenRows(c, shifts));
+                T::exp2_of(self.isa, f, len, len, Exponent::ColumnsThenRows(c, shifts));
             }
         }
     }
@@ -245,10 +247,10 @@ impl<T: Element> Features<'_, T> {
         T::product(self.isa, &shape, d_u, self.w, d_x);
     }
 
-    /// |x^|^2/2.
+    /// |x^|^2/2 log2(e).
     #[inline(always)]
     pub fn half_norm(&self, x: &[T]) -> T {
-        T::of(0.5 / (self.d as f64).sqrt()) * dot(x, x)
+        T::of(0.5 * std::f64::consts::LOG2_E / (self.d as f64).sqrt()) * dot(x, x)
     }
 
     fn half_norms(&self, x: Head<T>, tokens: Range<usize>, out: &mut [T]) {
@@ -263,7 +265,7 @@ impl<T: Element> Features<'_, T> {
         );
     }
 
-    /// u = x^ W^T to the first m columns of f; -u to the others if the map is hyperbolic.
+    /// u = x^ W^T, as an exponent to base 2 if it is one, to the first m columns of f; -u to the others if the map is hyperbolic.
     fn exponents(&self, x: Head<T>, tokens: &Range<usize>, f: &mut [T]) {
         let shape =
             Product { a_row: x.stride, c_row: self.len(), ..Product::dense(tokens.len(), self.m, self.d) };
@@ -283,7 +285,7 @@ impl<T: Element> Features<'_, T> {
     }
 
     /// Raises c_j to max_t (f_tj - half_norm_t) where that exceeds it by more than the slack, and says whether any was: then `rescale`
-    /// is exp(c_old - c_new).
+    /// is 2^(c_old - c_new).
     fn raise(&self, f: &[T], half_norms: &[T], c: &mut [T], rescale: &mut [T]) -> bool {
         vectorised(
             self.isa,
@@ -301,7 +303,7 @@ impl<T: Element> Features<'_, T> {
                     for (largest, c) in largest.iter_mut().zip(c) {
                         let old = *c;
                         *c = if *largest > old + slack { *largest } else { old };
-                        *largest = if *c > old { (old - *c).exp() } else { T::one() };
+                        *largest = if *c > old { (old - *c).exp2() } else { T::one() };
                     }
                 }
                 raised

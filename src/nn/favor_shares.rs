@@ -98,9 +98,17 @@ impl Favor {
         T::of((self.attention.dim as f64).powf(-0.25))
     }
 
+    /// What makes w_j . x the exponent to base 2, d^(-1/4) log2(e), or, where u is no exponent, u itself.
+    pub fn exponent_scale<T: Element>(&self) -> T {
+        self.scale::<T>()
+            * match self.map {
+                FeatureMap::Positive | FeatureMap::Hyperbolic => T::of(std::f64::consts::LOG2_E),
+                FeatureMap::Trigonometric | FeatureMap::Relu => T::one(),
+            }
+    }
+
     /// Copies the projections, scaled.
-    pub fn scaled<'w, T: Element>(&self, w: &[T], work: &mut &'w mut [T]) -> &'w [T] {
-        let scale = self.scale::<T>();
+    pub fn scaled<'w, T: Element>(&self, w: &[T], scale: T, work: &mut &'w mut [T]) -> &'w [T] {
         let scaled = take(work, self.m * self.attention.dim);
         scaled.iter_mut().zip(w).for_each(|(to, from)| *to = scale * *from);
         scaled

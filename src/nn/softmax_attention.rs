@@ -8,6 +8,8 @@
 //! - dS = P o (dP - delta 1^T) with delta_i = sum_l P_il dP_il = dO_i . O_i,
 //! - dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d); the factor is applied by the caller.
 //!
+//! In the code scores and z are to base 2: times log2(e).
+//!
 //! Multiply-adds: 2 L^2 d forward, 5 L^2 d backward. No L x L matrix exists, only tiles of it.
 
 use super::attention::{Attention, Head, Input, map_row, scale_row, take, tiles};
@@ -63,6 +65,11 @@ fn scale<T: Element>(a: &Attention) -> T {
     T::of((a.dim as f64).powf(-0.5))
 }
 
+/// What makes q . k the exponent to base 2.
+fn exponent_scale<T: Element>(a: &Attention) -> T {
+    T::of((a.dim as f64).powf(-0.5) * std::f64::consts::LOG2_E)
+}
+
 /// `out` \[L, heads * d\] and, in `log_sums`, z by share, head and token.
 pub(super) fn forward<T: Element>(input: &Input<T>, out: &mut [T], log_sums: &mut [T], mut work: &mut [T]) {
     let a = &input.attention;
@@ -70,7 +77,7 @@ pub(super) fn forward<T: Element>(input: &Input<T>, out: &mut [T], log_sums: &mu
     let prepared = take(&mut work, a.heads * prepared_len(a));
     input.team.each(prepared, prepared_len(a), |head, prepared| {
         let (k_t, v) = prepared.split_at_mut(d * stride);
-        a.head(head, input.k).gather_transposed(l, scale(a), stride, k_t);
+        a.head(head, input.k).gather_transposed(l, exponent_scale(a), stride, k_t);
         a.head(head, input.v).gather(input.isa, 0..l, d, v);
     });
     let work = take(&mut work, forward_work_len(a) - a.heads * prepared_len(a));
@@ -115,7 +122,7 @@ fn attend<T: Element>(
             Product { a_row: a.stride(), b_k: stride, c_row: stride, ..Product::dense(rows, l, d) };
         T::product(isa, &to_scores, q, k_t, scores);
         let maxima = &mut log_sums[tile.start - first..][..rows];
-        T::exp_below_maxima(isa, scores, l, stride, None, maxima, &mut sums[..rows]);
+        T::exp2_below_maxima(isa, scores, l, stride, None, maxima, &mut sums[..rows]);
         let out = &mut out[(tile.start - first) * a.stride() + head * d..];
         let over_keys = Product { a_row: stride, c_row: a.stride(), ..Product::dense(rows, d, l) };
         T::product(isa, &over_keys, scores, v, out);
@@ -124,7 +131,7 @@ fn attend<T: Element>(
             #[inline(always)]
             || {
                 for ((out, log_sum), sum) in out.chunks_mut(a.stride()).zip(maxima).zip(sums.iter()) {
-                    *log_sum += sum.ln();
+                    *log_sum += sum.log2();
                     scale_row(T::one() / *sum, &mut out[..d]);
                 }
             },
@@ -188,7 +195,7 @@ fn head_backward<T: Element>(
     let d_probabilities = take(&mut work, TILE * stride);
     let delta = take(&mut work, TILE);
     a.head(head, input.k).gather(isa, 0..l, d, k);
-    a.head(head, input.k).gather_transposed(l, scale(a), stride, k_t);
+    a.head(head, input.k).gather_transposed(l, exponent_scale(a), stride, k_t);
     a.head(head, input.v).gather_transposed(l, T::one(), stride, v_t);
     for tokens in tiles(0..l, share(a)) {
         let log_sums = &log_sums[tokens.start * a.heads..][head * tokens.len()..][..tokens.len()];
@@ -200,7 +207,7 @@ fn head_backward<T: Element>(
             let to_scores = Product { b_k: stride, c_row: stride, ..Product::dense(rows, l, d) };
             T::product(isa, &to_scores, q, k_t, p);
             let log_sums = &log_sums[tile.start - tokens.start..][..rows];
-            T::exp_of(isa, p, l, stride, Exponent::Rows(log_sums));
+            T::exp2_of(isa, p, l, stride, Exponent::Rows(log_sums));
             let d_p = &mut d_probabilities[..rows * stride];
             T::product(isa, &to_scores, d_o, v_t, d_p);
             vectorised(
