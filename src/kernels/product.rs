@@ -158,8 +158,8 @@ pub fn team_product<T: Element>(isa: Isa, team: Team, p: &Product, a: &[T], b: &
 /// dst \[cols, rows\] = transpose of src \[rows, cols\].
 pub fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut [T]) {
     for (i, row) in src.chunks_exact(cols).take(rows).enumerate() {
-        for (to, x) in dst[i..].iter_mut().step_by(rows).zip(row) {
-            *to = *x;
+        for (j, x) in row.iter().enumerate() {
+            dst[j * rows + i] = *x;
         }
     }
 }
