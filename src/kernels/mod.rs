@@ -7,17 +7,20 @@
 
 mod algorithm;
 mod dropout;
+mod exponentials;
 mod isa;
 mod norm;
 mod peak;
 mod product;
 mod simd;
+mod sines;
 mod team;
 mod vector;
 mod winograd;
 
 pub use algorithm::{ConvAlgorithm, Kernels};
 pub use dropout::drop_out;
+pub use exponentials::{Columns, Exponent};
 pub use isa::Isa;
 pub use norm::Channels;
 pub use peak::multiply_adds;
@@ -59,6 +62,21 @@ pub trait Element: Real {
     );
     /// x <- exp(x), element by element.
     fn exp_in_place(isa: Isa, x: &mut [Self]);
+    /// x_tj <- 2 to its [`Exponent`] for the first `width` elements of every `stride`.
+    fn exp2_of(isa: Isa, x: &mut [Self], width: usize, stride: usize, exponent: Exponent<Self>);
+    /// x_tj <- 2^(x_tj + column_j - maxima_t), where maxima_t is the row's largest exponent, and the rows' weighted sums;
+    /// see `exponentials.rs`.
+    fn exp2_below_maxima(
+        isa: Isa,
+        x: &mut [Self],
+        width: usize,
+        stride: usize,
+        columns: Columns<Self>,
+        maxima: &mut [Self],
+        sums: &mut [Self],
+    );
+    /// (x, y) <- (sin x, cos x), element by element.
+    fn sin_cos_in_place(isa: Isa, x: &mut [Self], y: &mut [Self]);
     /// y = x / (1 + exp(-x)), element by element.
     fn silu(isa: Isa, x: &[Self], y: &mut [Self]);
     /// d_x = d_y * silu'(x), element by element, with silu'(x) = s (1 + x (1 - s)) and s = 1 / (1 + exp(-x)).
@@ -122,6 +140,23 @@ impl Element for f64 {
     }
     fn exp_in_place(_: Isa, x: &mut [f64]) {
         vector::exp_reference(x);
+    }
+    fn exp2_of(_: Isa, x: &mut [f64], width: usize, stride: usize, exponent: Exponent<f64>) {
+        exponentials::exp2_of_reference(x, width, stride, exponent);
+    }
+    fn exp2_below_maxima(
+        _: Isa,
+        x: &mut [f64],
+        width: usize,
+        stride: usize,
+        columns: Columns<f64>,
+        maxima: &mut [f64],
+        sums: &mut [f64],
+    ) {
+        exponentials::exp2_below_maxima_reference(x, width, stride, columns, maxima, sums);
+    }
+    fn sin_cos_in_place(_: Isa, x: &mut [f64], y: &mut [f64]) {
+        sines::sin_cos_reference(x, y);
     }
     fn silu(_: Isa, x: &[f64], y: &mut [f64]) {
         vector::silu_reference(x, y);
@@ -203,6 +238,34 @@ impl Element for f32 {
         match isa {
             Isa::Reference => vector::exp_reference(x),
             _ => vector::exp_fast(isa, x),
+        }
+    }
+    fn exp2_of(isa: Isa, x: &mut [f32], width: usize, stride: usize, exponent: Exponent<f32>) {
+        match isa {
+            Isa::Reference => exponentials::exp2_of_reference(x, width, stride, exponent),
+            _ => exponentials::exp2_of_fast(isa, x, width, stride, exponent),
+        }
+    }
+    fn exp2_below_maxima(
+        isa: Isa,
+        x: &mut [f32],
+        width: usize,
+        stride: usize,
+        columns: Columns<f32>,
+        maxima: &mut [f32],
+        sums: &mut [f32],
+    ) {
+        match isa {
+            Isa::Reference => {
+                exponentials::exp2_below_maxima_reference(x, width, stride, columns, maxima, sums);
+            }
+            _ => exponentials::exp2_below_maxima_fast(isa, x, width, stride, columns, maxima, sums),
+        }
+    }
+    fn sin_cos_in_place(isa: Isa, x: &mut [f32], y: &mut [f32]) {
+        match isa {
+            Isa::Reference => sines::sin_cos_reference(x, y),
+            _ => sines::sin_cos_fast(isa, x, y),
         }
     }
     fn silu(isa: Isa, x: &[f32], y: &mut [f32]) {

@@ -45,4 +45,30 @@ impl Team {
             }
         }
     }
+
+    /// [`Team::each2`] over three slices.
+    pub fn each3<A: Send, B: Send, C: Send>(
+        self,
+        (a, chunk_a): (&mut [A], usize),
+        (b, chunk_b): (&mut [B], usize),
+        (c, chunk_c): (&mut [C], usize),
+        f: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync + Send,
+    ) {
+        match self {
+            Team::Solo => {
+                a.chunks_mut(chunk_a)
+                    .zip(b.chunks_mut(chunk_b))
+                    .zip(c.chunks_mut(chunk_c))
+                    .enumerate()
+                    .for_each(|(i, ((a, b), c))| f(i, a, b, c));
+            }
+            Team::Pool => {
+                a.par_chunks_mut(chunk_a)
+                    .zip(b.par_chunks_mut(chunk_b))
+                    .zip(c.par_chunks_mut(chunk_c))
+                    .enumerate()
+                    .for_each(|(i, ((a, b), c))| f(i, a, b, c));
+            }
+        }
+    }
 }

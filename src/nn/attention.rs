@@ -1,16 +1,13 @@
-//! Multi-head attention of one sample: the heads are cut out, each is attended by itself, and put back.
+//! Multi-head attention of one sample.
 //!
-//! The mathematics of a head stands in `softmax_attention` (exact, equation (22)) and in
-//! [`favor_attention`] (FAVOR+, equations (24) to (26)).
+//! The mathematics of a head stands in `softmax_attention` (exact, equation (22)) and in `favor_attention` and
+//! `favor_backward` (FAVOR+, equations (24) to (26)).
 
-use super::favor_features::Features;
-use super::{favor_attention, softmax_attention};
+use super::favor_shares::Favor;
+use super::{favor_attention, favor_backward, softmax_attention};
 use crate::config::FeatureMap;
 use crate::kernels::{Element, Isa, Team, vectorised};
 use std::ops::Range;
-
-/// Tokens whose scores or features exist at a time. Fixed, so that no sum's order depends on anything but the shape.
-pub(super) const TILE: usize = 64;
 
 /// How a token attends to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,51 +48,29 @@ pub struct Projections<'a, T> {
 impl Attention {
     /// Elements that [`Attention::forward`] leaves for [`Attention::backward`]: O(L + m d) a head.
     pub fn saved_len(&self) -> usize {
-        self.heads * self.saved_of_a_head()
+        match self.kind {
+            AttentionKind::Softmax => self.heads * self.tokens,
+            AttentionKind::Favor { map, features } => Favor::new(self, map, features).saved_len(),
+        }
     }
 
     /// Elements of scratch that [`Attention::forward`] needs.
     pub fn forward_work_len(&self) -> usize {
-        self.heads * self.forward_work_of_a_head()
+        match self.kind {
+            AttentionKind::Softmax => softmax_attention::forward_work_len(self),
+            AttentionKind::Favor { map, features } => Favor::new(self, map, features).forward_work_len(),
+        }
     }
 
     /// Elements of scratch that [`Attention::backward`] needs.
     pub fn backward_work_len(&self) -> usize {
-        self.heads * self.backward_work_of_a_head()
-    }
-
-    fn saved_of_a_head(&self) -> usize {
         match self.kind {
-            AttentionKind::Softmax => self.tokens,
-            AttentionKind::Favor { map, features } => {
-                favor_attention::saved_len(self.tokens, self.dim, map.functions() * features)
-            }
+            AttentionKind::Softmax => softmax_attention::backward_work_len(self),
+            AttentionKind::Favor { map, features } => Favor::new(self, map, features).backward_work_len(),
         }
     }
 
-    fn forward_work_of_a_head(&self) -> usize {
-        let (l, d) = (self.tokens, self.dim);
-        let scratch = match self.kind {
-            AttentionKind::Softmax => softmax_attention::forward_work_len(l, d),
-            AttentionKind::Favor { map, features } => {
-                favor_attention::forward_work_len(l, d, map.functions() * features)
-            }
-        };
-        l * d + scratch
-    }
-
-    fn backward_work_of_a_head(&self) -> usize {
-        let (l, d) = (self.tokens, self.dim);
-        let scratch = match self.kind {
-            AttentionKind::Softmax => softmax_attention::backward_work_len(l, d),
-            AttentionKind::Favor { map, features } => {
-                favor_attention::backward_work_len(l, d, map.functions() * features)
-            }
-        };
-        3 * l * d + scratch
-    }
-
-    /// out = Att(q, k, v), head by head, the heads shared out over `team`; the bits do not depend on it.
+    /// out = Att(q, k, v), the work shared out over `team`; the bits do not depend on it.
     ///
     /// `saved` and `work` are lent: at least [`Attention::saved_len`] and [`Attention::forward_work_len`] elements, of
     /// any content.
@@ -111,20 +86,13 @@ impl Attention {
         saved: &mut [T],
         work: &mut [T],
     ) {
-        let len = self.tokens * self.dim;
-        let (each_saved, each_work) = (self.saved_of_a_head(), self.forward_work_of_a_head());
-        let saved = (&mut saved[..self.heads * each_saved], each_saved);
-        let work = &mut work[..self.heads * each_work];
-        team.each2(saved, (work, each_work), |head, saved, work| {
-            let input = self.input(isa, head, q, k, v);
-            let (out, work) = work.split_at_mut(len);
-            match self.favor(isa, projections) {
-                None => softmax_attention::forward(&input, out, saved, work),
-                Some(features) => favor_attention::forward(&input, &features, out, saved, work),
+        let input = self.input(isa, team, q, k, v);
+        match self.kind {
+            AttentionKind::Softmax => softmax_attention::forward(&input, out, saved, work),
+            AttentionKind::Favor { map, features } => {
+                let favor = Favor::new(self, map, features);
+                favor_attention::forward(&favor, &input, projections, out, saved, work);
             }
-        });
-        for (head, work) in work.chunks_exact(each_work).enumerate() {
-            self.put_back(isa, head, T::one(), &work[..len], out);
         }
     }
 
@@ -148,115 +116,57 @@ impl Attention {
         d_v: &mut [T],
         work: &mut [T],
     ) {
-        let len = self.tokens * self.dim;
-        let (each_saved, each_work) = (self.saved_of_a_head(), self.backward_work_of_a_head());
-        let work = &mut work[..self.heads * each_work];
-        team.each(work, each_work, |head, work| {
-            let input = self.input(isa, head, q, k, v);
-            let (out, d_out) = (self.head(head, out), self.head(head, d_out));
-            let saved = &saved[head * each_saved..][..each_saved];
-            let (d_q, work) = work.split_at_mut(len);
-            let (d_k, work) = work.split_at_mut(len);
-            let (d_v, work) = work.split_at_mut(len);
-            match self.favor(isa, projections) {
-                None => softmax_attention::backward(&input, out, d_out, saved, d_q, d_k, d_v, work),
-                Some(features) => {
-                    favor_attention::backward(&input, &features, out, d_out, saved, d_q, d_k, d_v, work);
-                }
-            }
-        });
-        let scale = self.scale();
-        for (head, work) in work.chunks_exact(each_work).enumerate() {
-            self.put_back(isa, head, scale, &work[..len], d_q);
-            self.put_back(isa, head, scale, &work[len..][..len], d_k);
-            self.put_back(isa, head, T::one(), &work[2 * len..][..len], d_v);
-        }
-    }
-
-    /// What q and k are multiplied by: together 1/sqrt(d), which softmax attention applies to the keys alone.
-    fn scale<T: Element>(&self) -> T {
-        let d = self.dim as f64;
-        T::of(match self.kind {
-            AttentionKind::Softmax => d.powf(-0.5),
-            AttentionKind::Favor { .. } => d.powf(-0.25),
-        })
-    }
-
-    fn favor<'a, T>(&self, isa: Isa, projections: Projections<'a, T>) -> Option<Features<'a, T>> {
+        let input = self.input(isa, team, q, k, v);
+        let d = [d_q, d_k, d_v];
         match self.kind {
-            AttentionKind::Softmax => None,
+            AttentionKind::Softmax => {
+                softmax_attention::backward(&input, out, d_out, saved, d, work);
+            }
             AttentionKind::Favor { map, features } => {
-                Some(Features { isa, map, m: features, d: self.dim, w: projections.w, w_t: projections.w_t })
+                let favor = Favor::new(self, map, features);
+                favor_backward::backward(&favor, &input, projections, out, d_out, saved, d, work);
             }
         }
     }
 
-    fn input<'a, T: Element>(
-        &self,
-        isa: Isa,
-        head: usize,
-        q: &'a [T],
-        k: &'a [T],
-        v: &'a [T],
-    ) -> HeadInput<'a, T> {
-        HeadInput {
-            isa,
-            tokens: self.tokens,
-            dim: self.dim,
-            scale: self.scale(),
-            q: self.head(head, q),
-            k: self.head(head, k),
-            v: self.head(head, v),
-        }
+    fn input<'a, T>(&self, isa: Isa, team: Team, q: &'a [T], k: &'a [T], v: &'a [T]) -> Input<'a, T> {
+        Input { attention: *self, isa, team, q, k, v }
     }
 
-    fn head<'a, T>(&self, head: usize, all: &'a [T]) -> Head<'a, T> {
-        assert_eq!(all.len(), self.tokens * self.heads * self.dim, "{self:?}");
-        Head { all, stride: self.heads * self.dim, start: head * self.dim, dim: self.dim }
+    /// Distance between a head's rows.
+    pub(super) fn stride(&self) -> usize {
+        self.heads * self.dim
     }
 
-    /// Writes `scale` times one head's \[L, d\] to its columns of `all`.
-    fn put_back<T: Element>(&self, isa: Isa, head: usize, scale: T, one: &[T], all: &mut [T]) {
-        vectorised(
-            isa,
-            #[inline(always)]
-            || {
-                for (from, to) in one.chunks_exact(self.dim).zip(all.chunks_exact_mut(self.heads * self.dim))
-                {
-                    for (from, to) in from.iter().zip(&mut to[head * self.dim..][..self.dim]) {
-                        *to = scale * *from;
-                    }
-                }
-            },
-        );
+    /// A head's columns of a \[L, heads * d\] tensor.
+    pub(super) fn head<'a, T>(&self, head: usize, all: &'a [T]) -> Head<'a, T> {
+        assert_eq!(all.len(), self.tokens * self.stride(), "{self:?}");
+        Head { all, stride: self.stride(), start: head * self.dim, dim: self.dim }
     }
 }
 
-/// One head's view of the input.
-pub(super) struct HeadInput<'a, T> {
+/// What an attention reads, and who works on it.
+#[derive(Clone, Copy)]
+pub(super) struct Input<'a, T> {
+    pub attention: Attention,
     pub isa: Isa,
-    pub tokens: usize,
-    pub dim: usize,
-    /// See [`Attention::scale`].
-    pub scale: T,
-    pub q: Head<'a, T>,
-    pub k: Head<'a, T>,
-    pub v: Head<'a, T>,
+    pub team: Team,
+    pub q: &'a [T],
+    pub k: &'a [T],
+    pub v: &'a [T],
 }
 
-impl<T> HeadInput<'_, T> {
-    /// The cut of the tokens into tiles.
-    pub fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
-        let tokens = self.tokens;
-        (0..tokens).step_by(TILE).map(move |start| start..(start + TILE).min(tokens))
-    }
+/// `range` in tiles of at most `tile`. Fixed by the shape, so that no sum's order depends on anything else.
+pub(super) fn tiles(range: Range<usize>, tile: usize) -> impl Iterator<Item = Range<usize>> {
+    range.clone().step_by(tile).map(move |start| start..(start + tile).min(range.end))
 }
 
 /// One head's columns of a \[L, heads * d\] tensor.
 #[derive(Clone, Copy)]
 pub(super) struct Head<'a, T> {
     all: &'a [T],
-    stride: usize,
+    /// Distance between rows.
+    pub stride: usize,
     start: usize,
     dim: usize,
 }
@@ -268,24 +178,20 @@ impl<'a, T: Element> Head<'a, T> {
         &self.all[token * self.stride + self.start..][..self.dim]
     }
 
-    /// `scale` times the `tokens`, each to the first d of `out`'s rows of `width`; returns the rows.
-    pub fn gather<'o>(
-        &self,
-        isa: Isa,
-        tokens: Range<usize>,
-        scale: T,
-        width: usize,
-        out: &'o mut [T],
-    ) -> &'o mut [T] {
+    /// All from row `token`'s first element on; rows are `stride` apart.
+    pub fn from(&self, token: usize) -> &'a [T] {
+        &self.all[token * self.stride + self.start..]
+    }
+
+    /// The `tokens`, each to the first d of `out`'s rows of `width`; returns the rows.
+    pub fn gather<'o>(&self, isa: Isa, tokens: Range<usize>, width: usize, out: &'o mut [T]) -> &'o mut [T] {
         let out = &mut out[..tokens.len() * width];
         vectorised(
             isa,
             #[inline(always)]
             || {
                 for (row, token) in out.chunks_exact_mut(width).zip(tokens) {
-                    for (to, from) in row.iter_mut().zip(self.token(token)) {
-                        *to = scale * *from;
-                    }
+                    map_row(self.token(token), row, |x| x);
                 }
             },
         );
@@ -295,11 +201,36 @@ impl<'a, T: Element> Head<'a, T> {
     /// `scale` times all tokens, transposed to the first L of `out`'s d rows of `width`.
     pub fn gather_transposed(&self, tokens: usize, scale: T, width: usize, out: &mut [T]) {
         for token in 0..tokens {
-            for (i, x) in self.token(token).iter().enumerate() {
-                out[i * width + token] = scale * *x;
+            for (to, x) in out[token..].iter_mut().step_by(width).zip(self.token(token)) {
+                *to = scale * *x;
             }
         }
     }
+}
+
+/// to_i <- f(from_i) for all of `from`: rows are short, so in vectors of a length that the compiler knows.
+#[inline(always)]
+pub(super) fn map_row<T: Element>(from: &[T], to: &mut [T], f: impl Fn(T) -> T) {
+    let (to, _) = to.split_at_mut(from.len());
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<16>(), to.as_chunks_mut::<16>());
+    for (to, from) in to.iter_mut().zip(from) {
+        for i in 0..16 {
+            to[i] = f(from[i]);
+        }
+    }
+    to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = f(*from));
+}
+
+/// row_i <- factor row_i, like [`map_row`].
+#[inline(always)]
+pub(super) fn scale_row<T: Element>(factor: T, row: &mut [T]) {
+    let (row, rest) = row.as_chunks_mut::<16>();
+    for row in row {
+        for i in 0..16 {
+            row[i] *= factor;
+        }
+    }
+    rest.iter_mut().for_each(|x| *x *= factor);
 }
 
 /// Cuts the next `len` elements off the lent scratch.

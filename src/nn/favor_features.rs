@@ -5,10 +5,10 @@
 //! multiplies feature j of the keys for all l and divides feature j of the queries. That frees us of 1/sqrt(m), of the
 //! queries' factor h, and of overflow:
 //!
-//! - Positive, equation (25), exponents e_lj = u_lj - |k^_l|^2/2. With c_j = max_l e_lj over the tokens of the sample and head:
-//!   k'_lj = exp(e_lj - c_j), q'_ij = exp(u_ij + c_j - s_i), s_i = max_j (u_ij + c_j). Every feature is at most 1, and D_i >= 1:
-//!   at the j of s_i the query's feature is 1, and so is one of the keys'. Nothing overflows, D cannot underflow, and
-//!   no constant is added. Subtracting a query's and the keys' maxima by themselves, as usual, lets D underflow where
+//! - Positive, equation (25), exponents e_lj = u_lj - |k^_l|^2/2. With c_j the largest e_lj over the tokens of the sample and head,
+//!   or some e_lj that lies at most [`SLACK`] below it: k'_lj = exp(e_lj - c_j), q'_ij = exp(u_ij + c_j - s_i),
+//!   s_i = max_j (u_ij + c_j). A query's features are at most 1, a key's at most 2^SLACK, and D_i >= 1: at the j of s_i the
+//!   query's feature is 1, and so is one of the keys'. Nothing overflows, D cannot underflow, and no constant is added. Subtracting a query's and the keys' maxima by themselves, as usual, lets D underflow where
 //!   the two lie at different j.
 //! - Hyperbolic: the same over the 2m exponents +-u_j - |k^|^2/2.
 //! - Trigonometric: q'_i = (sin u_i, cos u_i), k'_l = exp(|k^_l|^2/2 - c) (sin u_l, cos u_l), c = max_l |k^_l|^2/2 (kept m l times, so
@@ -16,20 +16,28 @@
 //! - ReLU: max(u, 0) + [`RELU_CONSTANT`], not stabilised.
 //!
 //! c is found in one pass over the keys: where a tile raises it, what was summed is multiplied by exp(c_old - c_new), as
-//! in online softmax. No gradient flows through c and s, since they cancel (but see `favor_attention` on the guard).
+//! in online softmax; the slack makes that rare. No gradient flows through c and s, since they cancel (but see
+//! `favor_backward` on the guard).
+//!
+//! In the code all exponents, and so c and s, are to base 2: times log2(e).
 //!
 //! Source: Choromanski et al. (2021), sections 2.3 and 2.4, Lemma 1; the stabiliser by feature is this project's.
 
-use super::reductions::{dot, larger, max, raise_to_columns};
+use super::attention::Head;
+use super::reductions::{dot, larger, raise_to_columns};
 use crate::config::FeatureMap;
 use crate::equations::features::RELU_CONSTANT;
-use crate::kernels::{Element, Isa, Product, vectorised};
+use crate::kernels::{Element, Exponent, Isa, Product, vectorised};
 use crate::real::Real;
+use std::ops::Range;
 
 /// 2^-20, the least |D|. Only trigonometric features, whose D is a sum of up to L m cosines, the largest term of order
 /// one, come near it: then D is all cancellation, and in `f32` all rounding error. The other maps' D lies above it by
 /// construction, in `f32` too: positive and hyperbolic at 1 or more, ReLU at L m 1e-6 or more.
 pub const DENOMINATOR_GUARD: f64 = 1.0 / 1_048_576.0;
+
+/// By how much an exponent exceeds c_j before it raises it: 2 to it is far from the largest `f32`.
+const SLACK: f64 = 12.0;
 
 /// D^: D where |D| >= [`DENOMINATOR_GUARD`], elsewhere the guard with D's sign (plus at both zeros). NaN stays.
 pub fn guarded<T: Real>(d: T) -> T {
@@ -52,119 +60,132 @@ pub(super) struct Features<'a, T> {
     pub map: FeatureMap,
     pub m: usize,
     pub d: usize,
-    /// \[m, d\].
+    /// d^(-1/4) W \[m, d\], read by [`Features::project_back`] alone.
     pub w: &'a [T],
-    /// \[d, m\].
+    /// W^T \[d, m\] times [`Favor::exponent_scale`](super::favor_shares::Favor::exponent_scale).
     pub w_t: &'a [T],
 }
 
 impl<T: Element> Features<'_, T> {
     /// l m, the number of features.
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.map.functions() * self.m
     }
 
-    /// The keys' features during the pass that finds c, which starts at -inf. Returns whether `rescale` \[l m\] now holds
-    /// what to multiply the sums over earlier tiles by. `x` \[rows, d\], `factors` \[rows\].
+    /// c before any key.
+    pub fn start_c(&self, c: &mut [T]) {
+        c.fill(match self.map {
+            FeatureMap::Relu => T::zero(),
+            _ => T::neg_infinity(),
+        });
+    }
+
+    /// The features of the keys `tokens` of `k` during the pass that finds c. Returns whether `rescale` \[l m\] now holds what to multiply
+    /// the sums over earlier tiles by. `row` \[rows\] is scratch.
     pub fn keys_raising_c(
         &self,
-        x: &[T],
+        k: Head<T>,
+        tokens: Range<usize>,
         f: &mut [T],
-        factors: &mut [T],
+        row: &mut [T],
         c: &mut [T],
         rescale: &mut [T],
     ) -> bool {
-        self.project(x, f);
-        self.half_norms(x, factors);
-        rescale.copy_from_slice(c);
-        match self.map {
-            FeatureMap::Relu => {
-                self.relu(f);
-                return false;
-            }
+        self.exponents(k, &tokens, f);
+        self.half_norms(k, tokens, row);
+        let raised = match self.map {
+            FeatureMap::Relu => false,
             FeatureMap::Trigonometric => {
-                let largest = factors.iter().fold(c[0], |c, half_norm| larger(c, *half_norm));
+                let largest = row.iter().fold(c[0], |c, half_norm| larger(c, *half_norm));
+                rescale.fill((c[0] - largest).exp2());
+                let raised = largest > c[0];
                 c.fill(largest);
-                self.waves(f, factors, c);
+                raised
             }
-            FeatureMap::Positive | FeatureMap::Hyperbolic => {
-                self.exponents(f, factors, c, |u, half_norm, _| u - half_norm);
+            FeatureMap::Positive | FeatureMap::Hyperbolic => self.raise(f, row, c, rescale),
+        };
+        self.finish_keys(f, row, c);
+        raised
+    }
+
+    /// The keys' features, c known; `row` \[rows\] is scratch.
+    pub fn keys(&self, k: Head<T>, tokens: Range<usize>, f: &mut [T], row: &mut [T], c: &[T]) {
+        self.exponents(k, &tokens, f);
+        self.half_norms(k, tokens, row);
+        self.finish_keys(f, row, c);
+    }
+
+    fn finish_keys(&self, f: &mut [T], half_norms: &mut [T], c: &[T]) {
+        let len = self.len();
+        match self.map {
+            FeatureMap::Relu => self.relu(f),
+            FeatureMap::Trigonometric => {
+                self.waves(f);
+                half_norms.iter_mut().for_each(|x| *x = (*x - c[0]).exp2());
                 vectorised(
                     self.isa,
                     #[inline(always)]
                     || {
-                        raise_to_columns(c, f);
-                        for row in f.chunks_exact_mut(self.len()) {
-                            for (e, c) in row.iter_mut().zip(c.iter()) {
-                                *e -= *c;
-                            }
+                        for (row, factor) in f.chunks_exact_mut(len).zip(half_norms.iter()) {
+                            row.iter_mut().for_each(|f| *f *= *factor);
                         }
                     },
                 );
-                T::exp_in_place(self.isa, f);
             }
-        }
-        for (rescale, c) in rescale.iter_mut().zip(c) {
-            *rescale -= *c;
-        }
-        T::exp_in_place(self.isa, rescale);
-        true
-    }
-
-    /// The keys' features, c known. Leaves exp(|k^|^2/2 - c) in `factors` \[rows\] if the map is trigonometric.
-    pub fn keys(&self, x: &[T], f: &mut [T], factors: &mut [T], c: &[T]) {
-        self.project(x, f);
-        self.half_norms(x, factors);
-        match self.map {
-            FeatureMap::Relu => self.relu(f),
-            FeatureMap::Trigonometric => self.waves(f, factors, c),
             FeatureMap::Positive | FeatureMap::Hyperbolic => {
-                self.exponents(f, factors, c, |u, half_norm, c| (u - half_norm) - c);
-                T::exp_in_place(self.isa, f);
+                T::exp2_of(self.isa, f, len, len, Exponent::RowsThenColumns(half_norms, c));
             }
         }
     }
 
-    /// The queries' features; leaves s in `shifts` \[rows\].
-    pub fn queries_finding_s(&self, x: &[T], f: &mut [T], c: &[T], shifts: &mut [T]) {
-        self.project(x, f);
+    /// The queries' features, their s, and D = q' . `sums`.
+    pub fn queries_attending(
+        &self,
+        q: Head<T>,
+        tokens: Range<usize>,
+        f: &mut [T],
+        c: &[T],
+        sums: &[T],
+        shifts: &mut [T],
+        denominators: &mut [T],
+    ) {
+        let len = self.len();
+        self.exponents(q, &tokens, f);
+        match self.map {
+            FeatureMap::Positive | FeatureMap::Hyperbolic => {
+                T::exp2_below_maxima(self.isa, f, len, len, Some((c, sums)), shifts, denominators);
+                return;
+            }
+            FeatureMap::Relu => self.relu(f),
+            FeatureMap::Trigonometric => self.waves(f),
+        }
         shifts.fill(T::zero());
-        match self.map {
-            FeatureMap::Relu => self.relu(f),
-            FeatureMap::Trigonometric => self.queries_waves(f),
-            FeatureMap::Positive | FeatureMap::Hyperbolic => {
-                self.exponents(f, shifts, c, |u, _, c| u + c);
-                vectorised(
-                    self.isa,
-                    #[inline(always)]
-                    || {
-                        for (row, shift) in f.chunks_exact_mut(self.len()).zip(shifts) {
-                            *shift = max(row);
-                            for e in row {
-                                *e -= *shift;
-                            }
-                        }
-                    },
-                );
-                T::exp_in_place(self.isa, f);
-            }
-        }
+        vectorised(
+            self.isa,
+            #[inline(always)]
+            || {
+                for (denominator, f) in denominators.iter_mut().zip(f.chunks_exact(len)) {
+                    *denominator = dot(f, sums);
+                }
+            },
+        );
     }
 
     /// The queries' features, s known.
-    pub fn queries(&self, x: &[T], f: &mut [T], c: &[T], shifts: &[T]) {
-        self.project(x, f);
+    pub fn queries(&self, q: Head<T>, tokens: Range<usize>, f: &mut [T], c: &[T], shifts: &[T]) {
+        let len = self.len();
+        self.exponents(q, &tokens, f);
         match self.map {
             FeatureMap::Relu => self.relu(f),
-            FeatureMap::Trigonometric => self.queries_waves(f),
+            FeatureMap::Trigonometric => self.waves(f),
             FeatureMap::Positive | FeatureMap::Hyperbolic => {
-                self.exponents(f, shifts, c, |u, shift, c| (u + c) - shift);
-                T::exp_in_place(self.isa, f);
+                T::exp2_of(self.isa, f, len, len, Exponent::ColumnsThenRows(c, shifts));
             }
         }
     }
 
-    /// From the features f and the derivatives g by them, in place: g's first m columns become the derivatives by u,
+    /// From the features f and the derivatives g_tj + a_t b_j by them, in place (a is 1 where there is none; b is \[l m\]): g's first m
+    /// columns become the derivatives by u,
     ///
     /// - positive: f = exp(u + ..), so d_u = g f; hyperbolic: d_u = g_1 f_1 - g_2 f_2;
     /// - trigonometric: f = a (sin u, cos u), so d_u = g_1 f_2 - g_2 f_1;
@@ -172,31 +193,29 @@ impl<T: Element> Features<'_, T> {
     ///
     /// and `radial` \[rows\] what h's factor adds: the derivative by x^ is d_u W + radial x^. As h = exp(-+|x^|^2/2), that is
     /// radial = -+sum_j g_j f_j, and 0 for ReLU. For queries sum_j g_j f_j is 0 in theory; they need no `radial`.
-    pub fn pull_back(&self, f: &[T], g: &mut [T], radial: Option<&mut [T]>) {
+    pub fn pull_back(
+        &self,
+        f: &[T],
+        g: &mut [T],
+        (a, b): (Option<&[T]>, &[T]),
+        mut radial: Option<&mut [T]>,
+    ) {
         let (len, m, map) = (self.len(), self.m, self.map);
-        if let Some(radial) = radial {
-            vectorised(
-                self.isa,
-                #[inline(always)]
-                || {
-                    for (radial, (f, g)) in
-                        radial.iter_mut().zip(f.chunks_exact(len).zip(g.chunks_exact(len)))
-                    {
-                        *radial = match map {
-                            FeatureMap::Relu => T::zero(),
-                            FeatureMap::Trigonometric => dot(f, g),
-                            FeatureMap::Positive | FeatureMap::Hyperbolic => -dot(f, g),
-                        };
-                    }
-                },
-            );
-        }
         let relu_constant = T::of(RELU_CONSTANT);
         vectorised(
             self.isa,
             #[inline(always)]
             || {
-                for (f, g) in f.chunks_exact(len).zip(g.chunks_exact_mut(len)) {
+                for (t, (f, g)) in f.chunks_exact(len).zip(g.chunks_exact_mut(len)).enumerate() {
+                    let a = a.map_or(T::one(), |a| a[t]);
+                    g.iter_mut().zip(b).for_each(|(g, b)| *g += a * *b);
+                    if let Some(radial) = &mut radial {
+                        radial[t] = match map {
+                            FeatureMap::Relu => T::zero(),
+                            FeatureMap::Trigonometric => dot(f, g),
+                            FeatureMap::Positive | FeatureMap::Hyperbolic => -dot(f, g),
+                        };
+                    }
                     let ((f1, f2), (g1, g2)) = (f.split_at(m), g.split_at_mut(m));
                     match map {
                         FeatureMap::Positive => g1.iter_mut().zip(f1).for_each(|(g, f)| *g *= *f),
@@ -221,50 +240,75 @@ impl<T: Element> Features<'_, T> {
         );
     }
 
-    /// d_x^ = d_u W, or += if `accumulate`: \[rows, d\] from the first m columns of `d_u`.
-    pub fn project_back(&self, d_u: &[T], accumulate: bool, d_x: &mut [T]) {
-        let rows = d_x.len() / self.d;
-        let shape = Product { a_row: self.len(), accumulate, ..Product::dense(rows, self.d, self.m) };
+    /// d_x = d_u W / d^(1/4), or += if `accumulate`, to `rows` rows of d, `stride` apart, from the first m columns of `d_u`.
+    pub fn project_back(&self, d_u: &[T], rows: usize, stride: usize, accumulate: bool, d_x: &mut [T]) {
+        let shape =
+            Product { a_row: self.len(), c_row: stride, accumulate, ..Product::dense(rows, self.d, self.m) };
         T::product(self.isa, &shape, d_u, self.w, d_x);
     }
 
-    /// u = x^ W^T to the first m columns of f.
-    fn project(&self, x: &[T], f: &mut [T]) {
-        let rows = x.len() / self.d;
-        let shape = Product { c_row: self.len(), ..Product::dense(rows, self.m, self.d) };
-        T::product(self.isa, &shape, x, self.w_t, f);
+    /// |x^|^2/2 log2(e).
+    #[inline(always)]
+    pub fn half_norm(&self, x: &[T]) -> T {
+        T::of(0.5 * std::f64::consts::LOG2_E / (self.d as f64).sqrt()) * dot(x, x)
     }
 
-    fn half_norms(&self, x: &[T], out: &mut [T]) {
+    fn half_norms(&self, x: Head<T>, tokens: Range<usize>, out: &mut [T]) {
         vectorised(
             self.isa,
             #[inline(always)]
             || {
-                for (out, x) in out.iter_mut().zip(x.chunks_exact(self.d)) {
-                    *out = T::of(0.5) * dot(x, x);
+                for (out, token) in out.iter_mut().zip(tokens) {
+                    *out = self.half_norm(x.token(token));
                 }
             },
         );
     }
 
-    /// f_tj <- e(+-u_tj, rows_t, c_j), the minus sign in the second half where there is one.
-    fn exponents(&self, f: &mut [T], rows: &[T], c: &[T], e: impl Fn(T, T, T) -> T) {
-        let (c1, c2) = c.split_at(self.m);
+    /// u = x^ W^T, as an exponent to base 2 if it is one, to the first m columns of f; -u to the others if the map is hyperbolic.
+    fn exponents(&self, x: Head<T>, tokens: &Range<usize>, f: &mut [T]) {
+        let shape =
+            Product { a_row: x.stride, c_row: self.len(), ..Product::dense(tokens.len(), self.m, self.d) };
+        T::product(self.isa, &shape, x.from(tokens.start), self.w_t, f);
+        if self.map == FeatureMap::Hyperbolic {
+            vectorised(
+                self.isa,
+                #[inline(always)]
+                || {
+                    for f in f.chunks_exact_mut(self.len()) {
+                        let (f1, f2) = f.split_at_mut(self.m);
+                        f2.iter_mut().zip(f1).for_each(|(f2, u)| *f2 = -*u);
+                    }
+                },
+            );
+        }
+    }
+
+    /// Raises c_j to max_t (f_tj - half_norm_t) where that exceeds it by more than the slack, and says whether any was: then `rescale`
+    /// is 2^(c_old - c_new).
+    fn raise(&self, f: &[T], half_norms: &[T], c: &mut [T], rescale: &mut [T]) -> bool {
         vectorised(
             self.isa,
             #[inline(always)]
             || {
-                for (f, row) in f.chunks_exact_mut(self.len()).zip(rows) {
-                    let (f1, f2) = f.split_at_mut(self.m);
-                    for ((f2, u), c) in f2.iter_mut().zip(f1.iter()).zip(c2) {
-                        *f2 = e(-*u, *row, *c);
-                    }
-                    for (f1, c) in f1.iter_mut().zip(c1) {
-                        *f1 = e(*f1, *row, *c);
+                let largest = rescale;
+                largest.fill(T::neg_infinity());
+                raise_to_columns(largest, f, half_norms);
+                let slack = T::of(SLACK);
+                let mut raised = false;
+                for (largest, c) in largest.iter().zip(c.iter()) {
+                    raised |= *largest > *c + slack;
+                }
+                if raised {
+                    for (largest, c) in largest.iter_mut().zip(c) {
+                        let old = *c;
+                        *c = if *largest > old + slack { *largest } else { old };
+                        *largest = if *c > old { (old - *c).exp2() } else { T::one() };
                     }
                 }
+                raised
             },
-        );
+        )
     }
 
     fn relu(&self, f: &mut [T]) {
@@ -281,30 +325,11 @@ impl<T: Element> Features<'_, T> {
         );
     }
 
-    fn queries_waves(&self, f: &mut [T]) {
+    /// (sin u, cos u) for u in the first m columns.
+    fn waves(&self, f: &mut [T]) {
         for row in f.chunks_exact_mut(self.len()) {
             let (sines, cosines) = row.split_at_mut(self.m);
-            for (sine, cosine) in sines.iter_mut().zip(cosines) {
-                (*sine, *cosine) = sine.sin_cos();
-            }
+            T::sin_cos_in_place(self.isa, sines, cosines);
         }
-    }
-
-    /// `half_norms` becomes the factors a = exp(|x^|^2/2 - c), and f a (sin u, cos u).
-    fn waves(&self, f: &mut [T], half_norms: &mut [T], c: &[T]) {
-        self.queries_waves(f);
-        half_norms.iter_mut().for_each(|x| *x -= c[0]);
-        T::exp_in_place(self.isa, half_norms);
-        vectorised(
-            self.isa,
-            #[inline(always)]
-            || {
-                for (row, factor) in f.chunks_exact_mut(self.len()).zip(half_norms.iter()) {
-                    for f in row {
-                        *f *= *factor;
-                    }
-                }
-            },
-        );
     }
 }

@@ -24,57 +24,51 @@ pub(super) fn dot<T: Element>(a: &[T], b: &[T]) -> T {
     fold(lanes, |a, b| a + b)
 }
 
-/// sum a_i.
+/// c_j <- max(c_j, max_t (f_tj - rows_t)) for f \[rows, c.len()\]: columns by blocks that stay in registers.
 #[inline(always)]
-pub(super) fn sum<T: Element>(a: &[T]) -> T {
-    let mut lanes = [T::zero(); LANES];
-    let (a, rest) = a.as_chunks::<LANES>();
-    for a in a {
-        for i in 0..LANES {
-            lanes[i] += a[i];
-        }
-    }
-    for (lane, a) in lanes.iter_mut().zip(rest) {
-        *lane += *a;
-    }
-    fold(lanes, |a, b| a + b)
-}
-
-/// The largest a_i; passes over NaN, which its caller's exponentials still see.
-#[inline(always)]
-pub(super) fn max<T: Element>(a: &[T]) -> T {
-    let mut lanes = [T::neg_infinity(); LANES];
-    let (a, rest) = a.as_chunks::<LANES>();
-    for a in a {
-        for i in 0..LANES {
-            lanes[i] = larger(lanes[i], a[i]);
-        }
-    }
-    for (lane, a) in lanes.iter_mut().zip(rest) {
-        *lane = larger(*lane, *a);
-    }
-    fold(lanes, larger)
-}
-
-/// c_j <- max(c_j, max_t f_tj) for f \[rows, c.len()\]: columns by blocks that stay in registers.
-#[inline(always)]
-pub(super) fn raise_to_columns<T: Element>(c: &mut [T], f: &[T]) {
+pub(super) fn raise_to_columns<T: Element>(c: &mut [T], f: &[T], rows: &[T]) {
     let len = c.len();
     let (blocks, rest) = c.as_chunks_mut::<LANES>();
     let whole = blocks.len() * LANES;
     for (i, c) in blocks.iter_mut().enumerate() {
         let mut lanes = *c;
-        for row in f.chunks_exact(len) {
-            let row = &row[i * LANES..][..LANES];
+        for (f, row) in f.chunks_exact(len).zip(rows) {
+            let f = &f[i * LANES..][..LANES];
             for lane in 0..LANES {
-                lanes[lane] = larger(lanes[lane], row[lane]);
+                lanes[lane] = larger(lanes[lane], f[lane] - *row);
             }
         }
         *c = lanes;
     }
-    for row in f.chunks_exact(len) {
-        for (c, x) in rest.iter_mut().zip(&row[whole..]) {
-            *c = larger(*c, *x);
+    for (f, row) in f.chunks_exact(len).zip(rows) {
+        for (c, x) in rest.iter_mut().zip(&f[whole..]) {
+            *c = larger(*c, *x - *row);
+        }
+    }
+}
+
+/// sums_j += sum_t weights_t f_tj for f \[rows, sums.len()\], without weights sum_t f_tj.
+#[inline(always)]
+pub(super) fn add_columns<T: Element>(sums: &mut [T], f: &[T], weights: Option<&[T]>) {
+    let len = sums.len();
+    let weight = |t: usize| weights.map_or(T::one(), |weights| weights[t]);
+    let (blocks, rest) = sums.as_chunks_mut::<LANES>();
+    let whole = blocks.len() * LANES;
+    for (i, sums) in blocks.iter_mut().enumerate() {
+        let mut lanes = [T::zero(); LANES];
+        for (t, f) in f.chunks_exact(len).enumerate() {
+            let (f, weight) = (&f[i * LANES..][..LANES], weight(t));
+            for lane in 0..LANES {
+                lanes[lane] += weight * f[lane];
+            }
+        }
+        for lane in 0..LANES {
+            sums[lane] += lanes[lane];
+        }
+    }
+    for (t, f) in f.chunks_exact(len).enumerate() {
+        for (sum, x) in rest.iter_mut().zip(&f[whole..]) {
+            *sum += weight(t) * *x;
         }
     }
 }

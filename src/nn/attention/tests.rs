@@ -195,7 +195,14 @@ fn check_gradients(case: &Case<f64>, h: f64, tolerance: f64) {
 /// the loss's rounding over h, 1e-15 * 100 / 1e-5 = 1e-8, of derivatives of order 0.1 to 1.
 #[test]
 fn gradients_are_the_central_differences() {
-    let shapes = [([67, 2, 5], 7), ([1, 2, 5], 3), ([67, 1, 7], 3), ([130, 1, 3], 4), ([6, 3, 1], 2)];
+    let shapes = [
+        ([67, 2, 5], 7),
+        ([1, 2, 5], 3),
+        ([67, 1, 7], 3),
+        ([130, 1, 3], 4),
+        ([6, 3, 1], 2),
+        ([67, 1, 2], 80),
+    ];
     for (shape, m) in shapes {
         for kind in kinds(m) {
             check_gradients(&Case::normal(shape, kind, 0.7), 1e-5, 1e-6);
@@ -284,12 +291,14 @@ fn f32_bound(case: &Case<f64>) -> f64 {
     2.0 * f64::from(f32::EPSILON) * ((dim + 4) as f64 * 2.0 * exponent_scale(case) + sums)
 }
 
-/// Tolerance: a fifth of `f32_bound` of each tensor's largest, since roundings do not conspire: twice the largest seen on
-/// all instruction sets, which is the trigonometric map's, and ten times that of the others. An absolute 4 eps
+/// Tolerance: a third of `f32_bound` of each tensor's largest, since roundings do not conspire: about twice the largest seen
+/// on all instruction sets, which is the trigonometric map's, and ten times that of the others. An absolute 4 eps
 /// serves the single token, whose d_q and d_k are 0 in theory and a difference of numbers of order one in practice.
 #[test]
 fn f32_agrees_with_f64_on_every_isa() {
-    for (shape, m) in [([67, 2, 5], 7), ([1, 1, 3], 2), ([100, 2, 16], 32), ([130, 1, 40], 24)] {
+    for (shape, m) in
+        [([67, 2, 5], 7), ([1, 1, 3], 2), ([100, 2, 16], 32), ([130, 1, 40], 24), ([300, 1, 8], 80)]
+    {
         for kind in kinds(m) {
             let narrow = Case::<f32>::normal(shape, kind, 0.7);
             let case = narrow.wide();
@@ -297,7 +306,7 @@ fn f32_agrees_with_f64_on_every_isa() {
             for isa in Isa::available() {
                 let got = narrow.results(isa, Team::Solo);
                 for (i, name) in ["out", "d_q", "d_k", "d_v"].into_iter().enumerate() {
-                    let bound = f32_bound(&case) / 5.0 * largest(&want[i]) + 4.0 * f64::from(f32::EPSILON);
+                    let bound = f32_bound(&case) / 3.0 * largest(&want[i]) + 4.0 * f64::from(f32::EPSILON);
                     assert_close(&got[i], &want[i], bound, &format!("{isa} {:?} {name}", case.shape));
                 }
             }
@@ -305,16 +314,24 @@ fn f32_agrees_with_f64_on_every_isa() {
     }
 }
 
+/// 300 tokens are three shares.
 #[test]
-fn a_team_gives_the_same_bits() {
+fn a_team_of_any_size_gives_the_same_bits() {
+    let pools =
+        [1, 2, 7].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
     for kind in kinds(6) {
-        let case = Case::<f32>::normal([67, 3, 5], kind, 1.0);
+        let case = Case::<f32>::normal([300, 3, 5], kind, 1.0);
         for isa in Isa::available() {
-            assert_eq!(case.results(isa, Team::Solo), case.results(isa, Team::Pool), "{isa} {kind:?}");
+            let alone = case.results(isa, Team::Solo);
+            for pool in &pools {
+                let together = pool.install(|| case.results(isa, Team::Pool));
+                assert_eq!(alone, together, "{isa} {kind:?} on {} threads", pool.current_num_threads());
+            }
         }
     }
 }
 
+/// The state of FAVOR+'s work does not grow with the tokens beyond the most shares.
 #[test]
 fn memory_is_linear_in_the_tokens() {
     for kind in kinds(32) {
@@ -322,10 +339,10 @@ fn memory_is_linear_in_the_tokens() {
         let lens = |a: Attention| [a.saved_len(), a.forward_work_len(), a.backward_work_len()];
         let [a, b, c] = [1 << 10, 1 << 11, 1 << 12].map(|tokens| lens(at(tokens)));
         for i in 0..3 {
-            assert_eq!(c[i] - b[i], 2 * (b[i] - a[i]), "{kind:?}");
+            assert!(c[i] - b[i] <= 2 * (b[i] - a[i]), "{kind:?}");
         }
         if kind != AttentionKind::Softmax {
-            assert!(c[0] - b[0] <= (1 << 11) * 2 * 2 && c[2] - b[2] <= (1 << 11) * 2 * 3 * 16, "{kind:?}");
+            assert!(c[0] - b[0] <= (1 << 11) * 2 * 2 && c[1] == b[1] && c[2] == b[2], "{kind:?}");
         }
     }
 }

@@ -1,0 +1,156 @@
+//! Sines and cosines over slices.
+//!
+//! With n = round(2 x / pi) and r = x - n pi/2, |r| <= pi/4, sin x and cos x are +-sin r or +-cos r by n mod 4. pi/2 is taken
+//! off in three pieces, the first two of at most eleven bits (Cody and Waite), so that n times each of them is exact also
+//! where products are rounded, for |n| < 2^13. sin r and cos r are the polynomials of Cephes' `sinf` and `cosf`. The quadrant
+//! is found in floating point, where all numbers are small integers and exact.
+//!
+//! Arguments beyond [`LIMIT`], which no feature of a finite network nears, go to the reference.
+
+use super::Isa;
+use super::simd::{Kernel, Simd, dispatch};
+use crate::real::Real;
+
+/// The largest |x| that the vector code takes: n stays below 2^13.
+const LIMIT: f32 = 8192.0;
+
+/// (x, y) <- (sin x, cos x).
+pub(super) fn sin_cos_reference<T: Real>(x: &mut [T], y: &mut [T]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        (*x, *y) = x.sin_cos();
+    }
+}
+
+pub(super) fn sin_cos_fast(isa: Isa, x: &mut [f32], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len());
+    const BLOCK: usize = 64;
+    for (x, y) in x.chunks_mut(BLOCK).zip(y.chunks_mut(BLOCK)) {
+        if x.iter().all(|x| x.abs() <= LIMIT) {
+            let waves = Waves { x: x.as_mut_ptr(), y: y.as_mut_ptr(), len: x.len() };
+            // SAFETY: both pointers are valid for `len` elements.
+            unsafe { dispatch(isa, waves) }
+        } else {
+            sin_cos_reference(x, y);
+        }
+    }
+}
+
+/// Of an integer: 0 if it is even, else 1.
+#[inline(always)]
+unsafe fn odd<S: Simd>(n: S::V) -> S::V {
+    // SAFETY: the caller's promise of S's features.
+    unsafe {
+        let rest = S::fma(S::round(S::mul(n, S::splat(0.5))), S::splat(-2.0), n);
+        S::mul(rest, rest)
+    }
+}
+
+/// sin and cos of every lane, at most 2^-23 off.
+#[inline(always)]
+unsafe fn sin_cos<S: Simd>(x: S::V) -> (S::V, S::V) {
+    // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
+    unsafe {
+        let (one, half) = (S::splat(1.0), S::splat(0.5));
+        let n = S::round(S::mul(x, S::splat(std::f32::consts::FRAC_2_PI)));
+        let mut r = x;
+        for piece in [1.570_312_5, 4.837_513e-4, 7.549_79e-8] {
+            r = S::fma(n, S::splat(-piece), r);
+        }
+        let r2 = S::mul(r, r);
+        let mut sin = S::splat(-1.951_529_6e-4);
+        for c in [8.332_161e-3, -1.666_665_5e-1] {
+            sin = S::fma(sin, r2, S::splat(c));
+        }
+        let sin = S::fma(S::mul(sin, r2), r, r);
+        let mut cos = S::splat(2.443_315_7e-5);
+        for c in [-1.388_731_6e-3, 4.166_664_6e-2] {
+            cos = S::fma(cos, r2, S::splat(c));
+        }
+        let cos = S::fma(S::mul(cos, r2), r2, S::fma(r2, S::splat(-0.5), one));
+        let swap = odd::<S>(n);
+        let sine_sign = S::fma(odd::<S>(S::mul(S::sub(n, swap), half)), S::splat(-2.0), one);
+        let cosine_sign = S::fma(odd::<S>(S::mul(S::add(n, swap), half)), S::splat(-2.0), one);
+        let keep = S::sub(one, swap);
+        let of_sine = S::fma(swap, cos, S::mul(keep, sin));
+        let of_cosine = S::fma(swap, sin, S::mul(keep, cos));
+        (S::mul(sine_sign, of_sine), S::mul(cosine_sign, of_cosine))
+    }
+}
+
+struct Waves {
+    x: *mut f32,
+    y: *mut f32,
+    len: usize,
+}
+
+impl Kernel for Waves {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the pointers are valid for `len` elements.
+        unsafe {
+            let mut i = 0;
+            while i + S::LANES <= self.len {
+                let (sin, cos) = sin_cos::<S>(S::load(self.x.add(i)));
+                S::store(self.x.add(i), sin);
+                S::store(self.y.add(i), cos);
+                i += S::LANES;
+            }
+            let left = self.len - i;
+            if left > 0 {
+                let (sin, cos) = sin_cos::<S>(S::load_partial(self.x.add(i), left));
+                S::store_partial(self.x.add(i), sin, left);
+                S::store_partial(self.y.add(i), cos, left);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kernels::{Element, Isa};
+
+    /// Bound: 2^-23 (an ULP at one) absolutely; the reference is f64's. Multiples of pi/2 are where reduction cancels most.
+    #[test]
+    fn sines_and_cosines_agree_with_f64_everywhere() {
+        let even = (0..200_003).map(|i| -8200.0 + 16_400.0 * i as f32 / 200_003.0);
+        let small = (0..20_011).map(|i| -10.0 + 0.001 * i as f32);
+        let turns = (-5300..5300).map(|n| (f64::from(n) * std::f64::consts::FRAC_PI_2) as f32);
+        let xs: Vec<f32> = even.chain(small).chain(turns).collect();
+        for isa in Isa::available() {
+            let (mut sin, mut cos) = (xs.clone(), vec![0.0; xs.len()]);
+            f32::sin_cos_in_place(isa, &mut sin, &mut cos);
+            for ((x, sin), cos) in xs.iter().zip(&sin).zip(&cos) {
+                let want = f64::from(*x).sin_cos();
+                let error = (f64::from(*sin) - want.0).abs().max((f64::from(*cos) - want.1).abs());
+                assert!(error <= f64::from(f32::EPSILON), "{isa} {x}: {sin}, {cos} for {want:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sines_of_the_extremes() {
+        for isa in Isa::available() {
+            for len in [1, 7, 16, 67] {
+                let mut x = vec![0.0; len];
+                let mut y = vec![f32::NAN; len];
+                f32::sin_cos_in_place(isa, &mut x, &mut y);
+                assert!(x.iter().all(|sin| *sin == 0.0) && y.iter().all(|cos| *cos == 1.0), "{isa}");
+                for extreme in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut x = vec![1.0; len];
+                    x[len / 2] = extreme;
+                    f32::sin_cos_in_place(isa, &mut x, &mut y);
+                    for i in 0..len {
+                        assert_eq!(
+                            x[i].is_nan() && y[i].is_nan(),
+                            i == len / 2,
+                            "{isa} {extreme} {i} of {len}"
+                        );
+                    }
+                }
+                let mut x = vec![1e30f32; len];
+                f32::sin_cos_in_place(isa, &mut x, &mut y);
+                assert!((x[0] - 1e30f32.sin()).abs() < 1e-6 && (y[0] - 1e30f32.cos()).abs() < 1e-6, "{isa}");
+            }
+        }
+    }
+}
