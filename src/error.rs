@@ -18,6 +18,9 @@ pub enum Error {
         /// What to do about it; may be empty.
         help: String,
     },
+    /// What the ONNX crate reports: a file, a runtime, a device.
+    #[error(transparent)]
+    Onnx(#[from] performer_ddpm_onnx::Error),
     /// The operating system refused to read something.
     #[error("cannot read {}: {source}", path.display())]
     Read {
@@ -78,6 +81,8 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Invalid { .. } | Error::Read { .. } => 2,
+            Error::Onnx(error) if error.is_bad_input() => 2,
+            Error::Onnx(_) => 1,
             Error::Write { .. } | Error::NotFinite { .. } => 1,
         }
     }

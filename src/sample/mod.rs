@@ -67,11 +67,7 @@ pub struct SampleProgress<'a, T> {
 /// # Errors
 /// [`Error::Invalid`] unless 1 <= steps <= T.
 pub fn respace(schedule: &Schedule, steps: Option<usize>, spacing: Spacing) -> Result<Schedule> {
-    match steps {
-        None => Ok(schedule.clone()),
-        Some(steps) if steps == schedule.steps() => Ok(schedule.clone()),
-        Some(steps) => schedule.respaced(&spacing.timesteps(schedule.steps(), steps)?),
-    }
+    schedule.strided(steps, spacing)
 }
 
 /// Samples images \[n, h, w, c\], nominally in [-1, 1].
