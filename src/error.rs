@@ -47,6 +47,18 @@ pub enum Error {
         /// What to do about it.
         help: String,
     },
+    /// An exported graph computes something else than the engine.
+    #[error("{what} differs from the engine by {difference:.1e} where {bound:.1e} is allowed; {help}")]
+    Disagrees {
+        /// The graph, and what ran it.
+        what: String,
+        /// The largest difference.
+        difference: f64,
+        /// What rounding explains.
+        bound: f64,
+        /// What to do about it.
+        help: String,
+    },
 }
 
 fn advice(help: &str) -> String {
@@ -83,7 +95,7 @@ impl Error {
             Error::Invalid { .. } | Error::Read { .. } => 2,
             Error::Onnx(error) if error.is_bad_input() => 2,
             Error::Onnx(_) => 1,
-            Error::Write { .. } | Error::NotFinite { .. } => 1,
+            Error::Write { .. } | Error::NotFinite { .. } | Error::Disagrees { .. } => 1,
         }
     }
 }

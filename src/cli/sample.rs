@@ -64,7 +64,7 @@ pub struct SampleArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SamplerName {
+pub(super) enum SamplerName {
     /// Algorithm 2
     Ddpm,
     /// DDIM (Song et al. 2021)
@@ -72,7 +72,7 @@ enum SamplerName {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SpacingName {
+pub(super) enum SpacingName {
     /// Indices 0, s, 2s, ..: holds t = 1
     Leading,
     /// Evenly spaced down from t = T
@@ -80,7 +80,7 @@ enum SpacingName {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ClipName {
+pub(super) enum ClipName {
     /// Do not clip
     Off,
     /// Clip, and keep the predicted noise
