@@ -175,3 +175,6 @@ fn guarded(g: &mut GraphBuilder, d: Value) -> Result<Value> {
     let replacement = g.choose(negative, minus, guard)?;
     g.choose(small, replacement, d)
 }
+
+#[cfg(test)]
+mod tests;

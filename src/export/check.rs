@@ -22,6 +22,9 @@ pub const BOUND: f64 = 2e-5;
 /// The same for a sampler's images, absolute, the images being in [-1, 1]: each of the K steps adds its own rounding.
 pub const IMAGE_BOUND: f64 = 1e-3;
 
+/// How far a start is moved to see what the chain makes of it: some ten roundings.
+const NUDGE: f64 = 1e-6;
+
 /// Images that go through the graph, first together and then the first one alone.
 const BATCH: usize = 3;
 
@@ -52,6 +55,7 @@ impl Difference {
 #[derive(Clone, Debug)]
 pub struct Expectation {
     cases: Vec<Case>,
+    amplification: f64,
     graph: &'static str,
 }
 
@@ -79,14 +83,20 @@ impl Expectation {
     ) -> Result<Expectation> {
         let schedule = Schedule::from_config(source.diffusion)?;
         let mut reference = Reference::new(source.model, threads)?;
-        let cases = match *spec {
-            GraphSpec::Denoiser => reference.denoiser(&schedule)?,
-            GraphSpec::Step => reference.step(&schedule)?,
+        let (cases, amplification) = match *spec {
+            GraphSpec::Denoiser => (reference.denoiser(&schedule)?, 1.0),
+            GraphSpec::Step => (reference.step(&schedule)?, 1.0),
             GraphSpec::Sampler { process, steps, spacing } => {
                 reference.sampler(process, &schedule.strided(steps, spacing)?, progress)?
             }
         };
-        Ok(Expectation { cases, graph: spec.kind().name() })
+        Ok(Expectation { cases, amplification, graph: spec.kind().name() })
+    }
+
+    /// By how much a sampler's chain enlarges a small change of x_T: hundreds at most for a trained network, where T = 1000; 1 for
+    /// other graphs. Above 100 the bound on images is wider than [`IMAGE_BOUND`].
+    pub fn amplification(&self) -> f64 {
+        self.amplification
     }
 
     /// Runs the graph and returns the case that is furthest off.
@@ -155,7 +165,7 @@ impl Reference {
         let x = self.normal(0, BATCH);
         let indices = [total - 1, 0, total / 2];
         let mut eps = vec![0.0; BATCH * self.model.output_len()];
-        self.eps(&self.channels_last(&x), &indices, &mut eps)?;
+        self.eps(&channels_last(&x, self.shape), &indices, &mut eps)?;
         let out = self.model.graph.shape(self.model.graph.output);
         let eps = channels_first(&eps, out);
         let mut cases = Vec::new();
@@ -195,7 +205,7 @@ impl Reference {
     fn one_step(&mut self, t: Timestep, c: StepCoefficients, n: usize, seed: u64) -> Result<Case> {
         let (x, z) = (self.normal(2 * seed + 1, n), self.normal(2 * seed + 2, n));
         let mut eps = vec![0.0; x.len()];
-        self.eps(&self.channels_last(&x), &vec![t.index(); n], &mut eps)?;
+        self.eps(&channels_last(&x, self.shape), &vec![t.index(); n], &mut eps)?;
         let eps = channels_first(&eps, self.shape);
         let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
         let (wide_x, wide_z) = (wide(&x), wide(&z));
@@ -215,22 +225,25 @@ impl Reference {
         Ok(Case { inputs, want, scale, bound: BOUND })
     }
 
+    /// The chain of an untrained network can be chaotic: it then says nothing of rounding errors, and the bound is wider.
+    /// One more image, the first with its start moved by 1e-6, shows how far.
     fn sampler(
         &mut self,
         process: ReverseProcess,
         kept: &Schedule,
         progress: &mut dyn FnMut(f64),
-    ) -> Result<Vec<Case>> {
-        let (steps, len) = (kept.steps(), self.shape.len());
+    ) -> Result<(Vec<Case>, f64)> {
+        let (shape, steps, len) = (self.shape, kept.steps(), self.shape.len());
         let start = self.normal(100, BATCH);
         let noises: Vec<Vec<f32>> = (0..steps).map(|k| self.normal(101 + k as u64, BATCH)).collect();
-        let mut x = self.channels_last(&start);
-        let z = |k: usize, _: Timestep, out: &mut [f64]| {
-            out.copy_from_slice(&channels_last(&noises[k], self.shape));
-        };
+        let with_first_again = |x: &[f32]| channels_last(&[x, &x[..len]].concat(), shape);
+        let mut x = with_first_again(&start);
+        let nudge = channels_last(&self.normal(99, 1), shape);
+        x[BATCH * len..].iter_mut().zip(nudge).for_each(|(x, z)| *x += NUDGE * z);
+        let z = |k: usize, _: Timestep, out: &mut [f64]| out.copy_from_slice(&with_first_again(&noises[k]));
         let (model, engine) = (&self.model, &mut self.engine);
         let eps_theta = |x: &[f64], t: Timestep, out: &mut [f64]| {
-            engine.forward(model, x, &[t.index(); BATCH], out);
+            engine.forward(model, x, &[t.index(); BATCH + 1], out);
             Ok(())
         };
         let watch = |k: usize, _: Timestep, _: &[f64]| progress((k + 1) as f64 / steps as f64);
@@ -238,18 +251,19 @@ impl Reference {
             ReverseProcess::Alg2(reverse) => alg2_sample(kept, reverse, &mut x, z, eps_theta, watch)?,
             ReverseProcess::Ddim(ddim) => ddim_sample(kept, ddim, &mut x, z, eps_theta, watch)?,
         }
-        let images = channels_first(&x, self.shape);
+        let moved = x[..len].iter().zip(&x[BATCH * len..]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let images = channels_first(&x[..BATCH * len], shape);
         let mut cases = Vec::new();
         for n in [BATCH, 1] {
             let noise: Vec<f32> = noises.iter().flat_map(|noise| &noise[..n * len]).copied().collect();
             let want = images[..n * len].to_vec();
-            let noise = Tensor::f32([steps, n, self.shape.c, self.shape.h, self.shape.w], noise)?;
+            let noise = Tensor::f32([steps, n, shape.c, shape.h, shape.w], noise)?;
             let inputs = vec![("x_T", self.tensor(n, &start)?), ("noise", noise)];
             // Unclipped images may leave [-1, 1].
             let scale = largest(&want).max(1.0);
-            cases.push(Case { inputs, want, scale, bound: IMAGE_BOUND });
+            cases.push(Case { inputs, want, scale, bound: IMAGE_BOUND.max(10.0 * moved / scale) });
         }
-        Ok(cases)
+        Ok((cases, moved / NUDGE))
     }
 
     /// `n` images of N(0, 1), \[n, c, h, w\].
@@ -263,10 +277,6 @@ impl Reference {
     fn tensor(&self, n: usize, x: &[f32]) -> Result<Tensor> {
         let Shape { h, w, c } = self.shape;
         Ok(Tensor::f32([n, c, h, w], &x[..n * self.shape.len()])?)
-    }
-
-    fn channels_last(&self, x: &[f32]) -> Vec<f64> {
-        channels_last(x, self.shape)
     }
 }
 
