@@ -142,7 +142,11 @@ impl Network<'_> {
             Op::Concat => "the skip connection's channels behind the image's".to_owned(),
             Op::Upsample => "every pixel twice in both directions".to_owned(),
             Op::Dropout { .. } => String::new(),
-            Op::Attention { .. } => String::new(),
+            Op::Attention { heads, .. } => format!(
+                "attention over {} pixels in {heads} heads of {} neighbouring channels, cut out and put back",
+                out.pixels(),
+                out.c / heads
+            ),
         }
     }
 }

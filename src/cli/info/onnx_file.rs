@@ -1,0 +1,98 @@
+//! What an ONNX file holds, written by this program or by another.
+
+use crate::cli::print_json;
+use performer_ddpm::Result;
+use performer_ddpm::export::Metadata;
+use performer_ddpm_onnx::Model;
+use performer_ddpm_onnx::model::Summary;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+#[derive(Serialize)]
+struct Info {
+    file: String,
+    producer: String,
+    ir_version: i64,
+    opsets: BTreeMap<String, i64>,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    weights: usize,
+    parameters: usize,
+    nodes: usize,
+    operators: BTreeMap<String, usize>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// Whether a path names an ONNX file.
+pub fn is_one(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))
+}
+
+/// Prints the report.
+pub fn run(path: &Path, as_json: bool, quiet: bool) -> Result<ExitCode> {
+    let model = Model::read(path)?;
+    let summary = model.summary()?;
+    let metadata = Metadata::read(&model)?;
+    let info = Info::new(path, summary);
+    if as_json {
+        print_json(&info);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{}, ONNX by {}", info.file, if info.producer.is_empty() { "?" } else { &info.producer });
+    println!("{} parameters in {} weights, {} nodes", info.parameters, info.weights, info.nodes);
+    if quiet {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let opsets: Vec<String> = info.opsets.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    println!("file version {}, operator sets: {}", info.ir_version, opsets.join(", "));
+    for (kind, ports) in [("input ", &info.inputs), ("output", &info.outputs)] {
+        ports.iter().for_each(|port| println!("    {kind} {port}"));
+    }
+    let operators: Vec<String> =
+        info.operators.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    println!("operators: {}", operators.join(", "));
+    match metadata {
+        Some(metadata) => print_metadata(&metadata),
+        None => println!("no metadata of this program: to sample, give the schedule"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Info {
+    fn new(path: &Path, summary: Summary) -> Info {
+        let named = |domain: String| if domain.is_empty() { "ai.onnx".to_owned() } else { domain };
+        Info {
+            file: path.display().to_string(),
+            producer: summary.producer.clone(),
+            ir_version: summary.ir_version,
+            opsets: summary.opsets.iter().map(|(name, version)| (named(name.clone()), *version)).collect(),
+            inputs: summary.inputs.iter().map(ToString::to_string).collect(),
+            outputs: summary.outputs.iter().map(ToString::to_string).collect(),
+            weights: summary.weights.len(),
+            parameters: summary.parameters,
+            nodes: summary.nodes(),
+            operators: summary.operators,
+            metadata: summary.metadata.into_iter().collect(),
+        }
+    }
+}
+
+fn print_metadata(metadata: &Metadata) {
+    let step = metadata.step.map_or(String::new(), |step| format!(", training step {step}"));
+    println!("{} graph of version {}{step}", metadata.graph.name(), metadata.version);
+    let schedule = &metadata.schedule;
+    println!(
+        "schedule: {}, T = {}, alpha_bar_T {:.4e}, sigma^2 {:?}, x_0 {}",
+        metadata.named_schedule.map_or("by its betas".to_owned(), |named| format!("{named:?}")),
+        schedule.steps(),
+        schedule.last().alpha_bar,
+        metadata.variance,
+        if metadata.clip_x0 { "clipped" } else { "not clipped" }
+    );
+    println!("attention: {:?}", metadata.attention);
+    if let Some(sampler) = &metadata.sampler {
+        println!("sampler: {:?}, {} steps, {:?}", sampler.process, sampler.timesteps.len(), sampler.spacing);
+    }
+}
