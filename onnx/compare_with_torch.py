@@ -32,15 +32,16 @@ class Denoiser(torch.nn.Module):
 def torch_exports(unet, x, t, folder):
     """The files of both exporters; one that fails is reported and left out."""
     files = {}
+    batch = torch.export.Dim.DYNAMIC
     for name, options in {
         "torch_legacy": {"dynamo": False, "opset_version": 17, "dynamic_axes": {"x": {0: "N"}, "t": {0: "N"}}},
-        "torch_dynamo": {"dynamo": True, "dynamic_shapes": ({0: torch.export.Dim("N")}, {0: torch.export.Dim("N")})},
+        "torch_dynamo": {"dynamo": True, "verbose": False, "dynamic_shapes": {"x": {0: batch}, "t": {0: batch}}},
     }.items():
         path = folder / f"{name}.onnx"
         try:
             with torch.no_grad():
                 inputs = {"input_names": ["x", "t"], "output_names": ["eps"]}
-                torch.onnx.export(Denoiser(unet), (x, t), str(path), **inputs, **options)
+                torch.onnx.export(Denoiser(unet).eval(), (x, t), str(path), **inputs, **options)
             files[name] = path
         except Exception as error:  # an exporter may lack a package or an operator
             print(json.dumps({"skipped": name, "reason": str(error).splitlines()[0][:200]}), flush=True)
@@ -97,12 +98,12 @@ def main():
             command = [args.program, "export", path, "--model", folder / "model", "--graph", graph, "--check", "none"]
             subprocess.run([*command, *steps, "--quiet"], check=True, stdout=subprocess.DEVNULL)
             files[graph] = path
+        with torch.no_grad():
+            outputs = {"torch": unet(torch.from_numpy(x), torch.from_numpy(t)).sample.numpy()}
         files |= torch_exports(unet, torch.from_numpy(x), torch.from_numpy(t), folder)
         sessions = {name: session(path, args.threads) for name, path in files.items()}
 
         want = sessions["denoiser"].run(None, feeds)[0]
-        with torch.no_grad():
-            outputs = {"torch": unet(torch.from_numpy(x), torch.from_numpy(t)).sample.numpy()}
         outputs |= {name: s.run(None, feeds)[0] for name, s in sessions.items() if name.startswith("torch_")}
         for name, got in outputs.items():
             difference = float(np.abs(got - want).max() / np.abs(want).max())
