@@ -93,8 +93,8 @@ impl Expectation {
         Ok(Expectation { cases, amplification, graph: spec.kind().name() })
     }
 
-    /// By how much a sampler's chain enlarges a small change of x_T: hundreds at most for a trained network, where T = 1000; 1 for
-    /// other graphs. Above 100 the bound on images is wider than [`IMAGE_BOUND`].
+    /// By how much a sampler's chain enlarges a small change of x_T; 1 for other graphs. Above 100 the bound on images is wider
+    /// than [`IMAGE_BOUND`].
     pub fn amplification(&self) -> f64 {
         self.amplification
     }

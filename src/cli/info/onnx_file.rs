@@ -34,7 +34,8 @@ pub fn is_one(path: &Path) -> bool {
 pub fn run(path: &Path, as_json: bool, quiet: bool) -> Result<ExitCode> {
     let model = Model::read(path)?;
     let summary = model.summary()?;
-    let metadata = Metadata::read(&model)?;
+    // What is damaged is refused rather than shown.
+    let ours = Metadata::read(&model)?;
     let info = Info::new(path, summary);
     if as_json {
         print_json(&info);
@@ -53,10 +54,10 @@ pub fn run(path: &Path, as_json: bool, quiet: bool) -> Result<ExitCode> {
     let operators: Vec<String> =
         info.operators.iter().map(|(name, count)| format!("{name} {count}")).collect();
     println!("operators: {}", operators.join(", "));
-    match metadata {
-        Some(metadata) => print_metadata(&metadata),
-        None => println!("no metadata of this program: to sample, give the schedule"),
+    if ours.is_none() {
+        println!("no metadata of this program: to sample, give the schedule");
     }
+    print_metadata(&info.metadata);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -79,20 +80,12 @@ impl Info {
     }
 }
 
-fn print_metadata(metadata: &Metadata) {
-    let step = metadata.step.map_or(String::new(), |step| format!(", training step {step}"));
-    println!("{} graph of version {}{step}", metadata.graph.name(), metadata.version);
-    let schedule = &metadata.schedule;
-    println!(
-        "schedule: {}, T = {}, alpha_bar_T {:.4e}, sigma^2 {:?}, x_0 {}",
-        metadata.named_schedule.map_or("by its betas".to_owned(), |named| format!("{named:?}")),
-        schedule.steps(),
-        schedule.last().alpha_bar,
-        metadata.variance,
-        if metadata.clip_x0 { "clipped" } else { "not clipped" }
-    );
-    println!("attention: {:?}", metadata.attention);
-    if let Some(sampler) = &metadata.sampler {
-        println!("sampler: {:?}, {} steps, {:?}", sampler.process, sampler.timesteps.len(), sampler.spacing);
+/// The properties, long ones cut.
+fn print_metadata(metadata: &BTreeMap<String, String>) {
+    const SHOWN: usize = 100;
+    for (key, value) in metadata {
+        let cut: String = value.chars().take(SHOWN).collect();
+        let more = if cut.len() < value.len() { " ..." } else { "" };
+        println!("    {key:<32} {cut}{more}");
     }
 }

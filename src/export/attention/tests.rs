@@ -135,7 +135,8 @@ fn runners(model: &Model) -> Vec<Box<dyn Runner>> {
     let mut all = vec![load_tract(model).unwrap()];
     match OrtRunner::load(model, &OrtOptions { threads: Some(1), ..OrtOptions::default() }) {
         Ok(runner) => all.push(Box::new(runner)),
-        Err(error @ Error::RuntimeMissing { .. }) => println!("skipped in ONNX Runtime: {error}"),
+        // The tests of whole graphs say when there is none.
+        Err(Error::RuntimeMissing { .. }) => {}
         Err(error) => panic!("ONNX Runtime: {error}"),
     }
     all
@@ -205,7 +206,7 @@ fn eq26_the_denominator_s_guard_is_the_engine_s() {
     let right_angle = std::f32::consts::FRAC_PI_2;
     let at = |offset: f32| {
         let mut input = Input::scaled(0.0, 0.0);
-        let first = |i: usize| i / TOKENS % DIM == 0;
+        let first = |i: usize| (i / TOKENS).is_multiple_of(DIM);
         input.w = (0..FEATURES * DIM).map(|i| if i % DIM == 0 { 2.0 } else { 0.0 }).collect();
         for (i, (q, k)) in input.q.iter_mut().zip(&mut input.k).enumerate().filter(|(i, _)| first(*i)) {
             *q = right_angle + offset;
