@@ -1,5 +1,6 @@
 //! What an exported file holds: weights, names, shapes, documentation; what is left of one that fails its check.
 
+#[allow(dead_code, reason = "ONNX has its channels first, as the files have")]
 #[path = "support/golden.rs"]
 mod golden;
 #[path = "support/networks.rs"]
@@ -241,6 +242,13 @@ fn the_command_exports_the_newest_run_and_refuses_what_does_not_fit() {
 
     let (status, out, message) = run(&["export", "model.onnx", "--quiet"]);
     assert_eq!((status, out.as_str()), (Some(0), "model.onnx\n"), "{message}");
+    // The tests' binary has tract built in; ONNX Runtime may not be here.
+    let (status, out, message) = run(&["export", "model.onnx", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&out).expect("one JSON object");
+    assert!(status == Some(0) && message.is_empty(), "{message}");
+    let runtimes = report["checks"].as_array().expect("a list");
+    assert!(runtimes[0]["runtime"].as_str().is_some_and(|name| name.starts_with("tract")), "{out}");
+    assert_eq!(runtimes.len() + report["not_checked"].as_array().expect("a list").len(), 2, "{out}");
     let (status, out, _) = run(&[
         "export",
         "sampler.onnx",
@@ -259,6 +267,17 @@ fn the_command_exports_the_newest_run_and_refuses_what_does_not_fit() {
     assert_eq!((&report["graph"], &report["checks"]), (&"sampler".into(), &serde_json::json!([])));
     let sampler = Metadata::read(&OnnxModel::read(folder.join("sampler.onnx")).expect("a model"));
     assert_eq!(sampler.expect("metadata").expect("ours").sampler.expect("a sampler").timesteps.len(), 3);
+
+    let (status, out, _) = run(&["info", "sampler.onnx", "--json"]);
+    let info: serde_json::Value = serde_json::from_str(&out).expect("one JSON object");
+    assert_eq!((status, &info["inputs"][1]), (Some(0), &"noise f32 [3, N, 1, 28, 28]".into()));
+    assert_eq!(info["metadata"]["performer_ddpm.sampler"], "ddpm");
+    let (status, out, _) = run(&["info", "model.onnx"]);
+    assert!(status == Some(0) && out.contains("x f32 [N, 1, 28, 28]") && out.contains("denoiser"), "{out}");
+    let whole = std::fs::read(folder.join("model.onnx")).expect("a file");
+    std::fs::write(folder.join("half.onnx"), &whole[..whole.len() / 2]).expect("written");
+    let (status, _, message) = run(&["info", "half.onnx"]);
+    assert!(status == Some(2) && message.contains("half.onnx") && message.contains("too early"), "{message}");
 
     let refusals: [(&[&str], &str); 6] = [
         (&["--steps", "5"], "--graph sampler"),
