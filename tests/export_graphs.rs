@@ -6,6 +6,7 @@ mod networks;
 mod runners;
 
 use networks::{channels_first, channels_last, difference, kinds, normal, randomised, reference};
+use performer_ddpm::Error;
 use performer_ddpm::config::{DiffusionConfig, UnetConfig, VarianceKind};
 use performer_ddpm::equations::algorithms::alg2_sample;
 use performer_ddpm::equations::ddim::{ClipX0, Ddim, ddim_sample};
@@ -71,6 +72,37 @@ fn a_step_agrees_with_the_engine() {
                 outcome.unwrap_or_else(|error| panic!("{name} in {runtime}: {error}"));
             }
         });
+    }
+}
+
+/// The check must see one bias moved by a hundredth, and a NaN before numbers that are right.
+#[test]
+fn the_check_refuses_a_graph_that_computes_something_else() {
+    let (_, config) = kinds().remove(0);
+    let model = randomised(&config, 6);
+    let bias =
+        model.graph.params.iter().find(|param| param.name == "conv_out.bias").expect("it has one").range();
+    let process = ReverseProcess::Ddim(Ddim { eta: 1.0, clip_x0: ClipX0::Off });
+    let sampler = GraphSpec::Sampler { process, steps: Some(2), spacing: Spacing::Leading };
+    for spec in [GraphSpec::Denoiser, GraphSpec::Step, sampler] {
+        for change in [1e-2, f32::NAN] {
+            let mut other = model.clone();
+            other.weights[bias.start] += change;
+            let (model, graph) = (model.clone(), exported(&other, &spec));
+            in_time(move || {
+                let diffusion = DiffusionConfig::default();
+                let source = Source { model: &model, diffusion: &diffusion, step: None };
+                let expectation =
+                    Expectation::new(source, &spec, 2, &mut |_| {}).expect("the engine's results");
+                for mut runner in all(&graph) {
+                    let refused = expectation.compare(runner.as_mut()).expect_err("another network");
+                    assert!(
+                        matches!(refused, Error::Disagrees { .. }) && refused.exit_status() == 1,
+                        "{refused}"
+                    );
+                }
+            });
+        }
     }
 }
 

@@ -70,8 +70,7 @@ struct Case {
 
 impl Expectation {
     /// Random inputs for a graph and what the engine makes of them in `f64` by its reference text: t at both ends and between,
-    /// batches of 3 and of 1. `progress` is told the
-    /// share done of a long chain of steps.
+    /// batches of 3 and of 1. `progress` is told the share done of a sampler's chain.
     ///
     /// # Errors
     /// As [`build`](super::build); [`Error::NotFinite`] where the network's output is not finite.
@@ -112,8 +111,8 @@ impl Expectation {
             let mut absolute = if got.len() == case.want.len() { 0.0 } else { f64::NAN };
             for (got, want) in got.iter().zip(&case.want) {
                 let difference = (f64::from(*got) - want).abs();
-                // A NaN is the largest difference there is.
-                absolute = if difference <= absolute { absolute } else { difference };
+                // A NaN is the largest difference there is, and stays.
+                absolute = if absolute.is_nan() || difference <= absolute { absolute } else { difference };
             }
             let difference = Difference { absolute, scale: case.scale, bound: case.bound };
             if !difference.holds() {
@@ -150,14 +149,7 @@ impl Reference {
     /// eps \[n, h, w, c\] from x \[n, h, w, c\].
     fn eps(&mut self, x: &[f64], indices: &[usize], eps: &mut [f64]) -> Result<()> {
         self.engine.forward(&self.model, x, indices, eps);
-        if eps.iter().all(|e| e.is_finite()) {
-            return Ok(());
-        }
-        Err(Error::NotFinite {
-            what: "the network's output for random numbers".to_owned(),
-            step: 1,
-            help: "the weights are damaged or training diverged".to_owned(),
-        })
+        finite(eps)
     }
 
     fn denoiser(&mut self, schedule: &Schedule) -> Result<Vec<Case>> {
@@ -244,7 +236,7 @@ impl Reference {
         let (model, engine) = (&self.model, &mut self.engine);
         let eps_theta = |x: &[f64], t: Timestep, out: &mut [f64]| {
             engine.forward(model, x, &[t.index(); BATCH + 1], out);
-            Ok(())
+            finite(out)
         };
         let watch = |k: usize, _: Timestep, _: &[f64]| progress((k + 1) as f64 / steps as f64);
         match process {
@@ -278,6 +270,17 @@ impl Reference {
         let Shape { h, w, c } = self.shape;
         Ok(Tensor::f32([n, c, h, w], &x[..n * self.shape.len()])?)
     }
+}
+
+fn finite(eps: &[f64]) -> Result<()> {
+    if eps.iter().all(|e| e.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::NotFinite {
+        what: "the network's output for random numbers".to_owned(),
+        step: 1,
+        help: "the weights are damaged or training diverged".to_owned(),
+    })
 }
 
 fn largest(x: &[f64]) -> f64 {

@@ -102,5 +102,5 @@ pub fn difference(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().fold(0.0, |m: f64, w| m.max(w.abs()));
     let errors = got.iter().zip(want).map(|(got, want)| (f64::from(*got) - want).abs());
-    errors.fold(0.0, |m: f64, e| if e <= m { m } else { e }) / largest
+    errors.fold(0.0, |m: f64, e| if m.is_nan() || e <= m { m } else { e }) / largest
 }

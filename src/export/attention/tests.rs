@@ -151,7 +151,7 @@ fn difference(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().fold(0.0, |m: f64, w| m.max(w.abs()));
     let worst = got.iter().zip(want).map(|(got, want)| (f64::from(*got) - want).abs());
-    worst.fold(0.0, |m: f64, e| if e <= m { m } else { e }) / largest
+    worst.fold(0.0, |m: f64, e| if m.is_nan() || e <= m { m } else { e }) / largest
 }
 
 /// Queries and keys of norm 1 at most: 5e-6 of the largest value, f32 rounding in sums of 30 terms and a quotient. (For
