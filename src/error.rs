@@ -47,6 +47,16 @@ pub enum Error {
         /// What to do about it.
         help: String,
     },
+    /// A batch that the device's memory does not hold.
+    #[error("{device} has no memory for a batch of {batch}; {}", smaller(.fits))]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// The batch that was tried.
+        batch: usize,
+        /// The largest half, quarter, ... of it that was seen to fit, if any.
+        fits: Option<usize>,
+    },
     /// An exported graph computes something else than the engine.
     #[error("{what} differs from the engine by {difference:.1e} where {bound:.1e} is allowed; {help}")]
     Disagrees {
@@ -63,6 +73,13 @@ pub enum Error {
 
 fn advice(help: &str) -> String {
     if help.is_empty() { String::new() } else { format!("; {help}") }
+}
+
+fn smaller(fits: &Option<usize>) -> String {
+    match fits {
+        Some(batch) => format!("a batch of {batch} fits: --batch {batch}"),
+        None => "no smaller one was seen to fit".to_owned(),
+    }
 }
 
 /// The library's result.
@@ -92,7 +109,7 @@ impl Error {
     /// The process's exit status for this error: 2 for bad input, 1 for work that failed.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Error::Invalid { .. } | Error::Read { .. } => 2,
+            Error::Invalid { .. } | Error::Read { .. } | Error::OutOfMemory { .. } => 2,
             Error::Onnx(error) if error.is_bad_input() => 2,
             Error::Onnx(_) => 1,
             Error::Write { .. } | Error::NotFinite { .. } | Error::Disagrees { .. } => 1,

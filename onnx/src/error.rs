@@ -128,6 +128,9 @@ fn missing_runtime(tried: &[Attempt]) -> String {
         "\nto get it: pip install onnxruntime (CPU) or pip install onnxruntime-gpu (NVIDIA GPU); \
          to point at a library elsewhere, set ORT_DYLIB_PATH to its path",
     );
+    if cfg!(feature = "tract") {
+        text.push_str("; tract, which is built into this program, runs models without it");
+    }
     text
 }
 
