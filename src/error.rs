@@ -18,6 +18,9 @@ pub enum Error {
         /// What to do about it; may be empty.
         help: String,
     },
+    /// What the ONNX crate reports: a file, a runtime, a device.
+    #[error(transparent)]
+    Onnx(#[from] performer_ddpm_onnx::Error),
     /// The operating system refused to read something.
     #[error("cannot read {}: {source}", path.display())]
     Read {
@@ -44,10 +47,39 @@ pub enum Error {
         /// What to do about it.
         help: String,
     },
+    /// A batch that the device's memory does not hold.
+    #[error("{device} has no memory for a batch of {batch}; {}", smaller(.fits))]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// The batch that was tried.
+        batch: usize,
+        /// The largest half, quarter, ... of it that was seen to fit, if any.
+        fits: Option<usize>,
+    },
+    /// An exported graph computes something else than the engine.
+    #[error("{what} differs from the engine by {difference:.1e} where {bound:.1e} is allowed; {help}")]
+    Disagrees {
+        /// The graph, and what ran it.
+        what: String,
+        /// The largest difference.
+        difference: f64,
+        /// What rounding explains.
+        bound: f64,
+        /// What to do about it.
+        help: String,
+    },
 }
 
 fn advice(help: &str) -> String {
     if help.is_empty() { String::new() } else { format!("; {help}") }
+}
+
+fn smaller(fits: &Option<usize>) -> String {
+    match fits {
+        Some(batch) => format!("a batch of {batch} fits: --batch {batch}"),
+        None => "no smaller one was seen to fit".to_owned(),
+    }
 }
 
 /// The library's result.
@@ -77,8 +109,10 @@ impl Error {
     /// The process's exit status for this error: 2 for bad input, 1 for work that failed.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Error::Invalid { .. } | Error::Read { .. } => 2,
-            Error::Write { .. } | Error::NotFinite { .. } => 1,
+            Error::Invalid { .. } | Error::Read { .. } | Error::OutOfMemory { .. } => 2,
+            Error::Onnx(error) if error.is_bad_input() => 2,
+            Error::Onnx(_) => 1,
+            Error::Write { .. } | Error::NotFinite { .. } | Error::Disagrees { .. } => 1,
         }
     }
 }

@@ -10,7 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["nn"],
     &["model"],
     &["data", "output"],
-    &["checkpoint"],
+    &["checkpoint", "export"],
     &["sample", "audit"],
     &["train"],
     &["cli"],

@@ -54,6 +54,16 @@ pub enum Error {
         /// Every place that was looked at, in order, and why it did not serve.
         tried: Vec<Attempt>,
     },
+    /// The runtime is not a part of this program.
+    #[error("{backend} is not built into this program; build it with --features {feature}{}", advice(.help))]
+    NotBuiltIn {
+        /// Which runtime.
+        backend: &'static str,
+        /// The feature that has it.
+        feature: &'static str,
+        /// What to do instead; may be empty.
+        help: String,
+    },
     /// The device that was asked for cannot be used.
     #[error("{device} cannot be used through ONNX Runtime: {reason}; {help}")]
     Device {
@@ -118,6 +128,9 @@ fn missing_runtime(tried: &[Attempt]) -> String {
         "\nto get it: pip install onnxruntime (CPU) or pip install onnxruntime-gpu (NVIDIA GPU); \
          to point at a library elsewhere, set ORT_DYLIB_PATH to its path",
     );
+    if cfg!(feature = "tract") {
+        text.push_str("; tract, which is built into this program, runs models without it");
+    }
     text
 }
 
@@ -142,6 +155,7 @@ impl Error {
             | Error::Shape { .. }
             | Error::Read { .. }
             | Error::RuntimeMissing { .. }
+            | Error::NotBuiltIn { .. }
             | Error::Device { .. }
             | Error::OutOfMemory { .. } => true,
             Error::Write { .. } | Error::Run { .. } => false,

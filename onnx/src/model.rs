@@ -6,7 +6,7 @@ mod weights;
 pub use summary::{Port, Summary, WeightInfo};
 
 use crate::error::{Error, Result};
-use crate::proto::{DataLocation, GraphProto, ModelProto, TensorProto};
+use crate::proto::{DataLocation, DimensionValue, GraphProto, ModelProto, TensorProto};
 use crate::types::Tensor;
 use prost::Message;
 use std::path::Path;
@@ -156,6 +156,17 @@ impl Model {
         found
     }
 
+    /// The same model with the length that `symbol` stands for fixed, wherever inputs, outputs and intermediate values name it:
+    /// for runtimes that do more with fixed shapes (a CUDA graph needs them).
+    pub fn with_length(&self, symbol: &str, length: usize) -> Model {
+        let mut model = self.clone();
+        let fixed = i64::try_from(length).unwrap_or(i64::MAX);
+        if let Some(graph) = &mut model.proto.graph {
+            fix_lengths(graph, symbol, fixed);
+        }
+        model
+    }
+
     /// The bytes for a runtime, which gets to see nothing but them.
     #[cfg(any(feature = "tract", feature = "ort"))]
     pub(crate) fn runnable_bytes(&self) -> Result<Vec<u8>> {
@@ -182,6 +193,21 @@ fn each_graph<'a>(graph: &'a GraphProto, visit: &mut dyn FnMut(&'a GraphProto)) 
     for attribute in graph.node.iter().flat_map(|node| &node.attribute) {
         for inner in attribute.g.iter().chain(&attribute.graphs) {
             each_graph(inner, visit);
+        }
+    }
+}
+
+fn fix_lengths(graph: &mut GraphProto, symbol: &str, length: i64) {
+    let values = graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info);
+    let shapes = values.filter_map(|value| value.r#type.as_mut()?.tensor_type.as_mut()?.shape.as_mut());
+    for dim in shapes.flat_map(|shape| &mut shape.dim) {
+        if matches!(&dim.value, Some(DimensionValue::DimParam(name)) if name == symbol) {
+            dim.value = Some(DimensionValue::DimValue(length));
+        }
+    }
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+        for inner in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            fix_lengths(inner, symbol, length);
         }
     }
 }

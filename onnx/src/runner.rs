@@ -26,6 +26,7 @@ mod stepper;
 pub use stepper::{HostLoop, LoopSpec, StepLoop};
 
 use crate::error::{Error, Result};
+use crate::model::Model;
 pub use crate::model::Port;
 use crate::types::{Dim, Shape, Tensor};
 use std::collections::HashMap;
@@ -153,6 +154,24 @@ pub trait Runner: Send {
     /// # Errors
     /// As [`Runner::run`], and [`Error::Invalid`] when the state's ports are not there or differ in type or shape.
     fn step_loop<'a>(&'a mut self, spec: &LoopSpec<'_>) -> Result<Box<dyn StepLoop + 'a>>;
+}
+
+/// Whether tract is a part of this program (the feature `tract`).
+pub const TRACT_BUILT_IN: bool = cfg!(feature = "tract");
+
+/// Loads a model in tract.
+///
+/// # Errors
+/// [`Error::NotBuiltIn`] without the feature `tract`, otherwise as `TractRunner::load`.
+pub fn load_tract(model: &Model) -> Result<Box<dyn Runner>> {
+    #[cfg(feature = "tract")]
+    return Ok(Box::new(tract::TractRunner::load(model)?));
+    #[cfg(not(feature = "tract"))]
+    Err(Error::NotBuiltIn {
+        backend: Backend::Tract.name(),
+        feature: "tract",
+        help: format!("or run {} in another runtime", model.origin()),
+    })
 }
 
 /// Checks named inputs against the model's ports and returns them in the ports' order, for implementations of [`Runner`].

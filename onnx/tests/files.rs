@@ -107,6 +107,22 @@ fn a_summary_counts_sub_graphs_too() {
 }
 
 #[test]
+fn a_symbol_s_length_can_be_fixed_everywhere() {
+    let open = sample().expect("a model");
+    let fixed = open.with_length("N", 7);
+    let summary = fixed.summary().expect("a summary");
+    let shown: Vec<String> = summary.inputs.iter().chain(&summary.outputs).map(ToString::to_string).collect();
+    assert_eq!(
+        shown,
+        ["x f32 [7, 4, 6, 6]", "t i64 [7]", "z f32 [K, 7, 4]", "last f32 [7, 4]", "moved i64 [7]"]
+    );
+    let symbols = |model: &Model| format!("{:?}", model.proto()).matches("DimParam(\"N\")").count();
+    assert!(symbols(&open) > 5 && symbols(&fixed) == 0, "{} and {}", symbols(&open), symbols(&fixed));
+    assert_eq!(open, sample().expect("a model"), "the original stays");
+    assert_eq!(open.with_length("M", 7), open);
+}
+
+#[test]
 fn nodes_carry_scope_and_documentation() {
     let model = sample().expect("a model");
     let graph = model.proto().graph.as_ref().expect("a graph");

@@ -97,6 +97,31 @@ fn a_loop_feeds_its_output_back() {
     });
 }
 
+/// A runner keeps a loop's buffers for the next one; the second and third loops must start from their own values, and one of other
+/// shapes must not be given them.
+#[test]
+fn later_loops_start_afresh() {
+    let model = step().expect("a model");
+    in_time(move || {
+        for mut runner in load_all(&model) {
+            let (a, t) = (f32s(&[1], vec![2.0]), |n: usize| i64s(&[n], vec![0; n]));
+            for (seed, n, steps) in [(1, 2, 1), (2, 2, 2), (3, 3, 1), (4, 2, 3)] {
+                let (x, z, t) = (random(seed, &[n, 3]), random(seed + 10, &[n, 3]), t(n));
+                let others = vec![("a", &a), ("z", &z), ("t", &t)];
+                let spec = LoopSpec { input: "x", output: "x_next", state: &x, others };
+                let mut turns = runner.step_loop(&spec).expect("a loop");
+                let mut want: Vec<f32> = floats(&x).to_vec();
+                for _ in 0..steps {
+                    turns.step().expect("a step");
+                    want.iter_mut().zip(floats(&z)).for_each(|(x, z)| *x = 2.0 * *x + z);
+                }
+                // The product by 2 is exact; the sum rounds once, as in the loop.
+                common::close("a later loop", &turns.state().expect("a state"), &f32s(&[n, 3], want), 1e-6);
+            }
+        }
+    });
+}
+
 #[test]
 fn a_loop_needs_ports_that_match() {
     let model = step().expect("a model");

@@ -1,5 +1,7 @@
 //! `info`: what a model is made of and what it costs.
 
+mod onnx_file;
+
 use super::{model_path, print_json};
 use clap::Args;
 use performer_ddpm::config::DiffusionConfig;
@@ -15,7 +17,7 @@ use std::process::ExitCode;
 /// Example: performer-ddpm info runs/latest
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// Model folder or run folder [default: runs/latest]
+    /// Model folder, run folder or .onnx file [default: runs/latest]
     model: Option<PathBuf>,
     /// Batch of the memory estimate
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -45,6 +47,9 @@ const VARIANCE_CONCERN: f64 = 100.0;
 /// Prints the report.
 pub fn run(args: InfoArgs) -> Result<ExitCode> {
     let path = model_path(args.model)?;
+    if onnx_file::is_one(&path) {
+        return onnx_file::run(&path, args.json, args.quiet);
+    }
     let loaded = checkpoint::model_folder::load::<f32>(&path)?;
     let schedule = Schedule::from_config(&loaded.diffusion)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod export;
 mod info;
 mod progress;
 mod sample;
@@ -25,6 +26,7 @@ struct Cli {
 enum Command {
     Train(train::TrainArgs),
     Sample(sample::SampleArgs),
+    Export(export::ExportArgs),
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
     Audit(audit::AuditArgs),
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Export(args) => export::run(args),
         Command::Info(args) => info::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Audit(args) => audit::run(args),

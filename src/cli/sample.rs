@@ -1,49 +1,57 @@
 //! `sample`: images from a trained model.
 
+mod options;
+mod source;
+
 use super::progress::Progress;
-use super::{ComputeArgs, model_path};
+use super::{ComputeArgs, model_path, print_json};
 use clap::{Args, ValueEnum};
 use ndarray::{Array4, Array5, ArrayView4, Axis, s};
-use performer_ddpm::equations::Schedule;
-use performer_ddpm::model::Engine;
 use performer_ddpm::output::{read_npy, write_gif, write_npy, write_png};
-use performer_ddpm::sample::{ClipX0, SampleOptions, SampleProgress, Sampler, Spacing, respace, sample};
-use performer_ddpm::{Error, Result, checkpoint};
+use performer_ddpm::{Error, Result};
+use performer_ddpm_onnx::runner::Device;
+use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Sample images from a model (Algorithm 2 or DDIM); image i depends on the seed and i alone.
 ///
-/// Example: performer-ddpm sample -n 64 --sampler ddim --steps 50 --out grid.png
+/// A model folder runs in the engine, an .onnx file in ONNX Runtime; --backend and --device choose others, with the same
+/// images to rounding. Nothing is ever replaced silently: a runtime or device that cannot be had is an error.
+///
+/// Examples:
+///   performer-ddpm sample -n 64 --sampler ddim --steps 50 --out grid.png
+///   performer-ddpm sample model.onnx --device cuda
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub struct SampleArgs {
-    /// Model folder or run folder [default: runs/latest]
+    /// Model folder, run folder or .onnx file [default: runs/latest]
     model: Option<PathBuf>,
     /// Number of images
     #[arg(short, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     n: u32,
-    /// Reverse process
-    #[arg(long, value_enum, default_value_t = SamplerName::Ddim, value_name = "NAME")]
-    sampler: SamplerName,
+    /// Reverse process [default: ddim, or the sampler file's]
+    #[arg(long, value_enum, value_name = "NAME")]
+    sampler: Option<SamplerName>,
     /// Steps of the reverse process [default: 50 for ddim, all T for ddpm]
     #[arg(long, value_name = "K")]
     steps: Option<usize>,
-    /// DDIM's noise: 0 none, 1 as much as Algorithm 2
-    #[arg(long, default_value_t = 0.0, value_name = "X", allow_negative_numbers = true)]
-    eta: f64,
-    /// Which timesteps are kept when they are fewer than T
-    #[arg(long, value_enum, default_value_t = SpacingName::Trailing, value_name = "NAME")]
-    spacing: SpacingName,
+    /// DDIM's noise: 0 none, 1 as much as Algorithm 2 [default: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    eta: Option<f64>,
+    /// Which timesteps are kept when they are fewer than T [default: trailing]
+    #[arg(long, value_enum, value_name = "NAME")]
+    spacing: Option<SpacingName>,
     /// Clipping of the predicted x_0 to [-1, 1] [default: the model's; keep where it clips]
     #[arg(long, value_enum, value_name = "NAME")]
     clip: Option<ClipName>,
     /// Seed of x_T and of the noise
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// Images that go through the network together
-    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    batch: u32,
+    /// Images that go through the network together [default: 64, or the one batch that an .onnx file takes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
     /// The grid of images (its first 400)
     #[arg(long, default_value = "samples.png", value_name = "FILE.png")]
     out: PathBuf,
@@ -59,12 +67,86 @@ pub struct SampleArgs {
     /// The same as a picture: a row an image, time to the right
     #[arg(long, value_name = "FILE.png")]
     strip: Option<PathBuf>,
+    /// What computes: the engine, tract or ONNX Runtime [default: native for folders, ort for .onnx files]
+    #[arg(long, value_enum, value_name = "NAME")]
+    backend: Option<BackendName>,
+    /// Where ONNX Runtime computes: cpu, cuda or cuda:INDEX
+    #[arg(long, default_value_t = Device::Cpu, value_name = "NAME")]
+    device: Device,
+    /// How a runtime goes through the steps [default: device in ort, host in tract, or what an .onnx file holds]
+    #[arg(long, value_enum, value_name = "NAME")]
+    r#loop: Option<LoopName>,
+    /// Let a GPU compute products in TF32: faster, about three decimal digits
+    #[arg(long)]
+    tf32: bool,
+    /// ONNX Runtime's library or its folder [default: looked for; see onnx/README.md]
+    #[arg(long, value_name = "PATH")]
+    ort_lib: Option<PathBuf>,
+    /// The schedule of an .onnx file that does not say it
+    #[arg(long, value_enum, value_name = "NAME")]
+    schedule: Option<ScheduleName>,
+    /// T of an .onnx file that does not say it [default: 1000]
+    #[arg(long, value_name = "T")]
+    timesteps: Option<usize>,
+    /// Say which runtime, device and library compute, and which nodes run where
+    #[arg(short, long)]
+    verbose: bool,
+    /// One JSON object on stdout: times, the runtime, the files
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     compute: ComputeArgs,
 }
 
+impl SampleArgs {
+    /// Refuses the options that only ONNX Runtime has.
+    fn refuse_runtime_options(&self, chosen: &str) -> Result<()> {
+        let given = [
+            ("--device", self.device != Device::Cpu),
+            ("--tf32", self.tf32),
+            ("--ort-lib", self.ort_lib.is_some()),
+            ("--loop", chosen.ends_with("native") && self.r#loop.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some(("--loop", _)) => Err(Error::invalid("--loop", "--backend ort or tract", chosen, "")),
+            Some((flag, _)) => Err(Error::invalid(*flag, "--backend ort", chosen, "")),
+            None => Ok(()),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SamplerName {
+enum BackendName {
+    /// The engine
+    Native,
+    /// tract, in pure Rust (built with --features tract)
+    Tract,
+    /// ONNX Runtime
+    Ort,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LoopName {
+    /// The network in the runtime, the update on the host
+    Host,
+    /// Network and update in the runtime; x_t stays on the device
+    Device,
+    /// The same, replayed as a CUDA graph
+    CudaGraph,
+    /// All steps in one run
+    Sampler,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ScheduleName {
+    /// beta from 1e-4 to 0.02 (Ho et al. 2020)
+    Linear,
+    /// Squared cosine (Nichol & Dhariwal 2021)
+    Cosine,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum SamplerName {
     /// Algorithm 2
     Ddpm,
     /// DDIM (Song et al. 2021)
@@ -72,7 +154,7 @@ enum SamplerName {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SpacingName {
+pub(super) enum SpacingName {
     /// Indices 0, s, 2s, ..: holds t = 1
     Leading,
     /// Evenly spaced down from t = T
@@ -80,7 +162,7 @@ enum SpacingName {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ClipName {
+pub(super) enum ClipName {
     /// Do not clip
     Off,
     /// Clip, and keep the predicted noise
@@ -95,87 +177,137 @@ const GRID: usize = 400;
 const FOLLOWED: usize = 8;
 const MOMENTS: usize = 10;
 
+/// A name as it is typed.
+fn shown(name: Option<impl ValueEnum>) -> String {
+    let value = name.and_then(|name| name.to_possible_value());
+    value.map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+#[derive(Serialize)]
+struct Figures {
+    images: u32,
+    batch: usize,
+    seconds: f64,
+    images_per_s: f64,
+    /// Of each batch in order; the first may hold a runtime's preparations.
+    batch_seconds: Vec<f64>,
+    backend: &'static str,
+    version: String,
+    device: String,
+    tf32: bool,
+    library: String,
+    files: Vec<String>,
+}
+
 /// Samples; prints the files' paths.
 pub fn run(args: SampleArgs) -> Result<ExitCode> {
-    let path = model_path(args.model)?;
-    let loaded = checkpoint::model_folder::load::<f32>(&path)?;
+    let path = model_path(args.model.clone())?;
     let mut progress = Progress::new(args.compute.quiet);
-    if let Some(note) = &loaded.note {
-        progress.say(note);
-    }
-    let (model, schedule) = (loaded.model, Schedule::from_config(&loaded.diffusion)?);
-    let (sampler, steps) = match args.sampler {
-        SamplerName::Ddpm => (Sampler::Ddpm { variance: loaded.diffusion.variance }, args.steps),
-        SamplerName::Ddim => {
-            (Sampler::Ddim { eta: args.eta }, Some(args.steps.unwrap_or(50.min(schedule.steps()))))
-        }
-    };
-    if args.sampler == SamplerName::Ddpm && args.eta != 0.0 {
-        return Err(Error::invalid("--eta", "to be left out with --sampler ddpm", args.eta.to_string(), ""));
-    }
-    let options = SampleOptions {
-        count: args.n as usize,
-        batch: args.batch as usize,
-        seed: args.seed,
-        sampler,
-        steps,
-        spacing: match args.spacing {
-            SpacingName::Leading => Spacing::Leading,
-            SpacingName::Trailing => Spacing::Trailing,
-        },
-        clip_x0: match (loaded.diffusion.clip_x0, args.clip) {
-            (false, None) | (_, Some(ClipName::Off)) => ClipX0::Off,
-            (true, None) | (_, Some(ClipName::Keep)) => ClipX0::KeepEps,
-            (_, Some(ClipName::Rederive)) => ClipX0::RederiveEps,
-        },
-    };
-    let noise: Option<Array5<f32>> = args.noise.as_deref().map(read_npy).transpose()?;
-    let mut engine = Engine::new(&model, args.compute.threads(), args.compute.kernels())?;
-    let total = respace(&schedule, steps, options.spacing)?.steps();
     let follow = args.gif.is_some() || args.strip.is_some();
-    let shape = model.graph.shape(model.graph.input);
-    let mut moments: Vec<Array4<f32>> = Vec::new();
-    let start = Instant::now();
-    let images = sample(
-        &model,
-        &schedule,
-        &mut engine,
-        &options,
-        noise.as_ref().map(|noise| noise.view()),
-        |SampleProgress { batch, batches, step, steps, x }| {
-            let done = (batch * steps + step) as f64 / (batches * steps) as f64;
-            progress.update(done, || format!("step {step}/{steps} of batch {}/{batches}", batch + 1));
-            if follow && batch == 0 && (step * MOMENTS) % total < MOMENTS {
-                let n = (x.len() / shape.len()).min(FOLLOWED);
-                let followed = x[..n * shape.len()].to_vec();
-                let moment = Array4::from_shape_vec((n, shape.h, shape.w, shape.c), followed);
-                moments.push(moment.expect("n whole images"));
-            }
-        },
-    )?;
+    let mut job = source::open(&args, &path, &progress)?;
+    if follow && !job.watchable {
+        let help = "take the denoiser or the step graph";
+        return Err(Error::invalid(
+            "--gif or --strip",
+            "a graph that shows its steps",
+            "a sampler graph",
+            help,
+        ));
+    }
+    let description = job.description();
+    if args.verbose {
+        job.explain().iter().for_each(|line| progress.say(line));
+    }
+    let noise: Option<Array5<f32>> = args.noise.as_deref().map(read_npy).transpose()?;
+    let mut moments = Moments { images: Vec::new(), failure: None };
+    let mut clock = vec![Instant::now()];
+    let images = job.run(noise.as_ref().map(|noise| noise.view()), |mut now| {
+        let (step, steps) = (now.step, now.steps);
+        let done = (now.batch * steps + step) as f64 / (now.batches * steps) as f64;
+        progress.update(done, || format!("step {step}/{steps} of batch {}/{}", now.batch + 1, now.batches));
+        if follow && now.batch == 0 && (step * MOMENTS) % steps < MOMENTS {
+            moments.keep(now.x());
+        }
+        if step == steps {
+            clock.push(Instant::now());
+        }
+    })?;
     progress.finish();
-    if !args.compute.quiet {
-        let seconds = start.elapsed().as_secs_f64();
+    let moments = moments.finish(images.dim())?;
+    let seconds = clock[0].elapsed().as_secs_f64();
+    if !args.compute.quiet && !args.json {
         eprintln!("{} images in {seconds:.1} s, {:.2} images/s", args.n, f64::from(args.n) / seconds);
     }
+    let files = write(&args, &images, &moments)?;
+    if args.json {
+        print_json(&Figures {
+            images: args.n,
+            batch: job.options.batch,
+            seconds,
+            images_per_s: f64::from(args.n) / seconds,
+            batch_seconds: clock.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect(),
+            backend: description.backend.name(),
+            version: description.version,
+            device: description.device.to_string(),
+            tf32: description.tf32,
+            library: description.library,
+            files,
+        });
+    } else {
+        files.iter().for_each(|file| println!("{file}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// x_t of the first images at a few moments.
+struct Moments {
+    images: Vec<Vec<f32>>,
+    failure: Option<Error>,
+}
+
+impl Moments {
+    fn keep(&mut self, x: Result<Vec<f32>>) {
+        match x {
+            Ok(x) => self.images.push(x),
+            Err(error) => self.failure = Some(error),
+        }
+    }
+
+    /// The moments as \[n, h, w, c\].
+    fn finish(self, (_, h, w, c): (usize, usize, usize, usize)) -> Result<Vec<Array4<f32>>> {
+        if let Some(error) = self.failure {
+            return Err(error);
+        }
+        let moment = |mut x: Vec<f32>| {
+            let n = (x.len() / (h * w * c)).min(FOLLOWED);
+            x.truncate(n * h * w * c);
+            Array4::from_shape_vec((n, h, w, c), x).expect("n whole images")
+        };
+        Ok(self.images.into_iter().map(moment).collect())
+    }
+}
+
+/// Writes what was asked for and returns the files' names.
+fn write(args: &SampleArgs, images: &Array4<f32>, moments: &[Array4<f32>]) -> Result<Vec<String>> {
+    let mut files = Vec::new();
     if let Some(path) = &args.npy {
         write_npy(path, images.view().permuted_axes([0, 3, 1, 2]))?;
-        println!("{}", path.display());
+        files.push(path);
     }
-    let shown = options.count.min(GRID);
+    let shown = images.len_of(Axis(0)).min(GRID);
     write_png(&args.out, images.slice(s![..shown, .., .., ..]), None)?;
-    println!("{}", args.out.display());
+    files.push(&args.out);
     let views: Vec<ArrayView4<f32>> = moments.iter().map(|moment| moment.view()).collect();
     if let Some(path) = &args.gif {
         write_gif(path, &views, None, Duration::from_millis(150), Duration::from_secs(2))?;
-        println!("{}", path.display());
+        files.push(path);
     }
     if let Some(path) = &args.strip {
         let n = views.first().map_or(0, |view| view.len_of(Axis(0)));
         let rows = (0..n).flat_map(|i| views.iter().map(move |view| view.slice(s![i..=i, .., .., ..])));
         let strip = ndarray::concatenate(Axis(0), &rows.collect::<Vec<_>>()).expect("moments have one shape");
         write_png(path, strip.view(), Some(views.len()))?;
-        println!("{}", path.display());
+        files.push(path);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(files.iter().map(|path| path.display().to_string()).collect())
 }

@@ -24,6 +24,7 @@ pub mod projection;
 pub mod reverse;
 pub mod schedule;
 mod timestep;
+pub mod update;
 
 pub use index::{Equation, INDEX};
 pub use schedule::{Level, Schedule, Spacing};

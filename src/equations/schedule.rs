@@ -122,6 +122,17 @@ impl Schedule {
         Self::build(steps)
     }
 
+    /// All T steps, or `steps` evenly spaced ones by [`Schedule::respaced`]; T of T are this schedule itself.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless 1 <= steps <= T.
+    pub fn strided(&self, steps: Option<usize>, spacing: Spacing) -> Result<Self> {
+        match steps {
+            Some(steps) if steps != self.steps() => self.respaced(&spacing.timesteps(self.steps(), steps)?),
+            _ => Ok(self.clone()),
+        }
+    }
+
     /// The levels of (t, beta, alpha, abar), ascending.
     fn build(steps: impl IntoIterator<Item = (Timestep, f64, f64, f64)>) -> Result<Self> {
         let mut levels: Vec<Level> = Vec::new();

@@ -1,17 +1,27 @@
 //! Sampling: Algorithm 2 and DDIM over batches, image i a function of the seed and i alone.
+//!
+//! Whatever takes a batch from x_T to x_0 is a [`Denoiser`]: the engine ([`Native`]), or a graph in an ONNX runtime
+//! ([`onnx::OnnxDenoiser`]). All of them are given the same numbers.
+
+mod native;
+mod noise;
+pub mod onnx;
+
+pub use crate::equations::Spacing;
+pub use crate::equations::ddim::ClipX0;
+pub use native::Native;
 
 use crate::config::VarianceKind;
-pub use crate::equations::Spacing;
-use crate::equations::algorithms::alg2_sample;
-pub use crate::equations::ddim::ClipX0;
-use crate::equations::ddim::{Ddim, ddim_sample};
+use crate::equations::ddim::Ddim;
 use crate::equations::reverse::Reverse;
+use crate::equations::update::ReverseProcess;
 use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
 use crate::kernels::Element;
 use crate::model::{Engine, Model};
-use crate::rng::{Stream, fill_normal, rng};
-use ndarray::{Array4, ArrayView5, Axis};
+use crate::real::Real;
+use ndarray::{Array4, ArrayView5};
+use noise::Noise;
 
 /// The reverse process.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,8 +57,62 @@ pub struct SampleOptions {
     pub clip_x0: ClipX0,
 }
 
-/// Where a sampling run is, and x_t of the batch's first images, \[n, h, w, c\].
-#[derive(Clone, Copy, Debug)]
+/// The steps that a [`Denoiser`] takes: the kept timesteps, and what happens at each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    /// The kept timesteps, with their betas computed anew.
+    pub schedule: Schedule,
+    /// Algorithm 2 or DDIM.
+    pub reverse: ReverseProcess,
+}
+
+impl SampleOptions {
+    /// What happens at each step.
+    pub fn reverse(&self) -> ReverseProcess {
+        match self.sampler {
+            Sampler::Ddpm { variance } => {
+                ReverseProcess::Alg2(Reverse { variance, clip_x0: self.clip_x0 != ClipX0::Off })
+            }
+            Sampler::Ddim { eta } => ReverseProcess::Ddim(Ddim { eta, clip_x0: self.clip_x0 }),
+        }
+    }
+
+    /// The steps of a model trained with `schedule`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless 1 <= steps <= T.
+    pub fn process(&self, schedule: &Schedule) -> Result<Process> {
+        let schedule = schedule.strided(self.steps, self.spacing)?;
+        Ok(Process { schedule, reverse: self.reverse() })
+    }
+}
+
+/// Fills \[n, h, w, c\] with the fresh noise of the k-th step from the start, which leaves timestep t.
+pub type DrawNoise<'a, T> = dyn FnMut(usize, Timestep, &mut [T]) + 'a;
+
+/// Is told that the k-th step from the start is done, and how to get x_t \[n, h, w, c\] from where it lies.
+pub type Watch<'a, T> = dyn FnMut(usize, &mut dyn FnMut() -> Result<Vec<T>>) + 'a;
+
+/// What takes a batch from x_T to x_0.
+pub trait Denoiser<T> {
+    /// Height, width and channels of an image.
+    fn image(&self) -> [usize; 3];
+
+    /// Replaces x_T by x_0; `x` is \[n, h, w, c\]. `z` is asked in the order of the steps, and only where noise is added.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if a prediction or an image is not finite; those of the runtime; [`Error::Invalid`] for steps that
+    /// it cannot take.
+    fn denoise(
+        &mut self,
+        process: &Process,
+        x: &mut [T],
+        z: &mut DrawNoise<T>,
+        watch: &mut Watch<T>,
+    ) -> Result<()>;
+}
+
+/// Where a sampling run is.
 pub struct SampleProgress<'a, T> {
     /// The batch, from 0.
     pub batch: usize,
@@ -58,113 +122,68 @@ pub struct SampleProgress<'a, T> {
     pub step: usize,
     /// Steps in all.
     pub steps: usize,
-    /// x_t of the batch after this step.
-    pub x: &'a [T],
+    fetch: &'a mut dyn FnMut() -> Result<Vec<T>>,
 }
 
-/// The schedule of a sampler's steps: all T, or `steps` evenly spaced ones with their betas computed anew.
-///
-/// # Errors
-/// [`Error::Invalid`] unless 1 <= steps <= T.
-pub fn respace(schedule: &Schedule, steps: Option<usize>, spacing: Spacing) -> Result<Schedule> {
-    match steps {
-        None => Ok(schedule.clone()),
-        Some(steps) if steps == schedule.steps() => Ok(schedule.clone()),
-        Some(steps) => schedule.respaced(&spacing.timesteps(schedule.steps(), steps)?),
+impl<T> SampleProgress<'_, T> {
+    /// x_t of the batch after this step, \[n, h, w, c\]. Asking has its price where x_t lies on a device.
+    ///
+    /// # Errors
+    /// Those of the runtime that holds it.
+    pub fn x(&mut self) -> Result<Vec<T>> {
+        (self.fetch)()
     }
 }
 
-/// Samples images \[n, h, w, c\], nominally in [-1, 1].
-///
-/// `noise` \[K + 1, n, c, h, w\] gives x_T and the noise of the K steps in order instead of the seed. `observer` sees every step.
+/// Samples images \[n, h, w, c\], nominally in [-1, 1], with the engine: [`sample_with`] for [`Native`].
 ///
 /// # Errors
-/// [`Error::Invalid`] for options or noise that do not fit; [`Error::NotFinite`] if the network's output is not finite.
+/// As for [`sample_with`], and [`Native::new`]'s.
 pub fn sample<T: Element>(
     model: &Model<T>,
     schedule: &Schedule,
     engine: &mut Engine<T>,
     options: &SampleOptions,
     noise: Option<ArrayView5<f32>>,
+    observer: impl FnMut(SampleProgress<T>),
+) -> Result<Array4<T>> {
+    sample_with(&mut Native::new(model, engine)?, schedule, options, noise, observer)
+}
+
+/// Samples images \[n, h, w, c\], nominally in [-1, 1].
+///
+/// `noise` \[K + 1, n, c, h, w\] gives x_T and the noise of the K steps in order instead of the seed. `observer` sees every step
+/// (where a runtime takes several at a time, the last of them).
+///
+/// # Errors
+/// [`Error::Invalid`] for options or noise that do not fit; those of [`Denoiser::denoise`].
+pub fn sample_with<T: Real>(
+    denoiser: &mut dyn Denoiser<T>,
+    schedule: &Schedule,
+    options: &SampleOptions,
+    noise: Option<ArrayView5<f32>>,
     mut observer: impl FnMut(SampleProgress<T>),
 ) -> Result<Array4<T>> {
-    let shape = model.graph.shape(model.graph.input);
-    if model.input_len() != model.output_len() {
-        return Err(Error::invalid(
-            "the network's output",
-            format!("{shape}, as its input"),
-            model.graph.shape(model.graph.output).to_string(),
-            "a network that predicts more than eps cannot be sampled from",
-        ));
-    }
     if options.batch == 0 {
         return Err(Error::invalid("--batch", "at least 1", "0", ""));
     }
-    let kept = respace(schedule, options.steps, options.spacing)?;
-    let steps = kept.steps();
-    if let Some(noise) = &noise {
-        let want = [steps + 1, options.count, shape.c, shape.h, shape.w];
-        if noise.shape() != want {
-            return Err(Error::invalid(
-                "--noise",
-                format!("shape {want:?}: x_T and {steps} noises for {} images", options.count),
-                format!("{:?}", noise.shape()),
-                "",
-            ));
-        }
-    }
-    let len = model.input_len();
+    let process = options.process(schedule)?;
+    let steps = process.schedule.steps();
+    let [h, w, c] = denoiser.image();
+    let noise = noise.map_or(Noise::Seed(options.seed), Noise::Array);
+    noise.check(steps, options.count, [h, w, c])?;
+    let len = h * w * c;
     let mut images = vec![T::zero(); options.count * len];
     let batches = options.count.div_ceil(options.batch);
     for (batch, x) in images.chunks_mut(options.batch * len).enumerate() {
         let first = batch * options.batch;
-        let draw = |k: usize, stream: Stream, index: u64, out: &mut [T]| {
-            for (i, out) in out.chunks_exact_mut(len).enumerate() {
-                match &noise {
-                    Some(noise) => {
-                        let image = noise.index_axis(Axis(0), k);
-                        let image = image.index_axis(Axis(0), first + i);
-                        let pixels = image.permuted_axes([1, 2, 0]);
-                        out.iter_mut().zip(pixels.iter()).for_each(|(out, z)| *out = T::of(f64::from(*z)));
-                    }
-                    None => fill_normal(&mut rng(options.seed, stream, index, (first + i) as u64), out),
-                }
-            }
+        noise.start(first, len, x);
+        let mut z = |k: usize, t: Timestep, out: &mut [T]| noise.step(k, t, first, len, out);
+        let mut watch = |k: usize, fetch: &mut dyn FnMut() -> Result<Vec<T>>| {
+            observer(SampleProgress { batch, batches, step: k + 1, steps, fetch });
         };
-        draw(0, Stream::SampleStart, 0, x);
-        let n = x.len() / len;
-        let mut done = 0;
-        let mut indices = Vec::new();
-        let z = |k: usize, t: Timestep, out: &mut [T]| draw(k + 1, Stream::SampleNoise, t.get() as u64, out);
-        let eps_theta = |x: &[T], t: Timestep, out: &mut [T]| {
-            indices.clear();
-            indices.resize(n, t.index());
-            engine.forward(model, x, &indices, out);
-            done += 1;
-            if out.iter().all(|e| e.is_finite()) {
-                Ok(())
-            } else {
-                Err(Error::NotFinite {
-                    what: format!("the network's output at t = {}", t.get()),
-                    step: done,
-                    help: "the weights are damaged or training diverged".to_owned(),
-                })
-            }
-        };
-        let watch = |k: usize, _: Timestep, x: &[T]| {
-            observer(SampleProgress { batch, batches, step: k + 1, steps, x });
-        };
-        match options.sampler {
-            Sampler::Ddpm { variance } => {
-                let reverse = Reverse { variance, clip_x0: options.clip_x0 != ClipX0::Off };
-                alg2_sample(&kept, reverse, x, z, eps_theta, watch)?;
-            }
-            Sampler::Ddim { eta } => {
-                let ddim = Ddim { eta, clip_x0: options.clip_x0 };
-                ddim_sample(&kept, ddim, x, z, eps_theta, watch)?;
-            }
-        }
+        denoiser.denoise(&process, x, &mut z, &mut watch)?;
     }
-    let images = Array4::from_shape_vec((options.count, shape.h, shape.w, shape.c), images);
+    let images = Array4::from_shape_vec((options.count, h, w, c), images);
     Ok(images.expect("as many numbers as count images have"))
 }

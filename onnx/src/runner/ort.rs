@@ -15,7 +15,7 @@ use ::ort::environment::Environment;
 use ::ort::logging::LogLevel;
 use ::ort::session::{Session, SessionInputValue};
 use ::ort::value::{DynValue, TensorRef};
-use bound::BoundLoop;
+use bound::{BoundLoop, Buffers};
 use diagnose::explain;
 use locate::Search;
 use std::borrow::Cow;
@@ -42,6 +42,9 @@ pub struct OrtOptions {
 
 /// A model loaded in ONNX Runtime.
 pub struct OrtRunner {
+    // What lies on the device goes before the session that owns the device.
+    buffers: Option<Buffers>,
+    graphs: u32,
     session: Session,
     description: Description,
     cuda_graph: bool,
@@ -95,6 +98,8 @@ impl OrtRunner {
             placement: std::mem::take(&mut *placement.lock().unwrap_or_else(PoisonError::into_inner)),
         };
         Ok(OrtRunner {
+            buffers: None,
+            graphs: 0,
             session,
             description,
             cuda_graph: options.cuda_graph,
@@ -151,9 +156,23 @@ impl Runner for OrtRunner {
         let mut inputs = spec.others.clone();
         inputs.push((spec.input, spec.state));
         match_inputs(&self.inputs, &inputs)?;
-        let (device, cuda_graph) = (self.description.device, self.cuda_graph);
+        let device = self.description.device;
+        let OrtRunner { buffers, graphs, session, cuda_graph, .. } = self;
         guarded(Backend::OnnxRuntime, "run", || {
-            Ok(Box::new(BoundLoop::new(&mut self.session, device, cuda_graph, spec)?) as Box<dyn StepLoop>)
+            let refuse = |error: ::ort::Error| explain(device, "run", &error.to_string(), &[]);
+            let buffers = match buffers.take().filter(|buffers| buffers.serve(spec)) {
+                Some(mut kept) => {
+                    kept.restart(spec).map_err(refuse)?;
+                    buffers.insert(kept)
+                }
+                None => {
+                    // Graphs are told apart by number, from 1 on; a loop captures two.
+                    let graph = cuda_graph.then_some(2 * *graphs + 1);
+                    *graphs += 1;
+                    buffers.insert(Buffers::new(session, device, graph, spec).map_err(refuse)?)
+                }
+            };
+            Ok(Box::new(BoundLoop::new(session, device, buffers, spec)?) as Box<dyn StepLoop>)
         })
     }
 }

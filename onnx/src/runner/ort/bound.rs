@@ -10,21 +10,24 @@ use ::ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memo
 use ::ort::session::{IoBinding, NoSelectedOutputs, RunOptions, Session};
 use ::ort::value::{DynTensor, TensorElementType};
 
-/// Two device buffers take turns as the state's input and output, since a runtime may write an output before it has read all
-/// of an input. Every buffer keeps its address, as a CUDA graph requires; each turn is captured as a graph of its own.
+/// A loop over the buffers that its runner keeps from one loop to the next.
 pub(super) struct BoundLoop<'a> {
     session: &'a mut Session,
     device: Device,
     input: String,
     shape: Vec<usize>,
-    buffers: Buffers,
+    buffers: &'a mut Buffers,
     current: usize,
 }
 
-struct Buffers {
+/// Two device buffers take turns as the state's input and output, since a runtime may write an output before it has read all
+/// of an input. Every buffer keeps its address, as a CUDA graph requires; each turn is captured as a graph of its own, and
+/// later loops of the same shapes replay it.
+pub(super) struct Buffers {
     turns: [Turn; 2],
     states: [DynTensor; 2],
     others: Vec<(String, DynTensor)>,
+    ports: [String; 2],
 }
 
 struct Turn {
@@ -33,14 +36,13 @@ struct Turn {
 }
 
 impl<'a> BoundLoop<'a> {
+    /// Starts a loop; `buffers` are those of `spec`.
     pub(super) fn new(
         session: &'a mut Session,
         device: Device,
-        cuda_graph: bool,
+        buffers: &'a mut Buffers,
         spec: &LoopSpec<'_>,
     ) -> Result<Self> {
-        let refuse = |error: ::ort::Error| explain(device, "run", &error.to_string(), &[]);
-        let buffers = Buffers::new(session, device, cuda_graph, spec).map_err(refuse)?;
         let mut this = BoundLoop {
             session,
             device,
@@ -50,7 +52,7 @@ impl<'a> BoundLoop<'a> {
             current: 0,
         };
         for i in 0..spec.others.len() {
-            this.bind_other(i).map_err(refuse)?;
+            this.bind_other(i).map_err(|error| explain(device, "run", &error.to_string(), &[]))?;
         }
         Ok(this)
     }
@@ -130,7 +132,14 @@ impl StepLoop for BoundLoop<'_> {
 }
 
 impl Buffers {
-    fn new(session: &Session, device: Device, cuda_graph: bool, spec: &LoopSpec<'_>) -> ::ort::Result<Self> {
+    /// Buffers with the loop's first values. A captured graph bears a number that no other may have: `graph` or, of the second
+    /// turn, the one after.
+    pub(super) fn new(
+        session: &Session,
+        device: Device,
+        graph: Option<u32>,
+        spec: &LoopSpec<'_>,
+    ) -> ::ort::Result<Self> {
         let allocator = match device {
             Device::Cpu => Allocator::default(),
             Device::Cuda(index) => {
@@ -145,36 +154,54 @@ impl Buffers {
             .iter()
             .map(|(name, value)| Ok(((*name).to_owned(), uploaded(&allocator, value)?)))
             .collect::<::ort::Result<Vec<_>>>()?;
-        let mut turn = |from| turn(session, spec, &mut states, from, cuda_graph);
+        let mut turn = |from: usize| {
+            let mut binding = session.create_binding()?;
+            binding.bind_input(spec.input, &states[from])?;
+            binding.bind_output(spec.output, &mut states[1 - from])?;
+            let mut options = RunOptions::new()?;
+            if let Some(graph) = graph {
+                options.set("gpu_graph_id", (graph as usize + from).to_string())?;
+            }
+            Ok::<_, ::ort::Error>(Turn { binding, options })
+        };
         let turns = [turn(0)?, turn(1)?];
-        Ok(Buffers { turns, states, others })
+        Ok(Buffers { turns, states, others, ports: [spec.input.to_owned(), spec.output.to_owned()] })
+    }
+
+    /// Whether a loop over the same ports with values of the same shapes and types can use these buffers.
+    pub(super) fn serve(&self, spec: &LoopSpec<'_>) -> bool {
+        let same = |buffer: &DynTensor, value: &Tensor| {
+            *buffer.data_type() == element(value) && lengths(buffer.shape()) == value.shape()
+        };
+        self.ports == [spec.input, spec.output]
+            && same(&self.states[0], spec.state)
+            && self.others.len() == spec.others.len()
+            && self
+                .others
+                .iter()
+                .zip(&spec.others)
+                .all(|(ours, (name, value))| ours.0 == *name && same(&ours.1, value))
+    }
+
+    /// Puts another loop's first values in.
+    pub(super) fn restart(&mut self, spec: &LoopSpec<'_>) -> ::ort::Result<()> {
+        uploaded_into(spec.state, &mut self.states[0])?;
+        for ((_, buffer), (_, value)) in self.others.iter_mut().zip(&spec.others) {
+            uploaded_into(value, buffer)?;
+        }
+        Ok(())
     }
 }
 
-fn turn(
-    session: &Session,
-    spec: &LoopSpec<'_>,
-    states: &mut [DynTensor; 2],
-    from: usize,
-    cuda_graph: bool,
-) -> ::ort::Result<Turn> {
-    let mut binding = session.create_binding()?;
-    binding.bind_input(spec.input, &states[from])?;
-    binding.bind_output(spec.output, &mut states[1 - from])?;
-    let mut options = RunOptions::new()?;
-    if cuda_graph {
-        // Graphs are told apart by number, from 1 on.
-        options.set("gpu_graph_id", (from + 1).to_string())?;
+fn element(value: &Tensor) -> TensorElementType {
+    match value {
+        Tensor::F32 { .. } => TensorElementType::Float32,
+        Tensor::I64 { .. } => TensorElementType::Int64,
     }
-    Ok(Turn { binding, options })
 }
 
 fn uploaded(allocator: &Allocator, value: &Tensor) -> ::ort::Result<DynTensor> {
-    let element = match value {
-        Tensor::F32 { .. } => TensorElementType::Float32,
-        Tensor::I64 { .. } => TensorElementType::Int64,
-    };
-    let mut buffer = DynTensor::new(allocator, element, value.shape())?;
+    let mut buffer = DynTensor::new(allocator, element(value), value.shape())?;
     uploaded_into(value, &mut buffer)?;
     Ok(buffer)
 }

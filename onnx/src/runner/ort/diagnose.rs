@@ -36,7 +36,7 @@ const WORDS: [(&str, Cause); 15] = [
 /// The error for a message that ONNX Runtime gave while loading or running on a device. `refused` are the CUDA libraries that
 /// were found but could not be loaded.
 pub(super) fn explain(device: Device, action: &'static str, message: &str, refused: &[Attempt]) -> Error {
-    let reason = message.trim().to_owned();
+    let reason = message.trim().trim_end_matches('.').to_owned();
     let cause =
         WORDS.iter().find(|(words, _)| reason.contains(words)).map_or(Cause::Other, |(_, cause)| *cause);
     let unusable = |help: String| Error::Device { device: device.to_string(), reason: reason.clone(), help };
@@ -132,6 +132,6 @@ mod tests {
     fn anything_else_keeps_the_runtimes_words() {
         let error = explain(Device::Cpu, "load", "This is an invalid model.", &[]);
         assert!(matches!(error, Error::Run { action: "load", .. }));
-        assert!(error.to_string().ends_with("This is an invalid model."), "{error}");
+        assert!(error.to_string().ends_with("This is an invalid model"), "{error}");
     }
 }

@@ -1,0 +1,180 @@
+//! Attention as ONNX operators: exact (22), and FAVOR+ (26) with the engine's features, its stabilisation and its guard.
+//!
+//! Everything is channels first, q, k, v \[N, heads, d, L\] and features \[N, heads, l m, L\], so that no image is transposed on
+//! the way in or out. FAVOR+ never forms an L x L matrix. What the symbols mean, and why nothing overflows or divides by
+//! zero, stands in [`crate::nn`]'s `favor_features`.
+
+use crate::config::FeatureMap;
+use crate::equations::features::RELU_CONSTANT;
+use crate::nn::DENOMINATOR_GUARD;
+use performer_ddpm_onnx::Result;
+use performer_ddpm_onnx::builder::{Binary, GraphBuilder, Reduction, ReshapeDim, Unary, Value};
+
+/// The axis of d or l m, and that of L.
+const ROWS: usize = 2;
+const TOKENS: usize = 3;
+
+/// Writes attention over the pixels of q, k, v \[N, C, H, W\], its heads over neighbouring channels; exact, or FAVOR+ with a
+/// feature map and its projections \[m, d\].
+pub(super) fn write(
+    g: &mut GraphBuilder,
+    heads: usize,
+    features: Option<(FeatureMap, Value)>,
+    q: Value,
+    k: Value,
+    v: Value,
+) -> Result<Value> {
+    let lengths: Vec<usize> = g.shape(q)?.dims()[1..].iter().filter_map(|dim| dim.known()).collect();
+    let image: Vec<ReshapeDim> = std::iter::once(ReshapeDim::Copy)
+        .chain(lengths.iter().map(|length| ReshapeDim::To(*length)))
+        .collect();
+    let (channels, tokens) = (lengths[0], lengths[1..].iter().product());
+    let dim = channels / heads;
+    let by_head = [ReshapeDim::Copy, ReshapeDim::To(heads), ReshapeDim::To(dim), ReshapeDim::To(tokens)];
+    let mut cut = |x: Value| g.reshape(x, &by_head);
+    let (q, k, v) = (cut(q)?, cut(k)?, cut(v)?);
+    let out = match features {
+        None => g.within("softmax", "(22) Att = D^-1 A V, A = exp(Q K^T / sqrt(d))", |g| {
+            softmax(g, dim, q, k, v)
+        })?,
+        Some((map, w)) => favor(g, map, w, dim, q, k, v)?,
+    };
+    g.reshape(out, &image)
+}
+
+/// (22). A's rows are normalised by the Softmax operator, which takes their maximum off before it exponentiates.
+fn softmax(g: &mut GraphBuilder, dim: usize, q: Value, k: Value, v: Value) -> Result<Value> {
+    let queries = g.transpose(q, &[0, 1, TOKENS, ROWS])?;
+    let products = g.matmul(queries, k)?;
+    let scale = g.scalar((dim as f64).powf(-0.5) as f32)?;
+    let scores = g.mul(products, scale)?;
+    let a = g.softmax(scores, TOKENS)?;
+    let over_keys = g.transpose(a, &[0, 1, TOKENS, ROWS])?;
+    g.matmul(v, over_keys)
+}
+
+/// (26) from the features of `map`.
+fn favor(
+    g: &mut GraphBuilder,
+    map: FeatureMap,
+    w: Value,
+    dim: usize,
+    q: Value,
+    k: Value,
+    v: Value,
+) -> Result<Value> {
+    let w = g.within("features", "w / d^(1/4): what (24) and (25) multiply a query or a key by", |g| {
+        let scale = g.scalar((dim as f64).powf(-0.25) as f32)?;
+        let w = g.mul(w, scale)?;
+        match map {
+            FeatureMap::Positive | FeatureMap::Trigonometric | FeatureMap::Relu => Ok(w),
+            FeatureMap::Hyperbolic => {
+                let minus = g.unary(Unary::Neg, w)?;
+                g.concat(0, &[w, minus])
+            }
+        }
+    })?;
+    let (queries, keys) = match map {
+        FeatureMap::Positive | FeatureMap::Hyperbolic => exponential(g, map, w, dim, q, k)?,
+        FeatureMap::Trigonometric => trigonometric(g, w, dim, q, k)?,
+        FeatureMap::Relu => {
+            let doc = "(24) with h = 1, f(u) = max(u, 0) + c";
+            (g.within("queries", doc, |g| relu(g, w, q))?, g.within("keys", doc, |g| relu(g, w, k))?)
+        }
+    };
+    let doc = "(26) Att^ = D^^-1 (Q' ((K')^T V)), D^ = diag(Q' ((K')^T 1_L))";
+    g.within("product", doc, |g| {
+        let rows = g.transpose(keys, &[0, 1, TOKENS, ROWS])?;
+        let sums = g.matmul(v, rows)?;
+        let numerator = g.matmul(sums, queries)?;
+        let total = g.reduce(Reduction::Sum, keys, &[TOKENS], true)?;
+        let total = g.transpose(total, &[0, 1, TOKENS, ROWS])?;
+        let denominator = g.matmul(total, queries)?;
+        let divisor = guarded(g, denominator)?;
+        g.div(numerator, divisor)
+    })
+}
+
+/// The features of (25), h's sign and constant left out where they cancel: keys exp(e_lj - c_j) with e_lj = u_lj - |k_l|^2/2 and
+/// c_j = max_l e_lj, queries exp(u_ij + c_j - s_i) with s_i = max_j (u_ij + c_j).
+fn exponential(
+    g: &mut GraphBuilder,
+    map: FeatureMap,
+    w: Value,
+    dim: usize,
+    q: Value,
+    k: Value,
+) -> Result<(Value, Value)> {
+    let equation = match map {
+        FeatureMap::Hyperbolic => "(24) with f(u) = exp(u), exp(-u)",
+        _ => "(25)",
+    };
+    let doc = format!("{equation}, stabilised: exp(e_lj - c_j), e_lj = u_lj - |k_l|^2/2, c_j = max_l e_lj");
+    let (keys, c) = g.within("keys", &doc, |g| {
+        let u = g.matmul(w, k)?;
+        let half_norm = half_norm(g, dim, k)?;
+        let e = g.sub(u, half_norm)?;
+        let c = g.reduce(Reduction::Max, e, &[TOKENS], true)?;
+        let shifted = g.sub(e, c)?;
+        Ok((g.unary(Unary::Exp, shifted)?, c))
+    })?;
+    let doc = format!("{equation}, stabilised: exp(u_ij + c_j - s_i), s_i = max_j (u_ij + c_j)");
+    let queries = g.within("queries", &doc, |g| {
+        let u = g.matmul(w, q)?;
+        let e = g.add(u, c)?;
+        let s = g.reduce(Reduction::Max, e, &[ROWS], true)?;
+        let shifted = g.sub(e, s)?;
+        g.unary(Unary::Exp, shifted)
+    })?;
+    Ok((queries, keys))
+}
+
+/// Queries (sin u, cos u), keys exp(|k_l|^2/2 - c) (sin u, cos u) with c = max_l |k_l|^2/2.
+fn trigonometric(g: &mut GraphBuilder, w: Value, dim: usize, q: Value, k: Value) -> Result<(Value, Value)> {
+    let waves = |g: &mut GraphBuilder, x: Value| {
+        let u = g.matmul(w, x)?;
+        let (sine, cosine) = (g.unary(Unary::Sin, u)?, g.unary(Unary::Cos, u)?);
+        g.concat(ROWS, &[sine, cosine])
+    };
+    let queries = g.within("queries", "(24) with f(u) = sin u, cos u", |g| waves(g, q))?;
+    let doc = "(24) with f(u) = sin u, cos u, stabilised: times exp(|k_l|^2/2 - max_l |k_l|^2/2)";
+    let keys = g.within("keys", doc, |g| {
+        let half_norm = half_norm(g, dim, k)?;
+        let c = g.reduce(Reduction::Max, half_norm, &[TOKENS], true)?;
+        let shifted = g.sub(half_norm, c)?;
+        let factor = g.unary(Unary::Exp, shifted)?;
+        let waves = waves(g, k)?;
+        g.mul(waves, factor)
+    })?;
+    Ok((queries, keys))
+}
+
+fn relu(g: &mut GraphBuilder, w: Value, x: Value) -> Result<Value> {
+    let u = g.matmul(w, x)?;
+    let positive = g.unary(Unary::Relu, u)?;
+    let constant = g.scalar(RELU_CONSTANT as f32)?;
+    g.add(positive, constant)
+}
+
+/// |x^|^2 / 2 of every token with x^ = x / d^(1/4): \[N, heads, 1, L\].
+fn half_norm(g: &mut GraphBuilder, dim: usize, x: Value) -> Result<Value> {
+    let squares = g.mul(x, x)?;
+    let factor = 0.5 * (dim as f64).powf(-0.5);
+    let row = g.constant_f32(&[1, dim], &vec![factor as f32; dim])?;
+    g.matmul(row, squares)
+}
+
+/// [`crate::nn::guarded`]: D where |D| >= 2^-20, elsewhere 2^-20 with D's sign; NaN stays.
+fn guarded(g: &mut GraphBuilder, d: Value) -> Result<Value> {
+    let guard = g.scalar(DENOMINATOR_GUARD as f32)?;
+    let minus = g.scalar(-DENOMINATOR_GUARD as f32)?;
+    let zero = g.scalar(0.0)?;
+    let magnitude = g.unary(Unary::Abs, d)?;
+    let small = g.binary(Binary::Less, magnitude, guard)?;
+    let negative = g.binary(Binary::Less, d, zero)?;
+    let replacement = g.choose(negative, minus, guard)?;
+    g.choose(small, replacement, d)
+}
+
+#[cfg(test)]
+mod tests;

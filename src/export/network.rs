@@ -1,0 +1,152 @@
+//! The network's graph as ONNX operators: the same walk as the engine's forward sweep, one exhaustive match over [`Op`].
+//!
+//! Images are \[N, C, H, W\] throughout and vectors \[N, C\]. Weights are initialisers under diffusers' names, in the layout that
+//! they have in model folders: \[c_out, c_in, k, k\] and \[c_out, c_in\]. Whatever is computed from weights alone (a transpose, a
+//! scaled projection) stands in the graph and is computed once, when a runtime loads it.
+
+use super::attention;
+use crate::error::Result;
+use crate::model::graph::{AttentionOp, Graph, Node, Op};
+use crate::model::params::ParamId;
+use crate::nn::time_embedding;
+use performer_ddpm_onnx::builder::{ConvSpec, GraphBuilder, Value};
+
+/// A network to be written into a graph.
+#[derive(Clone, Copy)]
+pub(super) struct Network<'a> {
+    /// Its operations.
+    pub graph: &'a Graph,
+    /// Its parameters, in the engine's layout.
+    pub weights: &'a [f32],
+    /// Its FAVOR+ projections, each \[m, d\].
+    pub projections: &'a [Vec<f32>],
+    /// T: t is an index from 0 to T - 1.
+    pub timesteps: usize,
+}
+
+impl Network<'_> {
+    /// Writes the network into `g` and returns eps \[N, C, H, W\]; x \[N, C, H, W\] floats, t \[N\] integers.
+    pub fn write(&self, g: &mut GraphBuilder, x: Value, t: Value) -> Result<Value> {
+        // Every value is written before it is read; the network's input stands for those to come.
+        let mut values = vec![x; self.graph.values.len()];
+        for node in &self.graph.nodes {
+            let inputs: Vec<Value> = node.inputs.iter().map(|input| values[input.0]).collect();
+            values[node.output.0] =
+                g.within(&node.name, &self.doc(node), |g| self.node(g, node, &inputs, t))?;
+        }
+        Ok(values[self.graph.output.0])
+    }
+
+    fn node(
+        &self,
+        g: &mut GraphBuilder,
+        node: &Node,
+        inputs: &[Value],
+        t: Value,
+    ) -> performer_ddpm_onnx::Result<Value> {
+        match node.op {
+            Op::TimeEmbedding { flip_sin_to_cos, freq_shift } => {
+                let dim = self.graph.shape(node.output).c;
+                let mut table = vec![0f32; self.timesteps * dim];
+                for (index, row) in table.chunks_exact_mut(dim).enumerate() {
+                    time_embedding(index, flip_sin_to_cos, freq_shift, row);
+                }
+                let table = g.constant_f32(&[self.timesteps, dim], &table)?;
+                g.gather(table, 0, t)
+            }
+            Op::Conv { weight, bias, kernel: _, stride, pad_before, pad_after } => {
+                let (weight, bias) = (self.param(g, weight)?, self.param(g, bias)?);
+                let spec = ConvSpec {
+                    strides: [stride; 2],
+                    pads: [pad_before, pad_before, pad_after, pad_after],
+                    ..ConvSpec::default()
+                };
+                g.conv(inputs[0], weight, Some(bias), &spec)
+            }
+            Op::Linear { weight, bias } => {
+                let (weight, bias) = (self.param(g, weight)?, self.param(g, bias)?);
+                if g.shape(inputs[0])?.rank() == 2 {
+                    let weight = g.transpose(weight, &[1, 0])?;
+                    let product = g.matmul(inputs[0], weight)?;
+                    return g.add(product, bias);
+                }
+                let is_kernel = g.shape(weight)?.rank() == 4;
+                let kernel = if is_kernel { weight } else { g.unsqueeze(weight, &[2, 3])? };
+                g.conv(inputs[0], kernel, Some(bias), &ConvSpec::default())
+            }
+            Op::GroupNorm { weight, bias, groups, eps, silu } => {
+                let (weight, bias) = (self.param(g, weight)?, self.param(g, bias)?);
+                let z = g.group_norm(inputs[0], groups, weight, bias, eps as f32)?;
+                if silu { g.silu(z) } else { Ok(z) }
+            }
+            Op::Silu => g.silu(inputs[0]),
+            Op::AddChannels => {
+                let vector = g.unsqueeze(inputs[1], &[2, 3])?;
+                g.add(inputs[0], vector)
+            }
+            Op::Add { scale } => {
+                let sum = g.add(inputs[0], inputs[1])?;
+                if scale == 1.0 {
+                    return Ok(sum);
+                }
+                let scale = g.scalar(scale as f32)?;
+                g.mul(sum, scale)
+            }
+            Op::Concat => g.concat(1, inputs),
+            Op::Upsample => g.upsample_nearest(inputs[0], 2),
+            // Only training drops.
+            Op::Dropout { .. } => Ok(inputs[0]),
+            Op::Attention { heads, kind } => {
+                let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
+                let features = match kind {
+                    AttentionOp::Softmax => None,
+                    AttentionOp::Favor { map, projection } => {
+                        let spec = &self.graph.projections[projection.0];
+                        let shape = [spec.features, spec.dim];
+                        let w = g.initializer_f32(&spec.name, &shape, &self.projections[projection.0])?;
+                        Some((map, w))
+                    }
+                };
+                attention::write(g, heads, features, q, k, v)
+            }
+        }
+    }
+
+    /// A parameter's initialiser.
+    fn param(&self, g: &mut GraphBuilder, id: ParamId) -> performer_ddpm_onnx::Result<Value> {
+        let param = self.graph.params.get(id);
+        let data = param.kind.to_file_layout(&self.weights[param.range()]);
+        g.initializer_f32(&param.name, &param.kind.file_shape(), &data)
+    }
+
+    /// What a node does, for a reader of the file.
+    fn doc(&self, node: &Node) -> String {
+        let out = self.graph.shape(node.output);
+        match &node.op {
+            Op::TimeEmbedding { .. } => format!(
+                "sinusoidal embedding of the index t = 0 .. {}, a table computed in double precision and rounded once",
+                self.timesteps - 1
+            ),
+            Op::Conv { kernel, stride, .. } => {
+                format!("{kernel}x{kernel} convolution, stride {stride}, to {} channels", out.c)
+            }
+            Op::Linear { .. } => format!("linear layer to {} channels", out.c),
+            Op::GroupNorm { groups, silu, .. } => {
+                let silu = if *silu { ", then SiLU" } else { "" };
+                format!("group normalisation in {groups} groups{silu}")
+            }
+            Op::Silu => "SiLU: x sigmoid(x)".to_owned(),
+            Op::AddChannels => "the time embedding, one number per channel, added to every pixel".to_owned(),
+            Op::Add { scale } if *scale == 1.0 => "residual sum".to_owned(),
+            Op::Add { scale } => format!("residual sum, times {scale}"),
+            Op::Concat => "the skip connection's channels behind the image's".to_owned(),
+            Op::Upsample => "every pixel twice in both directions".to_owned(),
+            Op::Dropout { .. } => String::new(),
+            Op::Attention { heads, .. } => format!(
+                "attention over {} pixels in {heads} heads of {} neighbouring channels, cut out and put back",
+                out.pixels(),
+                out.c / heads
+            ),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Sampling with a graph in an ONNX runtime: a denoiser with the update on the host, a step whose x_t stays on the device, or
+//! a whole sampler in one run.
+
+mod frame;
+mod graphs;
+mod ports;
+
+use super::{Denoiser, DrawNoise, Process, Watch};
+use crate::error::{Error, Result};
+use crate::export::{GraphKind, Metadata, SamplerSummary};
+use graphs::Loaded;
+use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
+use performer_ddpm_onnx::runner::{Description, load_tract};
+use performer_ddpm_onnx::{Error as OnnxError, Model};
+use ports::DenoiserPorts;
+
+/// What runs a graph, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// tract, in pure Rust, on one thread of the processor.
+    Tract,
+    /// ONNX Runtime, on the processor or a GPU.
+    OnnxRuntime(OrtOptions),
+}
+
+/// What only one kind of graph needs.
+enum Kind {
+    Denoiser(DenoiserPorts),
+    Step,
+    Sampler(SamplerSummary),
+}
+
+/// A graph in an ONNX runtime as a [`Denoiser`].
+pub struct OnnxDenoiser {
+    kind: Kind,
+    loaded: Loaded,
+}
+
+impl OnnxDenoiser {
+    /// Loads a graph: one of ours as what its metadata say, any other as a denoiser, by the roles of its inputs.
+    ///
+    /// `batch` matters to a CUDA graph alone, which is captured for one batch; smaller ones are filled up.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for inputs or outputs that are not such a graph's, naming them; [`Error::Onnx`] where the runtime is
+    /// missing, its device cannot be used, or it refuses the graph.
+    pub fn load(model: &Model, runtime: &Runtime, batch: usize) -> Result<Self> {
+        let (origin, metadata) = (model.origin(), Metadata::read(model)?);
+        let captured = matches!(runtime, Runtime::OnnxRuntime(options) if options.cuda_graph);
+        let fixed = captured.then(|| model.with_length("N", batch));
+        let model = fixed.as_ref().unwrap_or(model);
+        let summary = model.summary()?;
+        let (kind, frame) = match metadata.map(|metadata| (metadata.graph, metadata.sampler)) {
+            Some((GraphKind::Sampler, Some(sampler))) => {
+                (Kind::Sampler(sampler), ports::own(origin, &summary, &["x_T", "noise"], "images")?)
+            }
+            Some((GraphKind::Step, _)) => {
+                (Kind::Step, ports::own(origin, &summary, &["x", "t", "coefficients", "z"], "x_next")?)
+            }
+            _ => {
+                let (ports, frame) = ports::denoiser(origin, &summary)?;
+                (Kind::Denoiser(ports), frame)
+            }
+        };
+        let runner = match runtime {
+            Runtime::Tract => load_tract(model)?,
+            Runtime::OnnxRuntime(options) => Box::new(OrtRunner::load(model, options)?),
+        };
+        Ok(OnnxDenoiser { kind, loaded: Loaded { runner, frame } })
+    }
+
+    /// Who runs the graph, and where.
+    pub fn describe(&self) -> &Description {
+        self.loaded.runner.describe()
+    }
+
+    /// The one batch that the graph takes, if it does not take all.
+    pub fn fixed_batch(&self) -> Option<usize> {
+        self.loaded.frame.batch
+    }
+
+    fn run(
+        &mut self,
+        process: &Process,
+        x: &mut [f32],
+        z: &mut DrawNoise<f32>,
+        watch: &mut Watch<f32>,
+    ) -> Result<()> {
+        match &self.kind {
+            Kind::Denoiser(ports) => self.loaded.by_denoiser(ports, process, x, z, watch),
+            Kind::Step => self.loaded.by_steps(process, x, z, watch),
+            Kind::Sampler(summary) => self.loaded.by_sampler(summary, process, x, z, watch),
+        }
+    }
+}
+
+impl Denoiser<f32> for OnnxDenoiser {
+    fn image(&self) -> [usize; 3] {
+        self.loaded.frame.image
+    }
+
+    fn denoise(
+        &mut self,
+        process: &Process,
+        x: &mut [f32],
+        z: &mut DrawNoise<f32>,
+        watch: &mut Watch<f32>,
+    ) -> Result<()> {
+        let error = match self.run(process, x, z, watch) {
+            Err(Error::Onnx(OnnxError::OutOfMemory { device, .. })) => {
+                let batch = x.len() / self.loaded.frame.len();
+                Error::OutOfMemory { device, batch, fits: self.largest_below(batch, process) }
+            }
+            outcome => return outcome,
+        };
+        Err(error)
+    }
+}
+
+impl OnnxDenoiser {
+    /// Tries half the batch, a quarter, and so on, by one step (a sampler graph: all of its own), and returns the first that
+    /// fits. A graph of one fixed batch has no smaller one.
+    fn largest_below(&mut self, batch: usize, process: &Process) -> Option<usize> {
+        if self.fixed_batch().is_some() {
+            return None;
+        }
+        let process = match self.kind {
+            Kind::Sampler(_) => process.clone(),
+            Kind::Denoiser(_) | Kind::Step => {
+                let one = process.schedule.respaced(&[process.schedule.last().t]).ok()?;
+                Process { schedule: one, reverse: process.reverse }
+            }
+        };
+        let halves = std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0);
+        halves.into_iter().find(|n| {
+            let mut x = vec![0.0; n * self.loaded.frame.len()];
+            self.run(&process, &mut x, &mut |_, _, _| {}, &mut |_, _| {}).is_ok()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

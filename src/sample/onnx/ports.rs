@@ -1,0 +1,138 @@
+//! Which of a graph's inputs is which: by name in our own files, by role in others.
+
+use super::frame::Frame;
+use crate::equations::Timestep;
+use crate::error::{Error, Result};
+use performer_ddpm_onnx::model::{Port, Summary};
+use performer_ddpm_onnx::{Dim, ElementType, Tensor};
+
+/// A denoiser's inputs and output: eps = f(x, t).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DenoiserPorts {
+    pub(super) x: String,
+    pub(super) t: String,
+    pub(super) eps: String,
+    time: Time,
+    element: ElementType,
+}
+
+/// How many timesteps a denoiser takes for a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Time {
+    /// One without a dimension.
+    Scalar,
+    /// One in a list.
+    One,
+    /// One for every image.
+    Each,
+}
+
+impl DenoiserPorts {
+    /// The index of `t` in the form that the graph takes for a batch of `n`.
+    pub(super) fn time(&self, t: Timestep, n: usize) -> Result<Tensor> {
+        let (shape, count) = match self.time {
+            Time::Scalar => (vec![], 1),
+            Time::One => (vec![1], 1),
+            Time::Each => (vec![n], n),
+        };
+        Ok(match self.element {
+            ElementType::F32 => Tensor::f32(shape, vec![t.index() as f32; count])?,
+            _ => Tensor::i64(shape, vec![t.index() as i64; count])?,
+        })
+    }
+}
+
+/// The roles of a denoiser's inputs: x is the one of type f32 and rank 4, t the other one, of rank 0 or 1.
+///
+/// # Errors
+/// [`Error::Invalid`] for inputs or outputs that cannot be a denoiser's, listing them.
+pub(super) fn denoiser(origin: &str, summary: &Summary) -> Result<(DenoiserPorts, Frame)> {
+    let refuse = || {
+        Error::invalid(
+            format!("{origin}, inputs"),
+            "a denoiser's: x_t f32 [N, C, H, W] and the timestep's index, i64 or f32 [N], [1] or []",
+            listed(&summary.inputs),
+            "export a graph that predicts eps from x_t and t alone",
+        )
+    };
+    let dims = |port: &Port| port.shape.as_ref().map(|shape| shape.dims().to_vec());
+    let is_image = |port: &Port| port.element == ElementType::F32 && dims(port).is_some_and(|d| d.len() == 4);
+    let (x, t) = match summary.inputs.as_slice() {
+        [a, b] if is_image(a) && !is_image(b) => (a, b),
+        [a, b] if is_image(b) && !is_image(a) => (b, a),
+        _ => return Err(refuse()),
+    };
+    if !matches!(t.element, ElementType::I64 | ElementType::F32) {
+        return Err(refuse());
+    }
+    let frame = frame(origin, x)?;
+    let time = match dims(t).as_deref() {
+        Some([]) => Time::Scalar,
+        Some([Dim::Known(1)]) => Time::One,
+        Some([_]) => Time::Each,
+        _ => return Err(refuse()),
+    };
+    let [h, w, c] = frame.image;
+    // A length that the file leaves open is seen to when the graph has run.
+    let may_be = |dim: &Dim, length: usize| dim.known().is_none_or(|known| known == length);
+    let is_eps = |port: &&Port| {
+        let fits = |d: Vec<Dim>| may_be(&d[1], c) && may_be(&d[2], h) && may_be(&d[3], w);
+        is_image(port) && dims(port).is_some_and(fits)
+    };
+    let eps = summary.outputs.iter().find(is_eps).ok_or_else(|| {
+        Error::invalid(
+            format!("{origin}, outputs"),
+            format!("the predicted eps, f32 [N, {c}, {h}, {w}] like {}", x.name),
+            listed(&summary.outputs),
+            "a network that predicts more than eps, or something else, cannot be sampled from",
+        )
+    })?;
+    let ports = DenoiserPorts {
+        x: x.name.clone(),
+        t: t.name.clone(),
+        eps: eps.name.clone(),
+        time,
+        element: t.element,
+    };
+    Ok((ports, frame))
+}
+
+/// Checks that a graph of our own has the inputs and the output of its kind; the first input is \[N, C, H, W\].
+///
+/// # Errors
+/// [`Error::Invalid`] naming what the graph has instead.
+pub(super) fn own(origin: &str, summary: &Summary, inputs: &[&str], output: &str) -> Result<Frame> {
+    let refuse = |kind: &str, expected: String, got: &[Port]| {
+        Error::invalid(format!("{origin}, {kind}"), expected, listed(got), "export it again")
+    };
+    let names: Vec<&str> = summary.inputs.iter().map(|port| port.name.as_str()).collect();
+    if names != inputs {
+        return Err(refuse("inputs", inputs.join(", "), &summary.inputs));
+    }
+    if !summary.outputs.iter().any(|port| port.name == output) {
+        return Err(refuse("outputs", output.to_owned(), &summary.outputs));
+    }
+    frame(origin, &summary.inputs[0])
+}
+
+/// The images of a port \[N, C, H, W\].
+fn frame(origin: &str, port: &Port) -> Result<Frame> {
+    match port.shape.as_ref().map(|shape| shape.dims()) {
+        Some([batch, Dim::Known(c), Dim::Known(h), Dim::Known(w)]) if c * h * w > 0 => {
+            Ok(Frame { image: [*h, *w, *c], batch: batch.known() })
+        }
+        _ => Err(Error::invalid(
+            format!("{origin}, input"),
+            "f32 [N, C, H, W] with C, H and W fixed",
+            port.to_string(),
+            "export the model for one size of images",
+        )),
+    }
+}
+
+fn listed(ports: &[Port]) -> String {
+    if ports.is_empty() {
+        return "none".to_owned();
+    }
+    ports.iter().map(Port::to_string).collect::<Vec<_>>().join("; ")
+}

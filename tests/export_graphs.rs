@@ -1,0 +1,212 @@
+//! Exported graphs against the engine's `f64` reference, in every runtime at hand.
+
+#[path = "support/networks.rs"]
+mod networks;
+#[path = "support/runners.rs"]
+mod runners;
+
+use networks::{channels_first, channels_last, difference, kinds, normal, randomised, reference};
+use performer_ddpm::Error;
+use performer_ddpm::config::{DiffusionConfig, UnetConfig, VarianceKind};
+use performer_ddpm::equations::algorithms::alg2_sample;
+use performer_ddpm::equations::ddim::{ClipX0, Ddim, ddim_sample};
+use performer_ddpm::equations::reverse::Reverse;
+use performer_ddpm::equations::update::ReverseProcess;
+use performer_ddpm::equations::{Schedule, Spacing, Timestep};
+use performer_ddpm::export::{Expectation, GraphSpec, Source, build};
+use performer_ddpm::kernels::Isa;
+use performer_ddpm::model::{Engine, Model};
+use performer_ddpm_onnx::{Model as OnnxModel, Tensor};
+use runners::{all, in_time, run};
+
+fn exported(model: &Model<f32>, spec: &GraphSpec) -> OnnxModel {
+    let diffusion = DiffusionConfig::default();
+    let built = build(Source { model, diffusion: &diffusion, step: None }, spec).expect("a graph");
+    // What is tested is what a reader of the file gets.
+    OnnxModel::from_bytes("exported.onnx", &built.to_bytes().expect("bytes")).expect("a model")
+}
+
+fn images(n: usize, config: &UnetConfig, x: &[f32]) -> Tensor {
+    let [h, w] = config.sample_size;
+    Tensor::f32([n, config.in_channels, h, w], x).expect("whole images")
+}
+
+/// Every kind of attention, batches of 1, 3 and 17, t at both ends and between. Tolerance: f32 rounding (6e-8) through some fifty
+/// layers and sums of up to 300 terms.
+#[test]
+fn the_denoiser_agrees_with_the_engine() {
+    for (name, config) in kinds() {
+        let model = randomised(&config, 1);
+        let graph = exported(&model, &GraphSpec::Denoiser);
+        in_time(move || {
+            let mut runners = all(&graph);
+            for (n, indices) in [(1, vec![0]), (1, vec![999]), (3, vec![999, 0, 500]), (17, vec![1; 17])] {
+                let x = normal(n as u64, n * model.input_len());
+                let want = reference(&model, &x, &indices);
+                let t: Vec<i64> = indices.iter().map(|t| *t as i64).collect();
+                let (x, t) = (images(n, &config, &x), Tensor::i64([n], t).expect("a vector"));
+                for runner in &mut runners {
+                    let (runtime, got) = run(runner.as_mut(), &[("x", &x), ("t", &t)]);
+                    let off = difference(&got, &want);
+                    assert!(off < 2e-5, "{name} in {runtime}, batch {n}, t {indices:?}: {off:e}");
+                }
+            }
+        });
+    }
+}
+
+/// One step of both samplers, t at both ends and between, by the check that `export` makes.
+#[test]
+fn a_step_agrees_with_the_engine() {
+    for (name, config) in kinds() {
+        let model = randomised(&config, 2);
+        let graph = exported(&model, &GraphSpec::Step);
+        in_time(move || {
+            let diffusion = DiffusionConfig::default();
+            let source = Source { model: &model, diffusion: &diffusion, step: None };
+            let expectation =
+                Expectation::new(source, &GraphSpec::Step, 2, &mut |_| {}).expect("the engine's results");
+            for mut runner in all(&graph) {
+                let runtime = runner.describe().to_string();
+                let outcome = expectation.compare(runner.as_mut());
+                outcome.unwrap_or_else(|error| panic!("{name} in {runtime}: {error}"));
+            }
+        });
+    }
+}
+
+/// The check must see one bias moved by a hundredth, and a NaN before numbers that are right.
+#[test]
+fn the_check_refuses_a_graph_that_computes_something_else() {
+    let (_, config) = kinds().remove(0);
+    let model = randomised(&config, 6);
+    let bias =
+        model.graph.params.iter().find(|param| param.name == "conv_out.bias").expect("it has one").range();
+    let process = ReverseProcess::Ddim(Ddim { eta: 1.0, clip_x0: ClipX0::Off });
+    let sampler = GraphSpec::Sampler { process, steps: Some(2), spacing: Spacing::Leading };
+    for spec in [GraphSpec::Denoiser, GraphSpec::Step, sampler] {
+        for change in [1e-2, f32::NAN] {
+            let mut other = model.clone();
+            other.weights[bias.start] += change;
+            let (model, graph) = (model.clone(), exported(&other, &spec));
+            in_time(move || {
+                let diffusion = DiffusionConfig::default();
+                let source = Source { model: &model, diffusion: &diffusion, step: None };
+                let expectation =
+                    Expectation::new(source, &spec, 2, &mut |_| {}).expect("the engine's results");
+                for mut runner in all(&graph) {
+                    let refused = expectation.compare(runner.as_mut()).expect_err("another network");
+                    assert!(
+                        matches!(refused, Error::Disagrees { .. }) && refused.exit_status() == 1,
+                        "{refused}"
+                    );
+                }
+            });
+        }
+    }
+}
+
+/// The engine's images from x_T and the steps' noise, \[n, c, h, w\] each.
+fn chain(
+    model: &Model<f32>,
+    process: ReverseProcess,
+    kept: &Schedule,
+    start: &[f32],
+    noise: &[f32],
+) -> Vec<f64> {
+    let model: Model<f64> = model.cast();
+    let shape = model.graph.shape(model.graph.input);
+    let mut engine = Engine::new(&model, 2, Isa::Reference).expect("an engine");
+    let mut x = channels_last(start, shape);
+    let len = x.len();
+    let z = |k: usize, _: Timestep, out: &mut [f64]| {
+        out.copy_from_slice(&channels_last(&noise[k * len..][..len], shape));
+    };
+    let eps_theta = |x: &[f64], t: Timestep, out: &mut [f64]| {
+        engine.forward(&model, x, &vec![t.index(); len / shape.len()], out);
+        Ok(())
+    };
+    match process {
+        ReverseProcess::Alg2(reverse) => alg2_sample(kept, reverse, &mut x, z, eps_theta, |_, _, _| {}),
+        ReverseProcess::Ddim(ddim) => ddim_sample(kept, ddim, &mut x, z, eps_theta, |_, _, _| {}),
+    }
+    .expect("images");
+    channels_first(&x, shape)
+}
+
+/// 50 steps of DDIM without noise and with clipping, and of Algorithm 2, in one run each. The images, in [-1, 1], agree to 1e-3:
+/// a network whose output is small leaves the chain well conditioned, as training does.
+#[test]
+fn the_sampler_agrees_with_the_engine() {
+    let ddim = ReverseProcess::Ddim(Ddim { eta: 0.0, clip_x0: ClipX0::KeepEps });
+    let alg2 = ReverseProcess::Alg2(Reverse { variance: VarianceKind::FixedLarge, clip_x0: true });
+    for (i, (name, config)) in kinds().into_iter().enumerate() {
+        let mut model = randomised(&config, 3);
+        let last =
+            model.graph.params.iter().find(|param| param.name == "conv_out.weight").expect("it has one");
+        model.weights[last.range()].iter_mut().for_each(|w| *w *= 0.1);
+        for process in [ddim, alg2] {
+            // The walk is the same for all; softmax and positive features stand for it with Algorithm 2.
+            if process == alg2 && i > 1 {
+                continue;
+            }
+            let spec = GraphSpec::Sampler { process, steps: Some(50), spacing: Spacing::Trailing };
+            let graph = exported(&model, &spec);
+            let (model, config, name) = (model.clone(), config.clone(), name.clone());
+            in_time(move || {
+                let full = Schedule::from_config(&DiffusionConfig::default()).expect("a schedule");
+                let kept = full.strided(Some(50), Spacing::Trailing).expect("50 of 1000");
+                let (n, len) = (2, model.input_len());
+                let (start, noise) = (normal(5, n * len), normal(6, 50 * n * len));
+                let want = chain(&model, process, &kept, &start, &noise);
+                let [h, w] = config.sample_size;
+                let noise = Tensor::f32([50, n, config.in_channels, h, w], noise).expect("whole images");
+                let start = images(n, &config, &start);
+                for mut runner in all(&graph) {
+                    let (runtime, got) = run(runner.as_mut(), &[("x_T", &start), ("noise", &noise)]);
+                    let off =
+                        got.iter().zip(&want).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+                    assert!(off < 1e-3, "{name} in {runtime}, {process:?}: {off:e}");
+                    assert!(got.len() == want.len() && got.iter().all(|x| x.is_finite()));
+                }
+            });
+        }
+    }
+}
+
+/// Without noise the input is there and is not read.
+#[test]
+fn ddim_without_noise_ignores_it() {
+    let (_, config) = kinds().remove(1);
+    let model = randomised(&config, 4);
+    let process = ReverseProcess::Ddim(Ddim { eta: 0.0, clip_x0: ClipX0::KeepEps });
+    let graph = exported(&model, &GraphSpec::Sampler { process, steps: Some(2), spacing: Spacing::Leading });
+    in_time(move || {
+        let len = model.input_len();
+        let start = images(1, &config, &normal(7, len));
+        let [h, w] = config.sample_size;
+        for mut runner in all(&graph) {
+            let mut images = |noise: f32| {
+                let noise =
+                    Tensor::f32([2, 1, config.in_channels, h, w], vec![noise; 2 * len]).expect("images");
+                run(runner.as_mut(), &[("x_T", &start), ("noise", &noise)]).1
+            };
+            assert_eq!(images(0.0), images(f32::NAN));
+        }
+    });
+}
+
+/// An index that the schedule has not.
+#[test]
+fn a_timestep_out_of_range_is_an_error() {
+    let (_, config) = kinds().remove(0);
+    let model = randomised(&config, 5);
+    let graph = exported(&model, &GraphSpec::Denoiser);
+    in_time(move || {
+        let x = images(1, &config, &normal(8, model.input_len()));
+        for mut runner in all(&graph) {
+            let t = Tensor::i64([1], [1000]).expect("a vector");
+            assert!(runner.run(&[("x", &x), ("t", &t)]).is_err(), "{}", runner.describe());
+        }
+    });
+}
