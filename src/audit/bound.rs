@@ -213,7 +213,7 @@ fn misplaced() -> f64 {
 
 /// The decoder: its probabilities' sum, and each against an integral; 1e-9 relative, of a Simpson rule on bins up to half a
 /// standard deviation wide.
-fn decoder() -> [Check; 2] {
+fn decoder() -> [Check; 3] {
     let (mut sums, mut bins) = (Vec::new(), Vec::new());
     for mean in [-1.4, -0.99, 0.003, 0.7, 1.0, 1.2] {
         for sigma in [0.002, 0.02, 0.1, 1.0] {
@@ -238,6 +238,11 @@ fn decoder() -> [Check; 2] {
             3e-10,
         ),
         Check::new("the decoder's probabilities by numerical integration", worst(bins), 1e-9),
+        Check::new(
+            "a probability that vanishes is raised to 1e-12",
+            relative(eq17_pixel_probability(pixel(128), 3.0, 0.1), 1e-12),
+            0.0,
+        ),
     ]
 }
 
