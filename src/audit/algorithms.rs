@@ -2,7 +2,7 @@
 
 use super::Check;
 use super::measure::{absolute, draws, normals, relative, worst};
-use super::toy::{GaussianData, VARIANCES, coarse, ho, schedule, walk};
+use super::toy::{GaussianData, VARIANCES, coarse, ho, strided, walk};
 use crate::config::VarianceKind;
 use crate::equations::algorithms::{alg1_draw, alg2_sample};
 use crate::equations::ddim::{ClipX0, Ddim, ddim_sample};
@@ -118,12 +118,6 @@ pub fn alg2() -> Vec<Check> {
     checks.push(Check::new("t runs T..1, z is drawn for t > 1: calls out of order", disorder, 0.0));
     checks.push(Check::new("equal to DDIM with eta = 1, x_0 clipped", ddim_distance(), 1e-11));
     checks
-}
-
-/// Every tenth timestep of [`ho`], the first among them.
-fn strided() -> Schedule {
-    let kept: Vec<Timestep> = (0..100).map(|i| Timestep::from_index(10 * i)).collect();
-    schedule(ho().respaced(&kept))
 }
 
 /// Algorithm 2's x_0 for [`coarse`] and sigma_t^2 = beta_t, and how many calls came out of order or did not come.

@@ -3,7 +3,7 @@
 use super::Check;
 use super::measure::{Estimate, absolute, draws, estimate, expect, integrate, pdf, relative, worst};
 use super::toy::{Case, GaussianData, VARIANCES, cases, coarse, walk};
-use crate::config::VarianceKind;
+use crate::config::VarianceKind::{self, FixedSmall};
 use crate::equations::bound::{
     bits_per_dim, eq16_log_weight, eq16_negative_log_likelihood, eq17_bound, eq17_middle_term,
     eq17_prior_term,
@@ -191,6 +191,7 @@ pub fn eq17() -> Vec<Check> {
     });
     checks.push(Check::new("L_{t-1} by numerical integration", worst(terms), 1e-9));
     let schedule = coarse();
+    checks.push(Check::new("the middle terms are those of t = 2..T: terms out of place", misplaced(), 0.0));
     let (signal, spread) = walk(&schedule)[schedule.steps()];
     let prior = relative(eq17_prior_term(&[0.9], schedule.last()), integrated_prior(signal * 0.9, spread));
     checks.push(Check::new("L_T by numerical integration", prior, 1e-10));
@@ -200,9 +201,19 @@ pub fn eq17() -> Vec<Check> {
     checks
 }
 
+/// How many of (17)'s middle terms are missing, too many or not of their own t.
+fn misplaced() -> f64 {
+    let schedule = coarse();
+    let bound = eq17_bound(&schedule, reverse(FixedSmall), &image(), |_, out| out.fill(0.0), eps_theta);
+    bound.map_or(f64::NAN, |bound| {
+        let wrong = bound.middle.iter().zip(2..).filter(|((t, _), want)| t.get() != *want).count();
+        (wrong + bound.middle.len().abs_diff(schedule.steps() - 1)) as f64
+    })
+}
+
 /// The decoder: its probabilities' sum, and each against an integral; 1e-9 relative, of a Simpson rule on bins up to half a
 /// standard deviation wide.
-fn decoder() -> [Check; 2] {
+fn decoder() -> [Check; 3] {
     let (mut sums, mut bins) = (Vec::new(), Vec::new());
     for mean in [-1.4, -0.99, 0.003, 0.7, 1.0, 1.2] {
         for sigma in [0.002, 0.02, 0.1, 1.0] {
@@ -227,6 +238,11 @@ fn decoder() -> [Check; 2] {
             3e-10,
         ),
         Check::new("the decoder's probabilities by numerical integration", worst(bins), 1e-9),
+        Check::new(
+            "a probability that vanishes is raised to 1e-12",
+            relative(eq17_pixel_probability(pixel(128), 3.0, 0.1), 1e-12),
+            0.0,
+        ),
     ]
 }
 

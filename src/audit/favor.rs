@@ -1,13 +1,12 @@
-//! Checks of (22)-(24) and (26); those of (25) are in `positive`.
+//! Checks of (23) and (24); those of (25) are in `positive`.
 
 use super::Check;
 use super::measure::{absolute, draws, estimate, integrate, normals, pdf, relative, worst};
-use crate::equations::attention::{eq22_attention, eq26_favor_attention, eq26_linear_attention};
 use crate::equations::features::{FeatureMap, RELU_CONSTANT, eq24_features};
 use crate::equations::kernel::{eq23_estimate, eq23_kernel};
 use crate::equations::projection::{Projection, RowNorms};
 use crate::rng::ChaCha8Rng;
-use ndarray::{Array1, Array2, ArrayView1, Axis, array, concatenate};
+use ndarray::{Array1, Array2, ArrayView1, Axis, array};
 
 /// The default projections: orthogonal, with lengths that keep the estimate unbiased.
 pub const ORTHOGONAL: Projection = Projection::Orthogonal(RowNorms::Chi);
@@ -27,46 +26,6 @@ pub fn matrix(rng: &mut ChaCha8Rng, rows: usize, columns: usize, scale: f64) -> 
 pub fn features(map: FeatureMap, x: &Array1<f64>, w: &Array2<f64>) -> Array1<f64> {
     let x = x.view().insert_axis(Axis(0));
     eq24_features(map, x, w.view()).map_or_else(|_| array![f64::NAN], |phi| phi.row(0).to_owned())
-}
-
-/// The largest difference of two matrices; NaN if the first could not be made.
-fn distance(got: crate::Result<Array2<f64>>, want: &Array2<f64>) -> f64 {
-    got.map_or(f64::NAN, |got| worst(got.iter().zip(want).map(|(a, b)| absolute(*a, *b))))
-}
-
-/// (22) for two keys, where it is a logistic function (rounding); the same with scores of thousands, where it must choose one value; and
-/// averages of constants, which are constants.
-pub fn eq22() -> Vec<Check> {
-    let mut rng = draws(22);
-    let (q, k, v) = (matrix(&mut rng, 5, 3, 1.0), matrix(&mut rng, 2, 3, 1.0), matrix(&mut rng, 2, 4, 1.0));
-    let logistic = |q: &Array2<f64>| {
-        Array2::from_shape_fn((5, 4), |(i, j)| {
-            let score = q.row(i).dot(&(&k.row(0) - &k.row(1))) / 3f64.sqrt();
-            v[[1, j]] + (v[[0, j]] - v[[1, j]]) / (1.0 + (-score).exp())
-        })
-    };
-    let large = &q * 1e4;
-    let many = matrix(&mut rng, 50, 3, 1.0);
-    vec![
-        Check::new(
-            "two keys against the logistic function",
-            distance(eq22_attention(q.view(), k.view(), v.view()), &logistic(&q)),
-            1e-14,
-        ),
-        Check::new(
-            "scores of thousands",
-            distance(eq22_attention(large.view(), k.view(), v.view()), &logistic(&large)),
-            1e-14,
-        ),
-        Check::new(
-            "constant values come back",
-            distance(
-                eq22_attention(q.view(), many.view(), Array2::ones((50, 2)).view()),
-                &Array2::ones((5, 2)),
-            ),
-            1e-14,
-        ),
-    ]
 }
 
 /// (23): E[ phi(x)^T phi(y) ] over w ~ N(0, I) in the plane, integrated on a grid, for each map against its kernel. The smooth maps: the
@@ -215,68 +174,10 @@ fn fixed_length_mean(d: usize, norm2: f64) -> f64 {
         / integrate(-1.0, 1.0, 4000, density)
 }
 
-/// (26) against the explicit product with A^ = Q' K'^T (rounding); against (22) as m grows, the exponent of the error; and 50000 queries and
-/// keys, where an L x L matrix would take 20 GB, against the 24 keys that they repeat (rounding of sums of 50000).
-pub fn eq26() -> Vec<Check> {
-    let mut rng = draws(26);
-    let (l, d) = (24, 8);
-    let (q, k, v) = (matrix(&mut rng, l, d, 0.4), matrix(&mut rng, l, d, 0.4), matrix(&mut rng, l, 3, 1.0));
-    let w = draw(ORTHOGONAL, 20, d, &mut rng);
-    let explicit = worst(FeatureMap::ALL.map(|map| {
-        let scale = (d as f64).powf(-0.25);
-        let phi = |x: &Array2<f64>| eq24_features(map, (x * scale).view(), w.view());
-        let (Ok(q_features), Ok(k_features)) = (phi(&q), phi(&k)) else { return f64::NAN };
-        let mut a = q_features.dot(&k_features.t());
-        for mut row in a.outer_iter_mut() {
-            let sum = row.sum();
-            row /= sum;
-        }
-        let want = a.dot(&v);
-        let linear = distance(eq26_linear_attention(q_features.view(), k_features.view(), v.view()), &want);
-        linear.max(distance(eq26_favor_attention(map, q.view(), k.view(), v.view(), w.view()), &want))
-    }));
-    let exact = eq22_attention(q.view(), k.view(), v.view()).unwrap_or_default();
-    let mut mean_square = |m: usize| {
-        let mut one = || {
-            let w = draw(ORTHOGONAL, m, d, &mut rng);
-            let got = eq26_favor_attention(FeatureMap::Positive, q.view(), k.view(), v.view(), w.view());
-            got.map_or(f64::NAN, |got| (&got - &exact).mapv(|e| e * e).mean().unwrap_or(f64::NAN))
-        };
-        estimate(60, &mut one)
-    };
-    let (few, many) = (mean_square(64), mean_square(2048));
-    let exponent = (few.mean / many.mean).ln() / 32f64.ln();
-    let spread = (few.standard_error / few.mean).hypot(many.standard_error / many.mean) / 32f64.ln();
-    vec![
-        Check::new("equal to the product with A^ = Q' K'^T", explicit, 1e-12),
-        // Ratios of estimates have a bias of relative order 1/m beside: 0.05 for the variance's own change at m = 64.
-        Check::new(
-            "mean squared error to (22) falls as 1/m: the exponent",
-            (exponent - 1.0).abs(),
-            5.0 * spread + 0.05,
-        ),
-        Check::new("50016 tokens against the 24 that they repeat", long_sequence(&k, &v, &w), 1e-11),
-    ]
-}
-
-fn long_sequence(k: &Array2<f64>, v: &Array2<f64>, w: &Array2<f64>) -> f64 {
-    let repeated = |x: &Array2<f64>| concatenate(Axis(0), &vec![x.view(); 2084]).unwrap_or_default();
-    let (long_k, long_v) = (repeated(k), repeated(v));
-    let short = eq26_favor_attention(FeatureMap::Positive, k.view(), k.view(), v.view(), w.view());
-    let long =
-        eq26_favor_attention(FeatureMap::Positive, long_k.view(), long_k.view(), long_v.view(), w.view());
-    short.map_or(f64::NAN, |short| distance(long, &repeated(&short)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::assert_all;
     use super::*;
-
-    #[test]
-    fn eq22_is_softmax() {
-        assert_all(&eq22());
-    }
 
     #[test]
     fn eq23_is_the_mean_of_each_maps_estimates() {
@@ -291,27 +192,5 @@ mod tests {
         let bias = fixed_length_mean(16, 0.5) / 0.5f64.exp() - 1.0;
         assert!(bias < -0.03, "{bias}");
         assert!(checks.iter().filter(|check| check.name.contains("Positive")).all(|check| check.bound < 0.1));
-    }
-
-    /// The denominators of (26) at d = 32, m = 128 with unit-variance q and k: trigonometric features make a good part of them
-    /// negative, positive ones never.
-    #[test]
-    fn eq26_denominators_are_positive_with_positive_features_only() {
-        let mut rng = draws(260);
-        let scale = 32f64.powf(-0.25);
-        let (q, k) = (matrix(&mut rng, 256, 32, scale), matrix(&mut rng, 256, 32, scale));
-        let w = draw(ORTHOGONAL, 128, 32, &mut rng);
-        let negative = FeatureMap::ALL.map(|map| {
-            let phi = |x: &Array2<f64>| eq24_features(map, x.view(), w.view()).unwrap();
-            let denominators = phi(&q).dot(&phi(&k).sum_axis(Axis(0)));
-            denominators.iter().filter(|d| **d <= 0.0).count()
-        });
-        assert_eq!((negative[0], negative[1], negative[3]), (0, 0, 0));
-        assert!(negative[2] > 13, "{negative:?}: fewer than a twentieth");
-    }
-
-    #[test]
-    fn eq26_is_linear_and_converges_to_eq22() {
-        assert_all(&eq26());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Check;
 use super::measure::{absolute, draws, estimate, moments, normals, relative, worst};
-use super::toy::{cases, coarse, ho, schedule as schedule_of, walk};
+use super::toy::{cases, coarse, ho, schedule as schedule_of, strided, walk};
 use crate::config::{BetaSchedule, DiffusionConfig};
 use crate::equations::Schedule;
 use crate::equations::forward::{eq01_log_q, eq02_q_step, eq03_predict_x0, eq03_q_sample};
@@ -101,7 +101,8 @@ pub fn eq02() -> Vec<Check> {
 }
 
 /// (3) against (2) iterated on the betas, for all 1000 t. 1 - abar_t loses four digits at t = 1: 1e-12 of 1e-16/1e-4. The golden
-/// values: 1000 roundings. The inverse multiplies the rounding of x_t by 1/sqrt(abar_T) = 157.
+/// values: 1000 roundings. The inverse multiplies the rounding of x_t by 1/sqrt(abar_T) = 157. A strided schedule, (2) iterated on its own
+/// betas, must pass through the x_t of the full one, as closely.
 pub fn eq03() -> Vec<Check> {
     let schedule = ho();
     let walk = walk(&schedule);
@@ -135,9 +136,26 @@ pub fn eq03() -> Vec<Check> {
         ),
     ];
     let config = DiffusionConfig { schedule: BetaSchedule::Cosine, ..DiffusionConfig::default() };
-    let error = relative(schedule_of(Schedule::from_config(&config)).last().alpha_bar, COSINE_ABAR_T);
+    let cosine = schedule_of(Schedule::from_config(&config));
+    let cut = cosine.levels().iter().filter(|level| level.beta == 0.999).count();
+    let error = relative(cosine.last().alpha_bar, COSINE_ABAR_T);
     checks.push(Check::new("abar_1000 = 2.4288e-9, cosine", error, 1e-12));
+    checks.push(Check::new("one cosine beta is cut at 0.999: count less 1", (cut as f64 - 1.0).abs(), 0.0));
+    checks.push(Check::new(
+        "100 of 1000 timesteps: the strided x_t is the full one's",
+        stride_error(),
+        3e-12,
+    ));
     checks
+}
+
+/// The largest relative difference between the signals and the variances of [`strided`] and of [`ho`] at the timesteps that both visit.
+fn stride_error() -> f64 {
+    let (short, full) = (strided(), walk(&ho()));
+    worst(short.levels().iter().zip(&walk(&short)[1..]).map(|(level, &(signal, variance))| {
+        let (full_signal, full_variance) = full[level.t.get()];
+        relative(signal, full_signal).max(relative(variance, full_variance))
+    }))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! same on every run of a build.
 
 mod algorithms;
+mod attention;
 mod bound;
 mod favor;
 mod forward;
@@ -146,11 +147,11 @@ fn checks(id: &str) -> Vec<Check> {
         "eq19" => loss::eq19(),
         "eq20" => loss::eq20(),
         "eq21" => loss::eq21(),
-        "eq22" => favor::eq22(),
+        "eq22" => attention::eq22(),
         "eq23" => favor::eq23(),
         "eq24" => favor::eq24(),
         "eq25" => positive::eq25(),
-        "eq26" => favor::eq26(),
+        "eq26" => attention::eq26(),
         "alg1" => algorithms::alg1(),
         "alg2" => algorithms::alg2(),
         _ => Vec::new(),

@@ -2,7 +2,7 @@
 
 use super::Check;
 use super::measure::{absolute, integrate, moments, pdf, relative, worst};
-use super::toy::{Case, cases, coarse, ho, schedule};
+use super::toy::{Case, cases, coarse, ho, schedule, walk};
 use crate::equations::posterior::{
     eq04_log_q_reverse, eq08_log_q_posterior, eq09_posterior_mean, eq10_posterior_variance,
     eq11_posterior_mean, eq12_posterior_mean,
@@ -121,7 +121,10 @@ pub fn eq09() -> Vec<Check> {
     ]
 }
 
-/// (10) against Bayes' rule on a grid.
+/// beta~_2 of Ho et al.'s linear schedule, computed with 40 digits.
+const LINEAR_BETA_TILDE_2: f64 = 5.453_187_661_302_605e-5;
+
+/// (10) against Bayes' rule on a grid, and against the golden value to the digits that 1 - abar_2 leaves.
 pub fn eq10() -> Vec<Check> {
     let errors = cases()
         .into_iter()
@@ -131,6 +134,11 @@ pub fn eq10() -> Vec<Check> {
     vec![
         Check::new("variance against Bayes' rule on a grid", worst(errors), GRID),
         Check::new("0 exactly at t = 1", first, 0.0),
+        Check::new(
+            "beta~_2 = 5.4532e-5, linear",
+            relative(eq10_posterior_variance(&ho().levels()[1]), LINEAR_BETA_TILDE_2),
+            1e-11,
+        ),
     ]
 }
 
@@ -153,7 +161,8 @@ pub fn eq11() -> Vec<Check> {
     ]
 }
 
-/// (12) against Bayes' rule on a grid at the x_0 that (3) gives, and at t = 1 against x_0: 1e-12 of the digits lost by 1 - abar_1.
+/// (12) against Bayes' rule on a grid at the x_0 that (3) gives, and at t = 1 against x_0: 1e-12 of the digits lost by 1 - abar_1; and
+/// against (9) at that x_0 for all 1000 t, with the bound of (11).
 pub fn eq12() -> Vec<Check> {
     let scalar = |x_t: f64, eps: f64, level: &Level| {
         let mut mean = [0.0];
@@ -165,6 +174,12 @@ pub fn eq12() -> Vec<Check> {
         let x_t = (1.0 - level.beta).sqrt() * 0.7 + level.beta.sqrt() * 1.1;
         absolute(scalar(x_t, 1.1, level), 0.7)
     });
+    let schedule = ho();
+    let walk = walk(&schedule);
+    let forms = schedule.levels().iter().zip(&walk[1..]).map(|(level, &(signal, variance))| {
+        let x_t = signal * -0.8 + variance.sqrt() * 1.3;
+        absolute(scalar(x_t, 1.3, level), eq09_scalar(x_t, -0.8, level))
+    });
     vec![
         Check::new(
             "mean against Bayes' rule on a grid",
@@ -172,6 +187,7 @@ pub fn eq12() -> Vec<Check> {
             GRID,
         ),
         Check::new("x_0 at t = 1", worst(first), 1e-12),
+        Check::new("equal to (9) at the x_0 of (3) for t = 1..1000", worst(forms), 1e-11),
     ]
 }
 

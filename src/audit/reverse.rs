@@ -2,11 +2,12 @@
 
 use super::Check;
 use super::measure::{absolute, integrate, moments, relative, worst};
-use super::toy::{Case, VARIANCES, cases, coarse, ho};
+use super::toy::{Case, VARIANCES, cases, coarse, ho, walk};
 use crate::config::VarianceKind;
 use crate::equations::Level;
 use crate::equations::reverse::{
-    Reverse, eq05_log_p_theta, eq06_sigma_theta, eq07_sigma2, eq13_mu_theta, eq14_log_p_theta, eq15_step,
+    Reverse, eq05_log_p_theta, eq06_sigma_theta, eq07_log_sigma2, eq07_sigma2, eq13_mu_theta,
+    eq14_log_p_theta, eq15_step,
 };
 
 /// As for the posterior: 4000 roundings and four lost digits at t = 2 of 1000.
@@ -74,7 +75,8 @@ fn response(level: &Level, variance: VarianceKind, z: [f64; 3]) -> [f64; 3] {
     [0, 1, 2].map(|i| moved[i] - still[i])
 }
 
-/// (7) against the variance of x_{t-1} given x_t by Bayes' rule on a grid, for the data that makes each choice optimal.
+/// (7) against the variance of x_{t-1} given x_t by Bayes' rule on a grid, for the data that makes each choice optimal; its logarithm, which
+/// densities use, against the same for t >= 2 and at t = 1, for both choices, against beta~_2 from (2) iterated (the digits of 1 - abar_2).
 pub fn eq07() -> Vec<Check> {
     let error = |variance| {
         worst(
@@ -83,9 +85,22 @@ pub fn eq07() -> Vec<Check> {
                 .map(|case| relative(eq07_sigma2(&case.level, variance), case.optimal_variance(variance))),
         )
     };
+    let logarithms = cases().into_iter().flat_map(|case| {
+        VARIANCES.map(|variance| {
+            relative(eq07_log_sigma2(&case.level, variance).exp(), case.optimal_variance(variance))
+        })
+    });
+    let first = [coarse(), ho()].into_iter().flat_map(|schedule| {
+        let walk = walk(&schedule);
+        let beta_tilde_2 = walk[1].1 / walk[2].1 * schedule.levels()[1].beta;
+        VARIANCES
+            .map(|variance| relative(eq07_log_sigma2(&schedule.levels()[0], variance).exp(), beta_tilde_2))
+    });
     vec![
         Check::new("beta~_t is the variance for data at one point", error(VarianceKind::FixedSmall), GRID),
         Check::new("beta_t is the variance for data from N(0, 1)", error(VarianceKind::FixedLarge), GRID),
+        Check::new("the logarithm's exponential is the variance", worst(logarithms), GRID),
+        Check::new("at t = 1 the logarithm is that of beta~_2", worst(first), 1e-11),
     ]
 }
 

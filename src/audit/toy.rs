@@ -2,7 +2,7 @@
 
 use super::measure::{Moments, moments, pdf};
 use crate::config::{DiffusionConfig, VarianceKind};
-use crate::equations::{Level, Schedule};
+use crate::equations::{Level, Schedule, Timestep};
 
 /// Both choices of (7).
 pub const VARIANCES: [VarianceKind; 2] = [VarianceKind::FixedSmall, VarianceKind::FixedLarge];
@@ -15,6 +15,12 @@ pub fn schedule(schedule: crate::Result<Schedule>) -> Schedule {
 /// Ho et al.'s schedule, T = 1000.
 pub fn ho() -> Schedule {
     schedule(Schedule::from_config(&DiffusionConfig::default()))
+}
+
+/// Every tenth timestep of [`ho`], the first among them, with its betas computed anew.
+pub fn strided() -> Schedule {
+    let kept: Vec<Timestep> = (0..100).map(|i| Timestep::from_index(10 * i)).collect();
+    schedule(ho().respaced(&kept))
 }
 
 /// A schedule of ten coarse steps, beta from 0.02 to 0.29, whose abar_T of about 0.19 leaves much of x_0 in x_T.
