@@ -3,9 +3,8 @@
 //! `cargo bench --bench kernels`; items are multiply-adds, so twice the items per second are FLOP/s.
 
 use divan::{Bencher, counter::ItemsCount};
-use performer_ddpm::config::FeatureMap;
 use performer_ddpm::kernels::{Element, Isa, Product, Team};
-use performer_ddpm::nn::{Attention, AttentionKind, Conv, Projections};
+use performer_ddpm::nn::Conv;
 
 fn main() {
     divan::main();
@@ -57,30 +56,4 @@ fn conv_backward(bencher: Bencher, (side, c_in, c_out): (usize, usize, usize)) {
         layer.backward_weight(isa, team, divan::black_box(&x), &d_y, &mut d_weight, &mut d_bias, &mut work);
         layer.backward_input(isa, team, &turned, &d_y, &mut d_x, false, &mut work);
     });
-}
-
-/// L of FAVOR+ and of softmax attention with four heads of d = 32, m = 128.
-const TOKENS: [usize; 3] = [256, 1024, 4096];
-
-fn attention(bencher: Bencher, tokens: usize, kind: AttentionKind) {
-    let layer = Attention { tokens, heads: 4, dim: 32, kind };
-    let (q, k, v) = (numbers(tokens * 128), numbers(tokens * 128), numbers(tokens * 128));
-    let (w, w_t) = (numbers(128 * 32), numbers(128 * 32));
-    let (mut out, mut saved) = (numbers(q.len()), numbers(layer.saved_len()));
-    let mut work = numbers(layer.forward_work_len());
-    bencher.bench_local(|| {
-        let projections = Projections { w: &w, w_t: &w_t };
-        let (isa, team) = (Isa::detect(), Team::Solo);
-        layer.forward(isa, team, projections, divan::black_box(&q), &k, &v, &mut out, &mut saved, &mut work);
-    });
-}
-
-#[divan::bench(args = TOKENS)]
-fn favor_forward(bencher: Bencher, tokens: usize) {
-    attention(bencher, tokens, AttentionKind::Favor { map: FeatureMap::Positive, features: 128 });
-}
-
-#[divan::bench(args = TOKENS)]
-fn softmax_forward(bencher: Bencher, tokens: usize) {
-    attention(bencher, tokens, AttentionKind::Softmax);
 }

@@ -1,0 +1,134 @@
+//! Milliseconds of the attention layer alone, forward and forward with backward: one JSON object a line for every number
+//! of tokens, medians of `--runs` after two that do not count.
+//!
+//! `cargo run --example attention_speed -- --threads 2 --runs 5 --isa avx512`
+//!
+//! Samples are shared out over the threads, or, where there are fewer samples than threads, the work inside them. The
+//! layer's input and its output's gradient are normal numbers; buffers are lent and reused, as in a network.
+
+use performer_ddpm::config::FeatureMap;
+use performer_ddpm::kernels::{Isa, Team, transpose};
+use performer_ddpm::nn::{Attention, AttentionKind, Projections};
+use performer_ddpm::rng::{Stream, fill_normal, rng};
+use rayon::prelude::*;
+use std::time::Instant;
+
+/// L and the number of samples.
+const SIZES: [(usize, usize); 6] = [(64, 32), (256, 16), (512, 16), (1024, 8), (4096, 2), (16384, 1)];
+const HEADS: usize = 4;
+const DIM: usize = 32;
+const FEATURES: usize = 128;
+
+fn normal(len: usize, id: u64) -> Vec<f32> {
+    let mut x = vec![0.0; len];
+    fill_normal(&mut rng(0, Stream::Check, len as u64, id), &mut x);
+    x
+}
+
+/// One sample's tensors and the buffers lent for it.
+struct Sample {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    d_out: Vec<f32>,
+    out: Vec<f32>,
+    saved: Vec<f32>,
+    d_q: Vec<f32>,
+    d_k: Vec<f32>,
+    d_v: Vec<f32>,
+}
+
+struct Layer {
+    attention: Attention,
+    isa: Isa,
+    w: Vec<f32>,
+    w_t: Vec<f32>,
+}
+
+impl Layer {
+    fn new(kind: AttentionKind, tokens: usize, isa: Isa) -> Layer {
+        let w = normal(FEATURES * DIM, 0);
+        let mut w_t = w.clone();
+        transpose(&w, FEATURES, DIM, &mut w_t);
+        Layer { attention: Attention { tokens, heads: HEADS, dim: DIM, kind }, isa, w, w_t }
+    }
+
+    fn sample(&self, index: usize) -> Sample {
+        let len = self.attention.tokens * HEADS * DIM;
+        let [q, k, v, d_out] = [1, 2, 3, 4].map(|id| normal(len, 4 * index as u64 + id));
+        let [out, d_q, d_k, d_v] = [(); 4].map(|()| vec![0.0; len]);
+        Sample { q, k, v, d_out, out, saved: vec![0.0; self.attention.saved_len()], d_q, d_k, d_v }
+    }
+
+    fn run(&self, team: Team, backward: bool, sample: &mut Sample, work: &mut [f32]) {
+        let projections = Projections { w: &self.w, w_t: &self.w_t };
+        let Sample { q, k, v, d_out, out, saved, d_q, d_k, d_v } = sample;
+        self.attention.forward(self.isa, team, projections, q, k, v, out, saved, work);
+        if backward {
+            let a = &self.attention;
+            a.backward(self.isa, team, projections, q, k, v, out, d_out, saved, d_q, d_k, d_v, work);
+        }
+    }
+
+    /// Median milliseconds of a pass over the `samples`.
+    fn milliseconds(&self, samples: &mut [Sample], backward: bool, runs: usize) -> f64 {
+        let work_len = self.attention.forward_work_len().max(self.attention.backward_work_len());
+        let threads = rayon::current_num_threads();
+        let workers = threads.min(samples.len());
+        let mut works = vec![vec![0.0; work_len]; workers];
+        let mut times = Vec::new();
+        for _ in 0..runs + 2 {
+            let start = Instant::now();
+            if samples.len() < threads {
+                samples.iter_mut().for_each(|sample| self.run(Team::Pool, backward, sample, &mut works[0]));
+            } else {
+                let share = samples.len().div_ceil(workers);
+                samples.par_chunks_mut(share).zip(&mut works).for_each(|(samples, work)| {
+                    samples.iter_mut().for_each(|sample| self.run(Team::Solo, backward, sample, work));
+                });
+            }
+            times.push(1e3 * start.elapsed().as_secs_f64());
+        }
+        let times = &mut times[2..];
+        times.sort_by(f64::total_cmp);
+        times[runs / 2]
+    }
+}
+
+/// What follows `name` on the command line, or `default`.
+fn argument(name: &str, default: &str) -> String {
+    let arguments: Vec<String> = std::env::args().collect();
+    let at = arguments.iter().position(|argument| argument == name);
+    at.and_then(|at| arguments.get(at + 1)).map_or(default, String::as_str).to_owned()
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let threads: usize = argument("--threads", "2").parse()?;
+    let runs: usize = argument("--runs", "5").parse()?;
+    let isa: Isa = argument("--isa", Isa::detect().name()).parse()?;
+    let favor = |map| AttentionKind::Favor { map, features: FEATURES };
+    let all = [
+        ("favor", favor(FeatureMap::Positive)),
+        ("hyperbolic", favor(FeatureMap::Hyperbolic)),
+        ("trigonometric", favor(FeatureMap::Trigonometric)),
+        ("relu", favor(FeatureMap::Relu)),
+        ("softmax", AttentionKind::Softmax),
+    ];
+    let wanted = argument("--kinds", "favor,hyperbolic,trigonometric,relu,softmax");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+    for (tokens, batch) in SIZES {
+        let mut line = serde_json::json!({
+            "L": tokens, "batch": batch, "heads": HEADS, "d": DIM, "m": FEATURES, "threads": threads, "isa": isa.name(),
+        });
+        for (name, kind) in all.into_iter().filter(|(name, _)| wanted.split(',').any(|kind| kind == *name)) {
+            let layer = Layer::new(kind, tokens, isa);
+            let mut samples: Vec<Sample> = (0..batch).map(|index| layer.sample(index)).collect();
+            for (what, backward) in [("forward", false), ("forward_backward", true)] {
+                let ms = pool.install(|| layer.milliseconds(&mut samples, backward, runs));
+                line[format!("{name}_{what}_ms")] = ((1e3 * ms).round() / 1e3).into();
+            }
+        }
+        println!("{line}");
+    }
+    Ok(())
+}
