@@ -6,12 +6,14 @@
 #![allow(unsafe_code)]
 
 mod isa;
+mod peak;
 mod product;
 mod simd;
 mod team;
 mod vector;
 
 pub use isa::Isa;
+pub use peak::multiply_adds;
 pub use product::{Product, product_reference, team_product, transpose};
 pub use simd::vectorised;
 pub use team::Team;

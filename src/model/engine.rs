@@ -4,6 +4,7 @@
 //! any number of threads. With fewer shards than threads, the threads work inside the layers.
 
 use super::Model;
+use super::clock::{OpClock, Work, timed, timed_for_all};
 use super::exec::{Arena, DropoutKey, Sweep, Weights, turn_weights};
 use super::plan::{Mode, Plan};
 use crate::equations::loss::{eq21_gradient, eq21_l_simple};
@@ -26,6 +27,7 @@ pub struct Engine<T> {
     inference: Buffers<T>,
     training: Buffers<T>,
     turned: Vec<T>,
+    clock: Option<OpClock>,
 }
 
 #[derive(Debug)]
@@ -126,6 +128,7 @@ impl<T: Element> Engine<T> {
             inference: Buffers::new(Plan::new(&model.graph, Mode::Inference)),
             training: Buffers::new(Plan::new(&model.graph, Mode::Training { input_gradient })),
             turned: Vec::new(),
+            clock: None,
         })
     }
 
@@ -137,6 +140,16 @@ impl<T: Element> Engine<T> {
     /// The kernels' instruction set.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Counts the time of what follows by kind of work, from zero.
+    pub fn start_clock(&mut self) {
+        self.clock = Some(OpClock::new(self.threads));
+    }
+
+    /// The clock, if it was started.
+    pub fn clock(&self) -> Option<&OpClock> {
+        self.clock.as_ref()
     }
 
     /// Runs `f` inside the engine's thread pool.
@@ -192,6 +205,7 @@ impl<T: Element> Engine<T> {
                     team: this.team(parts.len()),
                     samples: indices.len(),
                     dropout: None,
+                    clock: this.clock(),
                 };
                 sweep.input(arena).copy_from_slice(&x[shard * size * len_in..][..indices.len() * len_in]);
                 sweep.forward(arena, indices);
@@ -215,10 +229,14 @@ impl<T: Element> Engine<T> {
         let size = shard_len(n);
         self.training.fit(size);
         let mut turned = std::mem::take(&mut self.turned);
-        turn_weights(&model.graph, &model.weights, &mut turned);
+        timed_for_all(self.clock(), Work::Weights, || {
+            turn_weights(&model.graph, &model.weights, &mut turned)
+        });
         let projections = transposed(model);
-        result.weights.clear();
-        result.weights.resize(model.weights.len(), T::zero());
+        timed_for_all(self.clock(), Work::Reduction, || {
+            result.weights.clear();
+            result.weights.resize(model.weights.len(), T::zero());
+        });
         let wants_input = self.training.plan.gradient[model.graph.input.0].is_some();
         result.input.resize(if wants_input { n * len_in } else { 0 }, T::zero());
 
@@ -236,8 +254,10 @@ impl<T: Element> Engine<T> {
             let samples = size.min(n - shard * size);
             let buffer = reduction.lock().expect("no thread panicked").free.pop();
             let mut gradient = buffer.unwrap_or_default();
-            gradient.clear();
-            gradient.resize(model.weights.len(), T::zero());
+            timed(this.clock(), Work::Reduction, || {
+                gradient.clear();
+                gradient.resize(model.weights.len(), T::zero());
+            });
             let loss = this.training.with(|arena| {
                 let sweep = Sweep {
                     graph: &model.graph,
@@ -251,15 +271,18 @@ impl<T: Element> Engine<T> {
                         step,
                         first_sample: (shard * size) as u64,
                     }),
+                    clock: this.clock(),
                 };
                 let mut eps = vec![T::zero(); samples * len_out];
                 let mut indices = Vec::with_capacity(samples);
                 let pairs = sweep.input(arena).chunks_exact_mut(len_in).zip(eps.chunks_exact_mut(len_out));
-                for (s, (x, eps)) in pairs.enumerate() {
-                    indices.push(example(shard * size + s, x, eps));
-                }
+                timed(this.clock(), Work::Batch, || {
+                    for (s, (x, eps)) in pairs.enumerate() {
+                        indices.push(example(shard * size + s, x, eps));
+                    }
+                });
                 sweep.forward(arena, &indices);
-                let loss = {
+                let loss = timed(this.clock(), Work::Loss, || {
                     let (eps_hat, d_eps_hat) = sweep.output_gradient(arena);
                     let mut loss = 0.0;
                     for (eps, eps_hat) in eps.chunks_exact(len_out).zip(eps_hat.chunks_exact(len_out)) {
@@ -267,14 +290,16 @@ impl<T: Element> Engine<T> {
                     }
                     eq21_gradient(&eps, eps_hat, samples as f64 / n as f64, d_eps_hat);
                     loss
-                };
+                });
                 sweep.backward(arena, &mut gradient);
                 if let (Some(d_x), Some(part)) = (sweep.input_gradient(arena), input.get(shard)) {
                     part.lock().expect("no thread panicked").copy_from_slice(d_x);
                 }
                 loss
             });
-            reduction.lock().expect("no thread panicked").add(this.isa, shard, loss, gradient);
+            timed(this.clock(), Work::Reduction, || {
+                reduction.lock().expect("no thread panicked").add(this.isa, shard, loss, gradient);
+            });
         });
         let reduction = reduction.into_inner().expect("no thread panicked");
         result.loss = reduction.loss / n as f64;

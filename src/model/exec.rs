@@ -2,6 +2,7 @@
 //!
 //! A sweep runs a shard of a batch, a few samples whose activations stay in cache, in buffers of its own.
 
+use super::clock::{OpClock, OpKind, Work, timed};
 use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
 use super::params::ParamId;
 use super::plan::{self, Plan};
@@ -94,6 +95,8 @@ pub struct Sweep<'a, T> {
     pub samples: usize,
     /// Dropout's key in training, `None` when sampling.
     pub dropout: Option<DropoutKey>,
+    /// What counts the time by kind of operation, if anything does.
+    pub clock: Option<&'a OpClock>,
 }
 
 impl<'a, T: Element> Sweep<'a, T> {
@@ -161,7 +164,9 @@ impl<'a, T: Element> Sweep<'a, T> {
                 self.plan.saved[i].map(|slot| std::mem::take(&mut arena.slots[slot])).unwrap_or_default();
             let mut work = std::mem::take(&mut arena.work);
             let len = self.samples * self.len(node.output);
-            self.forward_node(node, arena, indices, &mut y[..len], &mut saved, &mut work);
+            timed(self.clock, Work::Forward(OpKind::of(&node.op)), || {
+                self.forward_node(node, arena, indices, &mut y[..len], &mut saved, &mut work);
+            });
             arena.work = work;
             arena.slots[self.plan.value[node.output.0]] = y;
             if let Some(slot) = self.plan.saved[i] {
@@ -248,24 +253,30 @@ impl<'a, T: Element> Sweep<'a, T> {
     /// [`Sweep::forward`] left and the output's gradient.
     pub fn backward(&self, arena: &mut Arena<T>, gradient: &mut [T]) {
         for (i, node) in self.graph.nodes.iter().enumerate().rev() {
-            let mut d_inputs: Vec<Vec<T>> = Vec::with_capacity(node.inputs.len());
-            for (input, first) in node.inputs.iter().zip(&self.plan.first_touch[i]) {
-                let mut d = match self.plan.gradient[input.0] {
-                    Some(slot) => std::mem::take(&mut arena.slots[slot]),
-                    None => Vec::new(),
-                };
-                if *first && !overwrites(&node.op) && !d.is_empty() {
-                    d[..self.samples * self.len(*input)].fill(T::zero());
-                }
-                d_inputs.push(d);
+            timed(self.clock, Work::Backward(OpKind::of(&node.op)), || {
+                self.backward_step(i, node, arena, gradient)
+            });
+        }
+    }
+
+    fn backward_step(&self, i: usize, node: &Node, arena: &mut Arena<T>, gradient: &mut [T]) {
+        let mut d_inputs: Vec<Vec<T>> = Vec::with_capacity(node.inputs.len());
+        for (input, first) in node.inputs.iter().zip(&self.plan.first_touch[i]) {
+            let mut d = match self.plan.gradient[input.0] {
+                Some(slot) => std::mem::take(&mut arena.slots[slot]),
+                None => Vec::new(),
+            };
+            if *first && !overwrites(&node.op) && !d.is_empty() {
+                d[..self.samples * self.len(*input)].fill(T::zero());
             }
-            let mut work = std::mem::take(&mut arena.work);
-            self.backward_node(i, node, arena, &mut d_inputs, gradient, &mut work);
-            arena.work = work;
-            for (input, d) in node.inputs.iter().zip(d_inputs) {
-                if let Some(slot) = self.plan.gradient[input.0] {
-                    arena.slots[slot] = d;
-                }
+            d_inputs.push(d);
+        }
+        let mut work = std::mem::take(&mut arena.work);
+        self.backward_node(i, node, arena, &mut d_inputs, gradient, &mut work);
+        arena.work = work;
+        for (input, d) in node.inputs.iter().zip(d_inputs) {
+            if let Some(slot) = self.plan.gradient[input.0] {
+                arena.slots[slot] = d;
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The network: its graph, its parameters and what executes them.
 
+pub mod clock;
 pub mod engine;
 pub mod exec;
 pub mod graph;

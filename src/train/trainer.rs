@@ -7,6 +7,7 @@ use crate::equations::Schedule;
 use crate::equations::algorithms::alg1_draw;
 use crate::error::{Error, Result};
 use crate::kernels::{Element, Isa};
+use crate::model::clock::{Work, timed_for_all};
 use crate::model::{Engine, Gradient, Model};
 use crate::rng::{Stream, rng};
 use rand::Rng;
@@ -173,7 +174,10 @@ impl<T: Element> Trainer<T> {
         };
         self.engine.gradient(&self.model, batch, &example, Some((seed, step)), &mut self.gradient);
         let loss = self.gradient.loss;
-        let norm = self.engine.install(|| global_norm(&self.gradient.weights));
+        let clock = self.engine.clock();
+        let norm = timed_for_all(clock, Work::Reduction, || {
+            self.engine.install(|| global_norm(&self.gradient.weights))
+        });
         for (what, value) in [("the loss", loss), ("the gradient's norm", norm)] {
             if !value.is_finite() {
                 return Err(Error::NotFinite {
@@ -190,15 +194,17 @@ impl<T: Element> Trainer<T> {
             ema_decay: train.ema_decay_at(step),
         };
         let isa = self.engine.isa();
-        self.engine.install(|| {
-            self.adam.update(
-                isa,
-                &self.config.train,
-                update,
-                &self.gradient.weights,
-                &mut self.model.weights,
-                &mut self.average,
-            );
+        timed_for_all(self.engine.clock(), Work::Optimiser, || {
+            self.engine.install(|| {
+                self.adam.update(
+                    isa,
+                    &self.config.train,
+                    update,
+                    &self.gradient.weights,
+                    &mut self.model.weights,
+                    &mut self.average,
+                );
+            });
         });
         self.step = step;
         Ok(Step { step, loss, gradient_norm: norm, lr: update.lr })

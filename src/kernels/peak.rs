@@ -1,0 +1,66 @@
+//! A loop of nothing but multiply-adds: the most that this processor can do, against which `bench` holds what it does.
+
+use super::Isa;
+use super::simd::{Kernel, Simd, dispatch};
+
+/// Independent sums: enough to hide the latency of four cycles on two units.
+const CHAINS: usize = 12;
+
+struct Chains<'a> {
+    rounds: usize,
+    multiply_adds: &'a mut usize,
+    sum: &'a mut f32,
+}
+
+impl Kernel for Chains<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let mut lanes = [0.0f32; 64];
+        assert!(S::LANES <= lanes.len());
+        // SAFETY: arithmetic on registers, and one store of LANES floats into an array that holds them.
+        unsafe {
+            let (factor, term) = (S::splat(0.999), S::splat(1e-3));
+            let mut chains = [factor; CHAINS];
+            for (i, chain) in chains.iter_mut().enumerate() {
+                *chain = S::splat(1.0 + 1e-3 * i as f32);
+            }
+            for _ in 0..self.rounds {
+                for chain in &mut chains {
+                    *chain = S::fma(*chain, factor, term);
+                }
+            }
+            let mut total = S::splat(0.0);
+            for chain in chains {
+                total = S::add(total, chain);
+            }
+            S::store(lanes.as_mut_ptr(), total);
+        }
+        *self.multiply_adds = self.rounds * CHAINS * S::LANES;
+        *self.sum = lanes[..S::LANES].iter().sum();
+    }
+}
+
+/// Does `rounds` rounds of multiply-adds in registers; gives their number, and a sum that depends on each.
+pub fn multiply_adds(isa: Isa, rounds: usize) -> (usize, f32) {
+    let (mut multiply_adds, mut sum) = (0, 0.0);
+    // SAFETY: the kernel touches no memory but its own.
+    unsafe { dispatch(isa, Chains { rounds, multiply_adds: &mut multiply_adds, sum: &mut sum }) };
+    (multiply_adds, sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1 is the fixed point of x -> 0.999 x + 0.001, and the chains begin within 0.011 of it; ten thousand rounds leave
+    /// 0.999^10000 = 5e-5 of that. Tolerance 1e-4: roundings of 6e-8 that add up to 1 / (1 - 0.999) times as much.
+    #[test]
+    fn every_round_is_counted_and_done() {
+        for isa in Isa::available() {
+            let (count, sum) = multiply_adds(isa, 10_000);
+            assert!(count == 10_000 * CHAINS * 8 || count == 10_000 * CHAINS * 16, "{isa}: {count}");
+            let want = count as f32 / 10_000.0;
+            assert!((sum - want).abs() <= 1e-4 * want, "{isa}: {sum} for {want}");
+        }
+    }
+}
