@@ -24,9 +24,9 @@ class Peer:
             raise RuntimeError(f"{self.process.args} ended at {do} {request}; run it by hand to see why")
         return json.loads(answer)
 
-    def rate(self, do, batch, **request):
-        """Images per second, the median of the runs asked for."""
-        return batch / statistics.median(self.ask(do, **request)["seconds"])
+    def rate(self, do, images, **request):
+        """Images per second where a run takes so many, the median of the runs asked for."""
+        return images / statistics.median(self.ask(do, **request)["seconds"])
 
     def close(self):
         self.process.stdin.close()

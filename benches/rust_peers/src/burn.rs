@@ -1,7 +1,7 @@
 //! The block in burn, on one of its CPU backends.
 
 use crate::block::{Block, EPS, Found, GROUPS, Peer, squares};
-use burn::module::{Initializer, Param};
+use burn::module::Param;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::loss::{MseLoss, Reduction};
 use burn::nn::{GroupNorm, GroupNormConfig, Linear, LinearConfig, PaddingConfig2d};
@@ -54,8 +54,7 @@ impl Layers {
         let conv = |name: &str, c_in: usize, kernel: usize| {
             let padding = kernel / 2;
             let config = Conv2dConfig::new([c_in, sizes.c_out], [kernel; 2])
-                .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding))
-                .with_initializer(Initializer::Zeros);
+                .with_padding(PaddingConfig2d::Explicit(padding, padding, padding, padding));
             let mut conv = config.init(device);
             conv.weight = parameter(block, &format!("{name}.weight"), device);
             conv.bias = Some(parameter(block, &format!("{name}.bias"), device));
@@ -68,9 +67,11 @@ impl Layers {
             norm
         };
         let mut time_proj = LinearConfig::new(block.time.len(), sizes.c_out).init(device);
-        let weight: Param<Tensor<2>> = parameter(block, "time_emb_proj.weight", device);
-        // burn keeps a linear layer's weight as [in, out].
-        time_proj.weight = Param::from_tensor(weight.val().transpose());
+        // burn keeps a linear layer's weight as [in, out], PyTorch as [out, in].
+        let (_, weight) = block.parameter("time_emb_proj.weight").expect("one of the block's parameters");
+        let (rows, columns) = (block.time.len(), sizes.c_out);
+        let turned = (0..weight.len()).map(|i| weight[i % columns * rows + i / columns]).collect();
+        time_proj.weight = Param::from_tensor(tensor(turned, &[rows, columns], device));
         time_proj.bias = Some(parameter(block, "time_emb_proj.bias", device));
         let image = |channels: usize| [sizes.batch, channels, sizes.side, sizes.side];
         let has_shortcut = block.parameter("conv_shortcut.weight").is_some();
@@ -125,7 +126,10 @@ impl Peer for Burn {
         let layers = &self.differentiated;
         Found {
             loss: f64::from(loss.clone().into_scalar::<f32>()),
-            gradients: [squares(layers.x.grad(gradients)), squares(layers.conv1.weight.val().grad(gradients))],
+            gradients: [
+                squares(layers.x.grad(gradients)),
+                squares(layers.conv1.weight.val().grad(gradients)),
+            ],
         }
     }
 }

@@ -40,7 +40,10 @@ impl Candle {
         Ok(Candle {
             norm1: norm("norm1", sizes.c_in)?,
             conv1: conv("conv1", 1)?,
-            time_proj: Linear::new(parameter("time_emb_proj.weight")?, Some(parameter("time_emb_proj.bias")?)),
+            time_proj: Linear::new(
+                parameter("time_emb_proj.weight")?,
+                Some(parameter("time_emb_proj.bias")?),
+            ),
             norm2: norm("norm2", sizes.c_out)?,
             conv2: conv("conv2", 1)?,
             shortcut: has_shortcut.then(|| conv("conv_shortcut", 0)).transpose()?,
@@ -89,7 +92,8 @@ impl Peer for Candle {
             let gradient = gradients.get(of).expect("a variable's gradient");
             Ok(squares(&gradient.flatten_all()?.to_vec1()?))
         };
-        let [d_x, d_weight] = [self.x.as_tensor(), self.conv1.weight()].map(|of| squares(of).expect("numbers"));
+        let [d_x, d_weight] =
+            [self.x.as_tensor(), self.conv1.weight()].map(|of| squares(of).expect("numbers"));
         Found { loss: loss.to_scalar::<f32>().expect("a number").into(), gradients: [d_x, d_weight] }
     }
 }

@@ -114,7 +114,8 @@ fn interleaved(peers: &mut [Box<dyn Peer>], rounds: u32, run: fn(&mut (dyn Peer 
 /// The processor, the threads and the date.
 fn machine(threads: usize) -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(": ").nth(1));
+    let model =
+        text.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split(": ").nth(1));
     let date = Command::new("date").arg("+%Y-%m-%d").output().map(|out| out.stdout).unwrap_or_default();
     let date = String::from_utf8_lossy(&date);
     let isa = performer_ddpm::kernels::Isa::detect();

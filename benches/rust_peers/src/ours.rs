@@ -25,7 +25,8 @@ impl Ours {
         let mut model = block.network.clone();
         model.graph = cut(model.graph, path);
         let conv1 = format!("{path}conv1.weight");
-        let conv1 = model.graph.params.iter().find(|param| param.name == conv1).expect("a convolution").range();
+        let conv1 =
+            model.graph.params.iter().find(|param| param.name == conv1).expect("a convolution").range();
         let isa = Isa::detect();
         Ok(Ours {
             engine: Engine::with_input_gradient(&model, threads, isa, true)?,
@@ -70,7 +71,10 @@ impl Peer for Ours {
 /// The part of a graph that is the residual block at `path` and the timestep's embedding, which is its second input.
 fn cut(mut graph: Graph, path: &str) -> Graph {
     let inside = |name: &str| name.starts_with(path);
-    let first = graph.nodes.iter().find(|node| inside(&node.name) && node.op != performer_ddpm::model::graph::Op::Concat);
+    let first = graph
+        .nodes
+        .iter()
+        .find(|node| inside(&node.name) && node.op != performer_ddpm::model::graph::Op::Concat);
     graph.input = first.expect("the block's normalisation").inputs[0];
     let input = graph.input;
     let output = graph.nodes.iter().rfind(|node| inside(&node.name)).expect("the block's sum").output;
