@@ -67,7 +67,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// This engine first.
+/// This engine first. burn is about to drop its `ndarray` backend; it is measured for as long as it is there.
+#[allow(deprecated)]
 fn peers(block: &Block, threads: usize) -> Result<Vec<Box<dyn Peer>>, Box<dyn std::error::Error>> {
     Ok(vec![
         Box::new(ours::Ours::new(block, threads)?),
