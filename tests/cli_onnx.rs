@@ -154,7 +154,7 @@ fn every_file_and_every_backend_gives_the_same_images() {
 }
 
 #[test]
-fn algorithm_2_runs_from_the_file_s_schedule() {
+fn alg2_runs_from_the_file_s_schedule() {
     let want = images("run", &["-n", "2", "--sampler", "ddpm"]);
     for backend in backends() {
         let got = images("denoiser.onnx", &["-n", "2", "--sampler", "ddpm", "--backend", backend]);
