@@ -1,7 +1,7 @@
 //! Batches over threads: a batch is cut into fixed shards, each thread walks the whole graph for one shard at a time.
 //!
 //! The cut depends on the batch alone and gradients are added up in an order that the batch and the network decide (see
-//! [`super::lanes`]), so the result has the same bits on any number of threads. Where fewer shards can be worked on at a
+//! `super::lanes`), so the result has the same bits on any number of threads. Where fewer shards can be worked on at a
 //! time than there are threads, the threads work inside the layers. After the first call nothing as large as a tensor is
 //! allocated.
 
