@@ -1,5 +1,7 @@
 //! The same seed, or the same noise, gives the same images in the engine, in tract and in ONNX Runtime, by every graph.
 
+#[path = "support/runners.rs"]
+mod runners;
 #[path = "support/runtimes.rs"]
 mod runtimes;
 
@@ -11,7 +13,8 @@ use performer_ddpm::kernels::Isa;
 use performer_ddpm::model::{Engine, Model};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 use performer_ddpm::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample, sample_with};
-use runtimes::{in_time, load_all};
+use runners::in_time;
+use runtimes::load_all;
 
 /// The tiny preset's network without a parameter at its zero initialisation (FAVOR+ and softmax attention), and Ho et al.'s process.
 fn network(options: &SampleOptions) -> (Model<f32>, DiffusionConfig) {

@@ -1,14 +1,10 @@
 //! `export`: a trained model as an ONNX file.
 
 use super::progress::Progress;
-use super::sample::{ClipName, SamplerName, SpacingName};
+use super::reverse::{Chosen, ReverseArgs};
 use super::{model_path, print_json};
 use clap::{Args, ValueEnum};
 use performer_ddpm::config::DiffusionConfig;
-use performer_ddpm::equations::Spacing;
-use performer_ddpm::equations::ddim::{ClipX0, Ddim};
-use performer_ddpm::equations::reverse::Reverse;
-use performer_ddpm::equations::update::ReverseProcess;
 use performer_ddpm::export::{Difference, Expectation, GraphSpec, Source, build, write_checked};
 use performer_ddpm::{Error, Result, checkpoint};
 use performer_ddpm_onnx::Model;
@@ -32,21 +28,8 @@ pub struct ExportArgs {
     /// What the file computes
     #[arg(long, value_enum, default_value_t = GraphName::Denoiser, value_name = "NAME")]
     graph: GraphName,
-    /// Of the sampler graph: the reverse process [default: ddim]
-    #[arg(long, value_enum, value_name = "NAME")]
-    sampler: Option<SamplerName>,
-    /// Of the sampler graph: its steps [default: 50 for ddim, all T for ddpm]
-    #[arg(long, value_name = "K")]
-    steps: Option<usize>,
-    /// Of the sampler graph: DDIM's noise, 0 none, 1 as much as Algorithm 2 [default: 0]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    eta: Option<f64>,
-    /// Of the sampler graph: which timesteps are kept when they are fewer than T [default: trailing]
-    #[arg(long, value_enum, value_name = "NAME")]
-    spacing: Option<SpacingName>,
-    /// Of the sampler graph: clipping of the predicted x_0 [default: the model's; keep where it clips]
-    #[arg(long, value_enum, value_name = "NAME")]
-    clip: Option<ClipName>,
+    #[command(flatten, next_help_heading = "Of the sampler graph")]
+    reverse: ReverseArgs,
     /// Runtimes that have to agree with the engine, or none [default: those that are here]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "tract,ort|none")]
     check: Option<Vec<CheckName>>,
@@ -148,54 +131,24 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
 }
 
 fn spec(args: &ExportArgs, diffusion: &DiffusionConfig) -> Result<GraphSpec> {
-    let given = [
-        ("--sampler", args.sampler.is_some()),
-        ("--steps", args.steps.is_some()),
-        ("--eta", args.eta.is_some()),
-        ("--spacing", args.spacing.is_some()),
-        ("--clip", args.clip.is_some()),
-    ];
     if args.graph != GraphName::Sampler
-        && let Some((flag, _)) = given.iter().find(|(_, given)| *given)
+        && let Some(flag) = args.reverse.given().next()
     {
         return Err(Error::invalid(
-            *flag,
+            flag,
             "--graph sampler",
             "a graph that leaves the sampler to its user",
             "leave the option out, or export the sampler graph",
         ));
     }
-    let sampler = args.sampler.unwrap_or(SamplerName::Ddim);
-    if sampler == SamplerName::Ddpm
-        && let Some(eta) = args.eta
-    {
-        return Err(Error::invalid("--eta", "to be left out with --sampler ddpm", eta.to_string(), ""));
-    }
-    let clip_x0 = match (diffusion.clip_x0, args.clip) {
-        (false, None) | (_, Some(ClipName::Off)) => ClipX0::Off,
-        (true, None) | (_, Some(ClipName::Keep)) => ClipX0::KeepEps,
-        (_, Some(ClipName::Rederive)) => ClipX0::RederiveEps,
-    };
     Ok(match args.graph {
         GraphName::Denoiser => GraphSpec::Denoiser,
         GraphName::Step => GraphSpec::Step,
-        GraphName::Sampler => GraphSpec::Sampler {
-            process: match sampler {
-                SamplerName::Ddpm => ReverseProcess::Alg2(Reverse {
-                    variance: diffusion.variance,
-                    clip_x0: clip_x0 != ClipX0::Off,
-                }),
-                SamplerName::Ddim => ReverseProcess::Ddim(Ddim { eta: args.eta.unwrap_or(0.0), clip_x0 }),
-            },
-            steps: match sampler {
-                SamplerName::Ddpm => args.steps,
-                SamplerName::Ddim => Some(args.steps.unwrap_or(50.min(diffusion.timesteps))),
-            },
-            spacing: match args.spacing {
-                Some(SpacingName::Leading) => Spacing::Leading,
-                Some(SpacingName::Trailing) | None => Spacing::Trailing,
-            },
-        },
+        GraphName::Sampler => {
+            let Chosen { process, steps, spacing } =
+                args.reverse.choose(diffusion.variance, diffusion.clip_x0, diffusion.timesteps)?;
+            GraphSpec::Sampler { process, steps, spacing }
+        }
     })
 }
 

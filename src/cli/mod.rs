@@ -5,6 +5,7 @@ mod bench;
 mod export;
 mod info;
 mod progress;
+mod reverse;
 mod sample;
 mod train;
 

@@ -4,6 +4,7 @@ mod options;
 mod source;
 
 use super::progress::Progress;
+use super::reverse::ReverseArgs;
 use super::{ComputeArgs, model_path, print_json};
 use clap::{Args, ValueEnum};
 use ndarray::{Array4, Array5, ArrayView4, Axis, s};
@@ -31,21 +32,8 @@ pub struct SampleArgs {
     /// Number of images
     #[arg(short, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     n: u32,
-    /// Reverse process [default: ddim, or the sampler file's]
-    #[arg(long, value_enum, value_name = "NAME")]
-    sampler: Option<SamplerName>,
-    /// Steps of the reverse process [default: 50 for ddim, all T for ddpm]
-    #[arg(long, value_name = "K")]
-    steps: Option<usize>,
-    /// DDIM's noise: 0 none, 1 as much as Algorithm 2 [default: 0]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    eta: Option<f64>,
-    /// Which timesteps are kept when they are fewer than T [default: trailing]
-    #[arg(long, value_enum, value_name = "NAME")]
-    spacing: Option<SpacingName>,
-    /// Clipping of the predicted x_0 to [-1, 1] [default: the model's; keep where it clips]
-    #[arg(long, value_enum, value_name = "NAME")]
-    clip: Option<ClipName>,
+    #[command(flatten)]
+    reverse: ReverseArgs,
     /// Seed of x_T and of the noise
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -143,32 +131,6 @@ enum ScheduleName {
     Linear,
     /// Squared cosine (Nichol & Dhariwal 2021)
     Cosine,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum SamplerName {
-    /// Algorithm 2
-    Ddpm,
-    /// DDIM (Song et al. 2021)
-    Ddim,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum SpacingName {
-    /// Indices 0, s, 2s, ..: holds t = 1
-    Leading,
-    /// Evenly spaced down from t = T
-    Trailing,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum ClipName {
-    /// Do not clip
-    Off,
-    /// Clip, and keep the predicted noise
-    Keep,
-    /// Clip, and derive the noise from the clipped x_0 again
-    Rederive,
 }
 
 /// Images in the grid; more are only in the array.

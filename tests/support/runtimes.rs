@@ -1,32 +1,10 @@
-//! ONNX runtimes, where there are any, under a time limit.
+//! Denoisers in the ONNX runtimes at hand.
 
 use performer_ddpm::sample::onnx::{OnnxDenoiser, Runtime};
 use performer_ddpm::{Error, Result};
 use performer_ddpm_onnx::runner::TRACT_BUILT_IN;
 use performer_ddpm_onnx::runner::ort::OrtOptions;
 use performer_ddpm_onnx::{Error as OnnxError, Model};
-use std::sync::mpsc;
-use std::time::Duration;
-
-/// Test graphs load and run in seconds; a runtime that hangs must fail the test, not stall it.
-pub const LIMIT: Duration = Duration::from_secs(120);
-
-/// The result of `work`, which has to come within the limit.
-pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (send, receive) = mpsc::channel();
-    let worker = std::thread::spawn(move || {
-        // The receiver is gone only when the limit has passed.
-        let _ = send.send(work());
-    });
-    match receive.recv_timeout(LIMIT) {
-        Ok(value) => value,
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("not done within {LIMIT:?}"),
-        Err(mpsc::RecvTimeoutError::Disconnected) => match worker.join() {
-            Err(panic) => std::panic::resume_unwind(panic),
-            Ok(()) => unreachable!("a worker that ends without a panic has sent its value"),
-        },
-    }
-}
 
 /// The graph in every runtime at hand, with the runtime's name.
 pub fn load_all(model: &Model) -> Vec<(&'static str, OnnxDenoiser)> {
