@@ -40,7 +40,7 @@ fn run(model: &Path, device: &str) -> performer_ddpm::Result<()> {
         sampler: Sampler::Ddim { eta: 0.0 },
         steps: Some(20),
         spacing: Spacing::Trailing,
-        clip_x0: ClipX0::of_model(loaded.diffusion.clip_x0),
+        clip_x0: ClipX0::KeepEps,
     };
     let runtime = Runtime::OnnxRuntime(OrtOptions { device, ..OrtOptions::default() });
     let mut denoiser = OnnxDenoiser::load(&graph, &runtime, options.batch)?;

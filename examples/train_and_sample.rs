@@ -28,7 +28,7 @@ fn main() -> Result<()> {
         sampler: Sampler::Ddim { eta: 0.0 },
         steps: Some(25),
         spacing: Spacing::Trailing,
-        clip_x0: ClipX0::RederiveEps,
+        clip_x0: ClipX0::KeepEps,
     };
     let garments = sample(&model, &schedule, trainer.engine(), &options, None, |_| {})?;
     let path = Path::new("garments.png");

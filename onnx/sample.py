@@ -73,10 +73,6 @@ def process(session, args):
         if args.sampler == "ddim":
             variance = args.eta**2 * posterior
             b_x0, b_x, b_eps = np.sqrt(prev), 0.0, np.sqrt(max(0.0, 1 - prev - variance))
-            if clip:
-                # The noise that agrees with x and the clipped x0, not the predicted one.
-                b_x, b_eps = b_eps / np.sqrt(1 - bar), 0.0
-                b_x0 = b_x0 - b_x * np.sqrt(bar)
         else:
             variance = posterior if metadata(session, "variance") == "fixed_small" else 1 - alpha
             variance = variance if prev < 1 else 0.0

@@ -182,7 +182,6 @@ class Yardstick:
             x0 = (x - (1 - bar) ** 0.5 * eps) / bar**0.5
             if self.clip:
                 x0 = x0.clamp(-1, 1)
-                eps = (x - bar**0.5 * x0) / (1 - bar) ** 0.5
             x = prev**0.5 * x0 + (1 - prev) ** 0.5 * eps
         return x
 

@@ -23,7 +23,7 @@ pub struct ReverseArgs {
     /// Which timesteps are kept when they are fewer than T [default: trailing]
     #[arg(long, value_enum, value_name = "NAME")]
     pub spacing: Option<SpacingName>,
-    /// Clipping of the predicted x_0 to [-1, 1] [default: the model's; rederive where it clips]
+    /// Clipping of the predicted x_0 to [-1, 1] [default: the model's; keep where it clips]
     #[arg(long, value_enum, value_name = "NAME")]
     pub clip: Option<ClipName>,
 }
@@ -66,11 +66,10 @@ pub struct Chosen {
 impl ReverseArgs {
     /// The reverse process of a model whose process has this variance, clipping and T.
     pub fn choose(&self, variance: VarianceKind, clip_x0: bool, timesteps: usize) -> Result<Chosen> {
-        let clip_x0 = match self.clip {
-            None => ClipX0::of_model(clip_x0),
-            Some(ClipName::Off) => ClipX0::Off,
-            Some(ClipName::Keep) => ClipX0::KeepEps,
-            Some(ClipName::Rederive) => ClipX0::RederiveEps,
+        let clip_x0 = match (clip_x0, self.clip) {
+            (false, None) | (_, Some(ClipName::Off)) => ClipX0::Off,
+            (true, None) | (_, Some(ClipName::Keep)) => ClipX0::KeepEps,
+            (_, Some(ClipName::Rederive)) => ClipX0::RederiveEps,
         };
         let eta = self.eta.unwrap_or(0.0);
         let (process, steps) = match self.sampler.unwrap_or(SamplerName::Ddim) {

@@ -17,14 +17,6 @@ pub enum ClipX0 {
     RederiveEps,
 }
 
-impl ClipX0 {
-    /// What a model's `clip_x0` means where nothing else is said. The noise is derived anew: on the garments, 50 steps from
-    /// the same model have a Frechet distance lower by a seventh than with the noise kept.
-    pub fn of_model(clip_x0: bool) -> Self {
-        if clip_x0 { ClipX0::RederiveEps } else { ClipX0::Off }
-    }
-}
-
 /// DDIM's choices.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ddim {

@@ -277,7 +277,7 @@ impl Run {
             sampler: Sampler::Ddim { eta: 0.0 },
             steps: Some(GRID_STEPS.min(schedule.steps())),
             spacing: Spacing::Trailing,
-            clip_x0: ClipX0::of_model(config.diffusion.clip_x0),
+            clip_x0: if config.diffusion.clip_x0 { ClipX0::KeepEps } else { ClipX0::Off },
         };
         let images = sample(model, schedule, engine, &options, None, |_| {})?;
         if let Some(folder) = path.parent() {
