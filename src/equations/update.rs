@@ -76,7 +76,7 @@ impl StepCoefficients {
         let sigma = if level.is_first() { 0.0 } else { eq07_sigma2(level, reverse.variance).sqrt() };
         if reverse.clip_x0 {
             let [b_x, b_x0] = posterior::eq11_coefficients(level);
-            StepCoefficients { b_x0, b_x, b_eps: 0.0, sigma, ..Self::clipped_x0(level) }
+            StepCoefficients { b_x0, b_x, sigma, ..Self::clipped_x0(level) }
         } else {
             let [b_x, b_eps] = posterior::eq12_coefficients(level);
             Self::without_x0(b_x, b_eps, sigma)
@@ -92,17 +92,12 @@ impl StepCoefficients {
         let (root, root_rest) = (level.alpha_bar.sqrt(), (1.0 - level.alpha_bar).sqrt());
         match ddim.clip_x0 {
             ClipX0::Off => Self::without_x0(from_x0 / root, direction - from_x0 * root_rest / root, sigma),
-            ClipX0::KeepEps => StepCoefficients {
-                b_x0: from_x0,
-                b_x: 0.0,
-                b_eps: direction,
-                sigma,
-                ..Self::clipped_x0(level)
-            },
+            ClipX0::KeepEps => {
+                StepCoefficients { b_x0: from_x0, b_eps: direction, sigma, ..Self::clipped_x0(level) }
+            }
             ClipX0::RederiveEps => StepCoefficients {
                 b_x0: from_x0 - direction * root / root_rest,
                 b_x: direction / root_rest,
-                b_eps: 0.0,
                 sigma,
                 ..Self::clipped_x0(level)
             },
