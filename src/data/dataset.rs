@@ -16,8 +16,8 @@ pub struct Dataset {
     /// `[N, H, W, C]`.
     pixels: Vec<u8>,
     labels: Option<Vec<u8>>,
-    /// Whether an image mirrored left to right is as good a training image. It is for garments and photographs; it
-    /// is not for digits, letters or anything else that reads in one direction.
+    /// Whether an image mirrored left to right is as good a training image. It is for photographs; it is not for
+    /// digits, letters or anything else that keeps one direction, as the shoes of Fashion-MNIST do.
     flip_makes_sense: bool,
 }
 
@@ -148,8 +148,8 @@ impl Dataset {
         self.labels.as_deref()
     }
 
-    /// Whether mirroring an image left to right makes another good one: yes for Fashion-MNIST, CIFAR-10 and folders
-    /// of images, no for other IDX files, which may be digits or letters.
+    /// Whether mirroring an image left to right makes another good one: yes for CIFAR-10 and folders of images, no for
+    /// IDX files, whose digits and letters read one way and whose shoes (Fashion-MNIST's) all point one way.
     pub fn flip_makes_sense(&self) -> bool {
         self.flip_makes_sense
     }

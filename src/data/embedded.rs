@@ -20,11 +20,11 @@ pub(super) fn load() -> Result<Datasets> {
 fn part(what: &str, images: &[u8], labels: &[u8]) -> Result<Dataset> {
     let ([_, height, width], pixels) = idx::read(&format!("{what} images"), MultiGzDecoder::new(images))?;
     let ([_], labels) = idx::read(&format!("{what} labels"), MultiGzDecoder::new(labels))?;
-    Dataset::new("Fashion-MNIST", [height, width, 1], pixels, Some(labels), true)
+    Dataset::new("Fashion-MNIST", [height, width, 1], pixels, Some(labels), false)
 }
 
-/// Whether `pixels` (images of 28x28 bytes) begins with Fashion-MNIST's first training or first test image. Its IDX
-/// files have MNIST's names, but garments may be mirrored and digits may not.
+/// Whether `pixels` (images of 28x28 bytes) begins with Fashion-MNIST's first training or first test image: its IDX
+/// files have MNIST's names.
 pub fn is_fashion_mnist(pixels: &[u8]) -> bool {
     const HEADER: usize = 16;
     const IMAGE: usize = 28 * 28;

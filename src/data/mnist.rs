@@ -47,7 +47,7 @@ fn pair(files: &[PathBuf], [images, labels]: [&str; 2], name: &str) -> Result<Op
     };
     let fashion = [height, width] == [28, 28] && is_fashion_mnist(&pixels);
     let name = if fashion { "Fashion-MNIST" } else { name };
-    Dataset::new(name, [height, width, 1], pixels, labels, fashion).map(Some)
+    Dataset::new(name, [height, width, 1], pixels, labels, false).map(Some)
 }
 
 /// The file of one part, such as `train-images`: `-idx3-ubyte` or `.idx3-ubyte` after it, plain before gzip.
