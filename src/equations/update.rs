@@ -218,6 +218,14 @@ mod tests {
         steps.map(|(((t, x, eps), z), next)| (t, [x, eps, z, next])).collect()
     }
 
+    /// Exactly: x is multiplied by 1, and all that is added is 0.
+    #[test]
+    fn the_identity_changes_nothing() {
+        let (x, mut next) = ([0.1f32, -7.5, 3e30], [0.0; 3]);
+        StepCoefficients::IDENTITY.apply(&x, &[2.0, -3.0, 1e30], &[1.0; 3], &mut next);
+        assert_eq!(next, x);
+    }
+
     /// Every step of both samplers with every option. Tolerance: 16 roundings of the terms that either way sums; those of
     /// the predicted x_0, which is what a coefficient a_x = 1/sqrt(abar_t) of up to 2e4 makes large, among them. (Collected, a coefficient may be the difference of
     /// two larger ones, by at most 1.)
