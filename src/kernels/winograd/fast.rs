@@ -36,6 +36,10 @@ fn blocks_len(rows: usize, channels: usize, block: usize) -> usize {
     POINTS * (whole * spaced(rows * block) + last)
 }
 
+/// Channels whose taps are asked for before their turn: a layer reads its weights once, from main memory, two or three lines at a
+/// time.
+const AHEAD: usize = 8;
+
 const KERNEL_LEN: usize = POINTS * (DEPTH * WIDTH + LANES);
 const SLOT_LEN: usize = KERNEL_LEN + POINTS * (ROWS * WIDTH + LANES);
 const CUT: usize = 4;
@@ -240,7 +244,7 @@ impl Forward<'_> {
             (taps(self.layer, self.weight.at(0), c + i, o), points(to, spaced(DEPTH * WIDTH)))
         };
         // SAFETY: the weight has 3 x 3 x c_in x c_out elements, and `kernel` DEPTH rows of WIDTH for every point.
-        unsafe { dispatch(self.isa, Transform::new(Kernel3, depth, width, place)) }
+        unsafe { dispatch(self.isa, Transform::new(Kernel3, depth, width, place).prefetching(AHEAD)) }
     }
 
     /// sums, for each point \[n, WIDTH\], = or += block k of the inputs times block (k, j) of the kernel.
