@@ -10,6 +10,7 @@ use crate::kernels::{Element, Kernels, Team, drop_out, transpose};
 use crate::nn::{self, Projections};
 use crate::real::Real;
 use crate::rng::{Stream, key};
+use rayon::prelude::*;
 
 /// What a dropout's mask is drawn from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,15 +83,11 @@ pub fn turn_weights<T: Element>(graph: &Graph, flat: &[T], turned: &mut Vec<T>) 
         (rest, end) = (after, range.end);
         parts.push((&flat[range], node, part));
     }
-    Team::Pool.each(&mut parts, 1, |_, parts| {
-        for (weight, node, turned) in parts {
-            match node.op {
-                Op::Conv { .. } => plan::conv(graph, node).turn_weight(weight, turned),
-                _ => {
-                    let layer = plan::linear(graph, node, 1);
-                    transpose(weight, layer.c_in, layer.c_out, turned);
-                }
-            }
+    parts.par_iter_mut().for_each(|(weight, node, turned)| match node.op {
+        Op::Conv { .. } => plan::conv(graph, node).turn_weight(weight, turned),
+        _ => {
+            let layer = plan::linear(graph, node, 1);
+            transpose(weight, layer.c_in, layer.c_out, turned);
         }
     });
 }
@@ -107,7 +104,7 @@ pub struct Sweep<'a, T> {
     /// The kernels.
     pub kernels: Kernels,
     /// Who works on a layer.
-    pub team: Team,
+    pub team: Team<'a>,
     /// Samples in the shard.
     pub samples: usize,
     /// Dropout's key in training, `None` when sampling.
