@@ -47,6 +47,16 @@ impl<'a> Team<'a> {
         self.run(a.count(), |i| f(i, unsafe { a.take(i) }));
     }
 
+    /// Calls `f(first row, rows from there on)` for a few parts of a pass over rows of `row` elements, or for all of it where
+    /// sharing would not pay.
+    pub fn rows<A: Send>(self, a: &mut [A], row: usize, f: impl Fn(usize, &mut [A]) + Sync) {
+        const PARTS: usize = 8;
+        let team = self.for_work(a.len());
+        let parts = if team.is_solo() { 1 } else { PARTS };
+        let rows = a.len().div_ceil(row).div_ceil(parts).max(1);
+        team.each(a, rows * row, |i, part| f(i * rows, part));
+    }
+
     /// [`Team::each`] over two slices cut side by side, each with its own chunk length; stops with the shorter.
     pub fn each2<A: Send, B: Send>(
         self,

@@ -224,7 +224,7 @@ impl<'a, T: Element> Sweep<'a, T> {
                 let (gamma, beta) = (self.param(weight), self.param(bias));
                 let saved = saved.chunks_exact_mut(layer.saved_len());
                 for ((x, y), saved) in input(0).chunks_exact(each).zip(y.chunks_exact_mut(each)).zip(saved) {
-                    layer.forward(isa, x, gamma, beta, y, saved, work);
+                    layer.forward(isa, team, x, gamma, beta, y, saved, work);
                 }
             }
             Op::Silu => T::silu(isa, input(0), y),
@@ -234,7 +234,7 @@ impl<'a, T: Element> Sweep<'a, T> {
                 }
                 let vectors = input(1).chunks_exact(self.len(node.inputs[1]));
                 for (v, y) in vectors.zip(y.chunks_exact_mut(each)) {
-                    nn::add_channels(isa, v, y);
+                    nn::add_channels(isa, team, v, y);
                 }
             }
             Op::Add { scale } => {
@@ -242,15 +242,15 @@ impl<'a, T: Element> Sweep<'a, T> {
                 if !in_place(kept) {
                     y.copy_from_slice(input(kept));
                 }
-                nn::add_scaled(isa, input(1 - kept), scale, y);
+                nn::add_scaled(isa, team, input(1 - kept), scale, y);
             }
             Op::Concat => {
                 let channels = |k: usize| self.graph.shape(node.inputs[k]).c;
-                nn::concat(input(0), channels(0), input(1), channels(1), y);
+                nn::concat(team, input(0), channels(0), input(1), channels(1), y);
             }
             Op::Upsample => {
                 let x = self.graph.shape(node.inputs[0]);
-                nn::upsample(input(0), x.w, x.c, y);
+                nn::upsample(team, input(0), x.w, x.c, y);
             }
             Op::Dropout { p, index } => {
                 if !in_place(0) {
