@@ -111,6 +111,18 @@ def by_steps(session, steps, x, noise, device):
     return x.numpy()
 
 
+def by_sampler(session, x, noise):
+    """The graph takes all steps in one run, or in runs of as many as its noise input holds."""
+    per_run = session.get_inputs()[1].shape[0]
+    for first in range(0, len(noise), per_run):
+        z = noise[first : first + per_run]
+        feeds = {"x_T": x, "noise": np.concatenate([z, np.zeros((per_run - len(z), *z.shape[1:]), np.float32)])}
+        if per_run < len(noise):
+            feeds["first"] = np.array([first])
+        (x,) = session.run(["images"], feeds)
+    return x
+
+
 def sample(args):
     session = load(args.model, args.device, args.tf32)
     graph = metadata(session, "graph")
@@ -128,7 +140,7 @@ def sample(args):
         noise = np.random.default_rng(args.seed).standard_normal((count + 1, args.n, *image), np.float32)
     x, noise = noise[0], noise[1:]
     if graph == "sampler":
-        return session.run(["images"], {"x_T": x, "noise": noise})[0]
+        return by_sampler(session, x, noise)
     if graph == "step":
         return by_steps(session, steps, x, noise, args.device)
     return by_denoiser(session, steps, x, noise)

@@ -62,10 +62,12 @@ fn native(options: &SampleOptions, noise: Option<&Array5<f32>>) -> Array4<f32> {
     sample(&model, &schedule, &mut engine, options, noise, |_| {}).expect("images")
 }
 
-fn graphs(options: &SampleOptions) -> [GraphSpec; 3] {
+/// The sampler's five steps in one run and in three, the last of which has one to spare.
+fn graphs(options: &SampleOptions) -> [GraphSpec; 4] {
     let process = options.reverse();
-    let sampler = GraphSpec::Sampler { process, steps: options.steps, spacing: options.spacing };
-    [GraphSpec::Denoiser, GraphSpec::Step, sampler]
+    let sampler =
+        |per_run| GraphSpec::Sampler { process, steps: options.steps, spacing: options.spacing, per_run };
+    [GraphSpec::Denoiser, GraphSpec::Step, sampler(None), sampler(Some(2))]
 }
 
 /// Images in [-1, 1] to 1e-3, the contract of every backend. eps is rounded differently everywhere, to about 1e-6, and the first
@@ -90,9 +92,12 @@ fn compare(options: SampleOptions, noise: Option<Array5<f32>>) {
                 let error = images.iter().zip(&want).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
                 println!("{who}: {error:e}");
                 assert!(error <= 1e-3, "{who}: {error}");
-                // Every step is seen, unless they are one run; the last state is the batch's images.
+                // Every step is seen, or every run; the last state is the batch's images.
                 let batches = options.count.div_ceil(options.batch);
-                let seen = if matches!(spec, GraphSpec::Sampler { .. }) { 1 } else { 5 };
+                let seen = match spec {
+                    GraphSpec::Sampler { per_run, .. } => per_run.map_or(1, |steps| 5usize.div_ceil(steps)),
+                    GraphSpec::Denoiser | GraphSpec::Step => 5,
+                };
                 assert_eq!(steps.len(), batches * seen, "{who}");
                 let (_, step, last) = &steps[steps.len() - 1];
                 let rest = (options.count - (batches - 1) * options.batch) * 784;

@@ -23,12 +23,13 @@ use runners::{all, in_time, run};
 use std::path::Path;
 use std::process::{Command, Output};
 
-fn specs() -> [GraphSpec; 3] {
+fn specs() -> [GraphSpec; 4] {
     let process = ReverseProcess::Ddim(Ddim { eta: 0.5, clip_x0: ClipX0::RederiveEps });
     [
         GraphSpec::Denoiser,
         GraphSpec::Step,
-        GraphSpec::Sampler { process, steps: Some(7), spacing: Spacing::Leading },
+        GraphSpec::Sampler { process, steps: Some(7), spacing: Spacing::Leading, per_run: None },
+        GraphSpec::Sampler { process, steps: Some(7), spacing: Spacing::Leading, per_run: Some(3) },
     ]
 }
 
@@ -87,6 +88,10 @@ fn ports_and_versions_are_as_documented() {
             format!("x_next {image}"),
         ),
         (vec![format!("x_T {image}"), "noise f32 [7, N, 2, 12, 16]".into()], format!("images {image}")),
+        (
+            vec![format!("x_T {image}"), "noise f32 [3, N, 2, 12, 16]".into(), "first i64 [1]".into()],
+            format!("images {image}"),
+        ),
     ];
     for (spec, (inputs, output)) in specs().into_iter().zip(wanted) {
         let file = exported(&model, &spec);
@@ -279,8 +284,10 @@ fn the_command_exports_the_newest_run_and_refuses_what_does_not_fit() {
     let (status, _, message) = run(&["info", "half.onnx"]);
     assert!(status == Some(2) && message.contains("half.onnx") && message.contains("too early"), "{message}");
 
-    let refusals: [(&[&str], &str); 6] = [
+    let refusals: [(&[&str], &str); 8] = [
         (&["--steps", "5"], "--graph sampler"),
+        (&["--steps-per-run", "5"], "--graph sampler"),
+        (&["--graph", "sampler", "--steps", "3", "--steps-per-run", "4"], "1 to the sampler's 3"),
         (&["--graph", "sampler", "--sampler", "ddpm", "--eta", "1"], "--eta"),
         (&["--graph", "sampler", "--eta", "1.5"], "0 to 1"),
         (&["--graph", "sampler", "--steps", "101"], "1 to 100"),
@@ -309,7 +316,7 @@ for path in sys.argv[1:]:
     feeds = {}
     for port in session.get_inputs():
         shape = [d if isinstance(d, int) else 3 for d in port.shape]
-        if port.type == 'tensor(int64)': feeds[port.name] = np.full(shape, 999)
+        if port.type == 'tensor(int64)': feeds[port.name] = np.full(shape, 999 if port.name == 't' else 6)
         else: feeds[port.name] = rng.standard_normal(shape, np.float32)
     y, = session.run(None, feeds)
     assert y.shape == (3, 2, 12, 16) and np.isfinite(y).all(), path
@@ -318,9 +325,9 @@ for path in sys.argv[1:]:
     let mut files = Vec::new();
     for (name, config) in kinds() {
         let model = randomised(&config, 1);
-        for spec in specs() {
-            let path = folder.path().join(format!("{name}_{}.onnx", spec.kind().name()));
-            exported(&model, &spec).write(&path).expect("written");
+        for (i, spec) in specs().iter().enumerate() {
+            let path = folder.path().join(format!("{name}_{i}.onnx"));
+            exported(&model, spec).write(&path).expect("written");
             files.push(path);
         }
     }

@@ -83,7 +83,7 @@ fn the_check_refuses_a_graph_that_computes_something_else() {
     let bias =
         model.graph.params.iter().find(|param| param.name == "conv_out.bias").expect("it has one").range();
     let process = ReverseProcess::Ddim(Ddim { eta: 1.0, clip_x0: ClipX0::Off });
-    let sampler = GraphSpec::Sampler { process, steps: Some(2), spacing: Spacing::Leading };
+    let sampler = GraphSpec::Sampler { process, steps: Some(2), spacing: Spacing::Leading, per_run: None };
     for spec in [GraphSpec::Denoiser, GraphSpec::Step, sampler] {
         for change in [1e-2, f32::NAN] {
             let mut other = model.clone();
@@ -150,7 +150,8 @@ fn the_sampler_agrees_with_the_engine() {
             if process == alg2 && i > 1 {
                 continue;
             }
-            let spec = GraphSpec::Sampler { process, steps: Some(50), spacing: Spacing::Trailing };
+            let spec =
+                GraphSpec::Sampler { process, steps: Some(50), spacing: Spacing::Trailing, per_run: None };
             let graph = exported(&model, &spec);
             let (model, config, name) = (model.clone(), config.clone(), name.clone());
             in_time(move || {
@@ -180,7 +181,8 @@ fn ddim_without_noise_ignores_it() {
     let (_, config) = kinds().remove(1);
     let model = randomised(&config, 4);
     let process = ReverseProcess::Ddim(Ddim { eta: 0.0, clip_x0: ClipX0::KeepEps });
-    let graph = exported(&model, &GraphSpec::Sampler { process, steps: Some(2), spacing: Spacing::Leading });
+    let steps = GraphSpec::Sampler { process, steps: Some(2), spacing: Spacing::Leading, per_run: None };
+    let graph = exported(&model, &steps);
     in_time(move || {
         let len = model.input_len();
         let start = images(1, &config, &normal(7, len));

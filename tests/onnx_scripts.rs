@@ -73,9 +73,13 @@ fn the_python_sampler_gives_the_engine_s_images() {
         let want =
             sample(&model, &schedule, &mut engine, &options, Some(noise.view()), |_| {}).expect("images");
         let largest = want.iter().fold(1f32, |most, x| most.max(x.abs()));
-        let whole =
-            GraphSpec::Sampler { process: options.reverse(), steps: options.steps, spacing: options.spacing };
-        for spec in [GraphSpec::Denoiser, GraphSpec::Step, whole] {
+        let chain = |per_run| GraphSpec::Sampler {
+            process: options.reverse(),
+            steps: options.steps,
+            spacing: options.spacing,
+            per_run,
+        };
+        for spec in [GraphSpec::Denoiser, GraphSpec::Step, chain(None), chain(Some(3))] {
             let source = Source { model: &model, diffusion: &diffusion, step: None };
             build(source, &spec).and_then(|graph| Ok(graph.write(file("graph.onnx"))?)).expect("a file");
             let mut command = Command::new(&python);

@@ -30,6 +30,9 @@ pub struct ExportArgs {
     graph: GraphName,
     #[command(flatten, next_help_heading = "Of the sampler graph")]
     reverse: ReverseArgs,
+    /// Steps of one run of the sampler graph, for chains whose noise is too large for one [default: all]
+    #[arg(long, value_name = "P")]
+    steps_per_run: Option<usize>,
     /// Runtimes that have to agree with the engine, or none [default: those that are here]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "tract,ort|none")]
     check: Option<Vec<CheckName>>,
@@ -131,8 +134,9 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
 }
 
 fn spec(args: &ExportArgs, diffusion: &DiffusionConfig) -> Result<GraphSpec> {
+    let per_run = args.steps_per_run.map(|_| "--steps-per-run");
     if args.graph != GraphName::Sampler
-        && let Some(flag) = args.reverse.given().next()
+        && let Some(flag) = args.reverse.given().chain(per_run).next()
     {
         return Err(Error::invalid(
             flag,
@@ -147,7 +151,7 @@ fn spec(args: &ExportArgs, diffusion: &DiffusionConfig) -> Result<GraphSpec> {
         GraphName::Sampler => {
             let Chosen { process, steps, spacing } =
                 args.reverse.choose(diffusion.variance, diffusion.clip_x0, diffusion.timesteps)?;
-            GraphSpec::Sampler { process, steps, spacing }
+            GraphSpec::Sampler { process, steps, spacing, per_run: args.steps_per_run }
         }
     })
 }

@@ -70,6 +70,9 @@ pub struct StepCoefficients {
 pub const UNBOUNDED: f64 = f32::MAX as f64;
 
 impl StepCoefficients {
+    /// The step that leaves x_t as it is.
+    pub const IDENTITY: StepCoefficients = Self::without_x0(1.0, 0.0, 0.0);
+
     /// (15) with [`eq13_mu_theta`](super::reverse::eq13_mu_theta)'s two forms of the mean: (11) of the clipped x_0, or (12),
     /// which needs no x_0.
     pub fn alg2(level: &Level, reverse: Reverse) -> Self {
@@ -119,7 +122,7 @@ impl StepCoefficients {
         }
     }
 
-    fn without_x0(b_x: f64, b_eps: f64, sigma: f64) -> Self {
+    const fn without_x0(b_x: f64, b_eps: f64, sigma: f64) -> Self {
         StepCoefficients {
             a_x: 0.0,
             a_eps: 0.0,
@@ -213,6 +216,14 @@ mod tests {
         .unwrap();
         let steps = inputs.into_iter().zip(noises).zip(states);
         steps.map(|(((t, x, eps), z), next)| (t, [x, eps, z, next])).collect()
+    }
+
+    /// Exactly: x is multiplied by 1, and all that is added is 0.
+    #[test]
+    fn the_identity_changes_nothing() {
+        let (x, mut next) = ([0.1f32, -7.5, 3e30], [0.0; 3]);
+        StepCoefficients::IDENTITY.apply(&x, &[2.0, -3.0, 1e30], &[1.0; 3], &mut next);
+        assert_eq!(next, x);
     }
 
     /// Every step of both samplers with every option. Tolerance: 16 roundings of the terms that either way sums; those of

@@ -62,7 +62,10 @@ pub struct Expectation {
 /// Inputs with the output that belongs to them.
 #[derive(Clone, Debug)]
 struct Case {
+    /// Of the first run, the start before all others.
     inputs: Vec<(&'static str, Tensor)>,
+    /// Of the runs after it, but for the start, which is the output of the run before.
+    continued: Vec<Vec<(&'static str, Tensor)>>,
     want: Vec<f64>,
     scale: f64,
     bound: f64,
@@ -85,8 +88,8 @@ impl Expectation {
         let (cases, amplification) = match *spec {
             GraphSpec::Denoiser => (reference.denoiser(&schedule)?, 1.0),
             GraphSpec::Step => (reference.step(&schedule)?, 1.0),
-            GraphSpec::Sampler { process, steps, spacing } => {
-                reference.sampler(process, &schedule.strided(steps, spacing)?, progress)?
+            GraphSpec::Sampler { process, steps, spacing, per_run } => {
+                reference.sampler(process, &schedule.strided(steps, spacing)?, per_run, progress)?
             }
         };
         Ok(Expectation { cases, amplification, graph: spec.kind().name() })
@@ -105,9 +108,13 @@ impl Expectation {
     pub fn compare(&self, runner: &mut dyn Runner) -> Result<Difference> {
         let mut worst = Difference { absolute: 0.0, scale: 1.0, bound: 1.0 };
         for case in &self.cases {
-            let inputs: Vec<(&str, &Tensor)> = case.inputs.iter().map(|(name, x)| (*name, x)).collect();
-            let outputs = runner.run(&inputs)?;
-            let got = outputs.first().and_then(|(_, y)| y.as_f32()).unwrap_or_default();
+            let mut output = first_output(runner, case.inputs.iter())?;
+            for inputs in &case.continued {
+                let Some(state) = output else { break };
+                let start = (case.inputs[0].0, state);
+                output = first_output(runner, [&start].into_iter().chain(inputs))?;
+            }
+            let got = output.as_ref().and_then(Tensor::as_f32).unwrap_or_default();
             let mut absolute = if got.len() == case.want.len() { 0.0 } else { f64::NAN };
             for (got, want) in got.iter().zip(&case.want) {
                 let difference = (f64::from(*got) - want).abs();
@@ -129,6 +136,14 @@ impl Expectation {
         }
         Ok(worst)
     }
+}
+
+fn first_output<'a>(
+    runner: &mut dyn Runner,
+    inputs: impl Iterator<Item = &'a (&'static str, Tensor)>,
+) -> Result<Option<Tensor>> {
+    let inputs: Vec<(&str, &Tensor)> = inputs.map(|(name, x)| (*name, x)).collect();
+    Ok(runner.run(&inputs)?.into_iter().next().map(|(_, output)| output))
 }
 
 /// The engine in `f64`, by its reference text.
@@ -167,6 +182,7 @@ impl Reference {
             let scale = largest(&want);
             cases.push(Case {
                 inputs: vec![("x", self.tensor(n, &x)?), ("t", t)],
+                continued: Vec::new(),
                 want,
                 scale,
                 bound: BOUND,
@@ -214,7 +230,7 @@ impl Reference {
             ("coefficients", Tensor::f32([8], c.to_array::<f32>())?),
             ("z", self.tensor(n, &z)?),
         ];
-        Ok(Case { inputs, want, scale, bound: BOUND })
+        Ok(Case { inputs, continued: Vec::new(), want, scale, bound: BOUND })
     }
 
     /// The chain of an untrained network can be chaotic: it then says nothing of rounding errors, and the bound is wider.
@@ -223,6 +239,7 @@ impl Reference {
         &mut self,
         process: ReverseProcess,
         kept: &Schedule,
+        per_run: Option<usize>,
         progress: &mut dyn FnMut(f64),
     ) -> Result<(Vec<Case>, f64)> {
         let (shape, steps, len) = (self.shape, kept.steps(), self.shape.len());
@@ -247,13 +264,30 @@ impl Reference {
         let images = channels_first(&x[..BATCH * len], shape);
         let mut cases = Vec::new();
         for n in [BATCH, 1] {
-            let noise: Vec<f32> = noises.iter().flat_map(|noise| &noise[..n * len]).copied().collect();
             let want = images[..n * len].to_vec();
-            let noise = Tensor::f32([steps, n, shape.c, shape.h, shape.w], noise)?;
-            let inputs = vec![("x_T", self.tensor(n, &start)?), ("noise", noise)];
+            let per_run = per_run.unwrap_or(steps);
+            let mut runs = Vec::new();
+            for (i, noises) in noises.chunks(per_run).enumerate() {
+                let mut noise: Vec<f32> = noises.iter().flat_map(|z| &z[..n * len]).copied().collect();
+                noise.resize(per_run * n * len, 0.0);
+                let mut inputs =
+                    vec![("noise", Tensor::f32([per_run, n, shape.c, shape.h, shape.w], noise)?)];
+                if per_run < steps {
+                    inputs.push(("first", Tensor::i64([1], [(i * per_run) as i64])?));
+                }
+                runs.push(inputs);
+            }
+            let mut inputs = runs.remove(0);
+            inputs.insert(0, ("x_T", self.tensor(n, &start)?));
             // Unclipped images may leave [-1, 1].
             let scale = largest(&want).max(1.0);
-            cases.push(Case { inputs, want, scale, bound: IMAGE_BOUND.max(10.0 * moved / scale) });
+            cases.push(Case {
+                inputs,
+                continued: runs,
+                want,
+                scale,
+                bound: IMAGE_BOUND.max(10.0 * moved / scale),
+            });
         }
         Ok((cases, moved / NUDGE))
     }

@@ -32,6 +32,9 @@ pub enum GraphSpec {
     Step,
     /// Inputs `x_T` f32 \[N, C, H, W\] and `noise` f32 \[K, N, C, H, W\], the steps' z in the order of sampling; output `images`.
     /// A sampler without noise (DDIM with eta = 0) has the input too and does not read it.
+    ///
+    /// In runs of fewer steps `noise` is that of one run's steps and a third input, `first` int64 \[1\], is how many steps went
+    /// before; `images` is then the next run's `x_T`. What the last run has above K steps leaves the images as they are.
     Sampler {
         /// The sampler.
         process: ReverseProcess,
@@ -39,6 +42,8 @@ pub enum GraphSpec {
         steps: Option<usize>,
         /// Which timesteps are kept when they are fewer than T.
         spacing: Spacing,
+        /// Steps of one run; `None` for all K. A long chain's noise need not be in memory at once then.
+        per_run: Option<usize>,
     },
 }
 
@@ -98,12 +103,17 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
             let next = update(&mut g, x, eps, coefficients, Some(z))?;
             g.output("x_next", next)?;
         }
-        GraphSpec::Sampler { process, steps, spacing } => {
+        GraphSpec::Sampler { process, steps, spacing, per_run } => {
             let steps = process.steps(&schedule.strided(steps, spacing)?)?;
-            let images = chain(&mut g, &network, shape, &steps)?;
+            let per_run = per_run.unwrap_or(steps.len());
+            if !(1..=steps.len()).contains(&per_run) {
+                let expected = format!("from 1 to the sampler's {}", steps.len());
+                return Err(Error::invalid("steps of one run", expected, per_run.to_string(), ""));
+            }
+            let images = chain(&mut g, &network, shape, &steps, per_run)?;
             g.output("images", images)?;
             let timesteps = steps.iter().map(|(t, _)| *t).collect();
-            sampler = Some(SamplerSummary { process, spacing, timesteps });
+            sampler = Some(SamplerSummary { process, spacing, timesteps, per_run });
         }
     }
     let metadata = Metadata::new(kind, &model.config, source.diffusion, source.step, sampler)?;
@@ -171,16 +181,16 @@ fn update(
     })
 }
 
-/// Algorithm 2 or DDIM as one Scan over the steps, the network with its weights inside the body.
+/// Algorithm 2 or DDIM as one Scan over the steps of a run, the network with its weights inside the body.
 fn chain(
     g: &mut GraphBuilder,
     network: &Network,
     shape: Shape,
     steps: &[(Timestep, StepCoefficients)],
+    per_run: usize,
 ) -> Result<Value> {
-    let count = steps.len();
     let start = g.input("x_T", ElementType::F32, batch_of(shape))?;
-    let mut dims = vec![Dim::from(count)];
+    let mut dims = vec![Dim::from(per_run)];
     dims.extend(batch_of(shape).0);
     let noise = g.input("noise", ElementType::F32, dims)?;
     let is_noisy = steps.iter().any(|(_, c)| c.sigma != 0.0);
@@ -194,17 +204,36 @@ fn chain(
     let next = update(&mut body, x, eps, coefficients, z)?;
     body.output("step/x_next", next)?;
 
+    // All runs have the same number of steps: the last one is filled up with steps that change nothing.
+    let rows = steps.len().next_multiple_of(per_run);
+    let mut indices: Vec<i64> = steps.iter().map(|(t, _)| t.index() as i64).collect();
+    indices.resize(rows, 0);
+    let mut coefficients: Vec<f32> = steps.iter().flat_map(|(_, c)| c.to_array::<f32>()).collect();
+    while coefficients.len() < 8 * rows {
+        coefficients.extend(StepCoefficients::IDENTITY.to_array::<f32>());
+    }
+    let of_run = if per_run < steps.len() {
+        let first = g.input("first", ElementType::I64, [1])?;
+        let after = g.constant_i64(&[per_run], &(0..per_run as i64).collect::<Vec<_>>())?;
+        Some(g.within("run", "the run's steps among all", |g| g.add(first, after))?)
+    } else {
+        None
+    };
+    let rows_of_run = |g: &mut GraphBuilder, table: Value| match of_run {
+        Some(steps) => g.gather(table, 0, steps),
+        None => Ok(table),
+    };
     let timesteps = g.within("timesteps", "every step's t for every image: [K, N]", |g| {
-        let indices: Vec<i64> = steps.iter().map(|(t, _)| t.index() as i64).collect();
-        let indices = g.constant_i64(&[count, 1], &indices)?;
+        let indices = g.constant_i64(&[rows, 1], &indices)?;
+        let indices = rows_of_run(g, indices)?;
         let first = [1, 2, 3].map(|axis| SliceRange { axis, start: 0, end: 1, step: 1 });
         let one_per_image = g.slice(start, &first)?;
         let one_per_image = g.squeeze(one_per_image, &[1, 2, 3])?;
         g.expand_like(indices, one_per_image)
     })?;
     let coefficients = g.within("coefficients", "every step's coefficients: [K, 8]", |g| {
-        let coefficients: Vec<f32> = steps.iter().flat_map(|(_, c)| c.to_array::<f32>()).collect();
-        g.constant_f32(&[count, 8], &coefficients)
+        let coefficients = g.constant_f32(&[rows, 8], &coefficients)?;
+        rows_of_run(g, coefficients)
     })?;
     let mut scanned = vec![timesteps, coefficients];
     scanned.extend(is_noisy.then_some(noise));

@@ -19,6 +19,7 @@
 //! | `steps` | of the sampler graph: K |
 //! | `eta` | of the sampler graph with `ddim` |
 //! | `spacing` | of the sampler graph: `leading` or `trailing` |
+//! | `steps_per_run` | of the sampler graph: the steps of one run; K where the key is absent |
 //! | `timesteps` | of the sampler graph: its K values of the input t (indices 0..T-1) in the order of sampling |
 
 use crate::config::{BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, UnetConfig, VarianceKind};
@@ -93,6 +94,15 @@ pub struct SamplerSummary {
     pub spacing: Spacing,
     /// Its timesteps in the order of sampling.
     pub timesteps: Vec<Timestep>,
+    /// How many of them one run takes: all, or fewer, and the graph has the input `first`.
+    pub per_run: usize,
+}
+
+impl SamplerSummary {
+    /// Whether the chain takes more than one run.
+    pub fn is_cut(&self) -> bool {
+        self.per_run < self.timesteps.len()
+    }
 }
 
 /// What an exported file says of itself.
@@ -137,7 +147,10 @@ impl Metadata {
             graph,
             schedule: Schedule::from_config(diffusion)?,
             named_schedule: Some(diffusion.schedule),
-            variance: diffusion.variance,
+            variance: match sampler.as_ref().map(|sampler| sampler.process) {
+                Some(ReverseProcess::Alg2(reverse)) => reverse.variance,
+                Some(ReverseProcess::Ddim(_)) | None => diffusion.variance,
+            },
             clip_x0: diffusion.clip_x0,
             data_range: [-1.0, 1.0],
             attention: network.into(),
@@ -179,6 +192,9 @@ impl Metadata {
             put("spacing", spacing_name(sampler.spacing).to_owned());
             let indices: Vec<usize> = sampler.timesteps.iter().map(|t| t.index()).collect();
             put("timesteps", json(&indices));
+            if sampler.is_cut() {
+                put("steps_per_run", sampler.per_run.to_string());
+            }
         }
         pairs
     }
@@ -299,8 +315,13 @@ impl<'a> Reader<'a> {
                 &steps.to_string(),
             ));
         }
+        let expected = format!("a whole number from 1 to {steps}");
+        let per_run = self.optional("steps_per_run", &expected)?.unwrap_or(steps);
+        if !(1..=steps).contains(&per_run) {
+            return Err(self.refuse("steps_per_run", &expected, &per_run.to_string()));
+        }
         let timesteps = indices.into_iter().map(Timestep::from_index).collect();
-        Ok(SamplerSummary { process, spacing, timesteps })
+        Ok(SamplerSummary { process, spacing, timesteps, per_run })
     }
 }
 
@@ -345,7 +366,8 @@ mod tests {
 
     fn samplers() -> Vec<Option<SamplerSummary>> {
         let timesteps = || [1000, 500, 1].map(|t| Timestep::new(t).unwrap()).to_vec();
-        let summary = |process, spacing| Some(SamplerSummary { process, spacing, timesteps: timesteps() });
+        let summary =
+            |process, spacing| Some(SamplerSummary { process, spacing, timesteps: timesteps(), per_run: 3 });
         let mut all = vec![None];
         for clip_x0 in [ClipX0::Off, ClipX0::KeepEps, ClipX0::RederiveEps] {
             let process = ReverseProcess::Ddim(Ddim { eta: 0.1 + 0.2, clip_x0 });
@@ -355,6 +377,8 @@ mod tests {
             let reverse = Reverse { variance: VarianceKind::FixedLarge, clip_x0 };
             all.push(summary(ReverseProcess::Alg2(reverse), Spacing::Trailing));
         }
+        let last = all.last().cloned().flatten();
+        all.push(last.map(|last| SamplerSummary { per_run: 2, ..last }));
         all
     }
 
@@ -366,6 +390,17 @@ mod tests {
             ..DiffusionConfig::default()
         };
         Metadata::new(graph, &Preset::Tiny.config().unet, &diffusion, Some(7), sampler).unwrap()
+    }
+
+    /// A sampler's file says the variance of its own process, whatever the model's is.
+    #[test]
+    fn the_variance_is_the_sampler_s() {
+        for variance in [VarianceKind::FixedSmall, VarianceKind::FixedLarge] {
+            let process = ReverseProcess::Alg2(Reverse { variance, clip_x0: true });
+            let timesteps = vec![Timestep::new(1).unwrap()];
+            let summary = SamplerSummary { process, spacing: Spacing::Leading, timesteps, per_run: 1 };
+            assert_eq!(metadata(Some(summary)).variance, variance);
+        }
     }
 
     /// To the last bit of every beta.
@@ -383,7 +418,7 @@ mod tests {
     #[test]
     fn every_missing_or_damaged_key_is_named() {
         let whole = metadata(samplers().pop().unwrap().clone()).write();
-        let optional = ["schedule", "step"];
+        let optional = ["schedule", "step", "steps_per_run"];
         for (i, (key, _)) in whole.iter().enumerate() {
             let mut missing = whole.clone();
             missing.remove(i);
@@ -413,6 +448,8 @@ mod tests {
             ("timesteps", "[]"),
             ("timesteps", "[1000,4,1]"),
             ("steps", "4"),
+            ("steps_per_run", "0"),
+            ("steps_per_run", "4"),
             ("betas", "[0.1,2.0]"),
             ("parameterisation", "v"),
             ("graph", "loop"),

@@ -52,7 +52,10 @@ impl OnnxDenoiser {
         let summary = model.summary()?;
         let (kind, frame) = match metadata.map(|metadata| (metadata.graph, metadata.sampler)) {
             Some((GraphKind::Sampler, Some(sampler))) => {
-                (Kind::Sampler(sampler), ports::own(origin, &summary, &["x_T", "noise"], "images")?)
+                let inputs: &[&str] =
+                    if sampler.is_cut() { &["x_T", "noise", "first"] } else { &["x_T", "noise"] };
+                let frame = ports::own(origin, &summary, inputs, "images")?;
+                (Kind::Sampler(sampler), frame)
             }
             Some((GraphKind::Step, _)) => {
                 (Kind::Step, ports::own(origin, &summary, &["x", "t", "coefficients", "z"], "x_next")?)

@@ -13,6 +13,7 @@ use crate::model::Model;
 use crate::types::{ElementType, Tensor};
 use ::ort::environment::Environment;
 use ::ort::logging::LogLevel;
+use ::ort::session::builder::GraphOptimizationLevel;
 use ::ort::session::{Session, SessionInputValue};
 use ::ort::value::{DynValue, TensorRef};
 use bound::{BoundLoop, Buffers};
@@ -51,6 +52,9 @@ pub struct OrtRunner {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
 }
+
+/// The minor version from which on the binding can copy to a device: it asks for an optimisation level that older ones refuse.
+const COPIES_FROM: u32 = 23;
 
 /// The process's one runtime: ONNX Runtime allows no second environment.
 struct Loaded {
@@ -157,6 +161,14 @@ impl Runner for OrtRunner {
         inputs.push((spec.input, spec.state));
         match_inputs(&self.inputs, &inputs)?;
         let device = self.description.device;
+        if device != Device::Cpu && locate::minor(&self.description.version) < COPIES_FROM {
+            return Err(Error::invalid(
+                "ONNX Runtime for a loop whose state stays on the GPU",
+                format!("1.{COPIES_FROM} or newer"),
+                self.description.version.clone(),
+                "install a newer one, or take the steps on the host",
+            ));
+        }
         let OrtRunner { buffers, graphs, session, cuda_graph, .. } = self;
         guarded(Backend::OnnxRuntime, "run", || {
             let refuse = |error: ::ort::Error| explain(device, "run", &error.to_string(), &[]);
@@ -227,11 +239,10 @@ fn open(
     options: &OrtOptions,
     placement: &Arc<Mutex<Vec<String>>>,
 ) -> ::ort::Result<Session> {
-    let mut builder = Session::builder(environment)?.with_log_level(if options.placement {
-        LogLevel::Verbose
-    } else {
-        LogLevel::Error
-    })?;
+    // The binding's default is a level that older versions refuse, see COPIES_FROM.
+    let builder = Session::builder(environment)?.with_optimization_level(GraphOptimizationLevel::All)?;
+    let mut builder =
+        builder.with_log_level(if options.placement { LogLevel::Verbose } else { LogLevel::Error })?;
     if options.placement {
         let placement = Arc::clone(placement);
         builder = builder.with_logger(Arc::new(move |_, _, _, location, message| {

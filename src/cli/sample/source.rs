@@ -191,13 +191,23 @@ fn diffusion_of(args: &SampleArgs, path: &Path, metadata: Option<&Metadata>) -> 
     }
 }
 
+/// The most steps of a sampler graph's run, all of whose noise is in memory at once.
+const MOST_PER_RUN: usize = 100;
+
 /// A model folder's network as a graph in memory.
 fn exported(loaded: &LoadedModel<f32>, kind: GraphKind, options: &SampleOptions) -> Result<OnnxModel> {
     let spec = match kind {
         GraphKind::Denoiser => GraphSpec::Denoiser,
         GraphKind::Step => GraphSpec::Step,
         GraphKind::Sampler => {
-            GraphSpec::Sampler { process: options.reverse(), steps: options.steps, spacing: options.spacing }
+            let steps = options.steps.unwrap_or(loaded.diffusion.timesteps);
+            let runs = steps.div_ceil(MOST_PER_RUN);
+            GraphSpec::Sampler {
+                process: options.reverse(),
+                steps: options.steps,
+                spacing: options.spacing,
+                per_run: (runs > 1).then(|| steps.div_ceil(runs)),
+            }
         }
     };
     let source = export::Source { model: &loaded.model, diffusion: &loaded.diffusion, step: loaded.step };
@@ -263,7 +273,9 @@ fn job(
     }
     let how = match (kind, runtime) {
         (GraphKind::Denoiser, _) => "the graph predicts eps, the host takes the steps",
-        (GraphKind::Sampler, _) => "all steps in one run of the sampler graph",
+        (GraphKind::Sampler, _) => {
+            "the sampler graph takes the steps, as many in one run as its noise input holds"
+        }
         (GraphKind::Step, Runtime::Tract) => "the graph takes the steps",
         (GraphKind::Step, Runtime::OnnxRuntime(options)) if options.cuda_graph => {
             "the graph takes the steps as a CUDA graph; x_t stays on the device"

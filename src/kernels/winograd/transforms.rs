@@ -6,6 +6,11 @@ use std::marker::PhantomData;
 
 /// One of the algorithm's matrices, OUT x IN, as the shortest sequence of vector operations.
 pub(super) trait Matrix<const IN: usize, const OUT: usize> {
+    /// Whether some of the pixels read or written may not exist.
+    const HAS_BORDERS: bool;
+    /// Whether what is written may take a bias or be added to what is there.
+    const ADDS: bool;
+
     /// M x.
     ///
     /// # Safety
@@ -42,6 +47,9 @@ unsafe fn combine<S: Simd>(a: f32, x: S::V, b: f32, y: S::V, z: S::V) -> S::V {
 }
 
 impl Matrix<6, 6> for Input {
+    const HAS_BORDERS: bool = true;
+    const ADDS: bool = false;
+
     #[inline(always)]
     unsafe fn apply<S: Simd>(x: [S::V; 6]) -> [S::V; 6] {
         // SAFETY: as above.
@@ -57,6 +65,9 @@ impl Matrix<6, 6> for Input {
 }
 
 impl Matrix<3, 6> for Kernel3 {
+    const HAS_BORDERS: bool = false;
+    const ADDS: bool = false;
+
     #[inline(always)]
     unsafe fn apply<S: Simd>(x: [S::V; 3]) -> [S::V; 6] {
         // SAFETY: as above.
@@ -71,6 +82,9 @@ impl Matrix<3, 6> for Kernel3 {
 }
 
 impl Matrix<6, 4> for Output {
+    const HAS_BORDERS: bool = true;
+    const ADDS: bool = true;
+
     #[inline(always)]
     unsafe fn apply<S: Simd>(x: [S::V; 6]) -> [S::V; 4] {
         // SAFETY: as above.
@@ -88,6 +102,9 @@ impl Matrix<6, 4> for Output {
 }
 
 impl Matrix<4, 6> for OutputGradient {
+    const HAS_BORDERS: bool = true;
+    const ADDS: bool = false;
+
     #[inline(always)]
     unsafe fn apply<S: Simd>(x: [S::V; 4]) -> [S::V; 6] {
         // SAFETY: as above.
@@ -102,6 +119,9 @@ impl Matrix<4, 6> for OutputGradient {
 }
 
 impl Matrix<6, 3> for Kernel3Gradient {
+    const HAS_BORDERS: bool = false;
+    const ADDS: bool = true;
+
     #[inline(always)]
     unsafe fn apply<S: Simd>(x: [S::V; 6]) -> [S::V; 3] {
         // SAFETY: as above.
@@ -193,11 +213,13 @@ where
 
     /// Adds one number per channel to every pixel written.
     pub fn with_bias(self, bias: *const f32) -> Self {
+        const { assert!(M::ADDS) };
         Transform { bias: Some(bias), ..self }
     }
 
     /// Adds to what is there instead of overwriting it.
     pub fn adding(self) -> Self {
+        const { assert!(M::ADDS) };
         Transform { add: true, ..self }
     }
 
@@ -216,6 +238,7 @@ where
         }
     }
 
+    /// The last channels, where no whole vector of them is left, may take the slower way of what has borders and is added.
     #[inline(always)]
     unsafe fn item<S: Simd, const PLAIN: bool, const WHOLE: bool>(&self, from: Grid, to: Grid) {
         let mut c = 0;
@@ -226,7 +249,7 @@ where
                 c += S::LANES;
             }
             if c < self.channels {
-                self.vector::<S, PLAIN, WHOLE, true>(from, to, c, self.channels - c);
+                self.vector::<S, false, false, true>(from, to, c, self.channels - c);
             }
         }
     }
@@ -283,8 +306,8 @@ where
     F: Fn(usize) -> (Grid, Grid),
 {
     /// # Safety
-    /// Every pixel that a grid from `place` holds has `channels` elements, which nothing else writes meanwhile, and so
-    /// has the bias.
+    /// The grids from `place` are whole where the matrix has no borders. Every pixel that they hold has `channels` elements,
+    /// which nothing else writes meanwhile, and so has the bias.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         for item in 0..self.items {
@@ -292,13 +315,21 @@ where
             if self.ahead > 0 {
                 self.prefetch((self.place)(item + self.ahead).0);
             }
+            let is_plain = self.bias.is_none() && !self.add;
+            let is_whole = from.is_whole(IN) && to.is_whole(OUT);
+            // What a matrix never needs is not compiled: the transforms are long, and there are five in three vector sizes.
             // SAFETY: the caller's promise.
             unsafe {
-                match (self.bias.is_none() && !self.add, from.is_whole(IN) && to.is_whole(OUT)) {
-                    (true, true) => self.item::<S, true, true>(from, to),
-                    (true, false) => self.item::<S, true, false>(from, to),
-                    (false, true) => self.item::<S, false, true>(from, to),
-                    (false, false) => self.item::<S, false, false>(from, to),
+                if M::HAS_BORDERS && !is_whole {
+                    if M::ADDS {
+                        self.item::<S, false, false>(from, to);
+                    } else {
+                        self.item::<S, true, false>(from, to);
+                    }
+                } else if M::ADDS && !is_plain {
+                    self.item::<S, false, true>(from, to);
+                } else {
+                    self.item::<S, true, true>(from, to);
                 }
             }
         }

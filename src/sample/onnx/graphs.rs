@@ -81,7 +81,7 @@ impl Loaded {
         finite(x, || "an image".to_owned(), steps.len() as u64)
     }
 
-    /// The whole process in one run; the noise of all steps is sent along.
+    /// The whole process in one run, or in the runs that the graph cuts it into; the noise of a run's steps is sent along.
     pub(super) fn by_sampler(
         &mut self,
         summary: &SamplerSummary,
@@ -102,21 +102,29 @@ impl Loaded {
                 "the file fixes them",
             ));
         }
-        let start = frame.enter(x)?;
-        let (len, mut image) = (start.shape()[0] * frame.len(), vec![0.0; x.len()]);
-        let mut noise = vec![0.0; steps.len() * len];
-        for (k, ((t, c), noise)) in steps.iter().zip(noise.chunks_exact_mut(len)).enumerate() {
-            if c.sigma != 0.0 {
-                z(k, *t, &mut image);
-                frame.channels_first(&image, noise);
+        let mut state = frame.enter(x)?;
+        let (len, mut image) = (state.shape()[0] * frame.len(), vec![0.0; x.len()]);
+        let mut shape = vec![summary.per_run];
+        shape.extend(state.shape());
+        for (run, steps) in steps.chunks(summary.per_run).enumerate() {
+            let first = run * summary.per_run;
+            let mut noise = vec![0.0; summary.per_run * len];
+            for (k, ((t, c), noise)) in steps.iter().zip(noise.chunks_exact_mut(len)).enumerate() {
+                if c.sigma != 0.0 {
+                    z(first + k, *t, &mut image);
+                    frame.channels_first(&image, noise);
+                }
             }
+            let noise = Tensor::f32(shape.clone(), noise)?;
+            let place = Tensor::i64([1], [first as i64])?;
+            let mut inputs = vec![("x_T", &state), ("noise", &noise)];
+            if summary.is_cut() {
+                inputs.push(("first", &place));
+            }
+            state = self.run(&inputs, "images")?;
+            frame.leave("images", &state, x)?;
+            watch(first + steps.len() - 1, &mut || Ok(x.to_vec()));
         }
-        let mut shape = vec![steps.len()];
-        shape.extend(start.shape());
-        let noise = Tensor::f32(shape, noise)?;
-        let images = self.run(&[("x_T", &start), ("noise", &noise)], "images")?;
-        frame.leave("images", &images, x)?;
-        watch(steps.len() - 1, &mut || Ok(x.to_vec()));
         finite(x, || "an image".to_owned(), steps.len() as u64)
     }
 

@@ -206,7 +206,15 @@ fn uploaded(allocator: &Allocator, value: &Tensor) -> ::ort::Result<DynTensor> {
     Ok(buffer)
 }
 
+/// Into the processor's memory the values are written; to a device the binding copies by a session of its own.
 fn uploaded_into(value: &Tensor, buffer: &mut DynTensor) -> ::ort::Result<()> {
+    if buffer.memory_info().is_cpu_accessible() {
+        match value {
+            Tensor::F32 { data, .. } => buffer.try_extract_tensor_mut::<f32>()?.1.copy_from_slice(data),
+            Tensor::I64 { data, .. } => buffer.try_extract_tensor_mut::<i64>()?.1.copy_from_slice(data),
+        }
+        return Ok(());
+    }
     let host: DynTensor = match value {
         Tensor::F32 { shape, data } => {
             ::ort::value::Tensor::from_array((shape.as_slice(), data.clone()))?.upcast()

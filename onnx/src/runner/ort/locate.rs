@@ -178,15 +178,21 @@ fn libraries_or(folder: &Path) -> std::result::Result<Vec<PathBuf>, Attempt> {
     Ok(found)
 }
 
+/// Why an old package does not serve: its library is a part of its Python module.
+const NO_LIBRARY: &str = "its onnxruntime package has no library to load; from 1.19 on it has";
+
 /// The libraries of the `onnxruntime` package of a Python environment.
 fn packaged(prefix: &Path) -> std::result::Result<Vec<PathBuf>, Attempt> {
-    let mut found = Vec::new();
-    for packages in packages_of(prefix) {
-        found.extend(libraries(&packages.join("onnxruntime").join("capi")));
-    }
+    let folders: Vec<PathBuf> = packages_of(prefix)
+        .iter()
+        .map(|packages| packages.join("onnxruntime").join("capi"))
+        .filter(|folder| folder.is_dir())
+        .collect();
+    let found: Vec<PathBuf> = folders.iter().flat_map(|folder| libraries(folder)).collect();
     if found.is_empty() {
-        let reason = "no onnxruntime package in its site-packages".to_owned();
-        return Err(Attempt { place: prefix.display().to_string(), reason });
+        let reason =
+            if folders.is_empty() { "no onnxruntime package in its site-packages" } else { NO_LIBRARY };
+        return Err(Attempt { place: prefix.display().to_string(), reason: reason.to_owned() });
     }
     Ok(found)
 }
@@ -210,7 +216,8 @@ fn ask_python(python: &OsString) -> std::result::Result<Vec<PathBuf>, Attempt> {
     if package.is_empty() {
         return Err(attempt("has no onnxruntime package".to_owned()));
     }
-    libraries_or(&Path::new(&package).join("capi"))
+    let found = libraries(&Path::new(&package).join("capi"));
+    if found.is_empty() { Err(attempt(NO_LIBRARY.to_owned())) } else { Ok(found) }
 }
 
 /// The folders of Python packages that may hold CUDA libraries: the one that the library lies in, and the environments'.
@@ -233,6 +240,11 @@ pub(super) fn version(library: &Path) -> String {
         return named.iter().map(u32::to_string).collect::<Vec<_>>().join(".");
     }
     ::ort::util::probe(library).map_or_else(|| "1".to_owned(), |minor| format!("1.{minor}"))
+}
+
+/// The second number of a version of ONNX Runtime; the first is 1.
+pub(super) fn minor(version: &str) -> u32 {
+    version.split('.').nth(1).and_then(|minor| minor.parse().ok()).unwrap_or(0)
 }
 
 /// The numbers of a versioned library's name: `libonnxruntime.so.1.17.3` gives 1, 17, 3.

@@ -95,3 +95,29 @@ fn failure_lists_every_place_its_reason_and_the_cure() {
     assert!(text.contains("pip install onnxruntime (CPU)"), "{text}");
     assert!(text.contains("pip install onnxruntime-gpu"), "{text}");
 }
+
+#[test]
+fn an_old_package_without_a_library_is_told_from_none() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let packages = root.path().join("lib/python3.11/site-packages");
+    create_dir_all(&packages).expect("a folder");
+    let search = Search { virtual_env: Some(root.path().to_path_buf()), ..Search::default() };
+    let reason = || {
+        let Error::RuntimeMissing { tried } = search.find(|_| Ok(())).expect_err("no library") else {
+            panic!("another error")
+        };
+        tried
+            .into_iter()
+            .find(|attempt| attempt.place == root.path().display().to_string())
+            .expect("tried")
+            .reason
+    };
+    assert!(reason().contains("no onnxruntime package"));
+    touch(&packages.join("onnxruntime/capi/onnxruntime_pybind11_state.so"));
+    assert!(reason().contains("no library to load"));
+}
+
+#[test]
+fn minor_versions_are_numbers() {
+    assert_eq!(["1.22.1", "1.9", "1", ""].map(super::minor), [22, 9, 0, 0]);
+}
