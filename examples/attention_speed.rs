@@ -7,7 +7,7 @@
 //! layer's input and its output's gradient are normal numbers; buffers are lent and reused, as in a network.
 
 use performer_ddpm::config::FeatureMap;
-use performer_ddpm::kernels::{Isa, Team, transpose};
+use performer_ddpm::kernels::{Crew, Isa, Team, transpose};
 use performer_ddpm::nn::{Attention, AttentionKind, Projections};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 use rayon::prelude::*;
@@ -76,7 +76,7 @@ impl Layer {
         let work_len = self.attention.forward_work_len().max(self.attention.backward_work_len());
         let works: Vec<_> =
             (0..rayon::current_num_threads()).map(|_| Mutex::new(vec![0.0; work_len])).collect();
-        let run = |team, sample: &mut Sample| {
+        let run = |team: Team<'_>, sample: &mut Sample| {
             let work = &works[rayon::current_thread_index().expect("in a pool")];
             self.run(team, backward, sample, &mut work.lock().expect("one thread's own"));
         };
@@ -84,7 +84,11 @@ impl Layer {
         for _ in 0..runs + 2 {
             let start = Instant::now();
             if samples.len() < works.len() {
-                samples.iter_mut().for_each(|sample| run(Team::Pool, sample));
+                let crew = Crew::default();
+                rayon::scope(|scope| {
+                    (1..works.len()).for_each(|_| scope.spawn(|_| crew.serve()));
+                    crew.lead(|team| samples.iter_mut().for_each(|sample| run(team, sample)));
+                });
             } else {
                 samples.par_iter_mut().for_each(|sample| run(Team::Solo, sample));
             }

@@ -14,7 +14,7 @@ mod peak;
 mod product;
 mod simd;
 mod sines;
-mod team;
+pub(crate) mod team;
 mod vector;
 mod winograd;
 
@@ -24,9 +24,9 @@ pub use exponentials::{Columns, Exponent};
 pub use isa::Isa;
 pub use norm::Channels;
 pub use peak::multiply_adds;
-pub use product::{Product, product_reference, team_product, transpose};
+pub use product::{Product, product_reference, transpose};
 pub use simd::vectorised;
-pub use team::Team;
+pub use team::{Crew, Team};
 pub use winograd::Winograd;
 
 use crate::real::Real;
@@ -37,6 +37,8 @@ pub trait Element: Real {
     fn has_fast_kernels(isa: Isa) -> bool;
     /// The general matrix product; see [`Product`].
     fn product(isa: Isa, shape: &Product, a: &[Self], b: &[Self], c: &mut [Self]);
+    /// The same product with a layer's weight as B, shared out over `team`: the same bits.
+    fn team_product(isa: Isa, team: Team, shape: &Product, a: &[Self], b: &[Self], c: &mut [Self]);
     /// y \[n, h, w, c_out\] = or, if `add`, += the convolution of x \[n, h, w, c_in\] with weight \[3, 3, c_in, c_out\], and
     /// the bias if there is one; `work` has [`Winograd::work_len`] elements.
     fn winograd(
@@ -112,6 +114,9 @@ impl Element for f64 {
         false
     }
     fn product(_: Isa, shape: &Product, a: &[f64], b: &[f64], c: &mut [f64]) {
+        product_reference(shape, a, b, c);
+    }
+    fn team_product(_: Isa, _: Team, shape: &Product, a: &[f64], b: &[f64], c: &mut [f64]) {
         product_reference(shape, a, b, c);
     }
     fn winograd(
@@ -202,6 +207,12 @@ impl Element for f32 {
         match isa {
             Isa::Reference => product_reference(shape, a, b, c),
             _ => product::product_fast(isa, shape, a, b, c),
+        }
+    }
+    fn team_product(isa: Isa, team: Team, shape: &Product, a: &[f32], b: &[f32], c: &mut [f32]) {
+        match isa {
+            Isa::Reference => product_reference(shape, a, b, c),
+            _ => product::team_product_fast(isa, team, shape, a, b, c),
         }
     }
     fn winograd(

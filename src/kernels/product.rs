@@ -10,8 +10,8 @@
 //! Each C(i, j) is summed over s, then k, in order, in one accumulator, whatever m and n are: a row's bits depend
 //! neither on the number of rows nor on their place, so neither on the batch nor on the number of threads.
 
-use super::simd::{Kernel, Simd, dispatch};
-use super::{Element, Isa, Team};
+use super::simd::{Kernel, LINE, Simd, dispatch, prefetch};
+use super::{Isa, Team};
 use crate::real::Real;
 
 /// Sizes and strides of a product; see the module's text.
@@ -144,28 +144,6 @@ pub fn product_reference<T: Real>(p: &Product, a: &[T], b: &[T], c: &mut [T]) {
     }
 }
 
-/// The product, its rows shared out over `team`; the same bits as on one thread.
-pub fn team_product<T: Element>(isa: Isa, team: Team, p: &Product, a: &[T], b: &[T], c: &mut [T]) {
-    const ROWS: usize = 32;
-    // Some microseconds' worth: sharing out less costs more than it saves.
-    const LEAST: usize = 1 << 18;
-    if team == Team::Solo || p.multiply_adds() < LEAST {
-        T::product(isa, p, a, b, c);
-    } else if p.outer > 1 {
-        let end = (p.outer - 1) * p.c_outer + (p.m - 1) * p.c_row + p.n;
-        let block = Product { outer: 1, ..*p };
-        team.each(&mut c[..end], p.c_outer, |o, c| {
-            T::product(isa, &block, &a[o * p.a_outer..], &b[o * p.b_outer..], c);
-        });
-    } else {
-        let end = (p.m - 1) * p.c_row + p.n;
-        team.each(&mut c[..end], ROWS * p.c_row, |i, c| {
-            let rows = Product { m: ROWS.min(p.m - i * ROWS), ..*p };
-            T::product(isa, &rows, &a[i * ROWS * p.a_row..], b, c);
-        });
-    }
-}
-
 /// dst \[cols, rows\] = transpose of src \[rows, cols\].
 pub fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut [T]) {
     // Square blocks whose lines stay in the first-level cache while both of their directions are walked.
@@ -189,14 +167,73 @@ pub(super) fn product_fast(isa: Isa, p: &Product, a: &[f32], b: &[f32], c: &mut 
         return p.clear(c);
     }
     p.check(a.len(), b.len(), c.len());
-    let kernel = Tiles { p: *p, a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() };
+    let kernel = Tiles { p: *p, cold: false, a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() };
     // SAFETY: `check` holds every index that the tiles form.
     unsafe { dispatch(isa, kernel) }
 }
 
+/// The same shared out over `team`, by columns first: B, a layer's weight, is then read once, from main memory, and asked for
+/// ahead of its use where there are few rows to hide the reading behind.
+pub(super) fn team_product_fast(isa: Isa, team: Team, p: &Product, a: &[f32], b: &[f32], c: &mut [f32]) {
+    const COLUMNS: usize = 64;
+    const ROWS: usize = 8;
+    const TASKS: usize = 8;
+    const FEW_ROWS: usize = 512;
+    // Eight multiply-adds take about as long as an element of other passes.
+    let team = team.for_work(p.multiply_adds() / 8);
+    let cold = p.outer * p.m <= FEW_ROWS;
+    if p.is_empty() || p.has_no_terms() || (team.is_solo() && !cold) {
+        return product_fast(isa, p, a, b, c);
+    }
+    p.check(a.len(), b.len(), c.len());
+    let columns = if team.is_solo() { p.n } else { COLUMNS };
+    let (across, down) = (p.n.div_ceil(columns), TASKS.div_ceil(p.n.div_ceil(COLUMNS)));
+    let (blocks, rows) = match (team.is_solo(), p.outer) {
+        (true, _) => (p.outer, p.m),
+        (false, 1) => (1, p.m.div_ceil(down).next_multiple_of(ROWS)),
+        (false, _) => (p.outer.div_ceil(down), p.m),
+    };
+    let down = p.outer.div_ceil(blocks) * p.m.div_ceil(rows);
+    let all = Shared(Tiles { p: *p, cold, a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() });
+    team.run(across * down, |task| {
+        let (i, j) = (task % down, task / down * columns);
+        // One of the two has one part.
+        let (o, i) = if blocks == p.outer { (0, i * rows) } else { (i * blocks, 0) };
+        let tiles = all.get();
+        let part = Tiles {
+            p: Product {
+                outer: blocks.min(p.outer - o),
+                m: rows.min(p.m - i),
+                n: columns.min(p.n - j),
+                ..*p
+            },
+            a: tiles.a.wrapping_add(o * p.a_outer + i * p.a_row),
+            b: tiles.b.wrapping_add(o * p.b_outer + j),
+            c: tiles.c.wrapping_add(o * p.c_outer + i * p.c_row + j),
+            ..tiles
+        };
+        // SAFETY: `check` holds every index that the whole product's tiles form; the parts' are disjoint in C.
+        unsafe { dispatch(isa, part) }
+    });
+}
+
+/// Operands that the tasks of a team share; each writes elements of its own.
+struct Shared(Tiles);
+
+impl Shared {
+    fn get(&self) -> Tiles {
+        self.0
+    }
+}
+
+// SAFETY: A and B are only read, and the tasks' parts of C are disjoint.
+unsafe impl Sync for Shared {}
+
 #[derive(Clone, Copy)]
 struct Tiles {
     p: Product,
+    /// Whether B comes from main memory and is asked for before its use.
+    cold: bool,
     a: *const f32,
     b: *const f32,
     c: *mut f32,
@@ -208,6 +245,9 @@ impl Kernel for Tiles {
         let mut j = 0;
         while j < self.p.n {
             let left = self.p.n - j;
+            if self.cold {
+                self.ask_for_panel(j, left.min(2 * S::LANES));
+            }
             // SAFETY: columns j .. j + min(left, 2 LANES) exist.
             unsafe {
                 if left >= 2 * S::LANES {
@@ -226,6 +266,16 @@ impl Kernel for Tiles {
 }
 
 impl Tiles {
+    /// Asks for the lines of B's columns j .. j + n, of the first block.
+    #[inline(always)]
+    fn ask_for_panel(self, j: usize, n: usize) {
+        for (s, k) in (0..self.p.segments).flat_map(|s| (0..self.p.k).map(move |k| (s, k))) {
+            let row = self.b.wrapping_add(s * self.p.b_segment + k * self.p.b_k + j);
+            (0..n - 1).step_by(LINE).for_each(|i| prefetch(row.wrapping_add(i)));
+            prefetch(row.wrapping_add(n - 1));
+        }
+    }
+
     /// V vectors of columns from j on, all rows, in tiles of nearly equal height.
     #[inline(always)]
     unsafe fn panel<S: Simd, const V: usize, const TAIL: bool>(self, j: usize, tail: usize) {
@@ -241,7 +291,7 @@ impl Tiles {
                 b: unsafe { self.b.add(o * self.p.b_outer) },
                 // SAFETY: as above.
                 c: unsafe { self.c.add(o * self.p.c_outer) },
-                p: self.p,
+                ..self
             };
             // SAFETY: rows i .. i + rows exist, and rows <= TILE_ROWS <= 8.
             unsafe {
@@ -267,7 +317,7 @@ impl Tiles {
         j: usize,
         tail: usize,
     ) {
-        let Tiles { p, a, b, c } = self;
+        let Tiles { p, a, b, c, .. } = self;
         // SAFETY: the caller's rows and columns exist, `Product::check` holds the strides' reach, and the partial
         // forms touch `tail` elements only.
         unsafe {
@@ -311,6 +361,8 @@ impl Tiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Element;
+    use crate::kernels::team::with_crew;
     use crate::rng::{Stream, fill_normal, rng};
 
     fn normal(n: usize, id: u64) -> Vec<f32> {
@@ -398,13 +450,18 @@ mod tests {
             p,
             Product { b_outer: 2, ..p }.accumulating(),
             Product::dense(370, 33, 30),
+            Product::dense(1, 333, 400),
+            Product::dense(30, 150, 33).accumulating(),
             Product::transposed_a(333, 33, 30).accumulating(),
         ] {
-            let (a, b, c) = (normal(12000, 4), normal(2000, 5), normal(13000, 6));
+            let (a, b, c) = (normal(12000, 4), normal(140_000, 5), normal(13000, 6));
             for isa in Isa::available() {
                 let (mut one, mut many) = (c.clone(), c.clone());
-                team_product(isa, Team::Solo, &p, &a, &b, &mut one);
-                team_product(isa, Team::Pool, &p, &a, &b, &mut many);
+                f32::product(isa, &p, &a, &b, &mut one);
+                with_crew(2, |team| f32::team_product(isa, team, &p, &a, &b, &mut many));
+                assert_eq!(one, many, "{isa} {p:?}");
+                many.clone_from(&c);
+                f32::team_product(isa, Team::Solo, &p, &a, &b, &mut many);
                 assert_eq!(one, many, "{isa} {p:?}");
                 assert_ne!(one, c);
             }

@@ -127,6 +127,21 @@ pub fn vectorised<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
     }
 }
 
+/// Floats in a cache line.
+pub(super) const LINE: usize = 16;
+
+/// Asks for the cache line at `p`, which need not be readable, where the processor takes such requests.
+#[inline(always)]
+pub(super) fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of x86-64, and the instruction faults on no address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Eight floats in an array, left to the compiler to vectorise.
 #[derive(Clone, Copy)]
 pub(super) struct Portable;

@@ -1,26 +1,60 @@
 //! Splitting one layer's work over threads when there are fewer samples than threads.
+//!
+//! A layer of one small image takes tens of microseconds, no more than the system takes to wake a sleeping thread. A
+//! [`Crew`]'s threads therefore stay awake from the first layer to the last: one walks the graph and opens a job for each
+//! layer, the others wait for it in [`Crew::serve`], and whoever is free takes the next task. A thread that the system has
+//! stopped takes none, so that a core which is busy elsewhere does not hold up the others for longer than one task.
 
-use rayon::prelude::*;
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// Who works on a layer: one thread, or all of the pool that the caller runs in.
+/// Who works on a layer: one thread, or a crew of them.
 ///
-/// The cut into chunks is the caller's and never depends on the number of threads, and every chunk's arithmetic is its
+/// The cut into tasks is the caller's and never depends on the number of threads, and every task's arithmetic is its
 /// own, so the result has the same bits either way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Team {
+#[derive(Clone, Copy, Debug)]
+pub enum Team<'a> {
     /// The calling thread alone.
     Solo,
-    /// Every thread of the current rayon pool.
-    Pool,
+    /// The calling thread, which leads, and those that serve the crew.
+    Crew(&'a Crew),
 }
 
-impl Team {
-    /// Calls `f(i, chunk i of a)` for every chunk of `chunk` elements (the last may be shorter).
-    pub fn each<A: Send>(self, a: &mut [A], chunk: usize, f: impl Fn(usize, &mut [A]) + Sync + Send) {
+impl<'a> Team<'a> {
+    /// Whether the calling thread works alone.
+    pub fn is_solo(self) -> bool {
+        matches!(self, Team::Solo)
+    }
+
+    /// The team for a pass over so many elements: sharing out what takes a microsecond costs more than it saves.
+    pub fn for_work(self, elements: usize) -> Team<'a> {
+        const LEAST: usize = 1 << 14;
+        if elements < LEAST { Team::Solo } else { self }
+    }
+
+    /// Calls `f(i)` for every i below `tasks`.
+    pub fn run(self, tasks: usize, f: impl Fn(usize) + Sync) {
         match self {
-            Team::Solo => a.chunks_mut(chunk).enumerate().for_each(|(i, a)| f(i, a)),
-            Team::Pool => a.par_chunks_mut(chunk).enumerate().for_each(|(i, a)| f(i, a)),
+            Team::Solo => (0..tasks).for_each(f),
+            Team::Crew(crew) => crew.run(tasks, &f),
         }
+    }
+
+    /// Calls `f(i, chunk i of a)` for every chunk of `chunk` elements (the last may be shorter).
+    pub fn each<A: Send>(self, a: &mut [A], chunk: usize, f: impl Fn(usize, &mut [A]) + Sync) {
+        let a = Chunks::new(a, chunk);
+        // SAFETY: every task takes its own chunk, once.
+        self.run(a.count(), |i| f(i, unsafe { a.take(i) }));
+    }
+
+    /// Calls `f(first row, rows from there on)` for a few parts of a pass over rows of `row` elements, or for all of it where
+    /// sharing would not pay.
+    pub fn rows<A: Send>(self, a: &mut [A], row: usize, f: impl Fn(usize, &mut [A]) + Sync) {
+        const PARTS: usize = 8;
+        let team = self.for_work(a.len());
+        let parts = if team.is_solo() { 1 } else { PARTS };
+        let rows = a.len().div_ceil(row).div_ceil(parts).max(1);
+        team.each(a, rows * row, |i, part| f(i * rows, part));
     }
 
     /// [`Team::each`] over two slices cut side by side, each with its own chunk length; stops with the shorter.
@@ -28,22 +62,11 @@ impl Team {
         self,
         (a, chunk_a): (&mut [A], usize),
         (b, chunk_b): (&mut [B], usize),
-        f: impl Fn(usize, &mut [A], &mut [B]) + Sync + Send,
+        f: impl Fn(usize, &mut [A], &mut [B]) + Sync,
     ) {
-        match self {
-            Team::Solo => {
-                a.chunks_mut(chunk_a)
-                    .zip(b.chunks_mut(chunk_b))
-                    .enumerate()
-                    .for_each(|(i, (a, b))| f(i, a, b));
-            }
-            Team::Pool => {
-                a.par_chunks_mut(chunk_a)
-                    .zip(b.par_chunks_mut(chunk_b))
-                    .enumerate()
-                    .for_each(|(i, (a, b))| f(i, a, b));
-            }
-        }
+        let (a, b) = (Chunks::new(a, chunk_a), Chunks::new(b, chunk_b));
+        // SAFETY: every task takes its own chunks, once.
+        self.run(a.count().min(b.count()), |i| unsafe { f(i, a.take(i), b.take(i)) });
     }
 
     /// [`Team::each2`] over three slices.
@@ -52,23 +75,234 @@ impl Team {
         (a, chunk_a): (&mut [A], usize),
         (b, chunk_b): (&mut [B], usize),
         (c, chunk_c): (&mut [C], usize),
-        f: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync + Send,
+        f: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync,
     ) {
-        match self {
-            Team::Solo => {
-                a.chunks_mut(chunk_a)
-                    .zip(b.chunks_mut(chunk_b))
-                    .zip(c.chunks_mut(chunk_c))
-                    .enumerate()
-                    .for_each(|(i, ((a, b), c))| f(i, a, b, c));
-            }
-            Team::Pool => {
-                a.par_chunks_mut(chunk_a)
-                    .zip(b.par_chunks_mut(chunk_b))
-                    .zip(c.par_chunks_mut(chunk_c))
-                    .enumerate()
-                    .for_each(|(i, ((a, b), c))| f(i, a, b, c));
+        let (a, b, c) = (Chunks::new(a, chunk_a), Chunks::new(b, chunk_b), Chunks::new(c, chunk_c));
+        let tasks = a.count().min(b.count()).min(c.count());
+        // SAFETY: every task takes its own chunks, once.
+        self.run(tasks, |i| unsafe { f(i, a.take(i), b.take(i), c.take(i)) });
+    }
+}
+
+/// A slice cut into chunks that threads take.
+struct Chunks<A> {
+    start: *mut A,
+    len: usize,
+    chunk: usize,
+}
+
+// SAFETY: a chunk is taken by one thread only, which `take`'s callers see to, and its elements may go to another thread.
+unsafe impl<A: Send> Sync for Chunks<A> {}
+
+impl<A> Chunks<A> {
+    fn new(slice: &mut [A], chunk: usize) -> Chunks<A> {
+        assert!(chunk > 0, "chunks of nothing");
+        Chunks { start: slice.as_mut_ptr(), len: slice.len(), chunk }
+    }
+
+    fn count(&self) -> usize {
+        self.len.div_ceil(self.chunk)
+    }
+
+    /// Chunk i, of those below `count`.
+    ///
+    /// # Safety
+    /// The slice that was cut is still borrowed, and nobody else has this chunk.
+    #[expect(clippy::mut_from_ref, reason = "chunks do not overlap, and each is taken once")]
+    unsafe fn take(&self, i: usize) -> &mut [A] {
+        let first = i * self.chunk;
+        let len = self.chunk.min(self.len - first);
+        // SAFETY: first + len <= self.len, and the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(first), len) }
+    }
+}
+
+type Job<'f> = &'f (dyn Fn(usize) + Sync);
+
+/// What the threads that work on one sample's layers share: a job of numbered tasks at a time.
+#[derive(Default)]
+pub struct Crew {
+    /// The open job's number of tasks, in the upper half, and how many of them are taken.
+    taken: AtomicU64,
+    done: AtomicUsize,
+    job: UnsafeCell<Option<Job<'static>>>,
+    at_work: AtomicBool,
+    dismissed: AtomicBool,
+}
+
+// SAFETY: `job` is written by the one thread that has set `at_work`, while no task is open, and read by those who have taken
+// a task: the writer waits until their tasks are done.
+unsafe impl Sync for Crew {}
+
+impl std::fmt::Debug for Crew {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Crew").field("at_work", &self.at_work).finish_non_exhaustive()
+    }
+}
+
+impl Crew {
+    /// Calls `f` with the crew as its team, and lets those who serve go when it returns or panics.
+    pub fn lead<R>(&self, f: impl FnOnce(Team<'_>) -> R) -> R {
+        let _dismiss = OnDrop(|| self.dismissed.store(true, Ordering::Release));
+        f(Team::Crew(self))
+    }
+
+    /// Takes tasks until the leader is done.
+    pub fn serve(&self) {
+        let mut wait = Wait::for_a_job();
+        while !self.dismissed.load(Ordering::Acquire) {
+            if self.work() {
+                wait = Wait::for_a_job();
+            } else {
+                wait.a_moment();
             }
         }
+    }
+
+    /// Calls `f(i)` for every i below `tasks`, on whoever is free; alone where a task of the crew calls it.
+    fn run(&self, tasks: usize, f: Job<'_>) {
+        if tasks < 2 || self.at_work.swap(true, Ordering::Acquire) {
+            return (0..tasks).for_each(f);
+        }
+        // SAFETY: the lifetime alone changes, and `finish` keeps this call from returning while a task is at work. The cell is
+        // this thread's: it has set `at_work`, and no task is open.
+        unsafe { *self.job.get() = Some(std::mem::transmute::<Job<'_>, Job<'static>>(f)) };
+        self.done.store(0, Ordering::Relaxed);
+        self.taken.store((tasks as u64) << 32, Ordering::Release);
+        let _finish = OnDrop(|| {
+            // After a panic tasks may be left, which nobody is to take any more.
+            let taken = self.taken.swap(0, Ordering::Relaxed) as u32 as usize;
+            let mut wait = Wait::for_a_task();
+            while self.done.load(Ordering::Acquire) < taken {
+                wait.a_moment();
+            }
+            self.at_work.store(false, Ordering::Release);
+        });
+        self.work();
+    }
+
+    /// Takes the open job's tasks while there are any; whether there was one.
+    fn work(&self) -> bool {
+        let mut worked = false;
+        while let Some(task) = self.take_task() {
+            worked = true;
+            let _done = OnDrop(|| {
+                self.done.fetch_add(1, Ordering::Release);
+            });
+            // SAFETY: taking the task, which acquires what its publisher released, keeps the job open until it is done.
+            let job = unsafe { *self.job.get() }.expect("an open job");
+            job(task);
+        }
+        worked
+    }
+
+    fn take_task(&self) -> Option<usize> {
+        let next = |word: u64| ((word as u32) < (word >> 32) as u32).then_some(word + 1);
+        let taken = self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, next);
+        taken.ok().map(|word| word as u32 as usize)
+    }
+}
+
+/// Calls its function when it goes out of scope, in a panic too.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Waiting for what takes microseconds, and after so many turns without keeping others from the core: where there are others,
+/// the system gives it back only after milliseconds.
+struct Wait(usize);
+
+impl Wait {
+    /// For the next layer, some tens of microseconds.
+    fn for_a_job() -> Wait {
+        Wait(2_000)
+    }
+
+    /// For others' last tasks, some hundreds of microseconds: nobody else opens the next job.
+    fn for_a_task() -> Wait {
+        Wait(10_000)
+    }
+
+    fn a_moment(&mut self) {
+        if self.0 > 0 {
+            self.0 -= 1;
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// `f` with a crew of so many threads beside the calling one.
+#[cfg(test)]
+pub(crate) fn with_crew<R>(others: usize, f: impl FnOnce(Team<'_>) -> R) -> R {
+    let crew = Crew::default();
+    std::thread::scope(|scope| {
+        (0..others).for_each(|_| {
+            scope.spawn(|| crew.serve());
+        });
+        crew.lead(f)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_is_done_once_in_job_after_job() {
+        for others in [0, 1, 3] {
+            with_crew(others, |team| {
+                let mut counts = vec![0usize; 100];
+                for round in 1..=500 {
+                    let tasks = round % 90;
+                    team.each(&mut counts[..tasks], 1, |i, count| count[0] += i);
+                    counts[tasks..].iter_mut().enumerate().for_each(|(i, count)| *count += tasks + i);
+                    assert!(counts.iter().enumerate().all(|(i, count)| *count == round * i), "round {round}");
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn chunks_are_cut_side_by_side() {
+        for others in [0, 2] {
+            let (mut a, mut b, mut c) = ([0; 10], [0; 7], [0; 9]);
+            with_crew(others, |team| {
+                team.each3((&mut a, 4), (&mut b, 3), (&mut c, 3), |i, a, b, c| {
+                    a.fill(i + 1);
+                    b.fill(10 * (i + 1));
+                    c.fill(100 * a.len() + b.len());
+                });
+            });
+            assert_eq!(a, [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]);
+            assert_eq!(b, [10, 10, 10, 20, 20, 20, 30]);
+            assert_eq!(c, [403, 403, 403, 403, 403, 403, 201, 201, 201]);
+        }
+    }
+
+    #[test]
+    fn a_task_that_shares_out_again_does_it_alone() {
+        let mut sums = [0; 8];
+        with_crew(2, |team| {
+            team.each(&mut sums, 1, |i, sum| {
+                let mut parts = [0; 5];
+                team.each(&mut parts, 2, |j, parts| parts.fill(i * j));
+                sum[0] = parts.iter().sum();
+            });
+        });
+        assert_eq!(sums, std::array::from_fn(|i| 4 * i));
+    }
+
+    #[test]
+    fn a_panicking_task_ends_the_crew() {
+        let caught = std::panic::catch_unwind(|| {
+            with_crew(2, |team| team.run(64, |i| assert!(i != 40, "task 40")));
+        });
+        assert!(caught.is_err());
     }
 }

@@ -12,7 +12,7 @@ use super::lanes::{Lane, Lanes};
 use super::plan::{Mode, Plan};
 use crate::equations::loss::{eq21_gradient, eq21_l_simple};
 use crate::error::{Error, Result};
-use crate::kernels::{Element, Kernels, Team, transpose};
+use crate::kernels::{Crew, Element, Kernels, Team, transpose};
 use std::sync::Mutex;
 
 /// Samples in a shard of a batch of `batch`: enough to share the reading of the weights, which is what small images wait for,
@@ -144,16 +144,21 @@ impl<T: Element> Engine<T> {
         self.pool.install(f)
     }
 
-    /// Who works on a layer when so many shards can be worked on at a time.
-    fn team(&self, shards: usize) -> Team {
-        if shards < self.threads { Team::Pool } else { Team::Solo }
-    }
-
-    /// Calls `work` on as many threads of the pool as there are shards to work on at a time.
-    fn share_out(&self, shards: usize, work: impl Fn() + Sync) {
+    /// Calls `work` on as many threads of the pool as there are shards to work on at a time; those that are left over join
+    /// their crews.
+    fn share_out(&self, shards: usize, work: impl Fn(Team<'_>) + Sync) {
+        let (work, leaders) = (&work, self.threads.min(shards));
+        let crews: Vec<Crew> = (0..leaders).map(|_| Crew::default()).collect();
         self.pool.in_place_scope(|scope| {
-            for _ in 0..self.threads.min(shards) {
-                scope.spawn(|_| work());
+            for crew in &crews {
+                scope.spawn(
+                    move |_| {
+                        if leaders == self.threads { work(Team::Solo) } else { crew.lead(work) }
+                    },
+                );
+            }
+            for crew in crews.iter().cycle().take(self.threads - leaders) {
+                scope.spawn(|_| crew.serve());
             }
         });
     }
@@ -175,7 +180,7 @@ impl<T: Element> Engine<T> {
         let shards = n.div_ceil(size);
         let parts = Mutex::new(out.chunks_mut(size * len_out).enumerate());
         let next = || parts.lock().expect("no thread panicked").next();
-        let run = |shard: usize, out: &mut [T]| {
+        let run = |team: Team<'_>, shard: usize, out: &mut [T]| {
             let indices = &indices[shard * size..(shard * size + size).min(n)];
             this.inference.with(|arena| {
                 let sweep = Sweep {
@@ -183,7 +188,7 @@ impl<T: Element> Engine<T> {
                     plan: &this.inference.plan,
                     weights: Weights { flat: &model.weights, turned: &[], projections: &this.projections },
                     kernels: this.kernels,
-                    team: this.team(shards),
+                    team,
                     samples: indices.len(),
                     dropout: None,
                     fresh: false,
@@ -194,9 +199,9 @@ impl<T: Element> Engine<T> {
                 out.copy_from_slice(sweep.output(arena));
             });
         };
-        this.share_out(shards, || {
+        this.share_out(shards, |team| {
             while let Some((shard, out)) = next() {
-                run(shard, out);
+                run(team, shard, out);
             }
         });
     }
@@ -230,7 +235,7 @@ impl<T: Element> Engine<T> {
             lanes.start(shards, model.weights.len(), &mut result.weights);
         });
         let this = &*self;
-        let run = |shard: usize, lane: &mut Lane<T>, fresh: bool| {
+        let run = |team: Team<'_>, shard: usize, lane: &mut Lane<T>, fresh: bool| {
             let samples = size.min(n - shard * size);
             let Lane { sum, eps, indices } = lane;
             eps.resize(samples * len_out, T::zero());
@@ -245,7 +250,7 @@ impl<T: Element> Engine<T> {
                         projections: &this.projections,
                     },
                     kernels: this.kernels,
-                    team: this.team(lanes.count()),
+                    team,
                     samples,
                     dropout: dropout.map(|(seed, step)| DropoutKey {
                         seed,
@@ -278,7 +283,9 @@ impl<T: Element> Engine<T> {
                 loss
             })
         };
-        this.share_out(lanes.count(), || lanes.work(run));
+        this.share_out(lanes.count(), |team| {
+            lanes.work(|shard, lane, fresh| run(team, shard, lane, fresh));
+        });
         let loss = timed_for_all(this.clock(), Work::Reduction, || {
             this.install(|| lanes.finish(this.kernels.isa, &mut result.weights))
         });

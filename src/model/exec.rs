@@ -10,6 +10,7 @@ use crate::kernels::{Element, Kernels, Team, drop_out, transpose};
 use crate::nn::{self, Projections};
 use crate::real::Real;
 use crate::rng::{Stream, key};
+use rayon::prelude::*;
 
 /// What a dropout's mask is drawn from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,15 +83,11 @@ pub fn turn_weights<T: Element>(graph: &Graph, flat: &[T], turned: &mut Vec<T>) 
         (rest, end) = (after, range.end);
         parts.push((&flat[range], node, part));
     }
-    Team::Pool.each(&mut parts, 1, |_, parts| {
-        for (weight, node, turned) in parts {
-            match node.op {
-                Op::Conv { .. } => plan::conv(graph, node).turn_weight(weight, turned),
-                _ => {
-                    let layer = plan::linear(graph, node, 1);
-                    transpose(weight, layer.c_in, layer.c_out, turned);
-                }
-            }
+    parts.par_iter_mut().for_each(|(weight, node, turned)| match node.op {
+        Op::Conv { .. } => plan::conv(graph, node).turn_weight(weight, turned),
+        _ => {
+            let layer = plan::linear(graph, node, 1);
+            transpose(weight, layer.c_in, layer.c_out, turned);
         }
     });
 }
@@ -107,7 +104,7 @@ pub struct Sweep<'a, T> {
     /// The kernels.
     pub kernels: Kernels,
     /// Who works on a layer.
-    pub team: Team,
+    pub team: Team<'a>,
     /// Samples in the shard.
     pub samples: usize,
     /// Dropout's key in training, `None` when sampling.
@@ -227,7 +224,7 @@ impl<'a, T: Element> Sweep<'a, T> {
                 let (gamma, beta) = (self.param(weight), self.param(bias));
                 let saved = saved.chunks_exact_mut(layer.saved_len());
                 for ((x, y), saved) in input(0).chunks_exact(each).zip(y.chunks_exact_mut(each)).zip(saved) {
-                    layer.forward(isa, x, gamma, beta, y, saved, work);
+                    layer.forward(isa, team, x, gamma, beta, y, saved, work);
                 }
             }
             Op::Silu => T::silu(isa, input(0), y),
@@ -237,7 +234,7 @@ impl<'a, T: Element> Sweep<'a, T> {
                 }
                 let vectors = input(1).chunks_exact(self.len(node.inputs[1]));
                 for (v, y) in vectors.zip(y.chunks_exact_mut(each)) {
-                    nn::add_channels(isa, v, y);
+                    nn::add_channels(isa, team, v, y);
                 }
             }
             Op::Add { scale } => {
@@ -245,15 +242,15 @@ impl<'a, T: Element> Sweep<'a, T> {
                 if !in_place(kept) {
                     y.copy_from_slice(input(kept));
                 }
-                nn::add_scaled(isa, input(1 - kept), scale, y);
+                nn::add_scaled(isa, team, input(1 - kept), scale, y);
             }
             Op::Concat => {
                 let channels = |k: usize| self.graph.shape(node.inputs[k]).c;
-                nn::concat(input(0), channels(0), input(1), channels(1), y);
+                nn::concat(team, input(0), channels(0), input(1), channels(1), y);
             }
             Op::Upsample => {
                 let x = self.graph.shape(node.inputs[0]);
-                nn::upsample(input(0), x.w, x.c, y);
+                nn::upsample(team, input(0), x.w, x.c, y);
             }
             Op::Dropout { p, index } => {
                 if !in_place(0) {

@@ -129,7 +129,7 @@ impl Attention {
         }
     }
 
-    fn input<'a, T>(&self, isa: Isa, team: Team, q: &'a [T], k: &'a [T], v: &'a [T]) -> Input<'a, T> {
+    fn input<'a, T>(&self, isa: Isa, team: Team<'a>, q: &'a [T], k: &'a [T], v: &'a [T]) -> Input<'a, T> {
         Input { attention: *self, isa, team, q, k, v }
     }
 
@@ -150,7 +150,7 @@ impl Attention {
 pub(super) struct Input<'a, T> {
     pub attention: Attention,
     pub isa: Isa,
-    pub team: Team,
+    pub team: Team<'a>,
     pub q: &'a [T],
     pub k: &'a [T],
     pub v: &'a [T],

@@ -1,7 +1,7 @@
 //! Convolution by strided matrix products, without an im2col copy.
 
 use super::linear::add_column_sums;
-use crate::kernels::{ConvAlgorithm, Element, Kernels, Product, Team, Winograd, team_product};
+use crate::kernels::{ConvAlgorithm, Element, Kernels, Product, Team, Winograd};
 use crate::real::Real;
 
 /// A k x k convolution of an \[h, w, c_in\] image with zero borders.
@@ -148,7 +148,7 @@ impl Conv {
             for pixel in y.chunks_exact_mut(self.c_out) {
                 pixel.copy_from_slice(bias);
             }
-            team_product(kernels.isa, team, &product, work, weight, y);
+            T::team_product(kernels.isa, team, &product, work, weight, y);
         }
     }
 
@@ -202,7 +202,7 @@ impl Conv {
         };
         for (d_y, d_x) in d_y.chunks_exact(self.output_len()).zip(d_x.chunks_exact_mut(self.input_len())) {
             Self::place(work, (he, we), c, k - 1 - self.pad_before, self.stride, d_y, self.out_w());
-            team_product(kernels.isa, team, &product, work, turned, d_x);
+            T::team_product(kernels.isa, team, &product, work, turned, d_x);
         }
     }
 
@@ -242,7 +242,7 @@ impl Conv {
         };
         for (x, d_y) in x.chunks_exact(self.input_len()).zip(d_y.chunks_exact(self.output_len())) {
             Self::place(work, (hp, wp), c, self.pad_before, 1, x, self.w);
-            team_product(kernels.isa, team, &product, work, d_y, d_weight);
+            T::team_product(kernels.isa, team, &product, work, d_y, d_weight);
         }
     }
 }

@@ -4,21 +4,23 @@
 //! its four copies. Additions work in place: the executor keeps y where an input was that nobody reads any more.
 //! Dropout, which scales dY by the mask that it scaled x by, is [`drop_out`](crate::kernels::drop_out) both ways.
 
-use crate::kernels::{Element, Isa, vectorised};
+use crate::kernels::{Element, Isa, Team, vectorised};
 use crate::real::Real;
 
 /// y <- (x + y) scale.
-pub fn add_scaled<T: Real>(isa: Isa, x: &[T], scale: f64, y: &mut [T]) {
+pub fn add_scaled<T: Real>(isa: Isa, team: Team, x: &[T], scale: f64, y: &mut [T]) {
     let scale = T::of(scale);
-    vectorised(
-        isa,
-        #[inline(always)]
-        || {
-            for (y, x) in y.iter_mut().zip(x) {
-                *y = (*x + *y) * scale;
-            }
-        },
-    );
+    team.rows(y, 1, |first, y| {
+        vectorised(
+            isa,
+            #[inline(always)]
+            || {
+                for (y, x) in y.iter_mut().zip(&x[first..]) {
+                    *y = (*x + *y) * scale;
+                }
+            },
+        );
+    });
 }
 
 /// x <- x scale.
@@ -58,18 +60,20 @@ pub fn add_to<T: Real>(isa: Isa, x: &[T], scale: f64, sum: &mut [T]) {
 }
 
 /// y\[i, c\] += v\[c\].
-pub fn add_channels<T: Real>(isa: Isa, v: &[T], y: &mut [T]) {
-    vectorised(
-        isa,
-        #[inline(always)]
-        || {
-            for y in y.chunks_exact_mut(v.len()) {
-                for (y, v) in y.iter_mut().zip(v) {
-                    *y += *v;
+pub fn add_channels<T: Real>(isa: Isa, team: Team, v: &[T], y: &mut [T]) {
+    team.rows(y, v.len(), |_, y| {
+        vectorised(
+            isa,
+            #[inline(always)]
+            || {
+                for y in y.chunks_exact_mut(v.len()) {
+                    for (y, v) in y.iter_mut().zip(v) {
+                        *y += *v;
+                    }
                 }
-            }
-        },
-    );
+            },
+        );
+    });
 }
 
 /// d_v\[c\] = or, if `add`, += the sum over i of d_y\[i, c\]; the gradient in the other addend is d_y.
@@ -81,11 +85,14 @@ pub fn add_channels_backward<T: Real>(isa: Isa, d_y: &[T], d_v: &mut [T], add: b
 }
 
 /// y\[i\] = a\[i\], b\[i\] for every pixel i, of c_a and c_b channels.
-pub fn concat<T: Real>(a: &[T], c_a: usize, b: &[T], c_b: usize, y: &mut [T]) {
-    for ((y, a), b) in y.chunks_exact_mut(c_a + c_b).zip(a.chunks_exact(c_a)).zip(b.chunks_exact(c_b)) {
-        y[..c_a].copy_from_slice(a);
-        y[c_a..].copy_from_slice(b);
-    }
+pub fn concat<T: Real>(team: Team, a: &[T], c_a: usize, b: &[T], c_b: usize, y: &mut [T]) {
+    team.rows(y, c_a + c_b, |first, y| {
+        let inputs = a[first * c_a..].chunks_exact(c_a).zip(b[first * c_b..].chunks_exact(c_b));
+        for (y, (a, b)) in y.chunks_exact_mut(c_a + c_b).zip(inputs) {
+            y[..c_a].copy_from_slice(a);
+            y[c_a..].copy_from_slice(b);
+        }
+    });
 }
 
 /// d_x = or, if `add`, += channels `from` .. `from` + `c` of d_y, of `c_y` channels: one input of a concatenation.
@@ -117,15 +124,17 @@ pub fn concat_backward<T: Real>(
 }
 
 /// y \[2h, 2w, c\]: every pixel of x \[h, w, c\] twice in both directions.
-pub fn upsample<T: Real>(x: &[T], w: usize, c: usize, y: &mut [T]) {
-    for (x, y) in x.chunks_exact(w * c).zip(y.chunks_exact_mut(4 * w * c)) {
-        let (first, second) = y.split_at_mut(2 * w * c);
-        for (pixel, y) in x.chunks_exact(c).zip(first.chunks_exact_mut(2 * c)) {
-            y[..c].copy_from_slice(pixel);
-            y[c..].copy_from_slice(pixel);
+pub fn upsample<T: Real>(team: Team, x: &[T], w: usize, c: usize, y: &mut [T]) {
+    team.rows(y, 4 * w * c, |row, y| {
+        for (x, y) in x[row * w * c..].chunks_exact(w * c).zip(y.chunks_exact_mut(4 * w * c)) {
+            let (first, second) = y.split_at_mut(2 * w * c);
+            for (pixel, y) in x.chunks_exact(c).zip(first.chunks_exact_mut(2 * c)) {
+                y[..c].copy_from_slice(pixel);
+                y[c..].copy_from_slice(pixel);
+            }
+            second.copy_from_slice(first);
         }
-        second.copy_from_slice(first);
-    }
+    });
 }
 
 /// d_x = or, if `add`, += the sum of d_y over each pixel's four copies.
@@ -161,6 +170,7 @@ pub fn silu_backward<T: Element>(isa: Isa, x: &[T], d_y: &[T], d_x: &mut [T], ad
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::team::with_crew;
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 
     const ISA: Isa = Isa::Reference;
@@ -187,14 +197,14 @@ mod tests {
         add_channels_backward(ISA, &d_y, &mut d_v, false);
         check_gradient("d_v", &v, &d_v, |v| {
             let mut y = x.clone();
-            add_channels(ISA, v, &mut y);
+            add_channels(ISA, Team::Solo, v, &mut y);
             dot(&y, &d_y)
         });
         let once = d_v.clone();
         add_channels_backward(ISA, &d_y, &mut d_v, true);
         assert!(d_v.iter().zip(&once).all(|(twice, once)| (twice - 2.0 * once).abs() < 1e-14));
         let mut y = vec![1.0, 2.0, 3.0];
-        add_scaled(ISA, &[4.0, 5.0, 6.0], 0.5, &mut y);
+        add_scaled(ISA, Team::Solo, &[4.0, 5.0, 6.0], 0.5, &mut y);
         assert_eq!(y, [2.5, 3.5, 4.5]);
         pass(ISA, &[2.0, 4.0, 6.0], 0.5, &mut y, true);
         assert_eq!(y, [3.5, 5.5, 7.5]);
@@ -206,7 +216,7 @@ mod tests {
     fn concatenation_and_upsampling_have_their_adjoints() {
         let (a, b): (Vec<f64>, Vec<f64>) = (normal(8, 1), normal(12, 2));
         let mut y = vec![0.0; 20];
-        concat(&a, 2, &b, 3, &mut y);
+        concat(Team::Solo, &a, 2, &b, 3, &mut y);
         assert_eq!(y[5..10], [a[2], a[3], b[3], b[4], b[5]]);
         let d_y = normal(20, 3);
         let (mut d_a, mut d_b) = (vec![0.0; 8], vec![0.0; 12]);
@@ -219,7 +229,7 @@ mod tests {
 
         let x: Vec<f64> = normal(2 * 3 * 2, 4);
         let (mut y, d_y) = (vec![0.0; 48], normal(48, 5));
-        upsample(&x, 3, 2, &mut y);
+        upsample(Team::Solo, &x, 3, 2, &mut y);
         for (i, j, c) in [(0, 0, 0), (1, 5, 1), (3, 2, 0), (2, 4, 1)] {
             assert_eq!(y[(i * 6 + j) * 2 + c], x[(i / 2 * 3 + j / 2) * 2 + c]);
         }
@@ -229,5 +239,21 @@ mod tests {
         upsample_backward(ISA, &d_y, 3, 2, &mut again, false);
         assert_eq!(again, d_x);
         assert!((dot(&y, &d_y) - dot(&x, &d_x)).abs() < 1e-13);
+    }
+
+    #[test]
+    fn a_team_gives_the_same_bits() {
+        let isa = Isa::detect();
+        let (a, b): (Vec<f32>, Vec<f32>) = (normal(40 * 40 * 24, 1), normal(40 * 40 * 9, 2));
+        let run = |team: Team| {
+            let mut joined = vec![0.0; 40 * 40 * 33];
+            concat(team, &a, 24, &b, 9, &mut joined);
+            add_channels(isa, team, &b[..33], &mut joined);
+            add_scaled(isa, team, &joined.clone(), 0.7, &mut joined);
+            let mut larger = vec![0.0; 4 * joined.len()];
+            upsample(team, &joined, 40, 33, &mut larger);
+            (joined, larger)
+        };
+        assert_eq!(run(Team::Solo), with_crew(2, run));
     }
 }

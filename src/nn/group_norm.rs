@@ -1,6 +1,6 @@
 //! Group normalisation (Wu & He 2018), with the SiLU that follows it in a residual block.
 
-use crate::kernels::{Channels, Element, Isa};
+use crate::kernels::{Channels, Element, Isa, Team};
 use crate::real::Real;
 
 /// y = SiLU(z), z = gamma_c xhat + beta_c, xhat = (x - mean_g) / sqrt(var_g + eps), over the pixels and channels of group g of
@@ -39,6 +39,7 @@ impl GroupNorm {
     pub fn forward<T: Element>(
         &self,
         isa: Isa,
+        team: Team,
         x: &[T],
         gamma: &[T],
         beta: &[T],
@@ -62,7 +63,11 @@ impl GroupNorm {
             rstd[g] = T::one() / ((within + pixels * between) / n + T::of(self.eps)).sqrt();
         }
         self.coefficients(gamma, beta, saved, factor, term, centre);
-        T::channel_affine(isa, x, Channels { factor, term, centre }, self.silu, y);
+        let channels = Channels { factor, term, centre };
+        team.rows(y, self.channels, |pixel, y| {
+            let x = &x[pixel * self.channels..][..y.len()];
+            T::channel_affine(isa, x, channels, self.silu, y);
+        });
     }
 
     /// d_x = or, if `add`, += the gradient in x, and d_gamma += and d_beta += theirs; d_y is overwritten, and takes the
@@ -136,6 +141,7 @@ impl GroupNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::team::with_crew;
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 
     fn layer(silu: bool) -> GroupNorm {
@@ -145,7 +151,7 @@ mod tests {
     fn forward(layer: &GroupNorm, x: &[f64], gamma: &[f64], beta: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let (mut y, mut saved) = (vec![0.0; x.len()], vec![0.0; layer.saved_len()]);
         let mut work = vec![f64::NAN; layer.work_len()];
-        layer.forward(Isa::Reference, x, gamma, beta, &mut y, &mut saved, &mut work);
+        layer.forward(Isa::Reference, Team::Solo, x, gamma, beta, &mut y, &mut saved, &mut work);
         (y, saved)
     }
 
@@ -203,5 +209,19 @@ mod tests {
             check_gradient("d_gamma", &gamma, &d_gamma, |g| dot(&forward(&layer, &x, g, &beta).0, &d_y));
             check_gradient("d_beta", &beta, &d_beta, |b| dot(&forward(&layer, &x, &gamma, b).0, &d_y));
         }
+    }
+
+    #[test]
+    fn a_team_gives_the_same_bits() {
+        let layer = GroupNorm { pixels: 800, channels: 36, groups: 4, eps: 1e-6, silu: true };
+        let (gamma, beta) = (normal::<f32>(36, 2), normal::<f32>(36, 3));
+        let x: Vec<f32> = normal(800 * 36, 1);
+        let run = |team: Team| {
+            let (mut y, mut saved) = (vec![0.0; x.len()], vec![0.0; layer.saved_len()]);
+            let mut work = vec![f32::NAN; layer.work_len()];
+            layer.forward(Isa::detect(), team, &x, &gamma, &beta, &mut y, &mut saved, &mut work);
+            y
+        };
+        assert_eq!(run(Team::Solo), with_crew(2, run));
     }
 }

@@ -1,6 +1,6 @@
 //! The linear layer on rows.
 
-use crate::kernels::{Element, Isa, Product, Team, team_product, vectorised};
+use crate::kernels::{Element, Isa, Product, Team, vectorised};
 use crate::real::Real;
 
 /// y = x W + b for every row of x; a 1x1 convolution is this over pixels.
@@ -23,7 +23,7 @@ impl Linear {
             row.copy_from_slice(bias);
         }
         let product = Product::dense(self.rows, self.c_out, self.c_in).accumulating();
-        team_product(isa, team, &product, x, weight, y);
+        T::team_product(isa, team, &product, x, weight, y);
     }
 
     /// d_x = or, if `add`, += dY W^T; `transposed` is the weight's transpose \[c_out, c_in\].
@@ -37,7 +37,7 @@ impl Linear {
         add: bool,
     ) {
         let product = Product { accumulate: add, ..Product::dense(self.rows, self.c_in, self.c_out) };
-        team_product(isa, team, &product, d_y, transposed, d_x);
+        T::team_product(isa, team, &product, d_y, transposed, d_x);
     }
 
     /// d_weight += X^T dY and d_bias += the column sums of dY.
@@ -51,7 +51,7 @@ impl Linear {
         d_bias: &mut [T],
     ) {
         let product = Product::transposed_a(self.c_in, self.c_out, self.rows).accumulating();
-        team_product(isa, team, &product, x, d_y, d_weight);
+        T::team_product(isa, team, &product, x, d_y, d_weight);
         add_column_sums(isa, d_y, d_bias);
     }
 }

@@ -10,6 +10,7 @@ use super::transforms::{Grid, Input, Kernel3, Kernel3Gradient, Output, OutputGra
 use crate::kernels::product::product_fast;
 use crate::kernels::simd::dispatch;
 use crate::kernels::{Isa, Product, Team};
+use std::ops::Range;
 
 /// Products: the points of both directions.
 const POINTS: usize = 36;
@@ -35,6 +36,10 @@ fn blocks_len(rows: usize, channels: usize, block: usize) -> usize {
     let last = if rest > 0 { spaced(rows * rest.next_multiple_of(LANES)) } else { 0 };
     POINTS * (whole * spaced(rows * block) + last)
 }
+
+/// Channels whose taps are asked for before their turn: a layer reads its weights once, from main memory, two or three lines at a
+/// time.
+const AHEAD: usize = 8;
 
 const KERNEL_LEN: usize = POINTS * (DEPTH * WIDTH + LANES);
 const SLOT_LEN: usize = KERNEL_LEN + POINTS * (ROWS * WIDTH + LANES);
@@ -177,7 +182,7 @@ pub(in crate::kernels) fn forward_fast(
     let size = cut(rows, ROWS);
     for first in (0..rows).step_by(size) {
         let n = size.min(rows - first);
-        if team == Team::Pool && c_out <= WIDTH {
+        if !team.is_solo() && c_out <= WIDTH {
             let part = n.div_ceil(CUT);
             let each = blocks_len(part, c_in, DEPTH) + SLOT_LEN;
             let end = each * n.div_ceil(part);
@@ -197,10 +202,10 @@ impl Forward<'_> {
     fn rows(self, team: Team, (first, n): (usize, usize), work: &mut [f32], fresh: bool) {
         let Winograd { c_in, c_out, .. } = *self.layer;
         let widths = c_out.div_ceil(WIDTH);
-        let tasks = if team == Team::Pool { TASKS.min(widths) } else { 1 };
+        let tasks = if team.is_solo() { 1 } else { TASKS.min(widths) };
         let (slots, inputs) = work.split_at_mut(tasks * SLOT_LEN);
         let inputs = &mut inputs[..blocks_len(n, c_in, DEPTH)];
-        team.each(inputs, POINTS * spaced(n * DEPTH), |k, block| self.input(k, first, n, block));
+        self.inputs(team, (first, n), inputs);
         let one_block = c_in <= DEPTH && c_out <= WIDTH;
         team.each(slots, SLOT_LEN, |task, slot| {
             let (kernel, sums) = slot.split_at_mut(KERNEL_LEN);
@@ -216,18 +221,24 @@ impl Forward<'_> {
         });
     }
 
-    /// Block k of the transformed inputs: for each point \[n, channels of the block in whole vectors\].
-    fn input(self, k: usize, first: usize, n: usize, block_of_inputs: &mut [f32]) {
-        let (c, depth) = block(self.layer.c_in, DEPTH, k);
-        input_transform(
-            self.isa,
-            self.tiles,
-            self.x.at(c),
-            self.layer.c_in,
-            depth,
-            (first, n),
-            block_of_inputs,
-        );
+    /// The transformed inputs of `n` rows from `first` on, in blocks of DEPTH channels: for each point \[n, channels of the
+    /// block in whole vectors\].
+    fn inputs(self, team: Team, (first, n): (usize, usize), inputs: &mut [f32]) {
+        let c_in = self.layer.c_in;
+        assert!(inputs.len() >= blocks_len(n, c_in, DEPTH));
+        let blocks = c_in.div_ceil(DEPTH);
+        let parts = if team.is_solo() { 1 } else { TASKS.div_ceil(blocks).min(n) };
+        let to = Shared(inputs.as_mut_ptr());
+        team.run(blocks * parts, |task| {
+            let (k, part) = (task / parts, task % parts);
+            let (c, depth) = block(c_in, DEPTH, k);
+            let rows = part * n / parts..(part + 1) * n / parts;
+            let to = to.at(k * POINTS * spaced(n * DEPTH));
+            // SAFETY: the image is x, block k of `inputs` has n rows for every point, and no other task has these.
+            unsafe {
+                input_transform(self.isa, self.tiles, self.x.at(c), c_in, depth, (first, n), rows, to);
+            }
+        });
     }
 
     /// Block (k, j) of the transformed kernel: for each point \[DEPTH, WIDTH\].
@@ -240,7 +251,7 @@ impl Forward<'_> {
             (taps(self.layer, self.weight.at(0), c + i, o), points(to, spaced(DEPTH * WIDTH)))
         };
         // SAFETY: the weight has 3 x 3 x c_in x c_out elements, and `kernel` DEPTH rows of WIDTH for every point.
-        unsafe { dispatch(self.isa, Transform::new(Kernel3, depth, width, place)) }
+        unsafe { dispatch(self.isa, Transform::new(Kernel3, depth, width, place).prefetching(AHEAD)) }
     }
 
     /// sums, for each point \[n, WIDTH\], = or += block k of the inputs times block (k, j) of the kernel.
@@ -283,25 +294,30 @@ impl Forward<'_> {
     }
 }
 
-/// For each point \[n, depth in whole vectors\] from `depth` channels at `x` of images of `channels` channels.
-fn input_transform(
+/// For each point the `rows` of \[n, depth in whole vectors\] at `to`, from `depth` channels at `x` of images of `channels`
+/// channels; row 0 is tile `first`.
+///
+/// # Safety
+/// `x` is such an image's first element of these channels, and `to` has n rows for every point, of which nobody else reads or
+/// writes these.
+unsafe fn input_transform(
     isa: Isa,
     tiles: Tiles,
     x: *mut f32,
     channels: usize,
     depth: usize,
     (first, n): (usize, usize),
-    block_of_inputs: &mut [f32],
+    rows: Range<usize>,
+    to: *mut f32,
 ) {
     let row = depth.next_multiple_of(LANES);
-    assert!(block_of_inputs.len() >= POINTS * spaced(n * row));
-    let to = block_of_inputs.as_mut_ptr();
     let place = |i: usize| {
+        let i = rows.start + i;
         let to = points(to.wrapping_add(i * row), spaced(n * row));
         (tiles.grid(x, channels, first + i, 6, 1), to)
     };
-    // SAFETY: the image has every pixel that the tiles' grids hold, and the block n rows of `row` for every point.
-    unsafe { dispatch(isa, Transform::new(Input, n, depth, place)) }
+    // SAFETY: the image has every pixel that the tiles' grids hold, and the caller's promise.
+    unsafe { dispatch(isa, Transform::new(Input, rows.len(), depth, place)) }
 }
 
 /// d_weight \[3, 3, c_in, c_out\] += the gradient from x \[n, h, w, c_in\] and d_y \[n, h, w, c_out\]; `work` has
@@ -326,7 +342,7 @@ pub(in crate::kernels) fn weight_gradient_fast(
     let rows = tiles.count(samples);
     let size = cut(rows, ROWS);
     let (depths, widths) = (c_in.div_ceil(DEPTH), c_out.div_ceil(WIDTH));
-    let tasks = if team == Team::Pool { TASKS.min(depths * widths) } else { 1 };
+    let tasks = if team.is_solo() { 1 } else { TASKS.min(depths * widths) };
     let (slots, rest) = aligned(work).split_at_mut(tasks * KERNEL_LEN);
     for first in (0..rows).step_by(size) {
         let n = size.min(rows - first);
@@ -335,7 +351,9 @@ pub(in crate::kernels) fn weight_gradient_fast(
         let (each_in, each_out) = (POINTS * spaced(n * DEPTH), POINTS * spaced(n * WIDTH));
         team.each(inputs, each_in, |k, to| {
             let (c, depth) = block(c_in, DEPTH, k);
-            input_transform(isa, tiles, x.at(c), c_in, depth, (first, n), to);
+            assert!(to.len() >= POINTS * spaced(n * depth.next_multiple_of(LANES)));
+            // SAFETY: the image is x, and `to` has n rows for every point.
+            unsafe { input_transform(isa, tiles, x.at(c), c_in, depth, (first, n), 0..n, to.as_mut_ptr()) }
         });
         team.each(outputs, each_out, |j, to| {
             let (o, width) = block(c_out, WIDTH, j);

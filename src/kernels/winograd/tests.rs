@@ -1,4 +1,5 @@
 use super::*;
+use crate::kernels::team::with_crew;
 use crate::kernels::{Element, Isa, Team};
 use crate::rng::{Stream, fill_normal, rng};
 
@@ -147,14 +148,12 @@ fn a_team_gives_the_same_bits_and_a_sample_does_not_depend_on_the_others() {
     for case in cases() {
         for isa in Isa::available() {
             let all = forward(isa, Team::Solo, &case, Some(&case.bias), false);
-            assert_eq!(
-                all,
-                forward(isa, Team::Pool, &case, Some(&case.bias), false),
-                "{isa} {:?}",
-                case.layer
-            );
             let gradient = weight_gradient(isa, Team::Solo, &case);
-            assert_eq!(gradient, weight_gradient(isa, Team::Pool, &case), "{isa} {:?}", case.layer);
+            with_crew(2, |team| {
+                let together = forward(isa, team, &case, Some(&case.bias), false);
+                assert_eq!(all, together, "{isa} {:?}", case.layer);
+                assert_eq!(gradient, weight_gradient(isa, team, &case), "{isa} {:?}", case.layer);
+            });
             let (x, y) = (
                 case.layer.h * case.layer.w * case.layer.c_in,
                 case.layer.h * case.layer.w * case.layer.c_out,

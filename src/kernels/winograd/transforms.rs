@@ -1,7 +1,7 @@
 //! The five transforms of [`super`], one text for all: y = M x M^T over grids of pixels, vectors along channels.
 
 use super::points::*;
-use crate::kernels::simd::{Kernel, Simd};
+use crate::kernels::simd::{Kernel, LINE, Simd, prefetch};
 use std::marker::PhantomData;
 
 /// One of the algorithm's matrices, OUT x IN, as the shortest sequence of vector operations.
@@ -197,6 +197,7 @@ pub(super) struct Transform<M, F, const IN: usize, const OUT: usize> {
     place: F,
     bias: Option<*const f32>,
     add: bool,
+    ahead: usize,
     matrix: PhantomData<M>,
 }
 
@@ -207,7 +208,7 @@ where
 {
     /// `place(i)` says where item i is read and where it is written.
     pub fn new(_: M, items: usize, channels: usize, place: F) -> Self {
-        Transform { items, channels, place, bias: None, add: false, matrix: PhantomData }
+        Transform { items, channels, place, bias: None, add: false, ahead: 0, matrix: PhantomData }
     }
 
     /// Adds one number per channel to every pixel written.
@@ -220,6 +221,21 @@ where
     pub fn adding(self) -> Self {
         const { assert!(M::ADDS) };
         Transform { add: true, ..self }
+    }
+
+    /// Asks for the pixels that the item `ahead` of each will read; they need not exist.
+    pub fn prefetching(self, ahead: usize) -> Self {
+        Transform { ahead, ..self }
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, from: Grid) {
+        // Where a pixel begins in the middle of a cache line, its last element is in one more line.
+        let last = self.channels - 1;
+        for (i, j) in (0..IN).flat_map(|i| (0..IN).map(move |j| (i, j))) {
+            (0..last).step_by(LINE).for_each(|c| prefetch(from.at(i, j, c)));
+            prefetch(from.at(i, j, last));
+        }
     }
 
     /// The last channels, where no whole vector of them is left, may take the slower way of what has borders and is added.
@@ -296,6 +312,9 @@ where
     unsafe fn run<S: Simd>(self) {
         for item in 0..self.items {
             let (from, to) = (self.place)(item);
+            if self.ahead > 0 {
+                self.prefetch((self.place)(item + self.ahead).0);
+            }
             let is_plain = self.bias.is_none() && !self.add;
             let is_whole = from.is_whole(IN) && to.is_whole(OUT);
             // What a matrix never needs is not compiled: the transforms are long, and there are five in three vector sizes.

@@ -2,6 +2,7 @@ use super::*;
 use crate::config::FeatureMap::{Hyperbolic, Positive, Relu, Trigonometric};
 use crate::equations::attention::{eq22_attention, eq26_favor_attention};
 use crate::equations::features::{self, RELU_CONSTANT};
+use crate::kernels::team::with_crew;
 use crate::kernels::transpose;
 use crate::nn::favor_features::{DENOMINATOR_GUARD, guarded, is_guarded};
 use crate::nn::reductions::dot;
@@ -317,15 +318,13 @@ fn f32_agrees_with_f64_on_every_isa() {
 /// 300 tokens are three shares.
 #[test]
 fn a_team_of_any_size_gives_the_same_bits() {
-    let pools =
-        [1, 2, 7].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
     for kind in kinds(6) {
         let case = Case::<f32>::normal([300, 3, 5], kind, 1.0);
         for isa in Isa::available() {
             let alone = case.results(isa, Team::Solo);
-            for pool in &pools {
-                let together = pool.install(|| case.results(isa, Team::Pool));
-                assert_eq!(alone, together, "{isa} {kind:?} on {} threads", pool.current_num_threads());
+            for others in [0, 1, 6] {
+                let together = with_crew(others, |team| case.results(isa, team));
+                assert_eq!(alone, together, "{isa} {kind:?} on {} threads", others + 1);
             }
         }
     }
