@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod evaluate;
 mod export;
 mod info;
 mod progress;
@@ -28,6 +29,7 @@ enum Command {
     Train(train::TrainArgs),
     Sample(sample::SampleArgs),
     Export(export::ExportArgs),
+    Evaluate(evaluate::EvaluateArgs),
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
     Audit(audit::AuditArgs),
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Export(args) => export::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::Info(args) => info::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Audit(args) => audit::run(args),

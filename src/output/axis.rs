@@ -1,0 +1,150 @@
+//! Axes of plots: where they are marked, and with what.
+
+use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
+use std::ops::Range;
+
+/// An axis has room for this many marks.
+const MAX_MARKS: usize = 10;
+/// Where labels would need more decimals than this they are written as powers.
+const MAX_DECIMALS: usize = 5;
+
+/// How an axis goes from its lowest to its highest number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// Equal steps are equally long.
+    Linear,
+    /// Equal ratios are equally long; for positive numbers.
+    Logarithmic,
+}
+
+/// An axis with [`marks`]; the library's own logarithmic one has next to none where the numbers span few powers of ten.
+#[derive(Clone, Debug)]
+pub(super) struct Axis {
+    scale: Scale,
+    range: Range<f64>,
+    marks: Vec<f64>,
+}
+
+impl Axis {
+    /// An axis over `range`, positive and not empty if it is logarithmic.
+    pub(super) fn new(scale: Scale, range: Range<f64>) -> Self {
+        let marks = match scale {
+            Scale::Linear => even_marks(&range),
+            Scale::Logarithmic => marks(range.clone()),
+        };
+        Axis { scale, range, marks }
+    }
+
+    /// The label of a mark.
+    pub(super) fn label(&self, mark: f64) -> String {
+        let digits = decimals(&self.marks);
+        if digits > MAX_DECIMALS { format!("{mark:.0e}") } else { format!("{mark:.digits$}") }
+    }
+}
+
+impl Ranged for Axis {
+    type FormatOption = DefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
+        let Range { start, end } = self.range;
+        let part = match self.scale {
+            Scale::Linear => (value - start) / (end - start),
+            Scale::Logarithmic => (value / start).ln() / (end / start).ln(),
+        };
+        from + (part * f64::from(to - from)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.marks.clone()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.clone()
+    }
+}
+
+/// Where a logarithmic axis is marked: at round multiples of the powers of ten, as many as there is room for, or evenly
+/// where the numbers span little.
+fn marks(range: Range<f64>) -> Vec<f64> {
+    let span = range.end / range.start;
+    if span < 5.0 {
+        return even_marks(&range);
+    }
+    let powers = range.start.log10().floor() as i32..=range.end.log10().floor() as i32;
+    let with = |factors: &[f64]| -> Vec<f64> {
+        let all = powers.clone().flat_map(|power| factors.iter().map(move |f| f * 10f64.powi(power)));
+        all.filter(|mark| range.contains(mark)).collect()
+    };
+    let densities: [&[f64]; 3] =
+        [&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0], &[1.0, 2.0, 3.0, 5.0, 7.0], &[1.0, 2.0, 5.0]];
+    densities.into_iter().map(with).find(|marks| marks.len() <= MAX_MARKS).unwrap_or_else(|| with(&[1.0]))
+}
+
+/// Multiples of 1, 2 or 5 times a power of ten, as many as there is room for.
+fn even_marks(range: &Range<f64>) -> Vec<f64> {
+    let about = (range.end - range.start) / 9.0;
+    let power = 10f64.powf(about.log10().floor());
+    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= about).unwrap_or(10.0);
+    let step = factor * power;
+    let (first, last) = ((range.start / step).ceil() as i64, (range.end / step).floor() as i64);
+    (first..=last).map(|i| i as f64 * step).collect()
+}
+
+/// The decimals that the labels of `marks` need so that each shows its first digit and neighbours differ.
+fn decimals(marks: &[f64]) -> usize {
+    let gaps = marks.windows(2).map(|pair| pair[1] - pair[0]);
+    let finest = gaps.chain(marks.iter().copied().find(|mark| *mark > 0.0)).fold(f64::INFINITY, f64::min);
+    // A gap of 5e-3 may come out as 4.999e-3.
+    (-(finest * 1.001).log10().floor()).clamp(0.0, 12.0) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn label(marks: &[f64]) -> Vec<String> {
+        let digits = decimals(marks);
+        marks.iter().map(|mark| format!("{mark:.digits$}")).collect()
+    }
+
+    #[test]
+    fn marks_are_round_numbers_inside_the_range() {
+        assert_eq!(
+            label(&marks(0.03..1.1)),
+            ["0.03", "0.05", "0.07", "0.10", "0.20", "0.30", "0.50", "0.70", "1.00"]
+        );
+        assert_eq!(label(&marks(0.9..30.0)), ["1", "2", "3", "5", "7", "10", "20"]);
+        assert_eq!(
+            label(&marks(0.031..0.044)),
+            ["0.032", "0.034", "0.036", "0.038", "0.040", "0.042", "0.044"]
+        );
+        assert_eq!(label(&marks(2.0..9.0)), ["2", "3", "4", "5", "6", "7", "8", "9"]);
+        assert_eq!(label(&marks(0.2..1.2)), ["0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0"]);
+        assert_eq!(label(&marks(0.015..3.0)), ["0.02", "0.05", "0.10", "0.20", "0.50", "1.00", "2.00"]);
+        assert_eq!(label(&marks(3e-5..2.0)), ["0.0001", "0.0010", "0.0100", "0.1000", "1.0000"]);
+        for (low, high) in [(1.0 / 1.08, 1.08), (1e-9, 1.2e-9), (1e300, 1e308), (0.5, 2.49)] {
+            let marks = marks(low..high);
+            assert!((3..=9).contains(&marks.len()), "{marks:?} in {low}..{high}");
+        }
+    }
+
+    #[test]
+    fn linear_axes_have_even_marks_and_labels_that_differ() {
+        let labels = |range: Range<f64>| {
+            let axis = Axis::new(Scale::Linear, range);
+            axis.marks.iter().map(|mark| axis.label(*mark)).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(0.0..4.2), ["0.0", "0.5", "1.0", "1.5", "2.0", "2.5", "3.0", "3.5", "4.0"]);
+        assert_eq!(labels(-30.0..60.0), ["-30", "-20", "-10", "0", "10", "20", "30", "40", "50", "60"]);
+        assert_eq!(labels(0.0..1000.0)[..3], ["0", "200", "400"]);
+        assert_eq!(Axis::new(Scale::Logarithmic, 1e-9..1.0).label(1e-7), "1e-7");
+    }
+
+    #[test]
+    fn numbers_lie_where_their_scale_puts_them() {
+        let place = |scale, range, value| Axis::new(scale, range).map(&value, (100, 300));
+        assert_eq!(place(Scale::Linear, 0.0..4.0, 1.0), 150);
+        assert_eq!(place(Scale::Logarithmic, 1.0..100.0, 10.0), 200);
+    }
+}
