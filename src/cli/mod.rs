@@ -2,8 +2,10 @@
 
 mod audit;
 mod bench;
+mod compare;
 mod export;
 mod info;
+mod interrupts;
 mod progress;
 mod reverse;
 mod sample;
@@ -31,6 +33,7 @@ enum Command {
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
     Audit(audit::AuditArgs),
+    Compare(compare::CompareArgs),
 }
 
 /// Options of every command that computes.
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Compare(args) => compare::run(args),
     };
     match result {
         Ok(code) => code,

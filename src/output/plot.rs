@@ -1,8 +1,8 @@
 //! The loss curve, as SVG.
 
+use super::axis::{PlotAxis, decimals, marks};
 use super::write_atomically;
 use crate::error::{Error, Result};
-use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::prelude::*;
 use std::io::Write;
 use std::ops::Range;
@@ -16,8 +16,6 @@ const STRETCHES: usize = 700;
 const HALF_LIFE: f64 = 1.0 / 60.0;
 /// Losses beyond, and those that are no numbers, are left out.
 const DRAWABLE: Range<f64> = 1e-200..1e200;
-/// The loss axis has room for this many marks.
-const MAX_MARKS: usize = 10;
 const RAW_COLOUR: RGBColor = RGBColor(0xa9, 0xcb, 0xea);
 const MEAN_COLOUR: RGBColor = RGBColor(0x0b, 0x4f, 0x8a);
 const TEXT_COLOUR: RGBColor = RGBColor(0x33, 0x33, 0x33);
@@ -50,37 +48,13 @@ pub fn write_loss_curve(path: &Path, points: &[(u64, f64)]) -> Result<()> {
     write_atomically(path, |file| file.write_all(svg.as_bytes()))
 }
 
-/// A logarithmic axis with [`marks`]; the library's own has next to none where the losses span few powers of ten.
-#[derive(Clone)]
-struct LossAxis {
-    range: Range<f64>,
-    marks: Vec<f64>,
-}
-
-impl Ranged for LossAxis {
-    type FormatOption = DefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, loss: &f64, (from, to): (i32, i32)) -> i32 {
-        let part = (loss / self.range.start).ln() / (self.range.end / self.range.start).ln();
-        from + (part * f64::from(to - from)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        self.marks.clone()
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.range.clone()
-    }
-}
-
 fn draw(svg: &mut String, points: &[(u64, f64)]) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let (low, high) =
         points.iter().fold((f64::INFINITY, 0f64), |(low, high), &(_, y)| (low.min(y), high.max(y)));
     let range = low / 1.08..high * 1.08;
     let marks = marks(range.clone());
     let digits = decimals(&marks);
+    let losses = PlotAxis { range, marks, logarithmic: true };
     let (first, last) = points.iter().fold((u64::MAX, 0), |(a, b), &(x, _)| (a.min(x), b.max(x)));
     let steps = first..last.max(first.saturating_add(1));
     let means = running_mean(points);
@@ -93,7 +67,7 @@ fn draw(svg: &mut String, points: &[(u64, f64)]) -> std::result::Result<(), Box<
         .margin_right(28)
         .x_label_area_size(48)
         .y_label_area_size(72)
-        .build_cartesian_2d(steps, LossAxis { range, marks })?;
+        .build_cartesian_2d(steps, losses)?;
     chart
         .configure_mesh()
         .x_desc("step")
@@ -125,36 +99,6 @@ fn draw(svg: &mut String, points: &[(u64, f64)]) -> std::result::Result<(), Box<
         .draw()?;
     root.present()?;
     Ok(())
-}
-
-/// Where the loss axis is marked: at round multiples of the powers of ten, as many as there is room for, or evenly
-/// where the losses span little.
-fn marks(range: Range<f64>) -> Vec<f64> {
-    let span = range.end / range.start;
-    if span < 5.0 {
-        let about = (range.end - range.start) / 9.0;
-        let power = 10f64.powf(about.log10().floor());
-        let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= about).unwrap_or(10.0);
-        let step = factor * power;
-        let (first, last) = ((range.start / step).ceil() as i64, (range.end / step).floor() as i64);
-        return (first..=last).map(|i| i as f64 * step).collect();
-    }
-    let powers = range.start.log10().floor() as i32..=range.end.log10().floor() as i32;
-    let with = |factors: &[f64]| -> Vec<f64> {
-        let all = powers.clone().flat_map(|power| factors.iter().map(move |f| f * 10f64.powi(power)));
-        all.filter(|mark| range.contains(mark)).collect()
-    };
-    let densities: [&[f64]; 3] =
-        [&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0], &[1.0, 2.0, 3.0, 5.0, 7.0], &[1.0, 2.0, 5.0]];
-    densities.into_iter().map(with).find(|marks| marks.len() <= MAX_MARKS).unwrap_or_else(|| with(&[1.0]))
-}
-
-/// The decimals that the labels of `marks` need so that each shows its first digit and neighbours differ.
-fn decimals(marks: &[f64]) -> usize {
-    let gaps = marks.windows(2).map(|pair| pair[1] - pair[0]);
-    let finest = gaps.chain(marks.first().copied()).fold(f64::INFINITY, f64::min);
-    // A gap of 5e-3 may come out as 4.999e-3.
-    (-(finest * 1.001).log10().floor()).clamp(0.0, 12.0) as usize
 }
 
 /// The exponentially weighted mean up to each point, the weights made to sum to one. Of the i-th point's mean, half
@@ -194,32 +138,6 @@ fn last_of_each_stretch(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn label(marks: &[f64]) -> Vec<String> {
-        let digits = decimals(marks);
-        marks.iter().map(|mark| format!("{mark:.digits$}")).collect()
-    }
-
-    #[test]
-    fn marks_are_round_numbers_inside_the_range() {
-        assert_eq!(
-            label(&marks(0.03..1.1)),
-            ["0.03", "0.05", "0.07", "0.10", "0.20", "0.30", "0.50", "0.70", "1.00"]
-        );
-        assert_eq!(label(&marks(0.9..30.0)), ["1", "2", "3", "5", "7", "10", "20"]);
-        assert_eq!(
-            label(&marks(0.031..0.044)),
-            ["0.032", "0.034", "0.036", "0.038", "0.040", "0.042", "0.044"]
-        );
-        assert_eq!(label(&marks(2.0..9.0)), ["2", "3", "4", "5", "6", "7", "8", "9"]);
-        assert_eq!(label(&marks(0.2..1.2)), ["0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0"]);
-        assert_eq!(label(&marks(0.015..3.0)), ["0.02", "0.05", "0.10", "0.20", "0.50", "1.00", "2.00"]);
-        assert_eq!(label(&marks(3e-5..2.0)), ["0.0001", "0.0010", "0.0100", "0.1000", "1.0000"]);
-        for (low, high) in [(1.0 / 1.08, 1.08), (1e-9, 1.2e-9), (1e300, 1e308), (0.5, 2.49)] {
-            let marks = marks(low..high);
-            assert!((3..=9).contains(&marks.len()), "{marks:?} in {low}..{high}");
-        }
-    }
 
     /// Exact up to rounding: the weights of a constant sum to one, and the first value stands alone.
     #[test]

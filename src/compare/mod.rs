@@ -1,0 +1,312 @@
+//! FAVOR+ beside softmax: the same network trained with each attention under one budget, training at full resolution, the
+//! layer's cost, the features' error, and softmax weights run with FAVOR+.
+//!
+//! A comparison lives in a folder. Each finished stage is recorded in `comparison.json`, and runs are ordinary run folders
+//! with checkpoints, so that a comparison that was stopped goes on where it was. The report is a function of that record
+//! and of the sample grids.
+
+mod approximation;
+mod conversion;
+mod cost;
+mod full_resolution;
+mod measure;
+mod plan;
+pub mod report;
+mod runs;
+mod store;
+mod training;
+mod variant;
+
+pub use approximation::{Approximation, ApproximationPoint, Slope};
+pub use conversion::{Conversion, FineTuned, InPlace};
+pub use cost::{BreakEven, Cost, CostPoint, Crossover};
+pub use full_resolution::FullResolutionRun;
+pub use measure::Estimate;
+pub use plan::{
+    ApproximationSizes, Budget, ConversionSizes, CostSizes, FullResolution, Measuring, Part, Plan,
+};
+pub use runs::{Quality, VariantRun};
+pub use store::{DataNote, Findings};
+pub use training::{CurvePoint, Training};
+pub use variant::Variant;
+
+use crate::data::Datasets;
+use crate::error::{Error, Result};
+use crate::kernels::{ConvAlgorithm, Isa, Kernels};
+use crate::train::check_fit;
+use std::path::{Path, PathBuf};
+
+/// What happens during a comparison, for whoever shows it.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A stage begins.
+    Stage(&'a str),
+    /// The share of the stage that is done, from 0 to 1, and where it is.
+    Progress {
+        /// The share.
+        done: f64,
+        /// Where it is.
+        message: &'a str,
+    },
+    /// Something the user should know.
+    Note(&'a str),
+}
+
+/// The MiB that a process of its own holds at its peak while it trains the network of a run's folder on batches of a size;
+/// `None` where that cannot be measured. Memory that this process has freed would hide what a network takes here.
+pub type PeakMib<'a> = dyn Fn(&Path, usize) -> Option<f64> + 'a;
+
+/// One call's work: the plan, what it runs on, who asks it to stop and who is told.
+struct Session<'a> {
+    plan: &'a Plan,
+    kernels: Kernels,
+    data: &'a Datasets,
+    peak_mib: &'a PeakMib<'a>,
+    stop: &'a dyn Fn() -> bool,
+    observer: &'a mut dyn FnMut(Event),
+}
+
+/// What the stages share: where they write, what computes, when to stop, who is told.
+struct Context<'a> {
+    out: PathBuf,
+    threads: usize,
+    kernels: Kernels,
+    peak_mib: &'a PeakMib<'a>,
+    stop: &'a dyn Fn() -> bool,
+    progress: &'a mut dyn FnMut(f64, &str),
+}
+
+impl Context<'_> {
+    /// The file of an image of the report.
+    fn image(&self, name: &str) -> PathBuf {
+        image_file(&self.out, name)
+    }
+}
+
+/// The file of an image of the report.
+fn image_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join("images").join(format!("{name}.png"))
+}
+
+/// A comparison in its folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    folder: PathBuf,
+    findings: Findings,
+}
+
+impl Comparison {
+    /// Goes on with the comparison in a folder, or begins one. Nothing is written yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the folder holds one with another plan, or if the images are not of the network's size.
+    pub fn open(folder: &Path, plan: Plan, data: &Datasets) -> Result<Comparison> {
+        check_fit(&plan.config, &data.train)?;
+        let findings = match Findings::load(folder)? {
+            None => Findings::new(plan, data),
+            Some(findings) => {
+                if let Some((at, there, asked)) = findings.plan.difference(&plan) {
+                    return Err(Error::invalid(
+                        format!("{}, the plan's {at}", folder.join(store::FILE).display()),
+                        format!("{asked}, as asked for"),
+                        there,
+                        "go on with it by --out alone, or give a new folder with --out",
+                    ));
+                }
+                findings
+            }
+        };
+        if findings.data != DataNote::of(data) {
+            return Err(Error::invalid(
+                "the images",
+                format!("those that the comparison in {} began with", folder.display()),
+                "others",
+                "give a new folder with --out",
+            ));
+        }
+        Ok(Comparison { folder: folder.to_path_buf(), findings })
+    }
+
+    /// What was found so far.
+    pub fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// Does the parts that are not done, recording each stage; false where it was asked to stop first.
+    ///
+    /// # Errors
+    /// [`Error::Write`] if the system refuses; [`Error::Invalid`] for a conversion without a softmax run.
+    pub fn run(
+        &mut self,
+        parts: &[Part],
+        data: &Datasets,
+        peak_mib: &PeakMib,
+        stop: impl Fn() -> bool,
+        mut observer: impl FnMut(Event),
+    ) -> Result<bool> {
+        std::fs::create_dir_all(&self.folder).map_err(|e| Error::write(&self.folder, e))?;
+        self.findings.save(&self.folder)?;
+        let plan = self.findings.plan.clone();
+        let kernels = kernels(&plan)?;
+        let session =
+            &mut Session { plan: &plan, kernels, data, peak_mib, stop: &stop, observer: &mut observer };
+        for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
+            let finished = match part {
+                Part::Runs => self.runs(session)?,
+                Part::FullResolution => self.full_resolution(session)?,
+                Part::Cost => self.cost(session)?,
+                Part::Approximation => self.approximation(session)?,
+                Part::Conversion => self.conversion(session)?,
+            };
+            if !finished {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn runs(&mut self, session: &mut Session) -> Result<bool> {
+        let (plan, data) = (session.plan, session.data);
+        for &variant in &plan.variants {
+            if self.findings.runs.iter().any(|run| run.variant == variant) {
+                continue;
+            }
+            let name = format!("{variant}: training for {}", plan.budget.describe());
+            let stage = |context: &mut Context| runs::run(context, plan, data, variant);
+            let Some(run) = self.stage(session, &name, stage)? else {
+                return Ok(false);
+            };
+            if let Some(what) = &run.training.diverged {
+                (session.observer)(Event::Note(&format!("{variant} diverged: {what}; the others go on")));
+            }
+            self.findings.runs.push(run);
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    fn full_resolution(&mut self, session: &mut Session) -> Result<bool> {
+        let (plan, data) = (session.plan, session.data);
+        let mut images = None;
+        for variant in full_resolution::VARIANTS {
+            if self.findings.full_resolution.iter().any(|run| run.variant == variant) {
+                continue;
+            }
+            let images = match &mut images {
+                Some(images) => &*images,
+                none => none.insert(full_resolution::enlarged(plan, data)?),
+            };
+            let [h, w] = plan.full_resolution.size;
+            let name =
+                format!("{variant} at {h}x{w}: training for {}", plan.full_resolution.budget.describe());
+            let stage = |context: &mut Context| full_resolution::run(context, plan, images, variant);
+            let Some(run) = self.stage(session, &name, stage)? else {
+                return Ok(false);
+            };
+            self.findings.full_resolution.push(run);
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    fn cost(&mut self, session: &mut Session) -> Result<bool> {
+        let plan = session.plan;
+        if self.findings.cost.is_none() {
+            let stage = |context: &mut Context| cost::study(context, &plan.cost);
+            let cost = self.stage(session, "the attention layer's cost", stage)?;
+            let Some(cost) = cost else { return Ok(false) };
+            self.findings.cost = Some(cost);
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    fn approximation(&mut self, session: &mut Session) -> Result<bool> {
+        let plan = session.plan;
+        if self.findings.approximation.is_none() {
+            let stage = |context: &mut Context| approximation::study(context, &plan.approximation);
+            let found = self.stage(session, "the random features' error", stage)?;
+            let Some(found) = found else { return Ok(false) };
+            self.findings.approximation = Some(found);
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    fn conversion(&mut self, session: &mut Session) -> Result<bool> {
+        let (plan, data) = (session.plan, session.data);
+        match self.findings.runs.iter().find(|run| run.variant == Variant::Softmax) {
+            None => {
+                (session.observer)(Event::Note(
+                    "conversion is left out: there is no softmax run to convert (--only runs with softmax makes one)",
+                ));
+                return Ok(true);
+            }
+            Some(run) if run.quality.is_none() => {
+                (session.observer)(Event::Note("conversion is left out: the softmax run diverged"));
+                return Ok(true);
+            }
+            Some(_) => {}
+        }
+        if self.findings.conversion.is_none() {
+            let stage = |context: &mut Context| conversion::in_place(context, plan, data);
+            let found = self.stage(session, "softmax weights run with FAVOR+", stage)?;
+            let Some(found) = found else { return Ok(false) };
+            self.findings.conversion = Some(found);
+            self.findings.save(&self.folder)?;
+        }
+        for (variant, features) in conversion::to_fine_tune(plan) {
+            let done = self.findings.conversion.iter().flat_map(|conversion| &conversion.fine_tuned);
+            if done.into_iter().any(|tuned| (tuned.variant, tuned.features) == (variant, features)) {
+                continue;
+            }
+            let m = features.map_or(String::new(), |m| format!(" with m = {m}"));
+            let name = format!("softmax weights, fine-tuned as {variant}{m}");
+            let stage = |context: &mut Context| conversion::fine_tune(context, plan, data, variant, features);
+            let Some(tuned) = self.stage(session, &name, stage)? else {
+                return Ok(false);
+            };
+            if let Some(conversion) = &mut self.findings.conversion {
+                conversion.fine_tuned.push(tuned);
+            }
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    /// Announces a stage and does it, unless it was asked to stop.
+    fn stage<T>(
+        &self,
+        session: &mut Session,
+        name: &str,
+        work: impl FnOnce(&mut Context) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let Session { plan, kernels, peak_mib, stop, observer, .. } = session;
+        if stop() {
+            return Ok(None);
+        }
+        observer(Event::Stage(name));
+        let mut progress = |done: f64, message: &str| observer(Event::Progress { done, message });
+        work(&mut Context {
+            out: self.folder.clone(),
+            threads: plan.threads,
+            kernels: *kernels,
+            peak_mib: *peak_mib,
+            stop,
+            progress: &mut progress,
+        })
+    }
+}
+
+/// The kernels that a plan names.
+///
+/// # Errors
+/// [`Error::Invalid`] if this processor does not have them.
+fn kernels(plan: &Plan) -> Result<Kernels> {
+    let unknown = |what: &str, e: String| {
+        Error::invalid(format!("the plan's {what}"), "one of this program's and this processor's", e, "")
+    };
+    let isa: Isa = plan.isa.parse().map_err(|e| unknown("isa", e))?;
+    let conv: ConvAlgorithm = plan.conv.parse().map_err(|e| unknown("conv", e))?;
+    Ok(Kernels { isa, conv })
+}
