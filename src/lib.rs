@@ -3,7 +3,8 @@
 //!
 //! The floors, lowest first; imports only go down:
 //! 0 [`error`], [`config`], [`real`], [`rng`]; 1 [`equations`], [`kernels`]; 2 [`nn`]; 3 [`model`];
-//! 4 [`data`], [`output`], [`checkpoint`], [`export`]; 5 [`sample`], [`audit`]; 6 [`train`]; 7 [`compare`]; the binary's `cli` stands on top.
+//! 4 [`data`], [`output`], [`checkpoint`], [`export`]; 5 [`sample`], [`audit`]; 6 [`train`], [`evaluate`]; 7 [`compare`]; the
+//! binary's `cli` stands on top.
 #![deny(unsafe_code)]
 
 pub mod audit;
@@ -13,6 +14,7 @@ pub mod config;
 pub mod data;
 pub mod equations;
 pub mod error;
+pub mod evaluate;
 pub mod export;
 pub mod kernels;
 pub mod model;

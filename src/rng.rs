@@ -32,6 +32,12 @@ pub enum Stream {
     SampleNoise = 9,
     /// Draws made by tests and by the audit.
     Check = 11,
+    /// The noise of x_t when the bound is evaluated; `step` is t, with the draw in its upper bits.
+    BoundNoise = 12,
+    /// The timestep of a stratum when the bound is evaluated; `step` is the stratum, with the draw in its upper bits.
+    Stratum = 13,
+    /// Which images of a dataset are evaluated, and how samples are dealt out.
+    Choice = 14,
 }
 
 /// The generator for one (seed, stream, step, sample).

@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["data", "output"],
     &["checkpoint", "export"],
     &["sample", "audit"],
-    &["train"],
+    &["train", "evaluate"],
     &["compare"],
     &["cli"],
     &["main"],

@@ -80,7 +80,7 @@ pub fn eq13_mu_theta<T: Real>(x_t: &[T], eps_theta: &[T], level: &Level, clip_x0
 
 /// `x` cut to [-1, 1]; a NaN stays one, so that a broken network is noticed.
 #[inline(always)]
-pub(super) fn clip<T: Real>(x: T) -> T {
+pub fn clip<T: Real>(x: T) -> T {
     num_traits::clamp(x, -T::one(), T::one())
 }
 

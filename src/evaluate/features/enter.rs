@@ -1,0 +1,112 @@
+//! Images on their way into a features network: size, channels, range.
+
+use super::FeatureOptions;
+use crate::error::{Error, Result};
+use image::imageops::{FilterType, resize};
+use image::{ImageBuffer, Luma};
+use performer_ddpm_onnx::{Dim, Tensor};
+use rayon::prelude::*;
+
+/// What a features network takes pixels for; ours are in [-1, 1].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PixelRange {
+    /// [-1, 1].
+    Symmetric,
+    /// [0, 1].
+    Unit,
+    /// [0, 255].
+    Bytes,
+    /// Less the mean and over the deviation of ImageNet's red, green and blue, as torchvision's networks take them.
+    ImageNet,
+}
+
+/// ImageNet's means and standard deviations in [0, 1].
+const IMAGENET: [(f32, f32); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
+
+impl PixelRange {
+    /// A channel's value from one in [0, 1].
+    fn of_unit(self, channel: usize, unit: f32) -> f32 {
+        match self {
+            PixelRange::Symmetric => 2.0 * unit - 1.0,
+            PixelRange::Unit => unit,
+            PixelRange::Bytes => 255.0 * unit,
+            PixelRange::ImageNet => {
+                let (mean, deviation) = IMAGENET[channel % IMAGENET.len()];
+                (unit - mean) / deviation
+            }
+        }
+    }
+}
+
+/// How images of one shape enter a network.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    from: [usize; 3],
+    to: [usize; 3],
+    range: PixelRange,
+}
+
+impl Entry {
+    /// For images [c, h, w] and a network whose input has these four dimensions.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for images that the network does not take as they are or as the options have them resized.
+    pub(super) fn new(
+        origin: &str,
+        port: &[Dim],
+        from: [usize; 3],
+        options: &FeatureOptions,
+    ) -> Result<Self> {
+        let [c, h, w] = from;
+        let [height, width] = options.size.unwrap_or([h, w]);
+        let known = |axis: usize| port.get(axis).and_then(Dim::known);
+        let channels = if c == 1 { known(1).unwrap_or(c) } else { c };
+        let to = [channels, height, width];
+        let takes = [1, 2, 3].map(known);
+        let fits = takes.iter().zip(to).all(|(known, length)| known.is_none_or(|known| known == length));
+        let grey_or_colour = channels == 1 || channels == 3;
+        if fits && grey_or_colour && to.iter().chain(&from).all(|length| *length > 0) {
+            return Ok(Entry { from, to, range: options.range });
+        }
+        let shown = |lengths: [Option<usize>; 3]| {
+            lengths.map(|l| l.map_or_else(|| "?".to_owned(), |l| l.to_string())).join(" x ")
+        };
+        Err(Error::invalid(
+            format!("{origin}, images"),
+            format!("{} (channels, height, width), what the network takes", shown(takes)),
+            shown(to.map(Some)),
+            "--features-size resizes images, and grey ones fill three channels",
+        ))
+    }
+
+    /// The network's input for images [n, c, h, w] in [-1, 1], filled up with zeros to a batch.
+    pub(super) fn tensor(&self, images: &[f32], batch: usize) -> Result<Tensor> {
+        let [c, h, w] = self.from;
+        let [channels, height, width] = self.to;
+        let mut out = vec![0.0; batch * channels * height * width];
+        images.par_chunks(c * h * w).zip(out.par_chunks_mut(channels * height * width)).for_each(
+            |(image, out)| {
+                for (channel, plane) in out.chunks_exact_mut(height * width).enumerate() {
+                    self.plane(channel, &image[channel % c * h * w..][..h * w], plane);
+                }
+            },
+        );
+        Ok(Tensor::f32([batch, channels, height, width], out)?)
+    }
+
+    /// One channel in the network's size and range. Enlarging is bilinear between pixels' centres, as in the usual code of the
+    /// FID; shrinking widens the filter, so that nothing aliases.
+    fn plane(&self, channel: usize, from: &[f32], to: &mut [f32]) {
+        let unit = from.iter().map(|x| (x.clamp(-1.0, 1.0) + 1.0) / 2.0);
+        let [_, h, w] = self.from;
+        let [_, height, width] = self.to;
+        if (h, w) == (height, width) {
+            to.iter_mut().zip(unit).for_each(|(to, unit)| *to = self.range.of_unit(channel, unit));
+            return;
+        }
+        let plane: ImageBuffer<Luma<f32>, Vec<f32>> =
+            ImageBuffer::from_raw(w as u32, h as u32, unit.collect()).expect("a whole plane");
+        let resized = resize(&plane, width as u32, height as u32, FilterType::Triangle);
+        to.iter_mut().zip(resized.iter()).for_each(|(to, unit)| *to = self.range.of_unit(channel, *unit));
+    }
+}
