@@ -33,6 +33,7 @@ fn plan(config: &Config, variants: &[Variant], steps: u64) -> Plan {
     let budget = Budget::Steps(steps);
     let mut plan = Plan::new("small", config, variants, budget, 1, Isa::detect().into()).expect("a plan");
     plan.measuring.images = 4;
+    plan.measuring.timesteps = 3;
     plan.measuring.steps = 2;
     plan.measuring.grid = 4;
     plan.full_resolution.size = [16, 16];
@@ -45,6 +46,8 @@ fn plan(config: &Config, variants: &[Variant], steps: u64) -> Plan {
     plan.approximation.draws = 4;
     plan.approximation.tokens = 8;
     plan.conversion.features = vec![4, 16];
+    plan.conversion.images = 4;
+    plan.conversion.timesteps = 2;
     plan.conversion.samples = 2;
     plan.conversion.tuned = vec![8];
     plan
@@ -59,6 +62,7 @@ fn run(folder: &Path, plan: &Plan, parts: &[Part], stages: usize) -> (bool, Comp
     let finished = comparison.run(
         parts,
         &data,
+        None,
         &|_, _| None,
         || begun.get() >= stages,
         |event| match event {
@@ -206,7 +210,7 @@ fn another_plan_other_images_and_foreign_runs_are_refused() {
     std::fs::create_dir_all(&run).expect("a folder");
     std::fs::write(run.join("config.toml"), config().to_toml()).expect("a file");
     let mut comparison = Comparison::open(folder.path(), first, &data()).expect("a comparison");
-    let outcome = comparison.run(&[Part::Runs], &data(), &|_, _| None, || false, |_| {});
+    let outcome = comparison.run(&[Part::Runs], &data(), None, &|_, _| None, || false, |_| {});
     let message = outcome.expect_err("a foreign run").to_string();
     assert!(message.contains("the comparison's own run"), "{message}");
 }

@@ -6,8 +6,11 @@ use super::train::{PresetName, basis, fit, load};
 use super::{ComputeArgs, RUNS, parse_size, print_json};
 use clap::Args;
 use performer_ddpm::compare::report::write_report;
-use performer_ddpm::compare::{Budget, Comparison, Event, Findings, Part, Plan, Variant};
+use performer_ddpm::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan, Variant};
+use performer_ddpm::evaluate::features::FeatureOptions;
+use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm::{Error, Result};
+use performer_ddpm_onnx::runner::ort::OrtOptions;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -54,6 +57,12 @@ pub struct CompareArgs {
     /// What is compared [default: softmax,favor,favor-hyperbolic,favor-trig,relu]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     variants: Option<Vec<String>>,
+    /// Compare samples under this features network: Fréchet and kernel distance, precision and recall
+    #[arg(long, value_name = "FILE.onnx")]
+    features: Option<PathBuf>,
+    /// Samples of each variant for --features [default: 2000, or 500 for short budgets]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    samples: Option<u32>,
     /// The comparison's folder [default: runs/compare-NAME-BUDGET]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -91,6 +100,14 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
         return done(&args, true, &report, &findings);
     }
     let data = load(&plan.config.data)?;
+    let mut features = match &args.features {
+        None => None,
+        Some(file) => {
+            let threads = Some(plan.threads);
+            let runtime = Runtime::OnnxRuntime(OrtOptions { threads, ..OrtOptions::default() });
+            Some(Features::open(file, &FeatureOptions::new(runtime))?)
+        }
+    };
     let mut comparison = Comparison::open(&folder, plan, &data)?;
     let comparison_threads = comparison.findings().plan.threads;
     let interrupts = watch_interrupts();
@@ -104,15 +121,16 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     ));
     let stop = || interrupts.load(Ordering::Relaxed) > 0;
     let peak_mib = |folder: &Path, batch: usize| peak_mib(comparison_threads, &args.compute, folder, batch);
-    let finished = comparison.run(&parts, &data, &peak_mib, stop, |event| match event {
-        Event::Stage(name) => {
-            progress.finish();
-            progress = Progress::new(args.compute.quiet);
-            progress.say(name);
-        }
-        Event::Progress { done, message } => progress.update(done, || message.to_owned()),
-        Event::Note(text) => progress.say(text),
-    })?;
+    let finished =
+        comparison.run(&parts, &data, features.as_mut(), &peak_mib, stop, |event| match event {
+            Event::Stage(name) => {
+                progress.finish();
+                progress = Progress::new(args.compute.quiet);
+                progress.say(name);
+            }
+            Event::Progress { done, message } => progress.update(done, || message.to_owned()),
+            Event::Note(text) => progress.say(text),
+        })?;
     progress.finish();
     let report = write_report(&folder, comparison.findings())?;
     done(&args, finished, &report, comparison.findings())
@@ -145,7 +163,8 @@ fn plan(args: &CompareArgs) -> Result<(PathBuf, Plan)> {
         (None, steps) => (Budget::Steps(steps), format!("{steps}steps")),
     };
     let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
-    let plan = Plan::new(name, &config, &variants, budget, threads, kernels)?;
+    let mut plan = Plan::new(name, &config, &variants, budget, threads, kernels)?;
+    plan.measuring.samples = args.samples.map_or(plan.measuring.samples, |samples| samples as usize);
     let default = || Path::new(RUNS).join(format!("compare-{}-{budget_name}", plan.name));
     let folder = args.out.clone().unwrap_or_else(default);
     Ok((folder, plan))
@@ -160,6 +179,7 @@ impl CompareArgs {
             && self.steps.is_none()
             && self.minutes.is_none()
             && self.variants.is_none()
+            && self.samples.is_none()
             && self.compute.threads.is_none()
             && self.compute.isa.is_none()
     }

@@ -1,15 +1,16 @@
 //! What it costs to run trained softmax weights with FAVOR+ in place, and what a short fine-tuning restores.
 
 use super::Context;
-use super::measure::{Estimate, Subject, loss_above, or_note, rms_difference, write_grid};
+use super::measure::{Subject, loss_above, or_note, rms_difference, write_grid};
 use super::plan::{Budget, Plan};
 use super::runs;
 use super::training::{Training, train};
 use super::variant::Variant;
 use crate::checkpoint::{model_folder, state};
 use crate::config::{Config, DiffusionConfig, LrDecay, UnetConfig};
-use crate::data::Datasets;
+use crate::data::{Dataset, Datasets};
 use crate::error::{Error, Result};
+use crate::evaluate::Estimate;
 use crate::model::Model;
 use ndarray::{Array4, Axis, concatenate};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,8 @@ pub struct InPlace {
     pub held_out_loss: Option<f64>,
     /// How much it is above softmax's, image by image on the same t and eps.
     pub above_softmax: Option<Estimate>,
+    /// The bound in bits per dimension, of the first draw of the projections.
+    pub bits_per_dim: Option<Estimate>,
     /// The root mean square difference of samples from softmax's, from the same noise, in units where images span -1 to 1.
     pub sample_difference: Option<f64>,
     /// What could not be measured, and why.
@@ -45,6 +48,8 @@ pub struct FineTuned {
     pub held_out_loss: Option<f64>,
     /// How much it is above that of the softmax weights before, image by image.
     pub above_softmax: Option<Estimate>,
+    /// The bound afterwards, in bits per dimension.
+    pub bits_per_dim: Option<Estimate>,
     /// The samples' difference from those of the softmax weights.
     pub sample_difference: Option<f64>,
     /// What could not be measured, and why.
@@ -56,6 +61,8 @@ pub struct FineTuned {
 pub struct Conversion {
     /// The softmax model's held-out loss.
     pub softmax_loss: Estimate,
+    /// The softmax model's bound in bits per dimension, on the same images and timesteps as the others'.
+    pub softmax_bits_per_dim: Estimate,
     /// The softmax run's steps.
     pub softmax_steps: u64,
     /// FAVOR+ in place.
@@ -107,6 +114,7 @@ struct Baseline {
     diffusion: DiffusionConfig,
     samples: Array4<f32>,
     losses: Vec<f64>,
+    bits_per_dim: Estimate,
     steps: u64,
 }
 
@@ -118,12 +126,20 @@ impl Baseline {
         let images = data.test.as_ref().unwrap_or(&data.train);
         Ok(Baseline {
             losses: subject.held_out_losses(images, plan.measuring.images)?,
+            bits_per_dim: bits_per_dim(&mut subject, plan, images)?,
             samples: subject.samples(plan.conversion.samples, plan.measuring.steps)?,
             model: loaded.model,
             diffusion: loaded.diffusion,
             steps: loaded.step.unwrap_or(1),
         })
     }
+}
+
+/// The bound with the plan's reverse variance.
+fn bits_per_dim(subject: &mut Subject, plan: &Plan, images: &Dataset) -> Result<Estimate> {
+    let sizes = &plan.conversion;
+    let likelihood = subject.likelihood(images, sizes.images, sizes.timesteps, &mut |_| {})?;
+    Ok(likelihood.of(plan.config.diffusion.variance).bits_per_dim)
 }
 
 /// Measures the softmax weights with FAVOR+ in place; `None` where it was asked to stop.
@@ -133,7 +149,8 @@ pub(super) fn in_place(context: &mut Context, plan: &Plan, data: &Datasets) -> R
     let images = data.test.as_ref().unwrap_or(&data.train);
     let (sizes, seed) = (&plan.conversion, plan.config.train.seed);
     let mut conversion = Conversion {
-        softmax_loss: Estimate::of(&baseline.losses),
+        softmax_loss: Estimate::of(baseline.losses.iter().copied()),
+        softmax_bits_per_dim: baseline.bits_per_dim,
         softmax_steps: baseline.steps,
         in_place: Vec::new(),
         grid_rows: Vec::new(),
@@ -151,6 +168,7 @@ pub(super) fn in_place(context: &mut Context, plan: &Plan, data: &Datasets) -> R
             let mut notes = Vec::new();
             let mut sums = vec![0.0; baseline.losses.len()];
             let mut draws = 0.0;
+            let mut first_bits = None;
             let mut samples = None;
             for draw in 0..sizes.draws as u64 {
                 let model = converted(&baseline.model, &plan.config.unet, variant, features, seed, draw)?;
@@ -163,6 +181,10 @@ pub(super) fn in_place(context: &mut Context, plan: &Plan, data: &Datasets) -> R
                     Err(note) => notes.push(note),
                 }
                 if draw == 0 {
+                    match or_note(bits_per_dim(&mut subject, plan, images))? {
+                        Ok(bits) => first_bits = Some(bits),
+                        Err(note) => notes.push(note),
+                    }
                     match or_note(subject.samples(sizes.samples, plan.measuring.steps))? {
                         Ok(images) => samples = Some(images),
                         Err(note) => notes.push(note),
@@ -178,8 +200,9 @@ pub(super) fn in_place(context: &mut Context, plan: &Plan, data: &Datasets) -> R
             conversion.in_place.push(InPlace {
                 variant,
                 features,
-                held_out_loss: (draws > 0.0).then(|| Estimate::of(&losses).mean),
+                held_out_loss: (draws > 0.0).then(|| Estimate::of(losses.iter().copied()).mean),
                 above_softmax: (draws > 0.0).then(|| loss_above(&losses, &baseline.losses)),
+                bits_per_dim: first_bits,
                 sample_difference,
                 notes,
             });
@@ -222,6 +245,7 @@ pub(super) fn fine_tune(
         training,
         held_out_loss: None,
         above_softmax: None,
+        bits_per_dim: None,
         sample_difference: None,
         notes: Vec::new(),
     };
@@ -234,9 +258,13 @@ pub(super) fn fine_tune(
     let images = data.test.as_ref().unwrap_or(&data.train);
     match or_note(subject.held_out_losses(images, plan.measuring.images))? {
         Ok(losses) => {
-            tuned.held_out_loss = Some(Estimate::of(&losses).mean);
+            tuned.held_out_loss = Some(Estimate::of(losses.iter().copied()).mean);
             tuned.above_softmax = Some(loss_above(&losses, &baseline.losses));
         }
+        Err(note) => tuned.notes.push(note),
+    }
+    match or_note(bits_per_dim(&mut subject, plan, images))? {
+        Ok(bits) => tuned.bits_per_dim = Some(bits),
         Err(note) => tuned.notes.push(note),
     }
     match or_note(subject.samples(plan.conversion.samples, plan.measuring.steps))? {

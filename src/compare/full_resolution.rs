@@ -1,13 +1,14 @@
 //! The case that FAVOR+ exists for: training with attention at all pixels of enlarged images, beside softmax.
 
 use super::Context;
-use super::measure::{Estimate, Subject, or_note, write_grid};
+use super::measure::{Subject, or_note, write_grid};
 use super::plan::Plan;
 use super::training::{Training, train};
 use super::variant::Variant;
 use crate::checkpoint::model_folder;
 use crate::data::{Dataset, Datasets};
 use crate::error::Result;
+use crate::evaluate::Estimate;
 use serde::{Deserialize, Serialize};
 
 /// One network's training at full resolution.
@@ -68,7 +69,7 @@ pub(super) fn run(
     let loaded = model_folder::load::<f32>(&folder)?;
     let mut subject = Subject::new(context, loaded.model, &loaded.diffusion, plan.config.train.seed)?;
     match or_note(subject.held_out_losses(held_out, HELD_OUT))? {
-        Ok(losses) => run.held_out_loss = Some(Estimate::of(&losses)),
+        Ok(losses) => run.held_out_loss = Some(Estimate::of(losses)),
         Err(note) => run.notes.push(note),
     }
     (context.progress)(1.0, "sampling");

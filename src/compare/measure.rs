@@ -7,32 +7,13 @@ use crate::equations::Schedule;
 use crate::equations::algorithms::alg1_draw;
 use crate::equations::loss::eq21_l_simple;
 use crate::error::{Error, Result};
+use crate::evaluate::nll::{Likelihood, NllConfig, Timesteps, bound};
+use crate::evaluate::{self, Estimate};
 use crate::model::{Engine, Model};
 use crate::output::write_png;
 use crate::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
 use ndarray::Array4;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
-
-/// A mean with its standard error.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
-    /// The mean.
-    pub mean: f64,
-    /// Its standard error.
-    pub standard_error: f64,
-}
-
-impl Estimate {
-    /// The mean of independent values; the error of one value is unknown, and so NaN is never written: it is 0 there.
-    pub fn of(values: &[f64]) -> Estimate {
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
-        let standard_error = if values.len() > 1 { (squares / (n - 1.0) / n).sqrt() } else { 0.0 };
-        Estimate { mean, standard_error }
-    }
-}
 
 /// A model with what runs it.
 pub(super) struct Subject {
@@ -92,6 +73,30 @@ impl Subject {
         Ok(losses)
     }
 
+    /// The bound (16)-(21) on the first images, at one timestep of each of `timesteps` strata; draws are a function of the seed
+    /// and of the image's place, as for the losses.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for a prediction that is not finite; [`Error::Invalid`] for fewer than two images.
+    pub fn likelihood(
+        &mut self,
+        images: &Dataset,
+        count: usize,
+        timesteps: usize,
+        observer: &mut dyn FnMut(f64),
+    ) -> Result<Likelihood> {
+        let all: Vec<usize> = (0..count.min(images.len())).collect();
+        let images = evaluate::images::<f32>(images, &all);
+        let config = NllConfig {
+            timesteps: Timesteps::Stratified(timesteps),
+            clip_x0: self.clip_x0,
+            seed: self.seed,
+            batch: 2 * BATCH,
+            ..NllConfig::default()
+        };
+        bound(&self.model, &mut self.engine, &self.schedule, images.view(), &config, observer)
+    }
+
     /// Images \[n, h, w, c\] by DDIM in `steps` steps from the seed's noise.
     ///
     /// # Errors
@@ -120,7 +125,7 @@ pub(super) fn write_grid(path: &Path, images: &Array4<f32>) -> Result<()> {
 
 /// The mean difference of the losses of the same images.
 pub(super) fn loss_above(losses: &[f64], others: &[f64]) -> Estimate {
-    Estimate::of(&losses.iter().zip(others).map(|(a, b)| a - b).collect::<Vec<_>>())
+    Estimate::of(losses.iter().zip(others).map(|(a, b)| a - b))
 }
 
 fn finite(values: &[f64], what: &str) -> Result<()> {
@@ -143,17 +148,4 @@ pub(super) fn or_note<T>(outcome: Result<T>) -> Result<std::result::Result<T, St
 pub(super) fn rms_difference(a: &Array4<f32>, b: &Array4<f32>) -> f64 {
     let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
     (squares.sum::<f64>() / a.len() as f64).sqrt()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mean_has_its_standard_error() {
-        let estimate = Estimate::of(&[1.0, 2.0, 3.0, 6.0]);
-        // Variance 14/3, over 4.
-        assert_eq!(estimate, Estimate { mean: 3.0, standard_error: (14.0f64 / 3.0 / 4.0).sqrt() });
-        assert_eq!(Estimate::of(&[5.0]), Estimate { mean: 5.0, standard_error: 0.0 });
-    }
 }

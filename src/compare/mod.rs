@@ -13,6 +13,7 @@ mod measure;
 mod plan;
 pub mod report;
 mod runs;
+mod samples;
 mod store;
 mod training;
 mod variant;
@@ -21,11 +22,11 @@ pub use approximation::{Approximation, ApproximationPoint, Slope};
 pub use conversion::{Conversion, FineTuned, InPlace};
 pub use cost::{BreakEven, Cost, CostPoint, Crossover};
 pub use full_resolution::FullResolutionRun;
-pub use measure::Estimate;
 pub use plan::{
     ApproximationSizes, Budget, ConversionSizes, CostSizes, FullResolution, Measuring, Part, Plan,
 };
 pub use runs::{Quality, VariantRun};
+pub use samples::{Features, SampleQuality, SampleStudy};
 pub use store::{DataNote, Findings};
 pub use training::{CurvePoint, Training};
 pub use variant::Variant;
@@ -61,6 +62,7 @@ struct Session<'a> {
     plan: &'a Plan,
     kernels: Kernels,
     data: &'a Datasets,
+    features: Option<&'a mut Features>,
     peak_mib: &'a PeakMib<'a>,
     stop: &'a dyn Fn() -> bool,
     observer: &'a mut dyn FnMut(Event),
@@ -102,6 +104,11 @@ impl Comparison {
     /// [`Error::Invalid`] if the folder holds one with another plan, or if the images are not of the network's size.
     pub fn open(folder: &Path, plan: Plan, data: &Datasets) -> Result<Comparison> {
         check_fit(&plan.config, &data.train)?;
+        let held_out = data.test.as_ref().unwrap_or(&data.train).len();
+        if held_out < 2 {
+            let help = "errors are estimated from the images' spread";
+            return Err(Error::invalid("the held-out images", "at least 2", held_out.to_string(), help));
+        }
         let findings = match Findings::load(folder)? {
             None => Findings::new(plan, data),
             Some(findings) => {
@@ -135,11 +142,13 @@ impl Comparison {
     /// Does the parts that are not done, recording each stage; false where it was asked to stop first.
     ///
     /// # Errors
-    /// [`Error::Write`] if the system refuses; [`Error::Invalid`] for a conversion without a softmax run.
+    /// [`Error::Write`] if the system refuses; [`Error::Invalid`] for a features network that does not take the images or
+    /// has too many features, or for a run in the folder that is not the comparison's.
     pub fn run(
         &mut self,
         parts: &[Part],
         data: &Datasets,
+        features: Option<&mut Features>,
         peak_mib: &PeakMib,
         stop: impl Fn() -> bool,
         mut observer: impl FnMut(Event),
@@ -148,11 +157,22 @@ impl Comparison {
         self.findings.save(&self.folder)?;
         let plan = self.findings.plan.clone();
         let kernels = kernels(&plan)?;
-        let session =
-            &mut Session { plan: &plan, kernels, data, peak_mib, stop: &stop, observer: &mut observer };
+        let mut features = features;
+        if let Some(features) = &mut features {
+            features.check(&plan, data)?;
+        }
+        let session = &mut Session {
+            plan: &plan,
+            kernels,
+            data,
+            features,
+            peak_mib,
+            stop: &stop,
+            observer: &mut observer,
+        };
         for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
             let finished = match part {
-                Part::Runs => self.runs(session)?,
+                Part::Runs => self.runs(session)? && self.samples(session)?,
                 Part::FullResolution => self.full_resolution(session)?,
                 Part::Cost => self.cost(session)?,
                 Part::Approximation => self.approximation(session)?,
@@ -180,6 +200,37 @@ impl Comparison {
                 (session.observer)(Event::Note(&format!("{variant} diverged: {what}; the others go on")));
             }
             self.findings.runs.push(run);
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    /// Compares samples under the features network, if there is one.
+    fn samples(&mut self, session: &mut Session) -> Result<bool> {
+        let (plan, data) = (session.plan, session.data);
+        let Some(features) = session.features.take() else { return Ok(true) };
+        if !self.findings.samples.as_ref().is_some_and(|study| study.is_of(features)) {
+            self.findings.samples = Some(SampleStudy::new(features, data));
+        }
+        let measured = self.findings.runs.iter().filter(|run| run.quality.is_some());
+        let wanted: Vec<Option<Variant>> =
+            data.test.iter().map(|_| None).chain(measured.map(|run| Some(run.variant))).collect();
+        for variant in wanted {
+            let done = self.findings.samples.iter().flat_map(|study| &study.rows);
+            if done.into_iter().any(|row| row.variant == variant) {
+                continue;
+            }
+            let name = match variant {
+                Some(variant) => format!("{variant}: samples under {}", features.name()),
+                None => format!("test images under {}", features.name()),
+            };
+            let stage = |context: &mut Context| samples::compare(context, plan, data, features, variant);
+            let Some(row) = self.stage(session, &name, stage)? else {
+                return Ok(false);
+            };
+            if let Some(study) = &mut self.findings.samples {
+                study.rows.push(row);
+            }
             self.findings.save(&self.folder)?;
         }
         Ok(true)

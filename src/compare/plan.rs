@@ -148,6 +148,10 @@ pub struct ConversionSizes {
     pub features: Vec<usize>,
     /// Draws of the projections.
     pub draws: usize,
+    /// Held-out images of the bound, fewer than those of a run.
+    pub images: usize,
+    /// Timesteps of the bound, stratified.
+    pub timesteps: usize,
     /// Sampled images that are compared, for each m.
     pub samples: usize,
     /// m of the fine-tuned networks.
@@ -267,6 +271,8 @@ impl Plan {
             conversion: ConversionSizes {
                 features: (3..=9).map(|k| 1 << k).collect(),
                 draws: choose(2, 5),
+                images: choose(32, 128),
+                timesteps: 20.min(config.diffusion.timesteps),
                 samples: 8,
                 tuned: vec![unet.favor.features, 4 * unet.favor.features],
                 share: 0.1,

@@ -1,13 +1,15 @@
 //! The variants' runs under one budget, with the same seeds and batches, and what is measured of each.
 
 use super::Context;
-use super::measure::{Estimate, Subject, loss_above, or_note, write_grid};
+use super::measure::{Subject, loss_above, or_note, write_grid};
 use super::plan::Plan;
 use super::training::{Training, train};
 use super::variant::Variant;
 use crate::checkpoint::model_folder;
 use crate::data::Datasets;
 use crate::error::Result;
+use crate::evaluate::Estimate;
+use crate::evaluate::nll::Likelihood;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -30,6 +32,8 @@ pub struct VariantRun {
 pub struct Quality {
     /// The loss (21) of each held-out image, t and eps the same for every variant.
     pub held_out_losses: Vec<f64>,
+    /// The bound on held-out images in bits per dimension, with both reverse variances.
+    pub likelihood: Option<Likelihood>,
     /// Seconds an image took to sample, all of the grid together.
     pub sample_seconds: Option<f64>,
     /// Whether the sample grid was drawn.
@@ -39,7 +43,7 @@ pub struct Quality {
 impl Quality {
     /// The held-out loss.
     pub fn held_out_loss(&self) -> Estimate {
-        Estimate::of(&self.held_out_losses)
+        Estimate::of(self.held_out_losses.iter().copied())
     }
 
     /// How much higher the held-out loss is than another model's, image by image: what all images have in common, their
@@ -78,24 +82,33 @@ pub(super) fn run(
     let loaded = model_folder::load::<f32>(&folder)?;
     let mut subject = Subject::new(context, loaded.model, &loaded.diffusion, plan.config.train.seed)?;
     let images = data.test.as_ref().unwrap_or(&data.train);
-    match or_note(subject.held_out_losses(images, plan.measuring.images))? {
-        Ok(held_out_losses) => {
-            run.quality = Some(Quality { held_out_losses, sample_seconds: None, grid: false });
-        }
+    let measuring = &plan.measuring;
+    let held_out_losses = match or_note(subject.held_out_losses(images, measuring.images))? {
+        Ok(losses) => losses,
         Err(note) => {
             run.notes.push(note);
             return Ok(Some(run));
         }
+    };
+    let mut quality = Quality { held_out_losses, likelihood: None, sample_seconds: None, grid: false };
+    let progress = &mut *context.progress;
+    let likelihood = subject.likelihood(images, measuring.images, measuring.timesteps, &mut |done| {
+        progress(done, "the bound on held-out images");
+    });
+    match or_note(likelihood)? {
+        Ok(likelihood) => quality.likelihood = Some(likelihood),
+        Err(note) => run.notes.push(note),
     }
+    (context.progress)(1.0, "sampling");
     let start = Instant::now();
-    match (or_note(subject.samples(plan.measuring.grid, plan.measuring.steps))?, &mut run.quality) {
-        (Ok(samples), Some(quality)) => {
-            quality.sample_seconds = Some(start.elapsed().as_secs_f64() / plan.measuring.grid as f64);
+    match or_note(subject.samples(measuring.grid, measuring.steps))? {
+        Ok(samples) => {
+            quality.sample_seconds = Some(start.elapsed().as_secs_f64() / measuring.grid as f64);
             quality.grid = true;
             write_grid(&context.image(&grid_name(variant)), &samples)?;
         }
-        (Err(note), _) => run.notes.push(note),
-        (Ok(_), None) => {}
+        Err(note) => run.notes.push(note),
     }
+    run.quality = Some(quality);
     Ok(Some(run))
 }

@@ -6,6 +6,7 @@ use super::cost::Cost;
 use super::full_resolution::FullResolutionRun;
 use super::plan::Plan;
 use super::runs::VariantRun;
+use super::samples::SampleStudy;
 use crate::data::Datasets;
 use crate::error::{Error, Result};
 use crate::output::write_atomically;
@@ -53,6 +54,8 @@ pub struct Findings {
     pub data: DataNote,
     /// The variants' runs that are finished, in the plan's order.
     pub runs: Vec<VariantRun>,
+    /// The samples under a features network.
+    pub samples: Option<SampleStudy>,
     /// Training at full resolution.
     pub full_resolution: Vec<FullResolutionRun>,
     /// The attention layer alone.
@@ -70,6 +73,7 @@ impl Findings {
             plan,
             data: DataNote::of(data),
             runs: Vec::new(),
+            samples: None,
             full_resolution: Vec::new(),
             cost: None,
             approximation: None,

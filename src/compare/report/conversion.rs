@@ -17,10 +17,13 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     let sizes = &findings.plan.conversion;
     let mut html = format!("<h2>{TITLE}</h2>\n");
     html += &paragraph(&format!(
-        "The softmax run's weights ({} steps, held-out loss {:.5}) with FAVOR+ in the place of softmax, nothing trained: means over {} \
+        "The softmax run's weights ({} steps, held-out loss {:.5}, {:.3} \u{b1} {:.3} bits/dim on {} images) with FAVOR+ in the place of softmax, nothing trained: means over {} \
          draws of the projections. Then the same weights trained on for {} of the run's steps, beside softmax trained on as long.",
         found.softmax_steps,
         found.softmax_loss.mean,
+        found.softmax_bits_per_dim.mean,
+        found.softmax_bits_per_dim.standard_error,
+        sizes.images,
         sizes.draws,
         percent(sizes.share)
     ));
@@ -121,13 +124,21 @@ fn in_place_table(found: &Conversion) -> Table {
             Cell::count(kind.features as u64),
             Cell::number(kind.held_out_loss, 4),
             Cell::estimate(kind.above_softmax),
+            Cell::estimate(kind.bits_per_dim),
             Cell::number(kind.sample_difference, 3),
         ]
     });
     Table {
         name: "conversion",
         caption: "In place of softmax, nothing trained".into(),
-        columns: vec!["attention", "m", "held-out loss", "above softmax's", "difference of samples"],
+        columns: vec![
+            "attention",
+            "m",
+            "held-out loss",
+            "above softmax's",
+            "bits/dim",
+            "difference of samples",
+        ],
         rows: rows.collect(),
     }
 }
@@ -140,6 +151,7 @@ fn tuned_table(found: &Conversion) -> Table {
             Cell::count(kind.training.steps),
             Cell::number(kind.held_out_loss, 4),
             Cell::estimate(kind.above_softmax),
+            Cell::estimate(kind.bits_per_dim),
             Cell::number(kind.sample_difference, 3),
         ]
     });
@@ -152,6 +164,7 @@ fn tuned_table(found: &Conversion) -> Table {
             "further steps",
             "held-out loss",
             "above the softmax weights'",
+            "bits/dim",
             "difference of samples",
         ],
         rows: rows.collect(),

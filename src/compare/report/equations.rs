@@ -81,6 +81,39 @@ pub(super) fn loss() -> String {
     display(math, "The loss, as its mean over pixels (21)")
 }
 
+/// The bound (17).
+pub(super) fn bound() -> String {
+    let l = |index: String| sub(i("L"), index);
+    let sum =
+        format!("<munderover>{}{}{}</munderover>", o("\u{2211}"), row(&[i("t"), o("="), n("2")]), i("T"));
+    let p = row(&[sub(i("p"), i("\u{3b8}")), parens(&[sub(i("x"), n("0"))])]);
+    let math = row(&[
+        i("E"),
+        o("["),
+        o("\u{2212}"),
+        i("log"),
+        p,
+        o("]"),
+        o("\u{2264}"),
+        l(i("T")),
+        o("+"),
+        sum,
+        l(row(&[i("t"), o("\u{2212}"), n("1")])),
+        o("+"),
+        l(n("0")),
+    ]);
+    display(math, "The variational bound (17), here in bits per dimension")
+}
+
+/// The Fréchet distance of two sets of features.
+pub(super) fn frechet() -> String {
+    let (mu, sigma) = (|k: &str| sub(i("\u{3bc}"), n(k)), |k: &str| sub(i("\u{3a3}"), n(k)));
+    let product = root(row(&[sigma("1"), sigma("2")]));
+    let trace = row(&[sigma("1"), o("+"), sigma("2"), o("\u{2212}"), n("2"), product]);
+    let math = row(&[norm2(row(&[mu("1"), o("\u{2212}"), mu("2")])), o("+"), i("tr"), parens(&[trace])]);
+    display(math, "The Fr\u{e9}chet distance of features with means \u{3bc} and covariances \u{3a3}")
+}
+
 /// Exact attention (22).
 pub(super) fn softmax() -> String {
     let scores = frac(row(&[i("Q"), sup(i("K"), i("T"))]), d_root());

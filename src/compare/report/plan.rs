@@ -92,6 +92,11 @@ pub(super) fn how(findings: &Findings) -> String {
              same for every model; differences are taken image by image."
         ),
         format!(
+            "The bound is evaluated on the same images at one timestep of each of {} strata; its errors hold the images', the noise's and \
+             the timesteps'.",
+            measuring.timesteps
+        ),
+        format!(
             "Samples are drawn by DDIM in {} steps with the moving average of the weights; images at the same place of two grids began \
              with the same noise.",
             measuring.steps

@@ -4,8 +4,11 @@ use super::html::{paragraph, remarks};
 use super::table::{Cell, Table};
 use super::{Draft, equations, left_out};
 use crate::compare::runs::grid_name;
-use crate::compare::{CurvePoint, Part, Training, Variant, VariantRun};
+use crate::compare::{CurvePoint, Part, Quality, SampleQuality, Training, Variant, VariantRun};
+use crate::config::VarianceKind;
 use crate::error::Result;
+use crate::evaluate::Estimate;
+use crate::evaluate::nll::{Bound, Term};
 use crate::output::{Chart, Corner, Look, Scale, Series};
 
 /// The colour of a variant in every chart.
@@ -25,6 +28,9 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     html += &remarks(&notes(draft));
     let trainings: Vec<(Variant, &Training)> = runs.iter().map(|run| (run.variant, &run.training)).collect();
     html += &curves(draft, "loss", &trainings)?;
+    html += &likelihoods(draft)?;
+    html += "<h3>Samples</h3>\n";
+    html += &samples(draft);
     html += "<h3>Samples from the same noise</h3>\n<div class=\"figures\">\n";
     for run in runs {
         let steps = run.training.steps;
@@ -57,6 +63,8 @@ fn table(runs: &[VariantRun]) -> Table {
             Cell::number(t.final_loss, 4),
             Cell::estimate(quality.map(|quality| quality.held_out_loss())),
             Cell::estimate(above),
+            Cell::estimate(bits(quality, VarianceKind::FixedSmall)),
+            Cell::estimate(bits(quality, VarianceKind::FixedLarge)),
             Cell::number(quality.and_then(|quality| quality.sample_seconds).map(|s| 1e3 * s), 3),
         ]
     };
@@ -74,10 +82,120 @@ fn table(runs: &[VariantRun]) -> Table {
             "training loss, last tenth",
             "held-out loss",
             "above softmax's",
+            "bits/dim, \u{3c3}\u{b2} = \u{3b2}\u{303}",
+            "bits/dim, \u{3c3}\u{b2} = \u{3b2}",
             "a sample, ms",
         ],
         rows: runs.iter().map(row).collect(),
     }
+}
+
+/// The bound with a reverse variance.
+fn bits(quality: Option<&Quality>, variance: VarianceKind) -> Option<Estimate> {
+    Some(quality?.likelihood.as_ref()?.of(variance).bits_per_dim)
+}
+
+/// Where the bits go, and what they buy, with the plan's reverse variance; in the page and as CSV.
+fn likelihoods(draft: &mut Draft) -> Result<String> {
+    let variance = draft.findings.plan.config.diffusion.variance;
+    let bounds: Vec<(Variant, &Bound)> = draft
+        .findings
+        .runs
+        .iter()
+        .filter_map(|run| Some((run.variant, run.quality.as_ref()?.likelihood.as_ref()?.of(variance))))
+        .collect();
+    if bounds.is_empty() {
+        return Ok(paragraph("The bound was not measured."));
+    }
+    let middle = |term: &Term| ((term.first * term.last) as f64).sqrt();
+    let lines = |points: &dyn Fn(&Bound) -> Vec<(f64, f64)>| {
+        let line = |(variant, bound): &(Variant, &Bound)| Series {
+            name: variant.to_string(),
+            points: points(bound),
+            colour: colour(*variant),
+            look: Look::Line,
+        };
+        bounds.iter().map(line).collect::<Vec<_>>()
+    };
+    let terms = Chart {
+        x: ("t".into(), Scale::Logarithmic),
+        y: ("bits/dim a timestep".into(), Scale::Logarithmic),
+        series: lines(&|bound| {
+            bound.terms.iter().map(|term| (middle(term), term.bits.mean / term.width() as f64)).collect()
+        }),
+        legend: Corner::UpperRight,
+    };
+    let rates = Chart {
+        x: ("rate, bits/dim".into(), Scale::Linear),
+        y: ("distortion, RMSE of 0 to 255".into(), Scale::Linear),
+        series: lines(&|bound| {
+            bound.rate_distortion.iter().map(|point| (point.rate, point.rmse.mean)).collect()
+        }),
+        legend: Corner::UpperRight,
+    };
+    let mut html = format!(
+        "<h3>The bound on held-out images</h3>\n<dl>{}</dl>\n<div class=\"figures\">\n",
+        equations::bound()
+    );
+    html += &draft.chart("bound-terms", "The terms of the bound: bits that one timestep costs.", &terms)?;
+    html += &draft.chart(
+        "rate-distortion",
+        "How far the predicted image is off after so many bits (Ho et al. 2020, section 4.3).",
+        &rates,
+    )?;
+    html += "</div>\n";
+    let rows = bounds.iter().flat_map(|(variant, bound)| {
+        bound.terms.iter().map(|term| {
+            vec![
+                Cell::text(*variant),
+                Cell::count(term.first as u64),
+                Cell::count(term.last as u64),
+                Cell::number(term.bits.mean, 6),
+                Cell::number(term.bits.standard_error, 6),
+                Cell::number(term.mse.mean, 6),
+                Cell::number(term.rmse.mean, 6),
+            ]
+        })
+    });
+    let columns =
+        vec!["attention", "first t", "last t", "bits/dim", "standard error", "loss of eps", "RMSE of x_0"];
+    draft.data(&Table { name: "bound", caption: String::new(), columns, rows: rows.collect() });
+    Ok(html)
+}
+
+/// The samples under a features network.
+fn samples(draft: &mut Draft) -> String {
+    let Some(study) = &draft.findings.samples else {
+        return paragraph(
+            "The samples were not compared under a features network; performer-ddpm compare --features FILE.onnx adds it.",
+        );
+    };
+    let row = |row: &SampleQuality| {
+        let name = row.variant.map_or("test images".to_owned(), |variant| variant.to_string());
+        vec![
+            Cell::text(name),
+            Cell::count(row.images as u64),
+            Cell::number(row.frechet, 4),
+            Cell::estimate(row.kernel),
+            Cell::number(row.precision_recall.map(|pair| pair.precision), 3),
+            Cell::number(row.precision_recall.map(|pair| pair.recall), 3),
+        ]
+    };
+    let table = Table {
+        name: "samples",
+        caption: format!("Samples under {}, beside {} training images", study.file, study.reference),
+        columns: vec!["images", "number", "Fr\u{e9}chet distance", "kernel distance", "precision", "recall"],
+        rows: study.rows.iter().map(row).collect(),
+    };
+    let notes: Vec<String> = study
+        .rows
+        .iter()
+        .flat_map(|row| {
+            let name = row.variant.map_or("test images".to_owned(), |variant| variant.to_string());
+            row.notes.iter().map(move |note| format!("{name}: {note}."))
+        })
+        .collect();
+    format!("<dl>{}</dl>\n", equations::frechet()) + &draft.table(&table) + &remarks(&notes)
 }
 
 /// What the table alone does not tell.

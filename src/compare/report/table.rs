@@ -1,7 +1,7 @@
 //! Tables that are shown in the report and written as CSV.
 
 use super::html::escape;
-use crate::compare::Estimate;
+use crate::evaluate::Estimate;
 use std::fmt::Write;
 
 /// A table.

@@ -1,0 +1,193 @@
+//! How the variants' samples compare with images under a features network: Fréchet and kernel distance, precision and recall.
+
+use super::Context;
+use super::measure::{Subject, or_note};
+use super::plan::Plan;
+use super::runs;
+use super::variant::Variant;
+use crate::checkpoint::model_folder;
+use crate::data::{Dataset, Datasets};
+use crate::error::{Error, Result};
+use crate::evaluate::features::{Extractor, FeatureOptions};
+use crate::evaluate::frechet::Statistics;
+use crate::evaluate::kernel_distance::{kernel_distance, usual_subsets};
+use crate::evaluate::precision_recall::{NEIGHBOUR, PrecisionRecall, precision_recall};
+use crate::evaluate::{Estimate, choose};
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// A features network and what the training images are under it.
+#[derive(Debug)]
+pub struct Features {
+    extractor: Extractor,
+    file: String,
+    crc32: u32,
+    images: Option<Reference>,
+}
+
+#[derive(Debug)]
+struct Reference {
+    features: Array2<f64>,
+    statistics: Statistics,
+}
+
+/// Training images that samples are compared with, at most.
+const REFERENCE: usize = 10_000;
+
+impl Features {
+    /// Opens a features network.
+    ///
+    /// # Errors
+    /// [`Error::Read`], and those of [`Extractor::open`].
+    pub fn open(path: &Path, options: &FeatureOptions) -> Result<Features> {
+        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        Ok(Features {
+            extractor: Extractor::open(path, options)?,
+            file: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            crc32: crc32fast::hash(&bytes),
+            images: None,
+        })
+    }
+
+    /// The network's file name.
+    pub(super) fn name(&self) -> &str {
+        &self.file
+    }
+
+    /// Refuses a network that does not take the images, or has more features than there will be samples: before hours of
+    /// training, not after.
+    pub(super) fn check(&mut self, plan: &Plan, data: &Datasets) -> Result<()> {
+        let count = 2.min(data.train.len());
+        let indices: Vec<usize> = (0..count).collect();
+        let dimensions = self.extractor.features_of(&data.train, &indices, &mut |_| {})?.ncols();
+        let samples = plan.measuring.samples.min(data.train.len());
+        if samples <= dimensions {
+            return Err(Error::invalid(
+                "the samples, and the training images that they are compared with",
+                format!("more than {dimensions}, the features of {}", self.file),
+                samples.to_string(),
+                "take more samples (--samples), or a network with fewer features",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The training images' features, computed once.
+    fn reference(
+        &mut self,
+        plan: &Plan,
+        data: &Dataset,
+        observer: &mut dyn FnMut(f64),
+    ) -> Result<(&Reference, &mut Extractor)> {
+        if self.images.is_none() {
+            let indices = choose(data.len(), REFERENCE, plan.config.train.seed);
+            let features = self.extractor.features_of(data, &indices, observer)?;
+            let statistics = Statistics::of(features.view())?;
+            self.images = Some(Reference { features, statistics });
+        }
+        Ok((self.images.as_ref().expect("it was just computed"), &mut self.extractor))
+    }
+}
+
+/// One set of images beside the training images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleQuality {
+    /// Whose samples; `None` for the test images, which say what a perfect model would have.
+    pub variant: Option<Variant>,
+    /// How many images.
+    pub images: usize,
+    /// The Fréchet distance.
+    pub frechet: Option<f64>,
+    /// The kernel distance.
+    pub kernel: Option<Estimate>,
+    /// Precision and recall.
+    pub precision_recall: Option<PrecisionRecall>,
+    /// What could not be measured, and why.
+    pub notes: Vec<String>,
+}
+
+/// The comparison of samples under one features network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleStudy {
+    /// The features network's file name.
+    pub file: String,
+    /// Its checksum.
+    pub crc32: u32,
+    /// The training images that everything is compared with.
+    pub reference: usize,
+    /// The test images, then each variant's samples.
+    pub rows: Vec<SampleQuality>,
+}
+
+impl SampleStudy {
+    /// Nothing compared yet.
+    pub(super) fn new(features: &Features, data: &Datasets) -> SampleStudy {
+        SampleStudy {
+            file: features.file.clone(),
+            crc32: features.crc32,
+            reference: data.train.len().min(REFERENCE),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Whether it is of this network.
+    pub(super) fn is_of(&self, features: &Features) -> bool {
+        self.crc32 == features.crc32
+    }
+}
+
+/// Compares a variant's samples, or the test images, with the training images.
+pub(super) fn compare(
+    context: &mut Context,
+    plan: &Plan,
+    data: &Datasets,
+    features: &mut Features,
+    variant: Option<Variant>,
+) -> Result<Option<SampleQuality>> {
+    let progress = &mut *context.progress;
+    let mut observer = |done: f64| progress(done, "features of the training images");
+    let (reference, extractor) = features.reference(plan, &data.train, &mut observer)?;
+    let count = plan.measuring.samples;
+    let mut quality = SampleQuality {
+        variant,
+        images: count,
+        frechet: None,
+        kernel: None,
+        precision_recall: None,
+        notes: Vec::new(),
+    };
+    let found = match (variant, &data.test) {
+        (Some(variant), _) => {
+            (context.progress)(0.0, &format!("sampling {count} images"));
+            let loaded = model_folder::load::<f32>(&runs::folder(&context.out, variant))?;
+            let mut subject = Subject::new(context, loaded.model, &loaded.diffusion, plan.config.train.seed)?;
+            match or_note(subject.samples(count, plan.measuring.steps))? {
+                Ok(images) => extractor.features(images.view().permuted_axes([0, 3, 1, 2]))?,
+                Err(note) => {
+                    quality.notes.push(note);
+                    return Ok(Some(quality));
+                }
+            }
+        }
+        (None, Some(test)) => {
+            let indices: Vec<usize> = (0..count.min(test.len())).collect();
+            quality.images = indices.len();
+            extractor.features_of(test, &indices, &mut |_| {})?
+        }
+        (None, None) => return Ok(None),
+    };
+    if (context.stop)() {
+        return Ok(None);
+    }
+    if found.nrows() <= found.ncols() {
+        quality.notes.push(format!("{} images are too few for {} features", found.nrows(), found.ncols()));
+        return Ok(Some(quality));
+    }
+    quality.frechet = Some(Statistics::of(found.view())?.distance(&reference.statistics)?);
+    let subsets = usual_subsets(found.nrows());
+    let seed = plan.config.train.seed;
+    quality.kernel = Some(kernel_distance(found.view(), reference.features.view(), subsets, seed)?);
+    quality.precision_recall = Some(precision_recall(reference.features.view(), found.view(), NEIGHBOUR)?);
+    Ok(Some(quality))
+}
