@@ -17,7 +17,7 @@ fn pictures(n: usize, c: usize, h: usize, w: usize) -> Array4<f32> {
     })
 }
 
-/// The means over the quarters' first and second half of each channel: what [`FeatureNet`] computes, of pixels in [-1, 1].
+/// The means over each channel: what [`FeatureNet`] computes, of the pixels that `value` makes of those in [-1, 1].
 fn channel_means(images: &Array4<f32>, value: impl Fn(usize, f32) -> f32) -> Array2<f64> {
     let (n, c, h, w) = images.dim();
     Array2::from_shape_fn((n, c), |(i, k)| {
@@ -26,7 +26,7 @@ fn channel_means(images: &Array4<f32>, value: impl Fn(usize, f32) -> f32) -> Arr
     })
 }
 
-/// 1e-4 of a range: sums of a few dozen `f32`.
+/// 1e-5 of a range: sums of a few dozen `f32`.
 fn close(got: &Array2<f64>, want: &Array2<f64>, range: f64) {
     assert_eq!(got.dim(), want.dim());
     let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
