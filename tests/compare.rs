@@ -1,10 +1,14 @@
 //! Comparisons of a very small network: resumed to the same findings, divergence told, and a report with everything in it.
 
 use performer_ddpm::compare::report::{report, write_report};
-use performer_ddpm::compare::{Budget, Comparison, Event, Findings, Part, Plan, Variant};
+use performer_ddpm::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan, Variant};
 use performer_ddpm::config::{Config, Preset};
 use performer_ddpm::data::{Dataset, Datasets};
+use performer_ddpm::evaluate::features::FeatureOptions;
 use performer_ddpm::kernels::Isa;
+use performer_ddpm::sample::onnx::Runtime;
+use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, Reduction};
+use performer_ddpm_onnx::{Dim, ElementType};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +20,7 @@ fn images(count: usize) -> Dataset {
 }
 
 fn data() -> Datasets {
-    Datasets::new(images(16), Some(images(8))).expect("images of one shape")
+    Datasets::new(images(24), Some(images(8))).expect("images of one shape")
 }
 
 fn config() -> Config {
@@ -35,6 +39,7 @@ fn plan(config: &Config, variants: &[Variant], steps: u64) -> Plan {
     plan.measuring.images = 4;
     plan.measuring.timesteps = 3;
     plan.measuring.steps = 2;
+    plan.measuring.samples = 20;
     plan.measuring.grid = 4;
     plan.full_resolution.size = [16, 16];
     plan.full_resolution.budget = Budget::Steps(2);
@@ -72,6 +77,50 @@ fn run(folder: &Path, plan: &Plan, parts: &[Part], stages: usize) -> (bool, Comp
         },
     );
     (finished.expect("the parts are done"), comparison, notes)
+}
+
+/// A features network: the eight columns' means.
+fn features(folder: &Path) -> Features {
+    let mut g = GraphBuilder::new("features");
+    let image = [Dim::from("N"), 1.into(), 8.into(), 8.into()];
+    let x = g.input("images", ElementType::F32, image).expect("an input");
+    let means = g.reduce(Reduction::Mean, x, &[1, 2], false).expect("means");
+    g.output("features", means).expect("an output");
+    let file = folder.join("features.onnx");
+    g.into_model(ModelInfo::default()).expect("a model").write(&file).expect("a file");
+    Features::open(&file, &FeatureOptions::new(Runtime::Tract)).expect("a features network")
+}
+
+#[test]
+fn samples_are_compared_under_a_features_network_even_after_the_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut features = features(folder.path());
+    let plan = plan(&config(), &[Variant::Favor], 2);
+    let (finished, mut comparison, _) = run(&folder.path().join("a"), &plan, &[Part::Runs], usize::MAX);
+    assert!(finished && comparison.findings().samples.is_none());
+    let data = data();
+    let mut go = |comparison: &mut Comparison| {
+        comparison.run(&[Part::Runs], &data, Some(&mut features), &|_, _| None, || false, |_| {})
+    };
+    assert!(go(&mut comparison).expect("samples are compared"));
+    let study = comparison.findings().samples.clone().expect("a study");
+    let variants: Vec<_> = study.rows.iter().map(|row| row.variant).collect();
+    assert_eq!((variants, study.reference), (vec![None, Some(Variant::Favor)], 24));
+    // Eight test images are too few, and told; twenty samples are enough.
+    assert!(study.rows[0].frechet.is_none() && study.rows[0].notes[0].contains("too few"));
+    assert!(study.rows[1].frechet.is_some_and(|distance| distance > 0.0));
+    let html = report(comparison.findings(), &BTreeMap::new()).expect("a report").html;
+    assert!(html.contains("features.onnx") && html.contains("too few for 8 features"), "{html}");
+
+    let mut few = plan.clone();
+    few.measuring.samples = 8;
+    let mut comparison = Comparison::open(&folder.path().join("b"), few, &data).expect("a comparison");
+    let message = go(&mut comparison).expect_err("too few samples").to_string();
+    assert!(
+        message.contains("at least 20 for the 8 features of features.onnx, got 8; take more"),
+        "{message}"
+    );
+    assert!(!folder.path().join("b/runs").exists(), "nothing was trained first");
 }
 
 /// The findings without what depends on the clock.
@@ -143,7 +192,7 @@ fn an_interrupted_comparison_ends_with_the_findings_of_a_straight_one_and_its_re
     );
     // Three variants, two at full resolution, the conversion's grid.
     assert_eq!(count("img"), 6);
-    assert_eq!((count("svg"), count("table"), count("script")), (2 + 2 + 4 + 4 + 2, 6, 0));
+    assert_eq!((count("svg"), count("table"), count("script")), (4 + 2 + 4 + 4 + 2, 6, 0));
     assert!(count("math") >= 6);
     assert!(!html.contains("http://") || html.matches("http://").all(|_| html.contains("http://www.w3.org")));
     for part in ["Left out of this comparison", "not drawn", "Not run yet"] {
@@ -200,7 +249,7 @@ fn another_plan_other_images_and_foreign_runs_are_refused() {
     };
     let message = open(&plan(&config(), &[Variant::Favor], 2), &data());
     assert!(message.contains("comparison.json, the plan's budget.steps: expected 2"), "{message}");
-    let more = Datasets::new(images(17), Some(images(8))).expect("images");
+    let more = Datasets::new(images(25), Some(images(8))).expect("images");
     assert!(open(&first, &more).contains("began with"));
     let large = Dataset::new("large", [16, 16, 1], vec![0; 256], None, false).expect("an image");
     let large = Datasets::new(large, None).expect("images");

@@ -62,10 +62,11 @@ impl Features {
         let indices: Vec<usize> = (0..count).collect();
         let dimensions = self.extractor.features_of(&data.train, &indices, &mut |_| {})?.ncols();
         let samples = plan.measuring.samples.min(data.train.len());
-        if samples <= dimensions {
+        let needed = needed(dimensions);
+        if samples < needed {
             return Err(Error::invalid(
                 "the samples, and the training images that they are compared with",
-                format!("more than {dimensions}, the features of {}", self.file),
+                format!("at least {needed} for the {dimensions} features of {}", self.file),
                 samples.to_string(),
                 "take more samples (--samples), or a network with fewer features",
             ));
@@ -137,6 +138,12 @@ impl SampleStudy {
     }
 }
 
+/// Images that the distances need: more than features, for a covariance of full rank, and two in each subset of the kernel
+/// distance.
+fn needed(dimensions: usize) -> usize {
+    (dimensions + 1).max(2 * usual_subsets(0))
+}
+
 /// Compares a variant's samples, or the test images, with the training images.
 pub(super) fn compare(
     context: &mut Context,
@@ -180,7 +187,7 @@ pub(super) fn compare(
     if (context.stop)() {
         return Ok(None);
     }
-    if found.nrows() <= found.ncols() {
+    if found.nrows() < needed(found.ncols()) {
         quality.notes.push(format!("{} images are too few for {} features", found.nrows(), found.ncols()));
         return Ok(Some(quality));
     }
