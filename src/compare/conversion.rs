@@ -1,6 +1,6 @@
 //! What it costs to run trained softmax weights with FAVOR+ in place, and what a short fine-tuning restores.
 
-use super::Context;
+use super::context::Context;
 use super::measure::{Subject, loss_above, or_note, rms_difference, write_grid};
 use super::plan::{Budget, Plan};
 use super::runs;

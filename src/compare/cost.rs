@@ -1,7 +1,7 @@
 //! The attention layer alone: time and memory of softmax and of FAVOR+ over L and m, on one thread.
 
-use super::Context;
-use super::plan::CostSizes;
+use super::context::Context;
+use super::sizes::CostSizes;
 use super::variant::Variant;
 use crate::error::Result;
 use crate::kernels::{Isa, Team, transpose};

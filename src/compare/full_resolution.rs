@@ -1,6 +1,6 @@
 //! The case that FAVOR+ exists for: training with attention at all pixels of enlarged images, beside softmax.
 
-use super::Context;
+use super::context::Context;
 use super::measure::{Subject, or_note, write_grid};
 use super::plan::Plan;
 use super::training::{Training, train};

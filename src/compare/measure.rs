@@ -1,6 +1,6 @@
 //! What a trained model is worth: its loss on held-out images and the samples it draws from the same noise.
 
-use super::Context;
+use super::context::Context;
 use crate::config::DiffusionConfig;
 use crate::data::Dataset;
 use crate::equations::Schedule;

@@ -1,6 +1,6 @@
 //! The variants' runs under one budget, with the same seeds and batches, and what is measured of each.
 
-use super::Context;
+use super::context::Context;
 use super::measure::{Subject, loss_above, or_note, write_grid};
 use super::plan::Plan;
 use super::training::{Training, train};

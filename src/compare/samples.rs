@@ -1,6 +1,6 @@
 //! How the variants' samples compare with images under a features network: Fréchet and kernel distance, precision and recall.
 
-use super::Context;
+use super::context::Context;
 use super::measure::{Subject, or_note};
 use super::plan::Plan;
 use super::runs;

@@ -1,6 +1,6 @@
 //! One network trained to its budget in a run's folder of its own, from wherever it was stopped.
 
-use super::Context;
+use super::context::Context;
 use super::plan::Budget;
 use crate::config::Config;
 use crate::data::Dataset;
@@ -98,20 +98,14 @@ pub(super) fn train(
     let mut parameters = 0;
     let outcome = {
         let Context { stop, progress, .. } = context;
-        run.train(
-            &config,
-            data,
-            options,
-            || stop(),
-            |event| match event {
-                Event::Started { parameters: count, .. } => parameters = count,
-                Event::Step { step, images_per_second, done } => {
-                    let Step { step, loss, .. } = step;
-                    progress(done, &format!("step {step}  loss {loss:.4}  {images_per_second:.1} images/s"));
-                }
-                Event::Checkpoint(_) | Event::Samples(_) => {}
-            },
-        )
+        run.train(&config, data, options, *stop, |event| match event {
+            Event::Started { parameters: count, .. } => parameters = count,
+            Event::Step { step, images_per_second, done } => {
+                let Step { step, loss, .. } = step;
+                progress(done, &format!("step {step}  loss {loss:.4}  {images_per_second:.1} images/s"));
+            }
+            Event::Checkpoint(_) | Event::Samples(_) => {}
+        })
     };
     let diverged = match outcome {
         Ok(outcome) if outcome.interrupted => return Ok(None),
