@@ -107,8 +107,8 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
     let variants: Vec<_> = study.rows.iter().map(|row| row.variant).collect();
     assert_eq!((variants, study.reference), (vec![None, Some(Variant::Favor)], 24));
     // Eight test images are too few, and told; twenty samples are enough.
-    assert!(study.rows[0].frechet.is_none() && study.rows[0].notes[0].contains("too few"));
-    assert!(study.rows[1].frechet.is_some_and(|distance| distance > 0.0));
+    assert!(study.rows[0].comparison.is_none() && study.rows[0].notes[0].contains("too few"));
+    assert!(study.rows[1].comparison.is_some_and(|comparison| comparison.frechet_distance > 0.0));
     let html = report(comparison.findings(), &BTreeMap::new()).expect("a report").html;
     assert!(html.contains("features.onnx") && html.contains("too few for 8 features"), "{html}");
 
@@ -192,15 +192,20 @@ fn an_interrupted_comparison_ends_with_the_findings_of_a_straight_one_and_its_re
     );
     // Three variants, two at full resolution, the conversion's grid.
     assert_eq!(count("img"), 6);
-    assert_eq!((count("svg"), count("table"), count("script")), (4 + 2 + 4 + 4 + 2, 6, 0));
+    assert_eq!((count("svg"), count("table"), count("script")), (4 + 2 + 4 + 4 + 2, 7, 0));
     assert!(count("math") >= 6);
     assert!(!html.contains("http://") || html.matches("http://").all(|_| html.contains("http://www.w3.org")));
     for part in ["Left out of this comparison", "not drawn", "Not run yet"] {
         assert!(!html.contains(part), "{part}");
     }
-    for (table, lines) in
-        [("runs", 4), ("loss", 16), ("full-resolution", 3), ("break-even", 5), ("conversion", 5)]
-    {
+    for (table, lines) in [
+        ("runs", 4),
+        ("quality", 4),
+        ("loss", 16),
+        ("full-resolution", 3),
+        ("break-even", 5),
+        ("conversion", 5),
+    ] {
         let csv = std::fs::read_to_string(straight.join(format!("tables/{table}.csv"))).expect("a table");
         let columns: Vec<usize> = csv.lines().map(|line| line.matches(',').count()).collect();
         assert_eq!(columns.len(), lines, "{table}: {csv}");

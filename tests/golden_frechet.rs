@@ -1,5 +1,6 @@
 //! The Frechet distance against scipy's.
 
+#[allow(dead_code, reason = "features are neither images nor of a chosen folder")]
 #[path = "support/golden.rs"]
 mod golden;
 

@@ -3,6 +3,7 @@
 mod audit;
 mod bench;
 mod compare;
+mod evaluate;
 mod export;
 mod info;
 mod interrupts;
@@ -30,6 +31,7 @@ enum Command {
     Train(train::TrainArgs),
     Sample(sample::SampleArgs),
     Export(export::ExportArgs),
+    Evaluate(evaluate::EvaluateArgs),
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
     Audit(audit::AuditArgs),
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Export(args) => export::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::Info(args) => info::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Audit(args) => audit::run(args),

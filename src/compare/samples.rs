@@ -9,10 +9,7 @@ use crate::checkpoint::model_folder;
 use crate::data::{Dataset, Datasets};
 use crate::error::{Error, Result};
 use crate::evaluate::features::{Extractor, FeatureOptions};
-use crate::evaluate::frechet::Statistics;
-use crate::evaluate::kernel_distance::{kernel_distance, usual_subsets};
-use crate::evaluate::precision_recall::{NEIGHBOUR, PrecisionRecall, precision_recall};
-use crate::evaluate::{Estimate, choose};
+use crate::evaluate::{Comparison, choose, fewest};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -23,13 +20,8 @@ pub struct Features {
     extractor: Extractor,
     file: String,
     crc32: u32,
-    images: Option<Reference>,
-}
-
-#[derive(Debug)]
-struct Reference {
-    features: Array2<f64>,
-    statistics: Statistics,
+    /// The training images' features.
+    images: Option<Array2<f64>>,
 }
 
 /// Training images that samples are compared with, at most.
@@ -62,7 +54,7 @@ impl Features {
         let indices: Vec<usize> = (0..count).collect();
         let dimensions = self.extractor.features_of(&data.train, &indices, &mut |_| {})?.ncols();
         let samples = plan.measuring.samples.min(data.train.len());
-        let needed = needed(dimensions);
+        let needed = fewest(dimensions);
         if samples < needed {
             return Err(Error::invalid(
                 "the samples, and the training images that they are compared with",
@@ -80,12 +72,10 @@ impl Features {
         plan: &Plan,
         data: &Dataset,
         observer: &mut dyn FnMut(f64),
-    ) -> Result<(&Reference, &mut Extractor)> {
+    ) -> Result<(&Array2<f64>, &mut Extractor)> {
         if self.images.is_none() {
             let indices = choose(data.len(), REFERENCE, plan.config.train.seed);
-            let features = self.extractor.features_of(data, &indices, observer)?;
-            let statistics = Statistics::of(features.view())?;
-            self.images = Some(Reference { features, statistics });
+            self.images = Some(self.extractor.features_of(data, &indices, observer)?);
         }
         Ok((self.images.as_ref().expect("it was just computed"), &mut self.extractor))
     }
@@ -98,12 +88,8 @@ pub struct SampleQuality {
     pub variant: Option<Variant>,
     /// How many images.
     pub images: usize,
-    /// The Fréchet distance.
-    pub frechet: Option<f64>,
-    /// The kernel distance.
-    pub kernel: Option<Estimate>,
-    /// Precision and recall.
-    pub precision_recall: Option<PrecisionRecall>,
+    /// Their distances from the training images, precision and recall.
+    pub comparison: Option<Comparison>,
     /// What could not be measured, and why.
     pub notes: Vec<String>,
 }
@@ -138,12 +124,6 @@ impl SampleStudy {
     }
 }
 
-/// Images that the distances need: more than features, for a covariance of full rank, and two in each subset of the kernel
-/// distance.
-fn needed(dimensions: usize) -> usize {
-    (dimensions + 1).max(2 * usual_subsets(0))
-}
-
 /// Compares a variant's samples, or the test images, with the training images.
 pub(super) fn compare(
     context: &mut Context,
@@ -156,14 +136,7 @@ pub(super) fn compare(
     let mut observer = |done: f64| progress(done, "features of the training images");
     let (reference, extractor) = features.reference(plan, &data.train, &mut observer)?;
     let count = plan.measuring.samples;
-    let mut quality = SampleQuality {
-        variant,
-        images: count,
-        frechet: None,
-        kernel: None,
-        precision_recall: None,
-        notes: Vec::new(),
-    };
+    let mut quality = SampleQuality { variant, images: count, comparison: None, notes: Vec::new() };
     let found = match (variant, &data.test) {
         (Some(variant), _) => {
             (context.progress)(0.0, &format!("sampling {count} images"));
@@ -187,14 +160,10 @@ pub(super) fn compare(
     if (context.stop)() {
         return Ok(None);
     }
-    if found.nrows() < needed(found.ncols()) {
+    if found.nrows() < fewest(found.ncols()) {
         quality.notes.push(format!("{} images are too few for {} features", found.nrows(), found.ncols()));
         return Ok(Some(quality));
     }
-    quality.frechet = Some(Statistics::of(found.view())?.distance(&reference.statistics)?);
-    let subsets = usual_subsets(found.nrows());
-    let seed = plan.config.train.seed;
-    quality.kernel = Some(kernel_distance(found.view(), reference.features.view(), subsets, seed)?);
-    quality.precision_recall = Some(precision_recall(reference.features.view(), found.view(), NEIGHBOUR)?);
+    quality.comparison = Some(Comparison::of(reference.view(), found.view(), plan.config.train.seed)?);
     Ok(Some(quality))
 }

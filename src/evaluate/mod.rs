@@ -5,6 +5,7 @@
 //! the rayon pool that the caller is in.
 
 mod choice;
+mod comparison;
 mod distance;
 mod estimate;
 pub mod features;
@@ -15,6 +16,7 @@ pub mod nll;
 pub mod precision_recall;
 
 pub use choice::{choose, images};
+pub use comparison::{Comparison, fewest};
 pub use estimate::Estimate;
 
 use crate::error::{Error, Result};

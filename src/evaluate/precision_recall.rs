@@ -5,11 +5,11 @@ use super::check_pair;
 use super::distance::by_tiles;
 use crate::error::Result;
 use ndarray::ArrayView2;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Shares of images, from 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct PrecisionRecall {
     /// The share of samples within the images' manifold: fidelity.
     pub precision: f64,

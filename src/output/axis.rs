@@ -1,32 +1,79 @@
-//! Axes of plots, and where they are marked.
+//! Axes of plots: where they are marked, and with what.
 
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use std::ops::Range;
 
-/// A logarithmic axis has room for this many marks.
+/// An axis has room for this many marks.
 const MAX_MARKS: usize = 10;
+/// Labels of smaller numbers, and of larger ones, are written as powers.
+const WRITTEN_OUT: Range<f64> = 1e-3..1e7;
+/// Over a larger ratio each label has the digits of its own number.
+const WIDE: f64 = 1e3;
 
-/// An axis with marks of its own; the library's logarithmic one has next to none where a range spans few powers of ten.
-#[derive(Clone, Debug)]
-pub(super) struct PlotAxis {
-    /// From the lowest to the highest value.
-    pub range: Range<f64>,
-    /// Where it is marked.
-    pub marks: Vec<f64>,
-    /// Whether equal ratios, and not equal differences, are equally long.
-    pub logarithmic: bool,
+/// How an axis goes from its lowest to its highest number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// Equal steps are equally long.
+    Linear,
+    /// Equal ratios are equally long; for positive numbers.
+    Logarithmic,
+    /// The same, marked at powers of two.
+    Doublings,
 }
 
-impl Ranged for PlotAxis {
+impl Scale {
+    /// Whether an axis can show a number.
+    pub(super) fn shows(self, value: f64) -> bool {
+        match self {
+            Scale::Linear => value.abs() < LARGEST,
+            Scale::Logarithmic | Scale::Doublings => (1.0 / LARGEST..LARGEST).contains(&value),
+        }
+    }
+}
+
+/// Numbers beyond are left out: the ratio of two of them has to be a number.
+const LARGEST: f64 = 1e150;
+
+/// An axis with [`marks`]; the library's own logarithmic one has next to none where the numbers span few powers of ten.
+#[derive(Clone, Debug)]
+pub(super) struct Axis {
+    scale: Scale,
+    range: Range<f64>,
+    marks: Vec<f64>,
+}
+
+impl Axis {
+    /// An axis over `range`, positive and not empty if it is logarithmic.
+    pub(super) fn new(scale: Scale, range: Range<f64>) -> Self {
+        let marks = match scale {
+            Scale::Linear => even_marks(&range),
+            Scale::Logarithmic => marks(range.clone()),
+            Scale::Doublings => doublings(&range),
+        };
+        Axis { scale, range, marks }
+    }
+
+    /// The label of a mark.
+    pub(super) fn label(&self, mark: f64) -> String {
+        let size = mark.abs();
+        if size > 0.0 && !WRITTEN_OUT.contains(&size) {
+            return format!("{mark:.1e}").replace(".0e", "e");
+        }
+        let wide = self.scale != Scale::Linear && self.range.end / self.range.start > WIDE;
+        let digits = if wide { decimals(&[size]) } else { decimals(&self.marks) };
+        format!("{mark:.digits$}")
+    }
+}
+
+impl Ranged for Axis {
     type FormatOption = DefaultFormatting;
     type ValueType = f64;
 
     fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
         let Range { start, end } = self.range;
-        let part = if self.logarithmic {
-            (value / start).ln() / (end / start).ln()
-        } else {
-            (value - start) / (end - start)
+        let part = match self.scale {
+            Scale::Linear => (value - start) / (end - start),
+            Scale::Logarithmic | Scale::Doublings => (value / start).ln() / (end / start).ln(),
         };
         from + (part * f64::from(to - from)).round() as i32
     }
@@ -40,22 +87,12 @@ impl Ranged for PlotAxis {
     }
 }
 
-/// Round, evenly spaced numbers in a range, about as many as `count` at most.
-pub(super) fn even_marks(range: Range<f64>, count: usize) -> Vec<f64> {
-    let about = (range.end - range.start) / count as f64;
-    let power = 10f64.powf(about.log10().floor());
-    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= about).unwrap_or(10.0);
-    let step = factor * power;
-    let (first, last) = ((range.start / step).ceil() as i64, (range.end / step).floor() as i64);
-    (first..=last).map(|i| i as f64 * step).collect()
-}
-
 /// Where a logarithmic axis is marked: at round multiples of the powers of ten, as many as there is room for, or evenly
-/// where the range spans little.
-pub(super) fn marks(range: Range<f64>) -> Vec<f64> {
+/// where the numbers span little.
+fn marks(range: Range<f64>) -> Vec<f64> {
     let span = range.end / range.start;
     if span < 5.0 {
-        return even_marks(range, 9);
+        return even_marks(&range);
     }
     let powers = range.start.log10().floor() as i32..=range.end.log10().floor() as i32;
     let with = |factors: &[f64]| -> Vec<f64> {
@@ -67,10 +104,27 @@ pub(super) fn marks(range: Range<f64>) -> Vec<f64> {
     densities.into_iter().map(with).find(|marks| marks.len() <= MAX_MARKS).unwrap_or_else(|| with(&[1.0]))
 }
 
+/// Multiples of 1, 2 or 5 times a power of ten, as many as there is room for.
+fn even_marks(range: &Range<f64>) -> Vec<f64> {
+    let about = (range.end - range.start) / 9.0;
+    let power = 10f64.powf(about.log10().floor());
+    let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|f| f * power >= about).unwrap_or(10.0);
+    let step = factor * power;
+    let (first, last) = ((range.start / step).ceil() as i64, (range.end / step).floor() as i64);
+    (first..=last).map(|i| i as f64 * step).collect()
+}
+
+/// Powers of two, or of four where they are many.
+fn doublings(range: &Range<f64>) -> Vec<f64> {
+    let (first, last) = (range.start.log2().ceil() as i32, range.end.log2().floor() as i32);
+    let step = if last - first > 9 { 2 } else { 1 };
+    (first..=last).step_by(step).map(|k| 2f64.powi(k)).collect()
+}
+
 /// The decimals that the labels of `marks` need so that each shows its first digit and neighbours differ.
-pub(super) fn decimals(marks: &[f64]) -> usize {
+fn decimals(marks: &[f64]) -> usize {
     let gaps = marks.windows(2).map(|pair| pair[1] - pair[0]);
-    let finest = gaps.chain(marks.first().copied()).fold(f64::INFINITY, f64::min);
+    let finest = gaps.chain(marks.iter().copied().find(|mark| *mark > 0.0)).fold(f64::INFINITY, f64::min);
     // A gap of 5e-3 may come out as 4.999e-3.
     (-(finest * 1.001).log10().floor()).clamp(0.0, 12.0) as usize
 }
@@ -103,5 +157,28 @@ mod tests {
             let marks = marks(low..high);
             assert!((3..=9).contains(&marks.len()), "{marks:?} in {low}..{high}");
         }
+    }
+
+    #[test]
+    fn linear_axes_have_even_marks_and_labels_that_differ() {
+        let labels = |range: Range<f64>| {
+            let axis = Axis::new(Scale::Linear, range);
+            axis.marks.iter().map(|mark| axis.label(*mark)).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(0.0..4.2), ["0.0", "0.5", "1.0", "1.5", "2.0", "2.5", "3.0", "3.5", "4.0"]);
+        assert_eq!(labels(-30.0..60.0), ["-30", "-20", "-10", "0", "10", "20", "30", "40", "50", "60"]);
+        assert_eq!(labels(0.0..1000.0)[..3], ["0", "200", "400"]);
+        assert_eq!(Axis::new(Scale::Logarithmic, 1e-9..1.0).label(1e-7), "1e-7");
+        let wide = Axis::new(Scale::Logarithmic, 1e-4..20.0);
+        assert_eq!([1e-4, 0.01, 1.0, 10.0].map(|mark| wide.label(mark)), ["1e-4", "0.01", "1", "10"]);
+        let doublings = Axis::new(Scale::Doublings, 64.0..16384.0);
+        assert_eq!((doublings.marks.len(), doublings.label(16384.0)), (9, "16384".to_owned()));
+    }
+
+    #[test]
+    fn numbers_lie_where_their_scale_puts_them() {
+        let place = |scale, range, value| Axis::new(scale, range).map(&value, (100, 300));
+        assert_eq!(place(Scale::Linear, 0.0..4.0, 1.0), 150);
+        assert_eq!(place(Scale::Logarithmic, 1.0..100.0, 10.0), 200);
     }
 }

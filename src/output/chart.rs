@@ -1,13 +1,16 @@
-//! Charts of several series, as SVG that can still be read at a phone's width.
+//! Plots of a few series over two axes, as SVG that can still be read at a phone's width.
 
-use super::axis::{PlotAxis, decimals, even_marks, marks};
+use super::axis::{Axis, Scale};
+use super::plot::{GRID_COLOUR, TEXT_COLOUR};
+use super::write_atomically;
 use crate::error::{Error, Result};
 use plotters::prelude::*;
+use std::io::Write;
 use std::ops::Range;
+use std::path::Path;
 
+/// Smaller than the loss curve, so that its text is larger where it is shown at the same width.
 const SIZE: (u32, u32) = (640, 420);
-const TEXT_COLOUR: RGBColor = RGBColor(0x33, 0x33, 0x33);
-const GRID_COLOUR: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 /// Colours that the colour-blind tell apart (Okabe & Ito 2008), then two more.
 const COLOURS: [RGBColor; 9] = [
     RGBColor(0x22, 0x22, 0x22),
@@ -20,17 +23,6 @@ const COLOURS: [RGBColor; 9] = [
     RGBColor(0x88, 0x88, 0x88),
     RGBColor(0x8c, 0x56, 0x4b),
 ];
-
-/// How an axis runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
-    /// Equal differences are equally long.
-    Linear,
-    /// Equal ratios are equally long, marked at round numbers.
-    Logarithmic,
-    /// Equal ratios are equally long, marked at powers of two.
-    Doublings,
-}
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,27 +61,36 @@ pub struct Series {
     pub look: Look,
 }
 
-/// A chart.
+/// An axis: what it shows, and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ChartAxis<'a> {
+    /// Its name and unit.
+    pub label: &'a str,
+    /// Its scale.
+    pub scale: Scale,
+}
+
+/// A plot.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Chart {
-    /// What x is, with its unit.
-    pub x: (String, Scale),
-    /// What y is, with its unit.
-    pub y: (String, Scale),
-    /// What is drawn.
+pub struct Chart<'a> {
+    /// To the right.
+    pub x: ChartAxis<'a>,
+    /// Upwards.
+    pub y: ChartAxis<'a>,
+    /// Drawn one over the other.
     pub series: Vec<Series>,
-    /// Where the legend stands.
+    /// The corner in which the least hides behind the legend.
     pub legend: Corner,
 }
 
-impl Chart {
+impl Chart<'_> {
     /// The chart as an SVG document. Points that an axis cannot show (no numbers, or not positive on a logarithmic one) are
     /// left out; a chart without a point is an empty one that says so.
     ///
     /// # Errors
     /// [`Error::Invalid`] for values that cannot be drawn.
     pub fn svg(&self) -> Result<String> {
-        let (x_scale, y_scale) = (self.x.1, self.y.1);
+        let (x_scale, y_scale) = (self.x.scale, self.y.scale);
         let series: Vec<Series> = self
             .series
             .iter()
@@ -110,6 +111,15 @@ impl Chart {
         Ok(svg)
     }
 
+    /// Writes [`Chart::svg`] to a file.
+    ///
+    /// # Errors
+    /// Those of [`Chart::svg`], and [`Error::Write`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let svg = self.svg()?;
+        write_atomically(path, |file| file.write_all(svg.as_bytes()))
+    }
+
     fn draw(
         &self,
         svg: &mut String,
@@ -125,9 +135,9 @@ impl Chart {
         }
         let values =
             |pick: fn(&(f64, f64)) -> f64| series.iter().flat_map(move |s| s.points.iter().map(pick));
-        let x = self.x.1.axis(values(|p| p.0), true);
-        let y = self.y.1.axis(values(|p| p.1), false);
-        let (x_labels, y_labels) = (self.x.1.labels(&x), self.y.1.labels(&y));
+        let x = Axis::new(self.x.scale, extent(self.x.scale, values(|p| p.0), 0.0));
+        let y = Axis::new(self.y.scale, extent(self.y.scale, values(|p| p.1), 0.05));
+        let (x_label, y_label) = (x.clone(), y.clone());
         let mut chart = ChartBuilder::on(&root)
             .margin(10)
             .margin_right(24)
@@ -136,10 +146,10 @@ impl Chart {
             .build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
-            .x_desc(&self.x.0)
-            .y_desc(&self.y.0)
-            .x_label_formatter(&x_labels)
-            .y_label_formatter(&y_labels)
+            .x_desc(self.x.label)
+            .y_desc(self.y.label)
+            .x_label_formatter(&|x| x_label.label(*x))
+            .y_label_formatter(&|y| y_label.label(*y))
             .label_style(text(17))
             .axis_desc_style(text(18))
             .axis_style(TEXT_COLOUR)
@@ -184,71 +194,30 @@ impl Chart {
     }
 }
 
-impl Scale {
-    fn shows(self, value: f64) -> bool {
-        match self {
-            Scale::Linear => value.is_finite() && value.abs() < 1e200,
-            // Beyond, the ratio of two values may not be a number.
-            Scale::Logarithmic | Scale::Doublings => value > 1e-150 && value < 1e150,
-        }
-    }
-
-    /// The axis of the values: as they are in x, with a little room in y.
-    fn axis(self, values: impl Iterator<Item = f64>, tight: bool) -> PlotAxis {
-        let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
-        let room = if tight { 0.0 } else { 0.05 };
-        let range = if self == Scale::Linear {
-            let room = (high - low) * room;
-            let (low, high) = (low - room, high + room);
-            if low < high {
-                low..high
-            } else {
-                low - 0.5 * low.abs().max(1.0)..high + 0.5 * high.abs().max(1.0)
-            }
-        } else {
+/// The range of an axis that shows all values, with so much of it as room beyond.
+fn extent(scale: Scale, values: impl Iterator<Item = f64>, room: f64) -> Range<f64> {
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
+    match scale {
+        Scale::Linear if low < high => low - room * (high - low)..high + room * (high - low),
+        Scale::Linear => low - 0.5 * low.abs().max(1.0)..high + 0.5 * high.abs().max(1.0),
+        Scale::Logarithmic | Scale::Doublings if low < high => {
             let room = (high / low).powf(room);
-            let (low, high) = (low / room, high * room);
-            if low < high { low..high } else { low / 2.0..high * 2.0 }
-        };
-        let marks = match self {
-            Scale::Linear => even_marks(range.clone(), 7),
-            Scale::Logarithmic => marks(range.clone()),
-            Scale::Doublings => doublings(range.clone()),
-        };
-        PlotAxis { range, marks, logarithmic: self != Scale::Linear }
-    }
-
-    /// How the axis's marks are written.
-    fn labels(self, axis: &PlotAxis) -> impl Fn(&f64) -> String + use<> {
-        let digits = decimals(&axis.marks.iter().map(|x| x.abs()).filter(|x| *x > 0.0).collect::<Vec<_>>());
-        let each = self != Scale::Linear && axis.range.end / axis.range.start > 1e3;
-        move |value| match value.abs() {
-            0.0 => "0".to_owned(),
-            x if !(1e-3..1e5).contains(&x) => format!("{value:.0e}"),
-            // Over many powers of ten a label has the digits of its own.
-            x if each => format!("{value:.*}", (-(x * 1.001).log10().floor()).max(0.0) as usize),
-            _ => format!("{value:.digits$}"),
+            low / room..high * room
         }
+        Scale::Logarithmic | Scale::Doublings => low / 2.0..high * 2.0,
     }
-}
-
-/// Powers of two in the range, or of four where they are many.
-fn doublings(range: Range<f64>) -> Vec<f64> {
-    let (first, last) = (range.start.log2().ceil() as i32, range.end.log2().floor() as i32);
-    let step = if last - first > 9 { 2 } else { 1 };
-    (first..=last).step_by(step).map(|k| 2f64.powi(k)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn chart(x: Scale, y: Scale, points: &[(f64, f64)]) -> Chart {
+    fn chart(x: Scale, y: Scale, points: &[(f64, f64)]) -> Chart<'static> {
         let series =
             |name: &str, look| Series { name: name.into(), points: points.to_vec(), colour: 0, look };
         Chart {
-            x: ("tokens".into(), x),
-            y: ("seconds".into(), y),
+            x: ChartAxis { label: "tokens", scale: x },
+            y: ChartAxis { label: "seconds", scale: y },
             series: vec![series("one", Look::Dots), series("two", Look::Dashed)],
             legend: Corner::UpperLeft,
         }

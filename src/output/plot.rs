@@ -1,6 +1,6 @@
 //! The loss curve, as SVG.
 
-use super::axis::{PlotAxis, decimals, marks};
+use super::axis::{Axis, Scale};
 use super::write_atomically;
 use crate::error::{Error, Result};
 use plotters::prelude::*;
@@ -8,7 +8,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
-const SIZE: (u32, u32) = (900, 540);
+pub(super) const SIZE: (u32, u32) = (900, 540);
 /// Of the single losses, the lowest and the highest of this many stretches are drawn; more could not be told apart and
 /// would make a large file.
 const STRETCHES: usize = 700;
@@ -18,8 +18,8 @@ const HALF_LIFE: f64 = 1.0 / 60.0;
 const DRAWABLE: Range<f64> = 1e-200..1e200;
 const RAW_COLOUR: RGBColor = RGBColor(0xa9, 0xcb, 0xea);
 const MEAN_COLOUR: RGBColor = RGBColor(0x0b, 0x4f, 0x8a);
-const TEXT_COLOUR: RGBColor = RGBColor(0x33, 0x33, 0x33);
-const GRID_COLOUR: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
+pub(super) const TEXT_COLOUR: RGBColor = RGBColor(0x33, 0x33, 0x33);
+pub(super) const GRID_COLOUR: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
 /// The curve of `points` (step, loss), in the order of training, as an SVG document: every loss in a light line, thinned
 /// where there are many, and their running mean in a dark one, on a logarithmic axis. Losses that are not positive and
@@ -52,9 +52,8 @@ fn draw(svg: &mut String, points: &[(u64, f64)]) -> std::result::Result<(), Box<
     let (low, high) =
         points.iter().fold((f64::INFINITY, 0f64), |(low, high), &(_, y)| (low.min(y), high.max(y)));
     let range = low / 1.08..high * 1.08;
-    let marks = marks(range.clone());
-    let digits = decimals(&marks);
-    let losses = PlotAxis { range, marks, logarithmic: true };
+    let axis = Axis::new(Scale::Logarithmic, range);
+    let label = axis.clone();
     let (first, last) = points.iter().fold((u64::MAX, 0), |(a, b), &(x, _)| (a.min(x), b.max(x)));
     let steps = first..last.max(first.saturating_add(1));
     let means = running_mean(points);
@@ -67,13 +66,13 @@ fn draw(svg: &mut String, points: &[(u64, f64)]) -> std::result::Result<(), Box<
         .margin_right(28)
         .x_label_area_size(48)
         .y_label_area_size(72)
-        .build_cartesian_2d(steps, losses)?;
+        .build_cartesian_2d(steps, axis)?;
     chart
         .configure_mesh()
         .x_desc("step")
         .y_desc("loss (logarithmic)")
         .x_labels(8)
-        .y_label_formatter(&|y| format!("{:.digits$}", y))
+        .y_label_formatter(&|y| label.label(*y))
         .label_style(text(15))
         .axis_desc_style(text(17))
         .axis_style(TEXT_COLOUR)

@@ -1,5 +1,4 @@
 //! Golden tensors: files that PyTorch, diffusers and performer-pytorch wrote.
-#![allow(dead_code, reason = "each test program uses a part")]
 
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;

@@ -1,15 +1,14 @@
 //! What was asked for, what the model says and what the graph fixes, put together.
 
 use super::SampleArgs;
-use crate::cli::reverse::{Chosen, ClipName, SamplerName, SpacingName};
+use crate::cli::reverse::{Chosen, ClipName, SamplerName, SpacingName, sampler};
 use clap::ValueEnum;
 use performer_ddpm::config::VarianceKind;
 use performer_ddpm::equations::Schedule;
 use performer_ddpm::equations::ddim::Ddim;
-use performer_ddpm::equations::reverse::Reverse;
 use performer_ddpm::equations::update::ReverseProcess;
 use performer_ddpm::export::SamplerSummary;
-use performer_ddpm::sample::{ClipX0, SampleOptions, Sampler, Spacing};
+use performer_ddpm::sample::{ClipX0, SampleOptions, Spacing};
 use performer_ddpm::{Error, Result};
 
 /// The diffusion process that a model was trained for.
@@ -61,23 +60,10 @@ pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary) -> Result<SampleOpt
     Ok(common(args, Chosen { process, steps: Some(steps), spacing }))
 }
 
-/// A reverse process in the sampler's terms.
-fn sampler(process: ReverseProcess) -> (Sampler, ClipX0) {
-    match process {
-        ReverseProcess::Alg2(Reverse { variance, clip_x0 }) => {
-            let clip = if clip_x0 { ClipX0::RederiveEps } else { ClipX0::Off };
-            (Sampler::Ddpm { variance }, clip)
-        }
-        ReverseProcess::Ddim(Ddim { eta, clip_x0 }) => (Sampler::Ddim { eta }, clip_x0),
-    }
-}
-
 fn common(args: &SampleArgs, chosen: Chosen) -> SampleOptions {
-    let (sampler, clip_x0) = sampler(chosen.process);
     let count = args.n as usize;
     let batch = args.batch.map_or(BATCH, |batch| batch as usize).min(count);
-    let Chosen { steps, spacing, .. } = chosen;
-    SampleOptions { count, batch, seed: args.seed, sampler, steps, spacing, clip_x0 }
+    chosen.options(count, batch, args.seed)
 }
 
 fn shown(name: impl ValueEnum) -> String {

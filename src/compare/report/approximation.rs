@@ -6,7 +6,7 @@ use super::table::{Cell, Table};
 use super::{Draft, equations, left_out};
 use crate::compare::{Approximation, ApproximationPoint, Part, Variant};
 use crate::error::Result;
-use crate::output::{Chart, Corner, Look, Scale, Series};
+use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
 /// The section of the error over m.
 pub(super) fn section(draft: &mut Draft) -> Result<String> {
@@ -58,10 +58,10 @@ fn points(
     kind.filter_map(|p| Some((p.features as f64, value(p)?))).collect()
 }
 
-fn over_m(unit: &str, series: Vec<Series>) -> Chart {
+fn over_m(label: &str, series: Vec<Series>) -> Chart<'_> {
     Chart {
-        x: ("m".into(), Scale::Doublings),
-        y: (unit.into(), Scale::Logarithmic),
+        x: ChartAxis { label: "m", scale: Scale::Doublings },
+        y: ChartAxis { label, scale: Scale::Logarithmic },
         series,
         legend: Corner::UpperRight,
     }
@@ -73,7 +73,7 @@ fn root_law(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     points.iter().map(|&(m, _)| (m, error * (m0 / m).sqrt())).collect()
 }
 
-fn kernel_chart(found: &Approximation, spread: f64) -> Chart {
+fn kernel_chart(found: &Approximation, spread: f64) -> Chart<'static> {
     let favor = |orthogonal, value: fn(&ApproximationPoint) -> Option<f64>| {
         points(found, (Variant::Favor, orthogonal, spread), value)
     };
@@ -94,7 +94,7 @@ fn kernel_chart(found: &Approximation, spread: f64) -> Chart {
     )
 }
 
-fn attention_chart(found: &Approximation, spread: f64) -> Chart {
+fn attention_chart(found: &Approximation, spread: f64) -> Chart<'static> {
     let of = |variant, orthogonal| points(found, (variant, orthogonal, spread), |p| p.attention_error);
     let line = |name: &str, points, colour, look| Series { name: name.into(), points, colour, look };
     let mut series = vec![line("positive, i.i.d.", of(Variant::Favor, false), 5, Look::Line)];

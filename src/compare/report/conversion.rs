@@ -7,7 +7,7 @@ use super::{Draft, left_out};
 use crate::compare::conversion::GRID;
 use crate::compare::{Conversion, InPlace, Part, Variant};
 use crate::error::Result;
-use crate::output::{Chart, Corner, Look, Scale, Series};
+use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
 /// The section of the conversion.
 pub(super) fn section(draft: &mut Draft) -> Result<String> {
@@ -78,16 +78,16 @@ fn tuned(found: &Conversion, value: impl Fn(&crate::compare::FineTuned) -> Optio
     Series { name: "favor, fine-tuned".into(), points: points.collect(), colour: 3, look: Look::Dots }
 }
 
-fn over_m(unit: &str, series: Vec<Series>) -> Chart {
+fn over_m(label: &str, series: Vec<Series>) -> Chart<'_> {
     Chart {
-        x: ("m".into(), Scale::Doublings),
-        y: (unit.into(), Scale::Logarithmic),
+        x: ChartAxis { label: "m", scale: Scale::Doublings },
+        y: ChartAxis { label, scale: Scale::Logarithmic },
         series,
         legend: Corner::UpperRight,
     }
 }
 
-fn loss_chart(found: &Conversion) -> Chart {
+fn loss_chart(found: &Conversion) -> Chart<'static> {
     let mut all = series(found, |kind| kind.above_softmax.map(|above| above.mean));
     all.push(tuned(found, |kind| kind.above_softmax.map(|above| above.mean)));
     let m = found.in_place.iter().map(|kind| kind.features as f64);
@@ -101,7 +101,7 @@ fn loss_chart(found: &Conversion) -> Chart {
     over_m("loss above softmax's", all)
 }
 
-fn sample_chart(found: &Conversion) -> Chart {
+fn sample_chart(found: &Conversion) -> Chart<'static> {
     let mut all = series(found, |kind| kind.sample_difference);
     all.push(tuned(found, |kind| kind.sample_difference));
     let softmax = found.fine_tuned.iter().find(|kind| kind.variant == Variant::Softmax);

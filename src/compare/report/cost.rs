@@ -5,7 +5,7 @@ use super::table::{Cell, Table, significant};
 use super::{Draft, equations, left_out};
 use crate::compare::{Cost, CostPoint, Crossover, Part, Variant};
 use crate::error::Result;
-use crate::output::{Chart, Corner, Look, Scale, Series};
+use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
 /// The section of the layer's cost.
 pub(super) fn section(draft: &mut Draft) -> Result<String> {
@@ -25,12 +25,12 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     html += &draft.chart(
         "cost-time",
         "Forward and backward of one layer.",
-        &chart(cost, "seconds", |p| p.step_seconds),
+        &time_chart(cost, |p| p.step_seconds),
     )?;
     html += &draft.chart(
         "cost-forward-time",
         "Forward alone, as in sampling.",
-        &chart(cost, "seconds", |p| p.forward_seconds),
+        &time_chart(cost, |p| p.forward_seconds),
     )?;
     html += &draft.chart("cost-memory", MEMORY, &memory_chart(draft))?;
     html += &draft.chart(
@@ -81,16 +81,16 @@ fn series(cost: &Cost, value: impl Fn(&CostPoint) -> f64) -> Vec<Series> {
         .collect()
 }
 
-fn chart(cost: &Cost, unit: &str, value: impl Fn(&CostPoint) -> f64) -> Chart {
+fn time_chart(cost: &Cost, value: impl Fn(&CostPoint) -> f64) -> Chart<'static> {
     Chart {
-        x: ("L, tokens".into(), Scale::Doublings),
-        y: (unit.into(), Scale::Logarithmic),
+        x: ChartAxis { label: "L, tokens", scale: Scale::Doublings },
+        y: ChartAxis { label: "seconds", scale: Scale::Logarithmic },
         series: series(cost, value),
         legend: Corner::UpperLeft,
     }
 }
 
-fn memory_chart(draft: &Draft) -> Chart {
+fn memory_chart(draft: &Draft) -> Chart<'static> {
     let findings = draft.findings;
     let sizes = &findings.plan.cost;
     let mut all = findings.cost.as_ref().map_or_else(Vec::new, |cost| series(cost, |p| p.extra_mib));
@@ -102,8 +102,8 @@ fn memory_chart(draft: &Draft) -> Chart {
         look: Look::Dashed,
     });
     Chart {
-        x: ("L, tokens".into(), Scale::Doublings),
-        y: ("MiB".into(), Scale::Logarithmic),
+        x: ChartAxis { label: "L, tokens", scale: Scale::Doublings },
+        y: ChartAxis { label: "MiB", scale: Scale::Logarithmic },
         series: all,
         legend: Corner::UpperLeft,
     }
@@ -116,15 +116,15 @@ fn at(crossover: Crossover) -> Option<f64> {
     }
 }
 
-fn break_even_chart(cost: &Cost) -> Chart {
+fn break_even_chart(cost: &Cost) -> Chart<'static> {
     let of = |variant: Variant, value: fn(&crate::compare::BreakEven) -> Option<f64>| {
         let kinds = cost.break_even.iter().filter(move |kind| kind.variant == variant);
         kinds.filter_map(|kind| Some((kind.features as f64, value(kind)?))).collect::<Vec<_>>()
     };
     let line = |name: &str, points, colour, look| Series { name: name.into(), points, colour, look };
     Chart {
-        x: ("m".into(), Scale::Doublings),
-        y: ("L".into(), Scale::Doublings),
+        x: ChartAxis { label: "m", scale: Scale::Doublings },
+        y: ChartAxis { label: "L", scale: Scale::Doublings },
         series: vec![
             line("2m, counted", of(Variant::Favor, |kind| Some(kind.predicted as f64)), 1, Look::Dashed),
             line("favor, forward and backward", of(Variant::Favor, |kind| at(kind.step)), 1, Look::Dots),

@@ -27,6 +27,11 @@ pub(super) fn paragraph(text: &str) -> String {
     format!("<p>{}</p>\n", escape(text))
 }
 
+/// A command to type.
+pub(super) fn command(text: &str) -> String {
+    format!("<code>{}</code>", escape(text))
+}
+
 /// A list of remarks, or nothing.
 pub(super) fn remarks(items: &[String]) -> String {
     if items.is_empty() {
@@ -60,6 +65,7 @@ figure { margin: 12px 0; }
 figure svg { width: 100%; height: auto; display: block; }
 figure.grid img { width: 100%; max-width: 540px; height: auto; image-rendering: pixelated; display: block; }
 figcaption { color: #555; font-size: 0.88rem; }
+code { font-size: 0.9em; background: #f3f3f3; padding: 1px 4px; }
 .table { overflow-x: auto; margin: 12px 0; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #555; padding-bottom: 4px; }

@@ -136,6 +136,6 @@ fn duration(seconds: f64) -> String {
 
 /// The section of a part that was not done.
 fn left_out(title: &str, part: super::Part) -> String {
-    let text = format!("Left out of this comparison; performer-ddpm compare --only {} adds it.", part.name());
-    format!("<h2>{}</h2>\n{}", html::escape(title), html::paragraph(&text))
+    let command = html::command(&format!("performer-ddpm compare --only {}", part.name()));
+    format!("<h2>{}</h2>\n<p>Left out of this comparison; {command} adds it.</p>\n", html::escape(title))
 }

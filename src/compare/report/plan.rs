@@ -1,10 +1,12 @@
 //! What was compared, and how it was measured.
 
 use super::duration;
-use super::html::{escape, paragraph, remarks};
+use super::html::{command, paragraph, remarks};
 use super::table::significant;
+use crate::compare::plan::list;
 use crate::compare::store::Findings;
 use crate::compare::{Budget, Training, Variant};
+use crate::config::Preset;
 
 /// What was compared, and what came of it in short.
 pub(super) fn section(findings: &Findings) -> String {
@@ -114,17 +116,29 @@ pub(super) fn how(findings: &Findings) -> String {
                 .to_owned(),
         );
     }
-    let command = format!("performer-ddpm compare --preset {} {}", plan.name, option(plan.budget));
-    format!(
-        "<h2>How it was measured</h2>\n{}<p>To run it again: <code>{}</code></p>\n",
-        remarks(&items),
-        escape(&command)
-    )
+    let again = again(findings);
+    format!("<h2>How it was measured</h2>\n{}<p>To run it again: {}</p>\n", remarks(&items), command(&again))
 }
 
-fn option(budget: Budget) -> String {
-    match budget {
-        Budget::Steps(steps) => format!("--steps {steps}"),
-        Budget::Minutes(minutes) => format!("--minutes {minutes}"),
+/// The command that does all of it.
+fn again(findings: &Findings) -> String {
+    let plan = &findings.plan;
+    let is_preset = Preset::ALL.into_iter().any(|preset| preset.name() == plan.name);
+    let mut command = "performer-ddpm compare".to_owned();
+    command +=
+        &if is_preset { format!(" --preset {}", plan.name) } else { format!(" --config {}.toml", plan.name) };
+    command += &match plan.budget {
+        Budget::Steps(steps) => format!(" --steps {steps}"),
+        Budget::Minutes(minutes) => format!(" --minutes {minutes}"),
+    };
+    if plan.variants != Variant::ALL {
+        command += &format!(" --variants {}", list(&plan.variants));
     }
+    if let Some(path) = &plan.config.data.path {
+        command += &format!(" --data {}", path.display());
+    }
+    if let Some(study) = &findings.samples {
+        command += &format!(" --features {} --samples {}", study.file, plan.measuring.samples);
+    }
+    format!("{command} --threads {}", plan.threads)
 }

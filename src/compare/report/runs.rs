@@ -1,6 +1,6 @@
 //! The variants side by side.
 
-use super::html::{paragraph, remarks};
+use super::html::{command, paragraph, remarks};
 use super::table::{Cell, Table};
 use super::{Draft, equations, left_out};
 use crate::compare::runs::grid_name;
@@ -9,7 +9,7 @@ use crate::config::VarianceKind;
 use crate::error::Result;
 use crate::evaluate::Estimate;
 use crate::evaluate::nll::{Bound, Term};
-use crate::output::{Chart, Corner, Look, Scale, Series};
+use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
 /// The colour of a variant in every chart.
 pub(super) fn colour(variant: Variant) -> usize {
@@ -24,7 +24,8 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
         return Ok(left_out(TITLE, Part::Runs));
     }
     let mut html = format!("<h2>{TITLE}</h2>\n<dl>{}</dl>\n", equations::loss());
-    html += &draft.table(&table(runs));
+    html += &draft.table(&cost_table(runs));
+    html += &draft.table(&quality_table(draft));
     html += &remarks(&notes(draft));
     let trainings: Vec<(Variant, &Training)> = runs.iter().map(|run| (run.variant, &run.training)).collect();
     html += &curves(draft, "loss", &trainings)?;
@@ -40,11 +41,50 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     Ok(html)
 }
 
-fn table(runs: &[VariantRun]) -> Table {
-    let softmax =
-        runs.iter().find(|run| run.variant == Variant::Softmax).and_then(|run| run.quality.as_ref());
+/// What each run cost.
+fn cost_table(runs: &[VariantRun]) -> Table {
     let row = |run: &VariantRun| {
         let t = &run.training;
+        let sample = run.quality.as_ref().and_then(|quality| quality.sample_seconds);
+        vec![
+            Cell::text(run.variant),
+            Cell::count(t.parameters as u64),
+            Cell::count(t.steps),
+            Cell::number(t.step_seconds.map(|s| 1e3 * s), 3),
+            Cell::number(t.step_seconds.map(|s| t.batch as f64 / s), 3),
+            Cell::number(t.peak_mib, 3),
+            Cell::number(t.planned_mib, 3),
+            Cell::number(sample.map(|s| 1e3 * s), 3),
+        ]
+    };
+    Table {
+        name: "runs",
+        caption: "What the runs cost".into(),
+        columns: vec![
+            "attention",
+            "parameters",
+            "steps",
+            "a step, ms",
+            "images a second",
+            "peak memory, MiB",
+            "planned memory, MiB",
+            "a sample, ms",
+        ],
+        rows: runs.iter().map(row).collect(),
+    }
+}
+
+/// What each run is worth.
+fn quality_table(draft: &Draft) -> Table {
+    let runs = &draft.findings.runs;
+    let softmax =
+        runs.iter().find(|run| run.variant == Variant::Softmax).and_then(|run| run.quality.as_ref());
+    let frechet = |variant| {
+        let study = draft.findings.samples.as_ref()?;
+        let row = study.rows.iter().find(|row| row.variant == Some(variant))?;
+        row.comparison.map(|found| found.frechet_distance)
+    };
+    let row = |run: &VariantRun| {
         let quality = run.quality.as_ref();
         let above = match (quality, softmax) {
             (Some(quality), Some(softmax)) if run.variant != Variant::Softmax => {
@@ -54,37 +94,27 @@ fn table(runs: &[VariantRun]) -> Table {
         };
         vec![
             Cell::text(run.variant),
-            Cell::count(t.parameters as u64),
-            Cell::count(t.steps),
-            Cell::number(t.step_seconds.map(|s| 1e3 * s), 3),
-            Cell::number(t.step_seconds.map(|s| t.batch as f64 / s), 3),
-            Cell::number(t.peak_mib, 3),
-            Cell::number(t.planned_mib, 3),
-            Cell::number(t.final_loss, 4),
+            Cell::number(run.training.final_loss, 4),
             Cell::estimate(quality.map(|quality| quality.held_out_loss())),
             Cell::estimate(above),
             Cell::estimate(bits(quality, VarianceKind::FixedSmall)),
             Cell::estimate(bits(quality, VarianceKind::FixedLarge)),
-            Cell::number(quality.and_then(|quality| quality.sample_seconds).map(|s| 1e3 * s), 3),
+            Cell::number(frechet(run.variant), 4),
         ]
     };
     Table {
-        name: "runs",
-        caption: "The variants' runs".into(),
+        name: "quality",
+        caption:
+            "What they are worth: the loss (21), the bound (17) with both reverse variances, the samples"
+                .into(),
         columns: vec![
             "attention",
-            "parameters",
-            "steps",
-            "a step, ms",
-            "images a second",
-            "peak memory, MiB",
-            "planned memory, MiB",
             "training loss, last tenth",
             "held-out loss",
             "above softmax's",
             "bits/dim, \u{3c3}\u{b2} = \u{3b2}\u{303}",
             "bits/dim, \u{3c3}\u{b2} = \u{3b2}",
-            "a sample, ms",
+            "Fr\u{e9}chet distance",
         ],
         rows: runs.iter().map(row).collect(),
     }
@@ -118,16 +148,16 @@ fn likelihoods(draft: &mut Draft) -> Result<String> {
         bounds.iter().map(line).collect::<Vec<_>>()
     };
     let terms = Chart {
-        x: ("t".into(), Scale::Logarithmic),
-        y: ("bits/dim a timestep".into(), Scale::Logarithmic),
+        x: ChartAxis { label: "t", scale: Scale::Logarithmic },
+        y: ChartAxis { label: "bits/dim a timestep", scale: Scale::Logarithmic },
         series: lines(&|bound| {
             bound.terms.iter().map(|term| (middle(term), term.bits.mean / term.width() as f64)).collect()
         }),
         legend: Corner::UpperRight,
     };
     let rates = Chart {
-        x: ("rate, bits/dim".into(), Scale::Linear),
-        y: ("distortion, RMSE of 0 to 255".into(), Scale::Linear),
+        x: ChartAxis { label: "rate, bits/dim", scale: Scale::Linear },
+        y: ChartAxis { label: "distortion, RMSE of 0 to 255", scale: Scale::Linear },
         series: lines(&|bound| {
             bound.rate_distortion.iter().map(|point| (point.rate, point.rmse.mean)).collect()
         }),
@@ -166,8 +196,9 @@ fn likelihoods(draft: &mut Draft) -> Result<String> {
 /// The samples under a features network.
 fn samples(draft: &mut Draft) -> String {
     let Some(study) = &draft.findings.samples else {
-        return paragraph(
-            "The samples were not compared under a features network; performer-ddpm compare --features FILE.onnx adds it.",
+        let command = command("performer-ddpm compare --features FILE.onnx");
+        return format!(
+            "<p>The samples were not compared under a features network; {command} does it.</p>\n"
         );
     };
     let row = |row: &SampleQuality| {
@@ -175,10 +206,10 @@ fn samples(draft: &mut Draft) -> String {
         vec![
             Cell::text(name),
             Cell::count(row.images as u64),
-            Cell::number(row.frechet, 4),
-            Cell::estimate(row.kernel),
-            Cell::number(row.precision_recall.map(|pair| pair.precision), 3),
-            Cell::number(row.precision_recall.map(|pair| pair.recall), 3),
+            Cell::number(row.comparison.map(|found| found.frechet_distance), 4),
+            Cell::estimate(row.comparison.map(|found| found.kernel_distance)),
+            Cell::number(row.comparison.map(|found| found.precision), 3),
+            Cell::number(row.comparison.map(|found| found.recall), 3),
         ]
     };
     let table = Table {
@@ -234,9 +265,9 @@ pub(super) fn curves(
     name: &'static str,
     trainings: &[(Variant, &Training)],
 ) -> Result<String> {
-    let chart = |x: (&str, Scale), value: fn(&CurvePoint) -> f64| Chart {
-        x: (x.0.to_owned(), x.1),
-        y: ("training loss".to_owned(), Scale::Logarithmic),
+    let chart = |label: &'static str, value: fn(&CurvePoint) -> f64| Chart {
+        x: ChartAxis { label, scale: Scale::Linear },
+        y: ChartAxis { label: "training loss", scale: Scale::Logarithmic },
         series: trainings
             .iter()
             .map(|(variant, training)| Series {
@@ -248,8 +279,8 @@ pub(super) fn curves(
             .collect(),
         legend: Corner::UpperRight,
     };
-    let by_step = chart(("step", Scale::Linear), |point| point.step as f64);
-    let by_time = chart(("seconds of training", Scale::Linear), |point| point.seconds);
+    let by_step = chart("step", |point| point.step as f64);
+    let by_time = chart("seconds of training", |point| point.seconds);
     let mut html = "<div class=\"figures\">\n".to_owned();
     let caption = "means over stretches of steps";
     html += &draft.chart(&format!("{name}-by-step"), &format!("Loss by step; {caption}."), &by_step)?;

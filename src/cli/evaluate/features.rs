@@ -1,0 +1,380 @@
+//! Samples against images under a features network: arguments, table, the sheet of nearest images.
+
+use super::subject::Subject;
+use super::{EvaluateArgs, Split};
+use crate::cli::parse_size;
+use crate::cli::progress::Progress;
+use clap::{Args, ValueEnum};
+use ndarray::{Array2, Array4, Axis, Ix4, s};
+use performer_ddpm::data::{self, Dataset};
+use performer_ddpm::evaluate::features::{Extractor, FeatureOptions, PixelRange};
+use performer_ddpm::evaluate::nearest::{nearest, write_sheet};
+use performer_ddpm::evaluate::{Comparison, choose, fewest};
+use performer_ddpm::output::read_npy;
+use performer_ddpm::sample::onnx::Runtime;
+use performer_ddpm::sample::sample;
+use performer_ddpm::{Error, Result};
+use performer_ddpm_onnx::runner::ort::OrtOptions;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// How samples are had and compared.
+#[derive(Debug, Args)]
+pub struct FeatureArgs {
+    /// Compare these samples, f32 [N,C,H,W] in [-1,1] or a folder of pictures, in place of fresh ones
+    #[arg(long, value_name = "FILE.npy|DIR")]
+    pub samples: Option<PathBuf>,
+    /// Images to compare with [default: 10000, or all if they are fewer]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    images: Option<u32>,
+    /// How a known network is fed: inception takes 299x299 in [-1,1]
+    #[arg(long, value_enum, value_name = "NAME")]
+    features_preset: Option<PresetName>,
+    /// The network's input of images, where it has several; the others are fed zeros
+    #[arg(long, value_name = "NAME")]
+    features_input: Option<String>,
+    /// The network's output of features, where it has several
+    #[arg(long, value_name = "NAME")]
+    features_output: Option<String>,
+    /// What the network takes pixels for [default: -1..1]
+    #[arg(long, value_enum, value_name = "NAME")]
+    features_range: Option<RangeName>,
+    /// Resize images to this size for the network, such as 299 [default: as they are]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    features_size: Option<[usize; 2]>,
+    /// What runs the network [default: ort]
+    #[arg(long, value_enum, value_name = "NAME")]
+    features_backend: Option<BackendName>,
+    /// ONNX Runtime's library or its folder [default: looked for; see onnx/README.md]
+    #[arg(long, value_name = "PATH")]
+    ort_lib: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PresetName {
+    /// Inception v3 as for the FID
+    Inception,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RangeName {
+    /// -1 to 1
+    #[value(name = "-1..1", alias = "symmetric")]
+    Symmetric,
+    /// 0 to 1
+    #[value(name = "0..1")]
+    Unit,
+    /// 0 to 255
+    #[value(name = "0..255")]
+    Bytes,
+    /// By ImageNet's means and deviations
+    Imagenet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BackendName {
+    /// ONNX Runtime
+    Ort,
+    /// tract, in pure Rust (built with --features tract)
+    Tract,
+}
+
+impl FeatureArgs {
+    /// The options that were given.
+    pub fn given(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("--samples", self.samples.is_some()),
+            ("--images", self.images.is_some()),
+            ("--features-preset", self.features_preset.is_some()),
+            ("--features-input", self.features_input.is_some()),
+            ("--features-output", self.features_output.is_some()),
+            ("--features-range", self.features_range.is_some()),
+            ("--features-size", self.features_size.is_some()),
+            ("--features-backend", self.features_backend.is_some()),
+            ("--ort-lib", self.ort_lib.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(flag, given)| given.then_some(flag))
+    }
+
+    fn options(&self, args: &EvaluateArgs) -> Result<FeatureOptions> {
+        let runtime = match (self.features_backend, &self.ort_lib) {
+            (Some(BackendName::Tract), Some(library)) => {
+                let got = library.display().to_string();
+                return Err(Error::invalid("--ort-lib", "none with --features-backend tract", got, ""));
+            }
+            (Some(BackendName::Tract), None) => Runtime::Tract,
+            (_, library) => Runtime::OnnxRuntime(OrtOptions {
+                library: library.clone(),
+                threads: args.compute.threads.map(usize::from),
+                ..OrtOptions::default()
+            }),
+        };
+        let mut options = match self.features_preset {
+            Some(PresetName::Inception) => FeatureOptions::inception(runtime),
+            None => FeatureOptions::new(runtime),
+        };
+        options.input.clone_from(&self.features_input);
+        options.output.clone_from(&self.features_output);
+        options.batch = args.batch as usize;
+        options.size = self.features_size.or(options.size);
+        if let Some(range) = self.features_range {
+            options.range = match range {
+                RangeName::Symmetric => PixelRange::Symmetric,
+                RangeName::Unit => PixelRange::Unit,
+                RangeName::Bytes => PixelRange::Bytes,
+                RangeName::Imagenet => PixelRange::ImageNet,
+            };
+        }
+        Ok(options)
+    }
+}
+
+/// The comparison and what it was made of.
+#[derive(Serialize)]
+pub struct Figures {
+    /// The features network, and what ran it.
+    network: String,
+    runtime: String,
+    /// The images' part of the data.
+    split: &'static str,
+    /// The samples: fresh ones or a path.
+    source: String,
+    #[serde(flatten)]
+    comparison: Comparison,
+    /// Held-out images in the samples' place, as many as there are of both: what no model can be expected to beat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_out: Option<Comparison>,
+    nearest: NearestFigures,
+}
+
+/// Root mean squared differences to the nearest training image, pixels in [0, 255].
+#[derive(Serialize)]
+struct NearestFigures {
+    /// Samples that were looked at.
+    samples: usize,
+    smallest: f64,
+    median: f64,
+    /// The median of as many held-out images: copying would be nearer than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_out_median: Option<f64>,
+}
+
+/// Samples where neither -n nor --samples is given.
+const SAMPLES: usize = 2000;
+/// Images to compare with where --images is not given.
+const IMAGES: usize = 10_000;
+/// Samples whose nearest training image is looked for and shown, and how many to a row.
+const SHEET: usize = 64;
+const COLUMNS: usize = 16;
+
+/// Compares and writes the sheet.
+pub fn run(
+    args: &EvaluateArgs,
+    file: &Path,
+    subject: &mut Subject,
+    progress: &mut Progress,
+    files: &mut Vec<String>,
+) -> Result<Figures> {
+    let mut extractor = Extractor::open(file, &args.network.options(args)?)?;
+    let given = args.network.samples.as_deref().map(|path| given_samples(args, path)).transpose()?;
+    let wanted = given.as_ref().map_or(args.n.map_or(SAMPLES, |n| n as usize), |x| x.len_of(Axis(0)));
+    let dataset = args.split(&subject.data, Split::Train)?;
+    if let Some(samples) = &given {
+        check_shape(samples, dataset, args.network.samples.as_deref().unwrap_or(Path::new("")))?;
+    }
+    let split = if std::ptr::eq(dataset, &subject.data.train) { "train" } else { "test" };
+    let count = args.network.images.map_or(IMAGES, |n| n as usize);
+    let images = features_of(&mut extractor, dataset, count, args.seed, progress, "images")?;
+    enough(images.ncols(), images.nrows(), "--images")?;
+    enough(images.ncols(), wanted, "-n")?;
+    let samples = match given {
+        Some(samples) => samples,
+        None => fresh_samples(args, wanted, subject, progress)?,
+    };
+    progress.update(0.0, || "features of the samples".to_owned());
+    let features = extractor.features(samples.view())?;
+    let comparison = Comparison::of(images.view(), features.view(), args.seed)?;
+    let held_out = match &subject.data.test {
+        Some(test) if split == "train" => {
+            let count = wanted.min(test.len());
+            let test = features_of(&mut extractor, test, count, args.seed, progress, "held-out images")?;
+            let is_enough = count >= fewest(test.ncols());
+            is_enough.then(|| Comparison::of(images.view(), test.view(), args.seed)).transpose()?
+        }
+        _ => None,
+    };
+    Ok(Figures {
+        network: file.display().to_string(),
+        runtime: extractor.describe().to_string(),
+        split,
+        source: args.network.samples.as_ref().map_or("fresh".to_owned(), |path| path.display().to_string()),
+        comparison,
+        held_out,
+        nearest: neighbours(args, &samples, subject, files)?,
+    })
+}
+
+fn features_of(
+    extractor: &mut Extractor,
+    dataset: &Dataset,
+    count: usize,
+    seed: u64,
+    progress: &mut Progress,
+    what: &str,
+) -> Result<Array2<f64>> {
+    let chosen = choose(dataset.len(), count, seed);
+    extractor.features_of(dataset, &chosen, &mut |done| {
+        progress.update(done, || format!("features of {} {what}", chosen.len()));
+    })
+}
+
+/// Refuses too few images or samples before the others are made.
+fn enough(features: usize, got: usize, flag: &str) -> Result<()> {
+    let least = fewest(features);
+    if got >= least {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("{flag}, images to compare"),
+        format!("at least {least} for {features} features: the covariance of fewer has not its full rank"),
+        got.to_string(),
+        "take more, or a network with fewer features",
+    ))
+}
+
+/// The samples that were given, \[n, c, h, w\].
+fn given_samples(args: &EvaluateArgs, path: &Path) -> Result<Array4<f32>> {
+    let mut samples = if path.is_dir() {
+        let pictures = data::load(Some(path), args.size.map(|[h, w]| (h, w)))?.train;
+        let all: Vec<usize> = (0..pictures.len()).collect();
+        let flat = performer_ddpm::evaluate::images::<f32>(&pictures, &all);
+        let shape = (pictures.len(), pictures.height(), pictures.width(), pictures.channels());
+        let images = flat.into_shape_with_order(shape).expect("whole images");
+        images.permuted_axes([0, 3, 1, 2])
+    } else {
+        read_npy::<Ix4>(path)?
+    };
+    let typical = samples.iter().map(|x| x.abs()).sum::<f32>() / samples.len().max(1) as f32;
+    if typical > 1.5 {
+        return Err(Error::invalid(
+            path.display().to_string(),
+            "pixels in [-1, 1]",
+            format!("a mean magnitude of {typical:.1}"),
+            "divide bytes by 127.5 and subtract 1",
+        ));
+    }
+    if let Some(n) = args.n.map(|n| n as usize) {
+        let got = samples.len_of(Axis(0));
+        if got < n {
+            return Err(Error::invalid(
+                path.display().to_string(),
+                format!("{n} samples (-n)"),
+                got.to_string(),
+                "",
+            ));
+        }
+        samples = samples.slice_move(s![..n, .., .., ..]);
+    }
+    Ok(samples)
+}
+
+fn check_shape(samples: &Array4<f32>, dataset: &Dataset, path: &Path) -> Result<()> {
+    let (_, c, h, w) = samples.dim();
+    let want = [dataset.channels(), dataset.height(), dataset.width()];
+    if [c, h, w] == want {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        path.display().to_string(),
+        format!("images {want:?} (channels, height, width) as {}", dataset.name()),
+        format!("{:?}", [c, h, w]),
+        "compare with the data that the model was trained on (--data)",
+    ))
+}
+
+/// Fresh samples \[n, c, h, w\].
+fn fresh_samples(
+    args: &EvaluateArgs,
+    count: usize,
+    subject: &mut Subject,
+    progress: &mut Progress,
+) -> Result<Array4<f32>> {
+    let evaluated = subject.model()?;
+    let diffusion = &evaluated.diffusion;
+    let chosen = args.reverse.choose(diffusion.variance, diffusion.clip_x0, evaluated.schedule.steps())?;
+    let options = chosen.options(count, args.batch as usize, args.seed);
+    let images =
+        sample(&evaluated.model, &evaluated.schedule, &mut evaluated.engine, &options, None, |now| {
+            let done = (now.batch * now.steps + now.step) as f64 / (now.batches * now.steps) as f64;
+            progress.update(done, || format!("{count} samples"));
+        })?;
+    Ok(images.permuted_axes([0, 3, 1, 2]))
+}
+
+/// The nearest training images of the first samples and, beside them, of held-out images.
+fn neighbours(
+    args: &EvaluateArgs,
+    samples: &Array4<f32>,
+    subject: &Subject,
+    files: &mut Vec<String>,
+) -> Result<NearestFigures> {
+    let train = &subject.data.train;
+    let shown = samples.len_of(Axis(0)).min(SHEET);
+    let shown = samples.slice(s![..shown, .., .., ..]).permuted_axes([0, 2, 3, 1]);
+    let found = nearest(shown, train)?;
+    if let Some(folder) = &args.out {
+        let path = folder.join("nearest.png");
+        write_sheet(&path, shown, train, &found, COLUMNS)?;
+        files.push(path.display().to_string());
+    }
+    let held_out_median = match &subject.data.test {
+        Some(test) => {
+            let chosen = choose(test.len(), found.len(), args.seed);
+            let flat = performer_ddpm::evaluate::images::<f32>(test, &chosen);
+            let shape = (chosen.len(), test.height(), test.width(), test.channels());
+            let images = flat.into_shape_with_order(shape).expect("whole images");
+            Some(median(nearest(images.view(), train)?.iter().map(|near| near.rmse).collect()))
+        }
+        None => None,
+    };
+    let distances: Vec<f64> = found.iter().map(|near| near.rmse).collect();
+    let smallest = distances.iter().copied().fold(f64::INFINITY, f64::min);
+    Ok(NearestFigures { samples: found.len(), smallest, median: median(distances), held_out_median })
+}
+
+/// The middle value; the upper one of two.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+impl Figures {
+    /// The table.
+    pub fn print(&self) {
+        let c = &self.comparison;
+        println!(
+            "{} samples ({}) against {} {} images, {} features by {} in {}",
+            c.samples, self.source, c.images, self.split, c.features, self.network, self.runtime
+        );
+        let others = self.held_out.as_ref();
+        let heading = others.map_or_else(String::new, |held| format!("{} held-out images", held.samples));
+        println!("  {:<22}{:>22}{heading:>24}", "", "samples");
+        let row = |name: &str, value: &dyn Fn(&Comparison) -> String| {
+            println!("  {name:<22}{:>22}{:>24}", value(c), others.map_or_else(String::new, value));
+        };
+        row("Frechet distance", &|c| format!("{:.3}", c.frechet_distance));
+        row("kernel distance", &|c| {
+            format!("{:.5} +- {:.5}", c.kernel_distance.mean, c.kernel_distance.standard_error)
+        });
+        row("precision", &|c| format!("{:.3}", c.precision));
+        row("recall", &|c| format!("{:.3}", c.recall));
+        let near = &self.nearest;
+        let held_out =
+            near.held_out_median.map_or_else(String::new, |m| format!(", of held-out images {m:.2}"));
+        println!(
+            "nearest training image of {} samples, RMSE of pixels in 0..255: smallest {:.2}, median {:.2}{held_out}",
+            near.samples, near.smallest, near.median
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! The bound: arguments, table, plots.
+
+use super::subject::Subject;
+use super::{EvaluateArgs, Split};
+use crate::cli::progress::Progress;
+use crate::cli::reverse::ClipName;
+use clap::Args;
+use performer_ddpm::Result;
+use performer_ddpm::config::VarianceKind;
+use performer_ddpm::evaluate::nll::{self, Bound, Likelihood, NllConfig, Term, Timesteps};
+use performer_ddpm::evaluate::{Estimate, choose, images};
+use performer_ddpm::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
+use serde::Serialize;
+use std::path::Path;
+
+/// How the bound is evaluated.
+#[derive(Debug, Args)]
+pub struct NllArgs {
+    /// Evaluate the bound at all T timesteps
+    #[arg(long, conflicts_with = "strata")]
+    full: bool,
+    /// Evaluate it at one timestep, drawn anew for each image, of each of so many strata [default: 32]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    strata: Option<u32>,
+    /// Evaluate each image with so many draws of noise and timesteps [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    draws: Option<u32>,
+}
+
+impl NllArgs {
+    /// The options that were given.
+    pub fn given(&self) -> impl Iterator<Item = &'static str> {
+        [("--full", self.full), ("--strata", self.strata.is_some()), ("--draws", self.draws.is_some())]
+            .into_iter()
+            .filter_map(|(flag, given)| given.then_some(flag))
+    }
+}
+
+/// The bound and what it was evaluated on.
+#[derive(Serialize)]
+pub struct Figures {
+    /// The images' part of the data.
+    split: &'static str,
+    /// The variance that the model's configuration chooses.
+    variance: VarianceKind,
+    #[serde(flatten)]
+    likelihood: Likelihood,
+}
+
+/// Held-out images where -n is not given.
+const IMAGES: usize = 256;
+
+/// Evaluates the bound and draws its plots.
+pub fn run(
+    args: &EvaluateArgs,
+    subject: &mut Subject,
+    progress: &mut Progress,
+    files: &mut Vec<String>,
+) -> Result<Figures> {
+    let dataset = args.split(&subject.data, Split::Test)?;
+    let chosen = choose(dataset.len(), args.n.map_or(IMAGES, |n| n as usize), args.seed);
+    let pictures = images::<f32>(dataset, &chosen);
+    let split = if std::ptr::eq(dataset, &subject.data.train) { "train" } else { "test" };
+    let evaluated = subject.model()?;
+    let usual = NllConfig::default();
+    let config = NllConfig {
+        draws: args.bound.draws.map_or(usual.draws, |draws| draws as usize),
+        timesteps: match (args.bound.full, args.bound.strata) {
+            (true, _) => Timesteps::Full,
+            (false, Some(strata)) => Timesteps::Stratified(strata as usize),
+            (false, None) => usual.timesteps,
+        },
+        clip_x0: args.reverse.clip.map_or(evaluated.diffusion.clip_x0, |clip| clip != ClipName::Off),
+        seed: args.seed,
+        batch: args.batch as usize,
+    };
+    let message = format!("the bound on {} images", chosen.len());
+    let likelihood = nll::bound(
+        &evaluated.model,
+        &mut evaluated.engine,
+        &evaluated.schedule,
+        pictures.view(),
+        &config,
+        &mut |done| progress.update(done, || message.clone()),
+    )?;
+    let figures = Figures { split, variance: evaluated.diffusion.variance, likelihood };
+    if let Some(folder) = &args.out {
+        figures.plot(folder, files)?;
+    }
+    Ok(figures)
+}
+
+impl Figures {
+    /// Writes the plots.
+    fn plot(&self, folder: &Path, files: &mut Vec<String>) -> Result<()> {
+        let curve = |value: fn(&Bound) -> Vec<(f64, f64)>| -> Vec<Series> {
+            let series = |(i, bound): (usize, &Bound)| Series {
+                name: sigma2(bound.variance).to_owned(),
+                points: value(bound),
+                colour: i + 1,
+                look: Look::Dots,
+            };
+            self.likelihood.bounds.iter().enumerate().map(series).collect()
+        };
+        let per_timestep = |bound: &Bound| -> Vec<(f64, f64)> {
+            let middle = |term: &Term| ((term.first * term.last) as f64).sqrt();
+            bound.terms.iter().map(|term| (middle(term), term.bits.mean / term.width() as f64)).collect()
+        };
+        let logarithmic = |label| ChartAxis { label, scale: Scale::Logarithmic };
+        let linear = |label| ChartAxis { label, scale: Scale::Linear };
+        let charts = [
+            (
+                "bits_per_timestep.svg",
+                Chart {
+                    x: logarithmic("t (t = 1: the decoder's term)"),
+                    y: logarithmic("bits/dim of the term"),
+                    series: curve(per_timestep),
+                    legend: Corner::UpperRight,
+                },
+            ),
+            (
+                "rate_distortion.svg",
+                Chart {
+                    x: linear("rate in bits/dim"),
+                    y: linear("RMSE of the predicted x_0, pixels in 0..255"),
+                    series: curve(|bound| {
+                        bound.rate_distortion.iter().map(|point| (point.rate, point.rmse.mean)).collect()
+                    }),
+                    legend: Corner::UpperRight,
+                },
+            ),
+        ];
+        for (name, chart) in charts {
+            let path = folder.join(name);
+            chart.write(&path)?;
+            files.push(path.display().to_string());
+        }
+        Ok(())
+    }
+
+    /// The table; of the terms only the sums if `quiet`.
+    pub fn print(&self, quiet: bool) {
+        let Likelihood { images, draws, timesteps, evaluated, .. } = &self.likelihood;
+        println!(
+            "bound in bits/dim on {images} {} images, {evaluated} of {timesteps} timesteps an image, {draws} draw(s), \
+             x_0 {}; mean and standard error",
+            self.split,
+            if self.likelihood.clip_x0 { "clipped" } else { "not clipped" },
+        );
+        let [small, large] = &self.likelihood.bounds;
+        let row = |name: &str, value: fn(&Bound) -> Estimate| {
+            println!("  {name:<22}{:>22}{:>22}", shown(value(small)), shown(value(large)));
+        };
+        println!("  {:<22}{:>22}{:>22}", "", sigma2(small.variance), sigma2(large.variance));
+        row("L", |bound| bound.bits_per_dim);
+        row("  L_T", |bound| bound.l_t);
+        row("  L_1 + .. + L_T-1", |bound| bound.middle);
+        row("  L_0", |bound| bound.l_0);
+        if let (Some(small), Some(large)) = (small.draws_error, large.draws_error) {
+            println!("  {:<22}{small:>22.4}{large:>22.4}", "error of draws alone");
+        }
+        println!("  the model's own variance: {}", sigma2(self.variance));
+        if quiet {
+            return;
+        }
+        println!("  {:<12}{:>22}{:>22}{:>12}{:>12}", "t", "terms", "terms", "eps MSE", "x_0 RMSE");
+        for (small, large) in small.terms.iter().zip(&large.terms) {
+            println!(
+                "  {:<12}{:>22}{:>22}{:>12.5}{:>12.2}",
+                range(small),
+                shown(small.bits),
+                shown(large.bits),
+                small.mse.mean,
+                small.rmse.mean,
+            );
+        }
+    }
+}
+
+fn range(term: &Term) -> String {
+    if term.first == term.last { term.first.to_string() } else { format!("{}..{}", term.first, term.last) }
+}
+
+fn shown(estimate: Estimate) -> String {
+    format!("{:.4} +- {:.4}", estimate.mean, estimate.standard_error)
+}
+
+/// The variance's symbol.
+fn sigma2(variance: VarianceKind) -> &'static str {
+    match variance {
+        VarianceKind::FixedSmall => "sigma^2 = beta~",
+        VarianceKind::FixedLarge => "sigma^2 = beta",
+    }
+}

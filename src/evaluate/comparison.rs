@@ -1,0 +1,112 @@
+//! Samples against images, in every number that their features give.
+
+use super::frechet::frechet_distance;
+use super::kernel_distance::{kernel_distance, usual_subsets};
+use super::precision_recall::{NEIGHBOUR, precision_recall};
+use super::{Estimate, check_pair, choose};
+use crate::error::Result;
+use ndarray::{ArrayView2, Axis};
+use serde::{Deserialize, Serialize};
+
+/// How samples compare with images.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Samples.
+    pub samples: usize,
+    /// Images.
+    pub images: usize,
+    /// Features of each.
+    pub features: usize,
+    /// The Frechet distance. It falls with the number of samples, so only equal numbers can be compared.
+    pub frechet_distance: f64,
+    /// The kernel distance, whose expectation does not depend on the numbers.
+    pub kernel_distance: Estimate,
+    /// The independent subsets that its error comes from.
+    pub kernel_subsets: usize,
+    /// The share of samples within the images' manifold.
+    pub precision: f64,
+    /// The share of images within the samples' manifold.
+    pub recall: f64,
+    /// Samples, and images, that precision and recall are of.
+    pub manifold: usize,
+}
+
+/// The fewest images, and the fewest samples, that can be compared with so many features.
+pub fn fewest(features: usize) -> usize {
+    (features + 1).max(2 * usual_subsets(0))
+}
+
+impl Comparison {
+    /// Compares the features \[n, d\] of samples and of images by one network. Precision and recall are of equal numbers, as
+    /// many as there are of the fewer, drawn by the seed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) for fewer than [`fewest`] of either, and for features that are not finite or
+    /// differ in number.
+    pub fn of(images: ArrayView2<f64>, samples: ArrayView2<f64>, seed: u64) -> Result<Comparison> {
+        let features = images.ncols();
+        let why = format!(
+            "for {features} features: one more than those for a covariance of full rank, and {} for the kernel distance's subsets",
+            2 * usual_subsets(0)
+        );
+        check_pair(images, samples, fewest(features), &why)?;
+        let kernel_subsets = usual_subsets(images.nrows().min(samples.nrows()));
+        let manifold = images.nrows().min(samples.nrows());
+        let equal = |set: ArrayView2<f64>| set.select(Axis(0), &choose(set.nrows(), manifold, seed));
+        let shares = precision_recall(equal(images).view(), equal(samples).view(), NEIGHBOUR)?;
+        Ok(Comparison {
+            samples: samples.nrows(),
+            images: images.nrows(),
+            features,
+            frechet_distance: frechet_distance(images, samples)?,
+            kernel_distance: kernel_distance(images, samples, kernel_subsets, seed)?,
+            kernel_subsets,
+            precision: shares.precision,
+            recall: shares.recall,
+            manifold,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Stream, fill_normal, rng};
+    use ndarray::Array2;
+
+    fn normal(n: usize, id: u64) -> Array2<f64> {
+        let mut features = Array2::zeros((n, 8));
+        fill_normal(&mut rng(14, Stream::Check, 0, id), features.as_slice_mut().unwrap());
+        features
+    }
+
+    #[test]
+    fn the_numbers_are_those_of_the_measures_and_order_the_sets() {
+        let images = normal(500, 1);
+        let good = Comparison::of(images.view(), normal(300, 2).view(), 0).unwrap();
+        let bad = Comparison::of(images.view(), (normal(300, 2) * 0.5 + 1.0).view(), 0).unwrap();
+        assert_eq!((good.samples, good.images, good.features, good.manifold), (300, 500, 8, 300));
+        assert_eq!(good.frechet_distance, frechet_distance(images.view(), normal(300, 2).view()).unwrap());
+        assert!(good.frechet_distance < 0.1 * bad.frechet_distance, "{good:?} {bad:?}");
+        let (a, b) = (good.kernel_distance, bad.kernel_distance);
+        assert!(a.mean.abs() < 4.0 * a.standard_error && b.mean > 10.0 * b.standard_error, "{a:?} {b:?}");
+        assert!(good.recall > 0.7 && bad.recall < 0.3, "{good:?} {bad:?}");
+    }
+
+    #[test]
+    fn a_comparison_has_the_same_bits_on_any_number_of_threads() {
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| Comparison::of(normal(150, 1).view(), normal(90, 2).view(), 3).unwrap())
+        };
+        let one = run(1);
+        assert!([2, 5].into_iter().all(|threads| run(threads) == one));
+    }
+
+    #[test]
+    fn too_few_are_refused_with_the_reason() {
+        assert_eq!((fewest(8), fewest(64)), (20, 65));
+        let message = Comparison::of(normal(30, 1).view(), normal(19, 2).view(), 0).unwrap_err().to_string();
+        assert!(message.contains("at least 20") && message.contains("8 features"), "{message}");
+    }
+}
