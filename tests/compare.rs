@@ -88,7 +88,7 @@ fn features(folder: &Path) -> Features {
     g.output("features", means).expect("an output");
     let file = folder.join("features.onnx");
     g.into_model(ModelInfo::default()).expect("a model").write(&file).expect("a file");
-    Features::open(&file, &FeatureOptions::new(Runtime::Tract)).expect("a features network")
+    Features::open(&file, &FeatureOptions::new(Runtime::Tract), None).expect("a features network")
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `compare`: FAVOR+ beside softmax under one budget, with a report.
 
+use super::features_network::NetworkArgs;
 use super::interrupts::watch_interrupts;
 use super::progress::Progress;
 use super::train::{PresetName, basis, fit, load};
@@ -7,10 +8,7 @@ use super::{ComputeArgs, RUNS, parse_size, print_json};
 use clap::Args;
 use performer_ddpm::compare::report::write_report;
 use performer_ddpm::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan, Variant};
-use performer_ddpm::evaluate::features::FeatureOptions;
-use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm::{Error, Result};
-use performer_ddpm_onnx::runner::ort::OrtOptions;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -61,7 +59,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "FILE.onnx")]
     features: Option<PathBuf>,
     /// Samples of each variant for --features [default: 2000, or 500 for short budgets]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, value_name = "N", requires = "features", value_parser = clap::value_parser!(u32).range(2..))]
     samples: Option<u32>,
     /// The comparison's folder [default: runs/compare-NAME-BUDGET]
     #[arg(long, value_name = "DIR")]
@@ -76,8 +74,13 @@ pub struct CompareArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    network: NetworkArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
 }
+
+/// Images that go through a features network together.
+const FEATURES_BATCH: usize = 64;
 
 #[derive(Serialize)]
 struct Outcome<'a> {
@@ -101,15 +104,18 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     }
     let data = load(&plan.config.data)?;
     let mut features = match &args.features {
+        None if args.network.given().next().is_some() => {
+            let given = args.network.given().collect::<Vec<_>>().join(", ");
+            return Err(Error::invalid(given, "--features FILE.onnx beside it", "none", ""));
+        }
         None => None,
         Some(file) => {
-            let threads = Some(plan.threads);
-            let runtime = Runtime::OnnxRuntime(OrtOptions { threads, ..OrtOptions::default() });
-            Some(Features::open(file, &FeatureOptions::new(runtime))?)
+            let options = args.network.options(FEATURES_BATCH, args.compute.threads)?;
+            Some(Features::open(file, &options, args.samples.map(|samples| samples as usize))?)
         }
     };
     let mut comparison = Comparison::open(&folder, plan, &data)?;
-    let comparison_threads = comparison.findings().plan.threads;
+    let plan = comparison.findings().plan.clone();
     let interrupts = watch_interrupts();
     let mut progress = Progress::new(args.compute.quiet);
     progress.say(&format!(
@@ -120,7 +126,7 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
         folder.display()
     ));
     let stop = || interrupts.load(Ordering::Relaxed) > 0;
-    let peak_mib = |folder: &Path, batch: usize| peak_mib(comparison_threads, &args.compute, folder, batch);
+    let peak_mib = |folder: &Path, batch: usize| peak_mib(&plan, folder, batch);
     let finished =
         comparison.run(&parts, &data, features.as_mut(), &peak_mib, stop, |event| match event {
             Event::Stage(name) => {
@@ -163,8 +169,7 @@ fn plan(args: &CompareArgs) -> Result<(PathBuf, Plan)> {
         (None, steps) => (Budget::Steps(steps), format!("{steps}steps")),
     };
     let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
-    let mut plan = Plan::new(name, &config, &variants, budget, threads, kernels)?;
-    plan.measuring.samples = args.samples.map_or(plan.measuring.samples, |samples| samples as usize);
+    let plan = Plan::new(name, &config, &variants, budget, threads, kernels)?;
     let default = || Path::new(RUNS).join(format!("compare-{}-{budget_name}", plan.name));
     let folder = args.out.clone().unwrap_or_else(default);
     Ok((folder, plan))
@@ -179,7 +184,6 @@ impl CompareArgs {
             && self.steps.is_none()
             && self.minutes.is_none()
             && self.variants.is_none()
-            && self.samples.is_none()
             && self.compute.threads.is_none()
             && self.compute.isa.is_none()
     }
@@ -208,11 +212,11 @@ fn done(args: &CompareArgs, finished: bool, report: &Path, findings: &Findings) 
 }
 
 /// The peak of a `bench` of the run's network, which begins by training it.
-fn peak_mib(threads: usize, compute: &ComputeArgs, folder: &Path, batch: usize) -> Option<f64> {
+fn peak_mib(plan: &Plan, folder: &Path, batch: usize) -> Option<f64> {
     let mut bench = Command::new(std::env::current_exe().ok()?);
     bench.arg("bench").arg(folder).args(["--runs", "1", "--json"]);
-    bench.args(["--batch", &batch.to_string(), "--threads", &threads.to_string()]);
-    bench.args(["--isa", compute.kernels().isa.name(), "--conv", compute.kernels().conv.name()]);
+    bench.args(["--batch", &batch.to_string(), "--threads", &plan.threads.to_string()]);
+    bench.args(["--isa", &plan.isa, "--conv", &plan.conv]);
     let output = bench.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let figures: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
     figures["peak_rss_mib"].as_f64()

@@ -5,6 +5,7 @@ mod bench;
 mod compare;
 mod evaluate;
 mod export;
+mod features_network;
 mod info;
 mod interrupts;
 mod progress;

@@ -142,8 +142,8 @@ impl Comparison {
     fn samples(&mut self, session: &mut Session) -> Result<bool> {
         let (plan, data) = (session.plan, session.data);
         let Some(features) = session.features.take() else { return Ok(true) };
-        if !self.findings.samples.as_ref().is_some_and(|study| study.is_of(features)) {
-            self.findings.samples = Some(SampleStudy::new(features, data));
+        if !self.findings.samples.as_ref().is_some_and(|study| study.is_of(features, plan)) {
+            self.findings.samples = Some(SampleStudy::new(features, plan, data));
         }
         let measured = self.findings.runs.iter().filter(|run| run.quality.is_some());
         let wanted: Vec<Option<Variant>> =

@@ -37,16 +37,13 @@ pub(super) fn grid_name(variant: Variant) -> String {
     format!("full-resolution-{variant}")
 }
 
-/// The enlarged images to train on, no more than the budget can show, and those held out.
+/// The enlarged images to train on, and those held out.
 pub(super) fn enlarged(plan: &Plan, data: &Datasets) -> Result<(Dataset, Dataset)> {
     let [height, width] = plan.full_resolution.size;
-    let train = data.train.first(MOST_IMAGES)?.resized((height, width))?;
+    let train = data.train.clone().resized((height, width))?;
     let held_out = data.test.as_ref().unwrap_or(&data.train);
     Ok((train, held_out.first(HELD_OUT)?.resized((height, width))?))
 }
-
-/// Enlarged images that are held in memory.
-const MOST_IMAGES: usize = 10_000;
 
 /// Trains and measures; `None` where it was asked to stop.
 pub(super) fn run(

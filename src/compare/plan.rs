@@ -219,6 +219,8 @@ impl Plan {
         unet.sample_size = self.full_resolution.size;
         *unet = attending_everywhere(unet);
         config.unet = variant.of(&config.unet);
+        // The run can be resumed by hand, on the enlarged images.
+        config.data.size = Some(self.full_resolution.size);
         config.train.batch = self.full_resolution.batch;
         end_with(&mut config, steps);
         config

@@ -20,6 +20,8 @@ pub struct Features {
     extractor: Extractor,
     file: String,
     crc32: u32,
+    /// Samples of each variant; `None` for as many as the plan says.
+    samples: Option<usize>,
     /// The training images' features.
     images: Option<Array2<f64>>,
 }
@@ -28,18 +30,23 @@ pub struct Features {
 const REFERENCE: usize = 10_000;
 
 impl Features {
-    /// Opens a features network.
+    /// Opens a features network, for so many samples of each variant, or for as many as the plan says.
     ///
     /// # Errors
     /// [`Error::Read`], and those of [`Extractor::open`].
-    pub fn open(path: &Path, options: &FeatureOptions) -> Result<Features> {
+    pub fn open(path: &Path, options: &FeatureOptions, samples: Option<usize>) -> Result<Features> {
         let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
         Ok(Features {
             extractor: Extractor::open(path, options)?,
             file: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
             crc32: crc32fast::hash(&bytes),
+            samples,
             images: None,
         })
+    }
+
+    fn samples(&self, plan: &Plan) -> usize {
+        self.samples.unwrap_or(plan.measuring.samples)
     }
 
     /// The network's file name.
@@ -53,7 +60,7 @@ impl Features {
         let count = 2.min(data.train.len());
         let indices: Vec<usize> = (0..count).collect();
         let dimensions = self.extractor.features_of(&data.train, &indices, &mut |_| {})?.ncols();
-        let samples = plan.measuring.samples.min(data.train.len());
+        let samples = self.samples(plan).min(data.train.len());
         let needed = fewest(dimensions);
         if samples < needed {
             return Err(Error::invalid(
@@ -101,6 +108,8 @@ pub struct SampleStudy {
     pub file: String,
     /// Its checksum.
     pub crc32: u32,
+    /// Samples of each variant.
+    pub samples: usize,
     /// The training images that everything is compared with.
     pub reference: usize,
     /// The test images, then each variant's samples.
@@ -109,18 +118,19 @@ pub struct SampleStudy {
 
 impl SampleStudy {
     /// Nothing compared yet.
-    pub(super) fn new(features: &Features, data: &Datasets) -> SampleStudy {
+    pub(super) fn new(features: &Features, plan: &Plan, data: &Datasets) -> SampleStudy {
         SampleStudy {
             file: features.file.clone(),
             crc32: features.crc32,
+            samples: features.samples(plan),
             reference: data.train.len().min(REFERENCE),
             rows: Vec::new(),
         }
     }
 
-    /// Whether it is of this network.
-    pub(super) fn is_of(&self, features: &Features) -> bool {
-        self.crc32 == features.crc32
+    /// Whether it is of this network and of so many samples.
+    pub(super) fn is_of(&self, features: &Features, plan: &Plan) -> bool {
+        (self.crc32, self.samples) == (features.crc32, features.samples(plan))
     }
 }
 
@@ -132,10 +142,10 @@ pub(super) fn compare(
     features: &mut Features,
     variant: Option<Variant>,
 ) -> Result<Option<SampleQuality>> {
+    let count = features.samples(plan);
     let progress = &mut *context.progress;
     let mut observer = |done: f64| progress(done, "features of the training images");
     let (reference, extractor) = features.reference(plan, &data.train, &mut observer)?;
-    let count = plan.measuring.samples;
     let mut quality = SampleQuality { variant, images: count, comparison: None, notes: Vec::new() };
     let found = match (variant, &data.test) {
         (Some(variant), _) => {

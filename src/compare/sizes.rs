@@ -10,7 +10,7 @@ pub struct Measuring {
     pub images: usize,
     /// Timesteps of the bound, stratified.
     pub timesteps: usize,
-    /// Samples whose features are compared with the data's.
+    /// Samples whose features are compared with the data's, where no other number is asked for.
     pub samples: usize,
     /// DDIM steps of every sample.
     pub steps: usize,

@@ -138,7 +138,7 @@ fn again(findings: &Findings) -> String {
         command += &format!(" --data {}", path.display());
     }
     if let Some(study) = &findings.samples {
-        command += &format!(" --features {} --samples {}", study.file, plan.measuring.samples);
+        command += &format!(" --features {} --samples {}", study.file, study.samples);
     }
     format!("{command} --threads {}", plan.threads)
 }
