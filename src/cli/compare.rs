@@ -25,7 +25,8 @@ use std::sync::atomic::Ordering;
 ///
 /// --minutes M counts training alone, for each variant: five variants train 5 M minutes. Full resolution takes M/2 minutes for
 /// each of its two networks, fine-tuning a tenth of the softmax run's steps for each of three; the measurements take a few
-/// minutes more, on fewer images where M is below 5. Whatever is left out is named in the report.
+/// minutes more, on fewer images where M is below 5. With --steps N full resolution takes N/20 steps (10 to 400), and the
+/// measurements are short where N is below 2000. Whatever is left out is named in the report.
 ///
 /// A comparison that was stopped goes on where it was when it is run again, with the same options or with --out alone; each run
 /// is an ordinary run folder under DIR/runs.

@@ -66,9 +66,8 @@ figure svg { width: 100%; height: auto; display: block; }
 figure.grid img { width: 100%; max-width: 540px; height: auto; image-rendering: pixelated; display: block; }
 figcaption { color: #555; font-size: 0.88rem; }
 code { font-size: 0.9em; background: #f3f3f3; padding: 1px 4px; }
-.table { overflow-x: auto; margin: 12px 0; }
+.table { overflow-x: auto; margin-top: 4px; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: #555; padding-bottom: 4px; }
 th, td { padding: 4px 10px; border-bottom: 1px solid #e4e4e4; text-align: right; white-space: nowrap; }
 thead th { white-space: normal; vertical-align: bottom; color: #333; }
 th:first-child { text-align: left; position: sticky; left: 0; background: #fff; }

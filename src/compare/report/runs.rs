@@ -282,7 +282,7 @@ pub(super) fn curves(
     let by_step = chart("step", |point| point.step as f64);
     let by_time = chart("seconds of training", |point| point.seconds);
     let mut html = "<div class=\"figures\">\n".to_owned();
-    let caption = "means over stretches of steps";
+    let caption = "means over stretches of steps. A line that is not seen lies under a later one";
     html += &draft.chart(&format!("{name}-by-step"), &format!("Loss by step; {caption}."), &by_step)?;
     html += &draft.chart(
         &format!("{name}-by-time"),

@@ -61,8 +61,10 @@ impl Cell {
 impl Table {
     /// The table as HTML, wider than the page only inside its own frame.
     pub fn html(&self) -> String {
-        let mut html =
-            format!("<div class=\"table\"><table><caption>{}</caption><thead><tr>", escape(&self.caption));
+        let mut html = format!(
+            "<figure><figcaption>{}</figcaption><div class=\"table\"><table><thead><tr>",
+            escape(&self.caption)
+        );
         for column in &self.columns {
             let _ = write!(html, "<th scope=\"col\">{}</th>", escape(column));
         }
@@ -79,7 +81,7 @@ impl Table {
             }
             html.push_str("</tr>\n");
         }
-        html.push_str("</tbody></table></div>\n");
+        html.push_str("</tbody></table></div></figure>\n");
         html
     }
 
