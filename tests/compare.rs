@@ -120,7 +120,7 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
         message.contains("at least 20 for the 8 features of features.onnx, got 8; take more"),
         "{message}"
     );
-    assert!(!folder.path().join("b/runs").exists(), "nothing was trained first");
+    assert!(!folder.path().join("b").exists(), "nothing was begun first");
 }
 
 /// The findings without what depends on the clock.

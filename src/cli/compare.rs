@@ -9,7 +9,6 @@ use clap::Args;
 use performer_ddpm::compare::report::write_report;
 use performer_ddpm::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan, Variant};
 use performer_ddpm::{Error, Result};
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::Ordering;
@@ -82,14 +81,6 @@ pub struct CompareArgs {
 
 /// Images that go through a features network together.
 const FEATURES_BATCH: usize = 64;
-
-#[derive(Serialize)]
-struct Outcome<'a> {
-    finished: bool,
-    report: String,
-    #[serde(flatten)]
-    findings: &'a Findings,
-}
 
 /// Compares; prints the runs' figures and the report's path.
 pub fn run(args: CompareArgs) -> Result<ExitCode> {
@@ -201,7 +192,10 @@ fn nothing_there(folder: &Path) -> Error {
 
 fn done(args: &CompareArgs, finished: bool, report: &Path, findings: &Findings) -> Result<ExitCode> {
     if args.json {
-        print_json(&Outcome { finished, report: report.display().to_string(), findings });
+        let mut json = findings.json();
+        json["finished"] = finished.into();
+        json["report"] = report.display().to_string().into();
+        print_json(&json);
         return Ok(ExitCode::SUCCESS);
     }
     print(findings);

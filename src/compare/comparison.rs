@@ -86,14 +86,14 @@ impl Comparison {
         stop: impl Fn() -> bool,
         mut observer: impl FnMut(Event),
     ) -> Result<bool> {
-        std::fs::create_dir_all(&self.folder).map_err(|e| Error::write(&self.folder, e))?;
-        self.findings.save(&self.folder)?;
         let plan = self.findings.plan.clone();
         let kernels = kernels(&plan)?;
         let mut features = features;
         if let Some(features) = &mut features {
             features.check(&plan, data)?;
         }
+        std::fs::create_dir_all(&self.folder).map_err(|e| Error::write(&self.folder, e))?;
+        self.findings.save(&self.folder)?;
         let session = &mut Session {
             plan: &plan,
             kernels,

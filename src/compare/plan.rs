@@ -1,6 +1,7 @@
 //! What a comparison does, decided before it begins and kept with its results.
 
 use super::sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};
+use super::store::json;
 use super::variant::{Variant, attends};
 use crate::config::{BlockAttention, Config, LrDecay, UnetConfig};
 use crate::error::{Error, Result};
@@ -228,7 +229,6 @@ impl Plan {
 
     /// The first difference from another plan: where, here, there.
     pub fn difference(&self, other: &Plan) -> Option<(String, String, String)> {
-        let json = |plan: &Plan| serde_json::to_value(plan).expect("a plan becomes JSON");
         first_difference("", &json(self), &json(other))
     }
 }

@@ -10,7 +10,6 @@ use super::samples::SampleStudy;
 use crate::data::Datasets;
 use crate::error::{Error, Result};
 use crate::output::write_atomically;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
@@ -87,27 +86,34 @@ impl Findings {
     /// [`Error::Invalid`] for a file that is none; [`Error::Read`].
     pub fn load(folder: &Path) -> Result<Option<Findings>> {
         let file = folder.join(FILE);
-        if file.exists() { read_json(&file).map(Some) } else { Ok(None) }
+        if !file.exists() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&file).map_err(|e| Error::read(&file, e))?;
+        let findings = serde_json::from_str(&text).map_err(|e| {
+            let what = format!("{}, line {}", file.display(), e.line());
+            let help = "choose another --out, or remove the file to begin again with the runs that are there";
+            Error::invalid(what, "what a comparison of this version wrote", e.to_string(), help)
+        })?;
+        Ok(Some(findings))
+    }
+
+    /// The plan and the findings as the file has them.
+    pub fn json(&self) -> serde_json::Value {
+        json(self)
     }
 
     /// Writes them, whole or not at all.
     pub(super) fn save(&self, folder: &Path) -> Result<()> {
-        write_json(&folder.join(FILE), self)
+        write_atomically(&folder.join(FILE), |f| f.write_all(text(self).as_bytes()))
     }
 }
 
-/// Reads a file that [`write_json`] wrote.
-pub(super) fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T> {
-    let text = fs::read_to_string(file).map_err(|e| Error::read(file, e))?;
-    serde_json::from_str(&text).map_err(|e| {
-        let what = format!("{}, line {}", file.display(), e.line());
-        let help = "choose another --out, or remove the file to begin again with the runs that are there";
-        Error::invalid(what, "what a comparison of this version wrote", e.to_string(), help)
-    })
+/// A value's JSON. By way of its text: a second serialiser of so large a type would be seconds of building.
+pub(super) fn json(value: &impl Serialize) -> serde_json::Value {
+    serde_json::from_str(&text(value)).expect("it was just written")
 }
 
-/// Writes a file of JSON, whole or not at all.
-pub(super) fn write_json(file: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string(value).expect("numbers and text become JSON");
-    write_atomically(file, |f| f.write_all(text.as_bytes()))
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("numbers and text become JSON")
 }

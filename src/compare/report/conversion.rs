@@ -83,7 +83,7 @@ fn over_m(label: &str, series: Vec<Series>) -> Chart<'_> {
         x: ChartAxis { label: "m", scale: Scale::Doublings },
         y: ChartAxis { label, scale: Scale::Logarithmic },
         series,
-        legend: Corner::UpperRight,
+        legend: Corner::LowerLeft,
     }
 }
 
