@@ -3,12 +3,13 @@
 //!
 //! The floors, lowest first; imports only go down:
 //! 0 [`error`], [`config`], [`real`], [`rng`]; 1 [`equations`], [`kernels`]; 2 [`nn`]; 3 [`model`];
-//! 4 [`data`], [`output`], [`checkpoint`], [`export`]; 5 [`sample`], [`audit`]; 6 [`train`], [`evaluate`]; the binary's `cli`
-//! stands on top.
+//! 4 [`data`], [`output`], [`checkpoint`], [`export`]; 5 [`sample`], [`audit`]; 6 [`train`], [`evaluate`]; 7 [`compare`]; the
+//! binary's `cli` stands on top.
 #![deny(unsafe_code)]
 
 pub mod audit;
 pub mod checkpoint;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod equations;

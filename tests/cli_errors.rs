@@ -113,3 +113,21 @@ fn a_folder_that_cannot_be_written_is_an_error_and_not_a_loss() {
     assert!(message.contains("file/run") && !message.contains("panicked"), "{message}");
     assert_eq!(std::fs::read_to_string(folder.path().join("file")).expect("the file"), "here before");
 }
+
+#[test]
+fn comparisons_that_cannot_be_are_refused_before_anything_is_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("features.onnx"), [1, 2, 3]).expect("a file");
+    let compare = |arguments: &[&str], words: &[&str]| {
+        let all = [&["compare", "--preset", "tiny", "--out", "out"], arguments].concat();
+        holds(&refusal(folder.path(), 2, &all), words);
+    };
+    compare(&["--minutes", "-1"], &["--minutes", "a positive number"]);
+    compare(&["--variants", "softmax,favour"], &["favour", "favor-trig"]);
+    compare(&["--variants", "relu,relu"], &["--variants", "relu,relu"]);
+    compare(&["--only", "cost,prices"], &["prices", "approximation"]);
+    compare(&["--data", "nowhere"], &["nowhere"]);
+    compare(&["--features", "features.onnx"], &["features.onnx"]);
+    compare(&["--report-only"], &["out", "a comparison's folder"]);
+    assert!(!folder.path().join("out").exists(), "nothing is made for a comparison that cannot be");
+}

@@ -13,6 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["checkpoint", "export"],
     &["sample", "audit"],
     &["train", "evaluate"],
+    &["compare"],
     &["cli"],
     &["main"],
 ];

@@ -2,9 +2,12 @@
 
 mod audit;
 mod bench;
+mod compare;
 mod evaluate;
 mod export;
+mod features_network;
 mod info;
+mod interrupts;
 mod progress;
 mod reverse;
 mod sample;
@@ -33,6 +36,7 @@ enum Command {
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
     Audit(audit::AuditArgs),
+    Compare(compare::CompareArgs),
 }
 
 /// Options of every command that computes.
@@ -76,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Audit(args) => audit::run(args),
+        Command::Compare(args) => compare::run(args),
     };
     match result {
         Ok(code) => code,

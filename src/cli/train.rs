@@ -1,5 +1,6 @@
 //! `train`: a run from a preset or a configuration file, or one resumed.
 
+use super::interrupts::watch_interrupts;
 use super::progress::Progress;
 use super::{ComputeArgs, RUNS, latest, parse_size};
 use clap::{Args, ValueEnum};
@@ -8,8 +9,7 @@ use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit};
 use performer_ddpm::{Error, Result, data};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Train a model (Algorithm 1) on the embedded garments or on images of your own.
 ///
@@ -61,7 +61,7 @@ pub struct TrainArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PresetName {
+pub(super) enum PresetName {
     /// 28x28 garments, FAVOR+ at 28x28 and 14x14
     Fashion,
     /// The same with softmax attention
@@ -73,7 +73,7 @@ enum PresetName {
 }
 
 impl PresetName {
-    fn preset(self) -> Preset {
+    pub(super) fn preset(self) -> Preset {
         match self {
             PresetName::Fashion => Preset::Fashion,
             PresetName::FashionSoftmax => Preset::FashionSoftmax,
@@ -132,7 +132,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         (None, Some(minutes)) => Limit::Minutes(minutes),
         (None, None) => Limit::Steps(config.train.steps),
     };
-    let options = RunOptions { limit, threads: args.compute.threads(), kernels: args.compute.kernels() };
+    let options =
+        RunOptions { limit, threads: args.compute.threads(), kernels: args.compute.kernels(), grids: true };
 
     let interrupts = watch_interrupts();
     let mut progress = Progress::new(args.compute.quiet);
@@ -173,20 +174,25 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(config: &DataConfig) -> Result<data::Datasets> {
+/// The images that a configuration names.
+pub(super) fn load(config: &DataConfig) -> Result<data::Datasets> {
     data::load(config.path.as_deref(), config.size.map(|[h, w]| (h, w)))
 }
 
-/// The configuration that the arguments describe.
-fn configuration(args: &TrainArgs) -> Result<Config> {
-    let mut config = match &args.config {
-        None => args.preset.preset().config(),
+/// A preset's configuration or a file's, on the images that are named.
+pub(super) fn basis(
+    preset: PresetName,
+    file: Option<&Path>,
+    (data, size): (Option<&Path>, Option<[usize; 2]>),
+) -> Result<Config> {
+    let mut config = match file {
+        None => preset.preset().config(),
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
             Config::from_toml(&text, &path.display().to_string())?
         }
     };
-    if let Some(path) = &args.data {
+    if let Some(path) = data {
         let path = std::path::absolute(path).map_err(|e| Error::read(path, e))?;
         if path.to_str().is_none() {
             let help = "rename the folder: the run's configuration keeps its name as text";
@@ -199,7 +205,14 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
         }
         config.data.path = Some(path);
     }
-    config.data.size = args.size.or(config.data.size);
+    config.data.size = size.or(config.data.size);
+    Ok(config)
+}
+
+/// The configuration that the arguments describe.
+fn configuration(args: &TrainArgs) -> Result<Config> {
+    let data = (args.data.as_deref(), args.size);
+    let mut config = basis(args.preset, args.config.as_deref(), data)?;
     let train = &mut config.train;
     train.batch = args.batch.unwrap_or(train.batch);
     train.lr = args.lr.unwrap_or(train.lr);
@@ -223,7 +236,7 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
 }
 
 /// Makes a preset's network take the images there are.
-fn fit(config: &mut Config, data: &data::Dataset) {
+pub(super) fn fit(config: &mut Config, data: &data::Dataset) {
     config.unet.sample_size = [data.height(), data.width()];
     config.unet.in_channels = data.channels();
     config.unet.out_channels = data.channels();
@@ -255,19 +268,4 @@ fn link_latest(folder: &Path) -> Result<()> {
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
-}
-
-/// Counts Ctrl-C: the first asks training to stop after its step, the third ends the process at once.
-fn watch_interrupts() -> Arc<AtomicU8> {
-    let count = Arc::new(AtomicU8::new(0));
-    let seen = Arc::clone(&count);
-    let watched = ctrlc::set_handler(move || match seen.fetch_add(1, Ordering::Relaxed) {
-        0 => eprintln!("\nfinishing the step and saving; press Ctrl-C twice more to stop at once"),
-        1 => {}
-        _ => std::process::exit(130),
-    });
-    if let Err(error) = watched {
-        eprintln!("warning: Ctrl-C will not be waited for: {error}");
-    }
-    count
 }

@@ -183,8 +183,22 @@ impl Dataset {
         }
     }
 
-    fn resized(self, size: Option<(usize, usize)>) -> Result<Self> {
-        let Some((height, width)) = size else { return Ok(self) };
+    /// Its first `count` images, or all where there are fewer.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a count of 0.
+    pub fn first(&self, count: usize) -> Result<Self> {
+        let count = count.min(self.len());
+        let pixels = self.pixels[..count * self.image_len()].to_vec();
+        let labels = self.labels.as_ref().map(|labels| labels[..count].to_vec());
+        Dataset::new(self.name.clone(), self.shape, pixels, labels, self.flip_makes_sense)
+    }
+
+    /// Every image cut to the aspect of (height, width) around its centre, and resized.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a size that no data set here has.
+    pub fn resized(self, (height, width): (usize, usize)) -> Result<Self> {
         check_size(&self.name, (height, width))?;
         if (height, width) == (self.height(), self.width()) {
             return Ok(self);
@@ -218,6 +232,7 @@ impl Datasets {
 
     /// Every image cut to the aspect of `size` (height, width) around its centre, and resized.
     pub(super) fn resized(self, size: Option<(usize, usize)>) -> Result<Self> {
+        let Some(size) = size else { return Ok(self) };
         let test = self.test.map(|test| test.resized(size)).transpose()?;
         Ok(Datasets { train: self.train.resized(size)?, test })
     }
@@ -278,6 +293,17 @@ mod tests {
         says(new([2, 0, 1], 8, None), "got 2x0");
         says(new([4097, 1, 1], 4097, None), "got 4097x1");
         says(new([1, 4097, 1], 4097, None), "got 1x4097");
+    }
+
+    #[test]
+    fn the_first_images_keep_their_bytes_and_labels() {
+        let data = counting(1);
+        let one = data.first(1).unwrap();
+        assert_eq!((one.len(), one.bytes(0), one.labels()), (1, data.bytes(0), Some(&[4][..])));
+        assert_eq!(data.first(9).unwrap(), data);
+        assert!(data.first(0).is_err());
+        let wide = data.resized((4, 6)).unwrap();
+        assert_eq!((wide.len(), wide.height(), wide.width()), (2, 4, 6));
     }
 
     #[test]

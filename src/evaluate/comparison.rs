@@ -6,10 +6,10 @@ use super::precision_recall::{NEIGHBOUR, precision_recall};
 use super::{Estimate, check_pair, choose};
 use crate::error::Result;
 use ndarray::{ArrayView2, Axis};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How samples compare with images.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// Samples.
     pub samples: usize,

@@ -1,9 +1,9 @@
 //! Means with their standard errors.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A mean, and the standard deviation that it would have if everything were drawn anew.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,

@@ -5,8 +5,10 @@ use std::ops::Range;
 
 /// An axis has room for this many marks.
 const MAX_MARKS: usize = 10;
-/// Where labels would need more decimals than this they are written as powers.
-const MAX_DECIMALS: usize = 5;
+/// Labels of smaller numbers, and of larger ones, are written as powers.
+const WRITTEN_OUT: Range<f64> = 1e-3..1e7;
+/// Over a larger ratio each label has the digits of its own number.
+const WIDE: f64 = 1e3;
 
 /// How an axis goes from its lowest to its highest number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +17,22 @@ pub enum Scale {
     Linear,
     /// Equal ratios are equally long; for positive numbers.
     Logarithmic,
+    /// The same, marked at powers of two.
+    Doublings,
 }
+
+impl Scale {
+    /// Whether an axis can show a number.
+    pub(super) fn shows(self, value: f64) -> bool {
+        match self {
+            Scale::Linear => value.abs() < LARGEST,
+            Scale::Logarithmic | Scale::Doublings => (1.0 / LARGEST..LARGEST).contains(&value),
+        }
+    }
+}
+
+/// Numbers beyond are left out: the ratio of two of them has to be a number.
+const LARGEST: f64 = 1e150;
 
 /// An axis with [`marks`]; the library's own logarithmic one has next to none where the numbers span few powers of ten.
 #[derive(Clone, Debug)]
@@ -31,14 +48,20 @@ impl Axis {
         let marks = match scale {
             Scale::Linear => even_marks(&range),
             Scale::Logarithmic => marks(range.clone()),
+            Scale::Doublings => doublings(&range),
         };
         Axis { scale, range, marks }
     }
 
     /// The label of a mark.
     pub(super) fn label(&self, mark: f64) -> String {
-        let digits = decimals(&self.marks);
-        if digits > MAX_DECIMALS { format!("{mark:.0e}") } else { format!("{mark:.digits$}") }
+        let size = mark.abs();
+        if size > 0.0 && !WRITTEN_OUT.contains(&size) {
+            return format!("{mark:.1e}").replace(".0e", "e");
+        }
+        let wide = self.scale != Scale::Linear && self.range.end / self.range.start > WIDE;
+        let digits = if wide { decimals(&[size]) } else { decimals(&self.marks) };
+        format!("{mark:.digits$}")
     }
 }
 
@@ -50,7 +73,7 @@ impl Ranged for Axis {
         let Range { start, end } = self.range;
         let part = match self.scale {
             Scale::Linear => (value - start) / (end - start),
-            Scale::Logarithmic => (value / start).ln() / (end / start).ln(),
+            Scale::Logarithmic | Scale::Doublings => (value / start).ln() / (end / start).ln(),
         };
         from + (part * f64::from(to - from)).round() as i32
     }
@@ -89,6 +112,13 @@ fn even_marks(range: &Range<f64>) -> Vec<f64> {
     let step = factor * power;
     let (first, last) = ((range.start / step).ceil() as i64, (range.end / step).floor() as i64);
     (first..=last).map(|i| i as f64 * step).collect()
+}
+
+/// Powers of two, or of four where they are many.
+fn doublings(range: &Range<f64>) -> Vec<f64> {
+    let (first, last) = (range.start.log2().ceil() as i32, range.end.log2().floor() as i32);
+    let step = if last - first > 9 { 2 } else { 1 };
+    (first..=last).step_by(step).map(|k| 2f64.powi(k)).collect()
 }
 
 /// The decimals that the labels of `marks` need so that each shows its first digit and neighbours differ.
@@ -139,6 +169,10 @@ mod tests {
         assert_eq!(labels(-30.0..60.0), ["-30", "-20", "-10", "0", "10", "20", "30", "40", "50", "60"]);
         assert_eq!(labels(0.0..1000.0)[..3], ["0", "200", "400"]);
         assert_eq!(Axis::new(Scale::Logarithmic, 1e-9..1.0).label(1e-7), "1e-7");
+        let wide = Axis::new(Scale::Logarithmic, 1e-4..20.0);
+        assert_eq!([1e-4, 0.01, 1.0, 10.0].map(|mark| wide.label(mark)), ["1e-4", "0.01", "1", "10"]);
+        let doublings = Axis::new(Scale::Doublings, 64.0..16384.0);
+        assert_eq!((doublings.marks.len(), doublings.label(16384.0)), (9, "16384".to_owned()));
     }
 
     #[test]

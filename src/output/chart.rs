@@ -1,7 +1,7 @@
-//! Plots of a few series over two axes, as SVG.
+//! Plots of a few series over two axes, as SVG that can still be read at a phone's width.
 
 use super::axis::{Axis, Scale};
-use super::plot::{GRID_COLOUR, SIZE, TEXT_COLOUR};
+use super::plot::{GRID_COLOUR, TEXT_COLOUR};
 use super::write_atomically;
 use crate::error::{Error, Result};
 use plotters::prelude::*;
@@ -9,39 +9,33 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
-/// Colours of the series in their order, told apart by most readers (Okabe & Ito 2008).
-const COLOURS: [RGBColor; 6] = [
+/// Smaller than the loss curve, so that its text is larger where it is shown at the same width.
+const SIZE: (u32, u32) = (640, 420);
+/// Colours that the colour-blind tell apart (Okabe & Ito 2008), then two more.
+const COLOURS: [RGBColor; 9] = [
+    RGBColor(0x22, 0x22, 0x22),
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
     RGBColor(0xcc, 0x79, 0xa7),
     RGBColor(0xe6, 0x9f, 0x00),
-    RGBColor(0x33, 0x33, 0x33),
+    RGBColor(0x56, 0xb4, 0xe9),
+    RGBColor(0x88, 0x88, 0x88),
+    RGBColor(0x8c, 0x56, 0x4b),
 ];
-/// Series of at most this many points show them.
-const DOTTED: usize = 60;
-/// Numbers of a size beyond are left out.
-const LARGEST: f64 = 1e200;
 
-/// An axis: what it shows, and how.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ChartAxis<'a> {
-    /// Its name and unit.
-    pub label: &'a str,
-    /// Its scale.
-    pub scale: Scale,
+/// How a series is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// A line.
+    Line,
+    /// A line with a dot at each point.
+    Dots,
+    /// A dashed line: theory, or what is only for reference.
+    Dashed,
 }
 
-/// Points (x, y) joined by a line.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Series<'a> {
-    /// The name in the legend.
-    pub name: &'a str,
-    /// The points in the order of the line; those that are not finite, or not positive on a logarithmic axis, are left out.
-    pub points: Vec<(f64, f64)>,
-}
-
-/// Where the legend is.
+/// Where the legend stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Corner {
     /// Above, on the left.
@@ -54,6 +48,28 @@ pub enum Corner {
     LowerRight,
 }
 
+/// A named series of points.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Its name in the legend.
+    pub name: String,
+    /// x and y, in the order of the line.
+    pub points: Vec<(f64, f64)>,
+    /// Its colour's number; there are nine, and then they repeat.
+    pub colour: usize,
+    /// How it is drawn.
+    pub look: Look,
+}
+
+/// An axis: what it shows, and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ChartAxis<'a> {
+    /// Its name and unit.
+    pub label: &'a str,
+    /// Its scale.
+    pub scale: Scale,
+}
+
 /// A plot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chart<'a> {
@@ -62,33 +78,36 @@ pub struct Chart<'a> {
     /// Upwards.
     pub y: ChartAxis<'a>,
     /// Drawn one over the other.
-    pub series: Vec<Series<'a>>,
-    /// The corner in which nothing hides behind the legend.
+    pub series: Vec<Series>,
+    /// The corner in which the least hides behind the legend.
     pub legend: Corner,
 }
 
 impl Chart<'_> {
-    /// The plot as an SVG document.
+    /// The chart as an SVG document. Points that an axis cannot show (no numbers, or not positive on a logarithmic one) are
+    /// left out; a chart without a point is an empty one that says so.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where no point can be drawn.
+    /// [`Error::Invalid`] for values that cannot be drawn.
     pub fn svg(&self) -> Result<String> {
-        let refuse =
-            |got: String| Error::invalid(format!("a plot of {}", self.y.label), "points to draw", got, "");
-        let drawable = |scale: Scale, v: f64| match scale {
-            Scale::Linear => v.abs() < LARGEST,
-            Scale::Logarithmic => (1.0 / LARGEST..LARGEST).contains(&v),
-        };
-        let kept = |series: &Series| -> Vec<(f64, f64)> {
-            let fits = |&(x, y): &(f64, f64)| drawable(self.x.scale, x) && drawable(self.y.scale, y);
-            series.points.iter().copied().filter(fits).collect()
-        };
-        let series: Vec<(&str, Vec<(f64, f64)>)> = self.series.iter().map(|s| (s.name, kept(s))).collect();
-        let x = extent(self.x.scale, series.iter().flat_map(|(_, points)| points.iter().map(|p| p.0)));
-        let y = extent(self.y.scale, series.iter().flat_map(|(_, points)| points.iter().map(|p| p.1)));
-        let (Some(x), Some(y)) = (x, y) else { return Err(refuse("none".to_owned())) };
+        let (x_scale, y_scale) = (self.x.scale, self.y.scale);
+        let series: Vec<Series> = self
+            .series
+            .iter()
+            .map(|series| Series {
+                points: series
+                    .points
+                    .iter()
+                    .copied()
+                    .filter(|p| x_scale.shows(p.0) && y_scale.shows(p.1))
+                    .collect(),
+                ..series.clone()
+            })
+            .filter(|series| !series.points.is_empty())
+            .collect();
         let mut svg = String::new();
-        self.draw(&mut svg, x, y, series).map_err(|error| refuse(error.to_string()))?;
+        self.draw(&mut svg, &series)
+            .map_err(|e| Error::invalid("a chart", "values that can be drawn", e.to_string(), ""))?;
         Ok(svg)
     }
 
@@ -104,20 +123,26 @@ impl Chart<'_> {
     fn draw(
         &self,
         svg: &mut String,
-        x: Range<f64>,
-        y: Range<f64>,
-        series: Vec<(&str, Vec<(f64, f64)>)>,
+        series: &[Series],
     ) -> std::result::Result<(), Box<dyn std::error::Error>> {
-        let (x, y) = (Axis::new(self.x.scale, x), Axis::new(self.y.scale, y));
-        let (x_label, y_label) = (x.clone(), y.clone());
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
         let text = |size: i32| ("sans-serif", size).into_font().color(&TEXT_COLOUR);
+        if series.is_empty() {
+            root.draw(&Text::new("nothing was measured", (220, 200), text(20)))?;
+            root.present()?;
+            return Ok(());
+        }
+        let values =
+            |pick: fn(&(f64, f64)) -> f64| series.iter().flat_map(move |s| s.points.iter().map(pick));
+        let x = Axis::new(self.x.scale, extent(self.x.scale, values(|p| p.0), 0.0));
+        let y = Axis::new(self.y.scale, extent(self.y.scale, values(|p| p.1), 0.05));
+        let (x_label, y_label) = (x.clone(), y.clone());
         let mut chart = ChartBuilder::on(&root)
-            .margin(16)
-            .margin_right(28)
-            .x_label_area_size(48)
-            .y_label_area_size(80)
+            .margin(10)
+            .margin_right(24)
+            .x_label_area_size(52)
+            .y_label_area_size(78)
             .build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
@@ -125,21 +150,28 @@ impl Chart<'_> {
             .y_desc(self.y.label)
             .x_label_formatter(&|x| x_label.label(*x))
             .y_label_formatter(&|y| y_label.label(*y))
-            .label_style(text(15))
-            .axis_desc_style(text(17))
+            .label_style(text(17))
+            .axis_desc_style(text(18))
             .axis_style(TEXT_COLOUR)
             .bold_line_style(GRID_COLOUR)
             .light_line_style(TRANSPARENT)
             .draw()?;
-        for ((name, points), colour) in series.into_iter().zip(COLOURS.into_iter().cycle()) {
-            let style = colour.stroke_width(2);
-            if points.len() <= DOTTED {
-                chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
+        for Series { name, points, colour, look } in series {
+            let colour = COLOURS[colour % COLOURS.len()];
+            let style = colour.stroke_width(if *look == Look::Dashed { 2 } else { 3 });
+            let drawn = if *look == Look::Dashed {
+                chart.draw_series(DashedLineSeries::new(points.iter().copied(), 7, 5, style))?
+            } else {
+                chart.draw_series(LineSeries::new(points.iter().copied(), style))?
+            };
+            let dashed = *look == Look::Dashed;
+            drawn.label(name).legend(move |(x, y)| {
+                // A dashed line's sample is a short one.
+                PathElement::new([(x, y), (x + if dashed { 8 } else { 22 }, y)], style)
+            });
+            if *look == Look::Dots || points.len() == 1 {
+                chart.draw_series(points.iter().map(|&p| Circle::new(p, 4, colour.filled())))?;
             }
-            chart
-                .draw_series(LineSeries::new(points, style))?
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
         }
         let position = match self.legend {
             Corner::UpperLeft => SeriesLabelPosition::UpperLeft,
@@ -147,33 +179,32 @@ impl Chart<'_> {
             Corner::LowerLeft => SeriesLabelPosition::LowerLeft,
             Corner::LowerRight => SeriesLabelPosition::LowerRight,
         };
-        chart
-            .configure_series_labels()
-            .position(position)
-            .margin(12)
-            .background_style(WHITE.mix(0.85))
-            .border_style(GRID_COLOUR)
-            .label_font(text(15))
-            .draw()?;
+        if series.len() > 1 {
+            chart
+                .configure_series_labels()
+                .position(position)
+                .margin(8)
+                .background_style(WHITE.mix(0.8))
+                .border_style(GRID_COLOUR)
+                .label_font(text(16))
+                .draw()?;
+        }
         root.present()?;
         Ok(())
     }
 }
 
-/// The range of an axis that shows all values, with a little room; `None` without values.
-fn extent(scale: Scale, values: impl Iterator<Item = f64>) -> Option<Range<f64>> {
+/// The range of an axis that shows all values, with so much of it as room beyond.
+fn extent(scale: Scale, values: impl Iterator<Item = f64>, room: f64) -> Range<f64> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
-    if low > high {
-        return None;
-    }
     match scale {
-        Scale::Logarithmic => Some(low / 1.15..high * 1.15),
-        Scale::Linear => {
-            let span = if high > low { high - low } else { low.abs().max(1.0) };
-            // What begins near 0 begins at 0.
-            let start = if low >= 0.0 && low < 0.3 * high { 0.0 } else { low - 0.04 * span };
-            Some(start..high + 0.04 * span)
+        Scale::Linear if low < high => low - room * (high - low)..high + room * (high - low),
+        Scale::Linear => low - 0.5 * low.abs().max(1.0)..high + 0.5 * high.abs().max(1.0),
+        Scale::Logarithmic | Scale::Doublings if low < high => {
+            let room = (high / low).powf(room);
+            low / room..high * room
         }
+        Scale::Logarithmic | Scale::Doublings => low / 2.0..high * 2.0,
     }
 }
 
@@ -181,40 +212,41 @@ fn extent(scale: Scale, values: impl Iterator<Item = f64>) -> Option<Range<f64>>
 mod tests {
     use super::*;
 
-    fn chart(x: Scale, y: Scale, points: Vec<(f64, f64)>) -> Chart<'static> {
-        let other = Series { name: "zeros", points: vec![(0.0, 0.0)] };
+    fn chart(x: Scale, y: Scale, points: &[(f64, f64)]) -> Chart<'static> {
+        let series =
+            |name: &str, look| Series { name: name.into(), points: points.to_vec(), colour: 0, look };
         Chart {
-            x: ChartAxis { label: "timestep t", scale: x },
-            y: ChartAxis { label: "bits/dim", scale: y },
-            series: vec![Series { name: "small variance", points }, other],
-            legend: Corner::UpperRight,
+            x: ChartAxis { label: "tokens", scale: x },
+            y: ChartAxis { label: "seconds", scale: y },
+            series: vec![series("one", Look::Dots), series("two", Look::Dashed)],
+            legend: Corner::UpperLeft,
         }
     }
 
     #[test]
-    fn a_plot_has_its_axes_its_legend_and_its_lines() {
-        let svg = chart(Scale::Logarithmic, Scale::Linear, vec![(1.0, 0.5), (10.0, 2.0), (1000.0, 1.0)]);
-        let svg = svg.svg().unwrap();
-        for part in ["<svg", "</svg>", "timestep t", "bits/dim", "small variance", "\n1000\n", "\n0.5\n"] {
-            assert!(svg.contains(part), "{part} is not in {svg}");
+    fn a_chart_has_axes_marks_series_and_legend() {
+        let points = [(64.0, 1e-4), (1024.0, 0.02), (16384.0, 5.0)];
+        let svg = chart(Scale::Doublings, Scale::Logarithmic, &points).svg().unwrap();
+        for part in ["tokens", "seconds", "one", "two", "1024", "4096", "0.01", "1e-4", "</svg>"] {
+            assert!(svg.contains(part), "{part}");
         }
-        // Three points and none for the 0 that a logarithmic axis has no place for.
         assert_eq!(svg.matches("<circle").count(), 3);
-        assert!(svg.contains("<polyline"));
     }
 
     #[test]
-    fn odd_points_are_left_out_and_none_is_refused() {
-        let odd = vec![(1.0, f64::NAN), (f64::INFINITY, 1.0), (1e300, 1.0), (5.0, 5.0), (-1.0, -2.0)];
-        for (x, y) in [
-            (Scale::Linear, Scale::Linear),
-            (Scale::Linear, Scale::Logarithmic),
-            (Scale::Logarithmic, Scale::Logarithmic),
-        ] {
-            assert!(chart(x, y, odd.clone()).svg().unwrap().contains("</svg>"));
+    fn odd_values_are_left_out_and_odd_ranges_drawn() {
+        for scale in [Scale::Linear, Scale::Logarithmic, Scale::Doublings] {
+            for points in [
+                vec![],
+                vec![(1.0, f64::NAN)],
+                vec![(3.0, 3.0)],
+                vec![(0.0, 0.0), (-1.0, 5.0)],
+                vec![(1.0, 1e-300), (2.0, 1e300)],
+                vec![(1.0, 1e-140), (2.0, 1e140)],
+            ] {
+                let svg = chart(scale, scale, &points).svg().unwrap();
+                assert!(svg.contains("</svg>"), "{scale:?} {points:?}");
+            }
         }
-        let none = chart(Scale::Logarithmic, Scale::Linear, vec![(0.0, 1.0)]).svg();
-        assert!(none.unwrap_err().to_string().contains("a plot of bits/dim"));
-        assert!(chart(Scale::Linear, Scale::Linear, vec![(3.0, 0.0); 2]).svg().is_ok());
     }
 }

@@ -10,7 +10,7 @@ mod plot;
 
 pub use atomic::write_atomically;
 pub use axis::Scale;
-pub use chart::{Chart, ChartAxis, Corner, Series};
+pub use chart::{Chart, ChartAxis, Corner, Look, Series};
 pub use grid::{byte_from_unit, grid, write_gif, write_png};
 pub use npy::{read_npy, write_npy};
 pub use plot::{loss_curve, write_loss_curve};

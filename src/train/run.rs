@@ -13,7 +13,7 @@ use crate::output::{write_atomically, write_loss_curve, write_png};
 use crate::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub struct RunOptions {
     pub threads: usize,
     /// The kernels; a run resumed with others goes on well, but not to the same bits.
     pub kernels: Kernels,
+    /// Whether sample grids are made, on the way as the configuration says and at the end.
+    pub grids: bool,
 }
 
 /// What happens during a run, for whoever shows it.
@@ -205,7 +207,7 @@ impl Run {
                 self.checkpoint(&trainer, &mut metrics, &mut observer)?;
                 saved = step.step;
             }
-            if due(config.train.sample_every) {
+            if options.grids && due(config.train.sample_every) {
                 grid = Some(self.samples(&mut trainer, &mut observer)?);
                 pace.pause();
             }
@@ -222,7 +224,7 @@ impl Run {
                 &config.diffusion,
             )?;
             self.plot()?;
-            if !interrupted {
+            if options.grids && !interrupted {
                 grid = Some(self.samples(&mut trainer, &mut observer)?);
             }
         }
@@ -296,10 +298,30 @@ impl Run {
     /// # Errors
     /// [`Error::Read`] if there are none; [`Error::Invalid`] for a line that is not one of ours.
     pub fn metrics(&self) -> Result<Vec<Metric>> {
+        self.metrics_up_to(u64::MAX)
+    }
+
+    /// Seconds of training that led to the newest checkpoint, all calls together; what was done after it is lost when the
+    /// process is killed, and does not count.
+    ///
+    /// # Errors
+    /// Those of [`Run::metrics`] and of an unreadable checkpoint.
+    pub fn seconds(&self) -> Result<f64> {
+        match checkpoint::state::newest(&self.folder)? {
+            Some(newest) if newest.state.metrics_len > 0 => {
+                let seconds = cumulative_seconds(&self.metrics_up_to(newest.state.metrics_len)?);
+                Ok(seconds.last().copied().unwrap_or(0.0))
+            }
+            _ => Ok(0.0),
+        }
+    }
+
+    /// The metrics in the first `len` bytes of the file.
+    fn metrics_up_to(&self, len: u64) -> Result<Vec<Metric>> {
         let path = self.folder.join(METRICS);
         let file = File::open(&path).map_err(|e| Error::read(&path, e))?;
         let mut metrics = Vec::new();
-        for (i, line) in BufReader::new(file).lines().enumerate() {
+        for (i, line) in BufReader::new(file.take(len)).lines().enumerate() {
             let line = line.map_err(|e| Error::read(&path, e))?;
             metrics.push(serde_json::from_str(&line).map_err(|e| {
                 let what = format!("{}, line {}", path.display(), i + 1);
@@ -336,6 +358,17 @@ fn progress(state: TrainingState) -> Progress<f32> {
         adam: Adam { first_moment: state.first_moment, second_moment: state.second_moment },
         projections: state.projections,
     }
+}
+
+/// Seconds of training up to each step, over all calls; each call's metrics count from its own beginning.
+pub fn cumulative_seconds(metrics: &[Metric]) -> Vec<f64> {
+    let (mut before, mut sum) = (0.0, 0.0);
+    let cumulative = metrics.iter().map(|metric| {
+        sum += if metric.seconds >= before { metric.seconds - before } else { metric.seconds };
+        before = metric.seconds;
+        sum
+    });
+    cumulative.collect()
 }
 
 fn share_done(limit: Limit, step: u64, elapsed: Duration) -> f64 {
@@ -403,5 +436,18 @@ impl Pace {
 
     fn pause(&mut self) {
         self.last = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seconds_of_resumed_calls_add_up() {
+        let metric =
+            |seconds| Metric { step: 1, loss: 1.0, gradient_norm: 1.0, lr: 1.0, images_per_s: 1.0, seconds };
+        let metrics = [1.0, 3.0, 4.0, 0.5, 2.0].map(metric);
+        assert_eq!(cumulative_seconds(&metrics), [1.0, 3.0, 4.0, 4.5, 6.0]);
     }
 }

@@ -2,19 +2,17 @@
 
 use super::subject::Subject;
 use super::{EvaluateArgs, Split};
-use crate::cli::parse_size;
+use crate::cli::features_network::NetworkArgs;
 use crate::cli::progress::Progress;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ndarray::{Array2, Array4, Axis, Ix4, s};
 use performer_ddpm::data::{self, Dataset};
-use performer_ddpm::evaluate::features::{Extractor, FeatureOptions, PixelRange};
+use performer_ddpm::evaluate::features::Extractor;
 use performer_ddpm::evaluate::nearest::{nearest, write_sheet};
 use performer_ddpm::evaluate::{Comparison, choose, fewest};
 use performer_ddpm::output::read_npy;
-use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm::sample::sample;
 use performer_ddpm::{Error, Result};
-use performer_ddpm_onnx::runner::ort::OrtOptions;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -27,106 +25,17 @@ pub struct FeatureArgs {
     /// Images to compare with [default: 10000, or all if they are fewer]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     images: Option<u32>,
-    /// How a known network is fed: inception takes 299x299 in [-1,1]
-    #[arg(long, value_enum, value_name = "NAME")]
-    features_preset: Option<PresetName>,
-    /// The network's input of images, where it has several; the others are fed zeros
-    #[arg(long, value_name = "NAME")]
-    features_input: Option<String>,
-    /// The network's output of features, where it has several
-    #[arg(long, value_name = "NAME")]
-    features_output: Option<String>,
-    /// What the network takes pixels for [default: -1..1]
-    #[arg(long, value_enum, value_name = "NAME")]
-    features_range: Option<RangeName>,
-    /// Resize images to this size for the network, such as 299 [default: as they are]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    features_size: Option<[usize; 2]>,
-    /// What runs the network [default: ort]
-    #[arg(long, value_enum, value_name = "NAME")]
-    features_backend: Option<BackendName>,
-    /// ONNX Runtime's library or its folder [default: looked for; see onnx/README.md]
-    #[arg(long, value_name = "PATH")]
-    ort_lib: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PresetName {
-    /// Inception v3 as for the FID
-    Inception,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum RangeName {
-    /// -1 to 1
-    #[value(name = "-1..1", alias = "symmetric")]
-    Symmetric,
-    /// 0 to 1
-    #[value(name = "0..1")]
-    Unit,
-    /// 0 to 255
-    #[value(name = "0..255")]
-    Bytes,
-    /// By ImageNet's means and deviations
-    Imagenet,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum BackendName {
-    /// ONNX Runtime
-    Ort,
-    /// tract, in pure Rust (built with --features tract)
-    Tract,
+    #[command(flatten)]
+    pub feeding: NetworkArgs,
 }
 
 impl FeatureArgs {
     /// The options that were given.
     pub fn given(&self) -> impl Iterator<Item = &'static str> {
-        [
-            ("--samples", self.samples.is_some()),
-            ("--images", self.images.is_some()),
-            ("--features-preset", self.features_preset.is_some()),
-            ("--features-input", self.features_input.is_some()),
-            ("--features-output", self.features_output.is_some()),
-            ("--features-range", self.features_range.is_some()),
-            ("--features-size", self.features_size.is_some()),
-            ("--features-backend", self.features_backend.is_some()),
-            ("--ort-lib", self.ort_lib.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(flag, given)| given.then_some(flag))
-    }
-
-    fn options(&self, args: &EvaluateArgs) -> Result<FeatureOptions> {
-        let runtime = match (self.features_backend, &self.ort_lib) {
-            (Some(BackendName::Tract), Some(library)) => {
-                let got = library.display().to_string();
-                return Err(Error::invalid("--ort-lib", "none with --features-backend tract", got, ""));
-            }
-            (Some(BackendName::Tract), None) => Runtime::Tract,
-            (_, library) => Runtime::OnnxRuntime(OrtOptions {
-                library: library.clone(),
-                threads: args.compute.threads.map(usize::from),
-                ..OrtOptions::default()
-            }),
-        };
-        let mut options = match self.features_preset {
-            Some(PresetName::Inception) => FeatureOptions::inception(runtime),
-            None => FeatureOptions::new(runtime),
-        };
-        options.input.clone_from(&self.features_input);
-        options.output.clone_from(&self.features_output);
-        options.batch = args.batch as usize;
-        options.size = self.features_size.or(options.size);
-        if let Some(range) = self.features_range {
-            options.range = match range {
-                RangeName::Symmetric => PixelRange::Symmetric,
-                RangeName::Unit => PixelRange::Unit,
-                RangeName::Bytes => PixelRange::Bytes,
-                RangeName::Imagenet => PixelRange::ImageNet,
-            };
-        }
-        Ok(options)
+        [("--samples", self.samples.is_some()), ("--images", self.images.is_some())]
+            .into_iter()
+            .filter_map(|(flag, given)| given.then_some(flag))
+            .chain(self.feeding.given())
     }
 }
 
@@ -176,7 +85,8 @@ pub fn run(
     progress: &mut Progress,
     files: &mut Vec<String>,
 ) -> Result<Figures> {
-    let mut extractor = Extractor::open(file, &args.network.options(args)?)?;
+    let mut extractor =
+        Extractor::open(file, &args.network.feeding.options(args.batch as usize, args.compute.threads)?)?;
     let given = args.network.samples.as_deref().map(|path| given_samples(args, path)).transpose()?;
     let wanted = given.as_ref().map_or(args.n.map_or(SAMPLES, |n| n as usize), |x| x.len_of(Axis(0)));
     let dataset = args.split(&subject.data, Split::Train)?;

@@ -9,7 +9,7 @@ use performer_ddpm::Result;
 use performer_ddpm::config::VarianceKind;
 use performer_ddpm::evaluate::nll::{self, Bound, Likelihood, NllConfig, Term, Timesteps};
 use performer_ddpm::evaluate::{Estimate, choose, images};
-use performer_ddpm::output::{Chart, ChartAxis, Corner, Scale, Series};
+use performer_ddpm::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 use serde::Serialize;
 use std::path::Path;
 
@@ -93,9 +93,14 @@ pub fn run(
 impl Figures {
     /// Writes the plots.
     fn plot(&self, folder: &Path, files: &mut Vec<String>) -> Result<()> {
-        let curve = |value: fn(&Bound) -> Vec<(f64, f64)>| -> Vec<Series<'static>> {
-            let series = |bound: &Bound| Series { name: sigma2(bound.variance), points: value(bound) };
-            self.likelihood.bounds.iter().map(series).collect()
+        let curve = |value: fn(&Bound) -> Vec<(f64, f64)>| -> Vec<Series> {
+            let series = |(i, bound): (usize, &Bound)| Series {
+                name: sigma2(bound.variance).to_owned(),
+                points: value(bound),
+                colour: i + 1,
+                look: Look::Dots,
+            };
+            self.likelihood.bounds.iter().enumerate().map(series).collect()
         };
         let per_timestep = |bound: &Bound| -> Vec<(f64, f64)> {
             let middle = |term: &Term| ((term.first * term.last) as f64).sqrt();

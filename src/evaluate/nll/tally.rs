@@ -6,13 +6,13 @@ use crate::equations::Schedule;
 use crate::equations::bound::eq18_constant;
 use crate::evaluate::Estimate;
 use crate::evaluate::estimate::Moments;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Half of the range of a pixel's bytes: distances in [-1, 1] times this are in [0, 255].
 const HALF_RANGE: f64 = 127.5;
 
 /// The bound on a set of images.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Likelihood {
     /// Images.
     pub images: usize,
@@ -37,7 +37,7 @@ impl Likelihood {
 }
 
 /// The bound (17) with one reverse variance, in bits per dimension; errors are over images, draws and timesteps left out.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bound {
     /// sigma_t^2, (7).
     pub variance: VarianceKind,
@@ -58,7 +58,7 @@ pub struct Bound {
 }
 
 /// The terms L_{t-1} of the timesteps `first..=last`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Term {
     /// The lowest t.
     pub first: usize,
@@ -82,7 +82,7 @@ impl Term {
 }
 
 /// What a receiver has after some bits, Ho et al. (2020), section 4.3.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RatePoint {
     /// The x_t that it has; of a stratum the middle.
     pub t: f64,

@@ -1,0 +1,243 @@
+//! `compare`: FAVOR+ beside softmax under one budget, with a report.
+
+use super::features_network::NetworkArgs;
+use super::interrupts::watch_interrupts;
+use super::progress::Progress;
+use super::train::{PresetName, basis, fit, load};
+use super::{ComputeArgs, RUNS, parse_size, print_json};
+use clap::Args;
+use performer_ddpm::compare::report::write_report;
+use performer_ddpm::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan, Variant};
+use performer_ddpm::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::Ordering;
+
+/// Compare attention: train the same network with softmax and with FAVOR+, on the same batches, and write a report.
+///
+/// Five parts (--only does some of them):
+///   runs             each variant trained for the budget; loss, speed, memory, samples from the same noise
+///   full-resolution  the images enlarged to 64x64 with attention at every pixel, FAVOR+ and softmax
+///   cost             time and memory of the attention layer alone, over L and m
+///   approximation    the error of the random features over m
+///   conversion       the softmax run's weights run with FAVOR+, and what a short fine-tuning restores
+///
+/// --minutes M counts training alone, for each variant: five variants train 5 M minutes. Full resolution takes M/2 minutes for
+/// each of its two networks, fine-tuning a tenth of the softmax run's steps for each of three; the measurements take a few
+/// minutes more, on fewer images where M is below 5. With --steps N full resolution takes N/20 steps (10 to 400), and the
+/// measurements are short where N is below 2000. Whatever is left out is named in the report.
+///
+/// A comparison that was stopped goes on where it was when it is run again, with the same options or with --out alone; each run
+/// is an ordinary run folder under DIR/runs.
+///
+/// Example: performer-ddpm compare --minutes 2
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct CompareArgs {
+    /// The network and its training, by name [default: fashion]
+    #[arg(long, value_enum, value_name = "NAME")]
+    preset: Option<PresetName>,
+    /// The same from a configuration file, such as a run's config.toml
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "preset")]
+    config: Option<PathBuf>,
+    /// Train on these images, as in train
+    #[arg(long, value_name = "PATH")]
+    data: Option<PathBuf>,
+    /// Resize and crop a folder of pictures to this size
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    size: Option<[usize; 2]>,
+    /// Steps of each variant [default: the configuration's]
+    #[arg(long, value_name = "N", conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Minutes of training of each variant
+    #[arg(long, value_name = "M", allow_negative_numbers = true)]
+    minutes: Option<f64>,
+    /// What is compared [default: softmax,favor,favor-hyperbolic,favor-trig,relu]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    variants: Option<Vec<String>>,
+    /// Compare samples under this features network: Fréchet and kernel distance, precision and recall
+    #[arg(long, value_name = "FILE.onnx")]
+    features: Option<PathBuf>,
+    /// Samples of each variant for --features [default: 2000, or 500 for short budgets]
+    #[arg(long, value_name = "N", requires = "features", value_parser = clap::value_parser!(u32).range(2..))]
+    samples: Option<u32>,
+    /// The comparison's folder [default: runs/compare-NAME-BUDGET]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Do these parts only [default: all]
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    only: Option<Vec<String>>,
+    /// Only write the report anew from what was found
+    #[arg(long, conflicts_with = "only")]
+    report_only: bool,
+    /// One JSON object on stdout: the plan and everything found
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    network: NetworkArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// Images that go through a features network together.
+const FEATURES_BATCH: usize = 64;
+
+/// Compares; prints the runs' figures and the report's path.
+pub fn run(args: CompareArgs) -> Result<ExitCode> {
+    let parts = match &args.only {
+        None => Part::ALL.to_vec(),
+        Some(names) => names.iter().map(|name| name.parse()).collect::<Result<_>>()?,
+    };
+    let (folder, plan) = plan(&args)?;
+    if args.report_only {
+        let findings = Findings::load(&folder)?.ok_or_else(|| nothing_there(&folder))?;
+        let report = write_report(&folder, &findings)?;
+        return done(&args, true, &report, &findings);
+    }
+    let data = load(&plan.config.data)?;
+    let mut features = match &args.features {
+        None if args.network.given().next().is_some() => {
+            let given = args.network.given().collect::<Vec<_>>().join(", ");
+            return Err(Error::invalid(given, "--features FILE.onnx beside it", "none", ""));
+        }
+        None => None,
+        Some(file) => {
+            let options = args.network.options(FEATURES_BATCH, args.compute.threads)?;
+            Some(Features::open(file, &options, args.samples.map(|samples| samples as usize))?)
+        }
+    };
+    let mut comparison = Comparison::open(&folder, plan, &data)?;
+    let plan = comparison.findings().plan.clone();
+    let interrupts = watch_interrupts();
+    let mut progress = Progress::new(args.compute.quiet);
+    progress.say(&format!(
+        "comparing on {} ({} images), {} threads; {}",
+        data.train.name(),
+        data.train.len(),
+        comparison.findings().plan.threads,
+        folder.display()
+    ));
+    let stop = || interrupts.load(Ordering::Relaxed) > 0;
+    let peak_mib = |folder: &Path, batch: usize| peak_mib(&plan, folder, batch);
+    let finished =
+        comparison.run(&parts, &data, features.as_mut(), &peak_mib, stop, |event| match event {
+            Event::Stage(name) => {
+                progress.finish();
+                progress = Progress::new(args.compute.quiet);
+                progress.say(name);
+            }
+            Event::Progress { done, message } => progress.update(done, || message.to_owned()),
+            Event::Note(text) => progress.say(text),
+        })?;
+    progress.finish();
+    let report = write_report(&folder, comparison.findings())?;
+    done(&args, finished, &report, comparison.findings())
+}
+
+/// The folder, and the plan that the options describe, or the one that is kept there where none is given.
+fn plan(args: &CompareArgs) -> Result<(PathBuf, Plan)> {
+    if let Some(folder) = &args.out
+        && args.describes_no_plan()
+        && let Some(findings) = Findings::load(folder)?
+    {
+        return Ok((folder.clone(), findings.plan));
+    }
+    let preset = args.preset.unwrap_or(PresetName::Fashion);
+    let mut config = basis(preset, args.config.as_deref(), (args.data.as_deref(), args.size))?;
+    let name = match &args.config {
+        None => preset.preset().name().to_owned(),
+        Some(file) => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    let data = load(&config.data)?;
+    if args.config.is_none() {
+        fit(&mut config, &data.train);
+    }
+    let variants: Vec<Variant> = match &args.variants {
+        None => Variant::ALL.to_vec(),
+        Some(names) => names.iter().map(|name| name.parse()).collect::<Result<_>>()?,
+    };
+    let (budget, budget_name) = match (args.minutes, args.steps.unwrap_or(config.train.steps)) {
+        (Some(minutes), _) => (Budget::Minutes(minutes), format!("{minutes}min")),
+        (None, steps) => (Budget::Steps(steps), format!("{steps}steps")),
+    };
+    let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
+    let plan = Plan::new(name, &config, &variants, budget, threads, kernels)?;
+    let default = || Path::new(RUNS).join(format!("compare-{}-{budget_name}", plan.name));
+    let folder = args.out.clone().unwrap_or_else(default);
+    Ok((folder, plan))
+}
+
+impl CompareArgs {
+    fn describes_no_plan(&self) -> bool {
+        self.preset.is_none()
+            && self.config.is_none()
+            && self.data.is_none()
+            && self.size.is_none()
+            && self.steps.is_none()
+            && self.minutes.is_none()
+            && self.variants.is_none()
+            && self.compute.threads.is_none()
+            && self.compute.isa.is_none()
+    }
+}
+
+fn nothing_there(folder: &Path) -> Error {
+    Error::invalid(
+        folder.display().to_string(),
+        "a comparison's folder, with a comparison.json",
+        "none there",
+        "name the folder that compare printed with --out",
+    )
+}
+
+fn done(args: &CompareArgs, finished: bool, report: &Path, findings: &Findings) -> Result<ExitCode> {
+    if args.json {
+        let mut json = findings.json();
+        json["finished"] = finished.into();
+        json["report"] = report.display().to_string().into();
+        print_json(&json);
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(findings);
+    if !finished {
+        println!("stopped; run the same command again to go on");
+    }
+    println!("report: {}", report.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The peak of a `bench` of the run's network, which begins by training it.
+fn peak_mib(plan: &Plan, folder: &Path, batch: usize) -> Option<f64> {
+    let mut bench = Command::new(std::env::current_exe().ok()?);
+    bench.arg("bench").arg(folder).args(["--runs", "1", "--json"]);
+    bench.args(["--batch", &batch.to_string(), "--threads", &plan.threads.to_string()]);
+    bench.args(["--isa", &plan.isa, "--conv", &plan.conv]);
+    let output = bench.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    figures["peak_rss_mib"].as_f64()
+}
+
+fn print(findings: &Findings) {
+    if findings.runs.is_empty() {
+        return;
+    }
+    println!(
+        "{:<17} {:>8} {:>10} {:>10} {:>10} {:>14}",
+        "attention", "steps", "ms a step", "MiB", "loss", "held-out loss"
+    );
+    for run in &findings.runs {
+        let t = &run.training;
+        let number = |x: Option<f64>, digits: usize| x.map_or("-".to_owned(), |x| format!("{x:.digits$}"));
+        let held_out = run.quality.as_ref().map(|quality| quality.held_out_loss().mean);
+        println!(
+            "{:<17} {:>8} {:>10} {:>10} {:>10} {:>14}{}",
+            run.variant.name(),
+            t.steps,
+            number(t.step_seconds.map(|s| 1e3 * s), 1),
+            number(t.peak_mib, 0),
+            number(t.final_loss, 4),
+            number(held_out, 5),
+            t.diverged.as_ref().map_or(String::new(), |what| format!("  diverged: {what}"))
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! A comparison in its folder: stage after stage, each recorded when it is done.
+
+use super::context::{Context, Event, PeakMib};
+use super::plan::{Part, Plan};
+use super::samples::{Features, SampleStudy};
+use super::store::{self, DataNote, Findings};
+use super::variant::Variant;
+use super::{approximation, conversion, cost, full_resolution, runs, samples};
+use crate::data::Datasets;
+use crate::error::{Error, Result};
+use crate::kernels::{ConvAlgorithm, Isa, Kernels};
+use crate::train::check_fit;
+use std::path::{Path, PathBuf};
+
+/// One call's work: the plan, what it runs on, who asks it to stop and who is told.
+struct Session<'a> {
+    plan: &'a Plan,
+    kernels: Kernels,
+    data: &'a Datasets,
+    features: Option<&'a mut Features>,
+    peak_mib: &'a PeakMib<'a>,
+    stop: &'a dyn Fn() -> bool,
+    observer: &'a mut dyn FnMut(Event),
+}
+
+/// A comparison in its folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    folder: PathBuf,
+    findings: Findings,
+}
+
+impl Comparison {
+    /// Goes on with the comparison in a folder, or begins one. Nothing is written yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the folder holds one with another plan, or if the images are not of the network's size.
+    pub fn open(folder: &Path, plan: Plan, data: &Datasets) -> Result<Comparison> {
+        check_fit(&plan.config, &data.train)?;
+        let held_out = data.test.as_ref().unwrap_or(&data.train).len();
+        if held_out < 2 {
+            let help = "errors are estimated from the images' spread";
+            return Err(Error::invalid("the held-out images", "at least 2", held_out.to_string(), help));
+        }
+        let findings = match Findings::load(folder)? {
+            None => Findings::new(plan, data),
+            Some(findings) => {
+                if let Some((at, there, asked)) = findings.plan.difference(&plan) {
+                    return Err(Error::invalid(
+                        format!("{}, the plan's {at}", folder.join(store::FILE).display()),
+                        format!("{asked}, as asked for"),
+                        there,
+                        "go on with it by --out alone, or give a new folder with --out",
+                    ));
+                }
+                findings
+            }
+        };
+        if findings.data != DataNote::of(data) {
+            return Err(Error::invalid(
+                "the images",
+                format!("those that the comparison in {} began with", folder.display()),
+                "others",
+                "give a new folder with --out",
+            ));
+        }
+        Ok(Comparison { folder: folder.to_path_buf(), findings })
+    }
+
+    /// What was found so far.
+    pub fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// Does the parts that are not done, recording each stage; false where it was asked to stop first.
+    ///
+    /// # Errors
+    /// [`Error::Write`] if the system refuses; [`Error::Invalid`] for a features network that does not take the images or
+    /// has too many features, or for a run in the folder that is not the comparison's.
+    pub fn run(
+        &mut self,
+        parts: &[Part],
+        data: &Datasets,
+        features: Option<&mut Features>,
+        peak_mib: &PeakMib,
+        stop: impl Fn() -> bool,
+        mut observer: impl FnMut(Event),
+    ) -> Result<bool> {
+        let plan = self.findings.plan.clone();
+        let kernels = kernels(&plan)?;
+        let mut features = features;
+        if let Some(features) = &mut features {
+            features.check(&plan, data)?;
+        }
+        std::fs::create_dir_all(&self.folder).map_err(|e| Error::write(&self.folder, e))?;
+        self.findings.save(&self.folder)?;
+        let session = &mut Session {
+            plan: &plan,
+            kernels,
+            data,
+            features,
+            peak_mib,
+            stop: &stop,
+            observer: &mut observer,
+        };
+        for part in Part::ALL.into_iter().filter(|part| parts.contains(part)) {
+            let finished = match part {
+                Part::Runs => self.runs(session)? && self.samples(session)?,
+                Part::FullResolution => self.full_resolution(session)?,
+                Part::Cost => self.cost(session)?,
+                Part::Approximation => self.approximation(session)?,
+                Part::Conversion => self.conversion(session)?,
+            };
+            if !finished {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn runs(&mut self, session: &mut Session) -> Result<bool> {
+        let (plan, data) = (session.plan, session.data);
+        for &variant in &plan.variants {
+            if self.findings.runs.iter().any(|run| run.variant == variant) {
+                continue;
+            }
+            let name = format!("{variant}: training for {}", plan.budget.describe());
+            let stage = |context: &mut Context| runs::run(context, plan, data, variant);
+            let Some(run) = self.stage(session, &name, stage)? else {
+                return Ok(false);
+            };
+            if let Some(what) = &run.training.diverged {
+                (session.observer)(Event::Note(&format!("{variant} diverged: {what}; the others go on")));
+            }
+            self.findings.runs.push(run);
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    /// Compares samples under the features network, if there is one.
+    fn samples(&mut self, session: &mut Session) -> Result<bool> {
+        let (plan, data) = (session.plan, session.data);
+        let Some(features) = session.features.take() else { return Ok(true) };
+        if !self.findings.samples.as_ref().is_some_and(|study| study.is_of(features, plan)) {
+            self.findings.samples = Some(SampleStudy::new(features, plan, data));
+        }
+        let measured = self.findings.runs.iter().filter(|run| run.quality.is_some());
+        let wanted: Vec<Option<Variant>> =
+            data.test.iter().map(|_| None).chain(measured.map(|run| Some(run.variant))).collect();
+        for variant in wanted {
+            let done = self.findings.samples.iter().flat_map(|study| &study.rows);
+            if done.into_iter().any(|row| row.variant == variant) {
+                continue;
+            }
+            let name = match variant {
+                Some(variant) => format!("{variant}: samples under {}", features.name()),
+                None => format!("test images under {}", features.name()),
+            };
+            let stage = |context: &mut Context| samples::compare(context, plan, data, features, variant);
+            let Some(row) = self.stage(session, &name, stage)? else {
+                return Ok(false);
+            };
+            if let Some(study) = &mut self.findings.samples {
+                study.rows.push(row);
+            }
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    fn full_resolution(&mut self, session: &mut Session) -> Result<bool> {
+        let (plan, data) = (session.plan, session.data);
+        let mut images = None;
+        for variant in full_resolution::VARIANTS {
+            if self.findings.full_resolution.iter().any(|run| run.variant == variant) {
+                continue;
+            }
+            let images = match &mut images {
+                Some(images) => &*images,
+                none => none.insert(full_resolution::enlarged(plan, data)?),
+            };
+            let [h, w] = plan.full_resolution.size;
+            let name =
+                format!("{variant} at {h}x{w}: training for {}", plan.full_resolution.budget.describe());
+            let stage = |context: &mut Context| full_resolution::run(context, plan, images, variant);
+            let Some(run) = self.stage(session, &name, stage)? else {
+                return Ok(false);
+            };
+            self.findings.full_resolution.push(run);
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    fn cost(&mut self, session: &mut Session) -> Result<bool> {
+        let plan = session.plan;
+        if self.findings.cost.is_none() {
+            let stage = |context: &mut Context| cost::study(context, &plan.cost);
+            let cost = self.stage(session, "the attention layer's cost", stage)?;
+            let Some(cost) = cost else { return Ok(false) };
+            self.findings.cost = Some(cost);
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    fn approximation(&mut self, session: &mut Session) -> Result<bool> {
+        let plan = session.plan;
+        if self.findings.approximation.is_none() {
+            let stage = |context: &mut Context| approximation::study(context, &plan.approximation);
+            let found = self.stage(session, "the random features' error", stage)?;
+            let Some(found) = found else { return Ok(false) };
+            self.findings.approximation = Some(found);
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    fn conversion(&mut self, session: &mut Session) -> Result<bool> {
+        let (plan, data) = (session.plan, session.data);
+        match self.findings.runs.iter().find(|run| run.variant == Variant::Softmax) {
+            None => {
+                (session.observer)(Event::Note(
+                    "conversion is left out: there is no softmax run to convert (--only runs with softmax makes one)",
+                ));
+                return Ok(true);
+            }
+            Some(run) if run.quality.is_none() => {
+                (session.observer)(Event::Note("conversion is left out: the softmax run diverged"));
+                return Ok(true);
+            }
+            Some(_) => {}
+        }
+        if self.findings.conversion.is_none() {
+            let stage = |context: &mut Context| conversion::in_place(context, plan, data);
+            let found = self.stage(session, "softmax weights run with FAVOR+", stage)?;
+            let Some(found) = found else { return Ok(false) };
+            self.findings.conversion = Some(found);
+            self.findings.save(&self.folder)?;
+        }
+        for (variant, features) in conversion::to_fine_tune(plan) {
+            let done = self.findings.conversion.iter().flat_map(|conversion| &conversion.fine_tuned);
+            if done.into_iter().any(|tuned| (tuned.variant, tuned.features) == (variant, features)) {
+                continue;
+            }
+            let m = features.map_or(String::new(), |m| format!(" with m = {m}"));
+            let name = format!("softmax weights, fine-tuned as {variant}{m}");
+            let stage = |context: &mut Context| conversion::fine_tune(context, plan, data, variant, features);
+            let Some(tuned) = self.stage(session, &name, stage)? else {
+                return Ok(false);
+            };
+            if let Some(conversion) = &mut self.findings.conversion {
+                conversion.fine_tuned.push(tuned);
+            }
+            self.findings.save(&self.folder)?;
+        }
+        Ok(true)
+    }
+
+    /// Announces a stage and does it, unless it was asked to stop.
+    fn stage<T>(
+        &self,
+        session: &mut Session,
+        name: &str,
+        work: impl FnOnce(&mut Context) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let Session { plan, kernels, peak_mib, stop, observer, .. } = session;
+        if stop() {
+            return Ok(None);
+        }
+        observer(Event::Stage(name));
+        let mut progress = |done: f64, message: &str| observer(Event::Progress { done, message });
+        work(&mut Context {
+            out: self.folder.clone(),
+            threads: plan.threads,
+            kernels: *kernels,
+            peak_mib: *peak_mib,
+            stop,
+            progress: &mut progress,
+        })
+    }
+}
+
+/// The kernels that a plan names.
+///
+/// # Errors
+/// [`Error::Invalid`] if this processor does not have them.
+fn kernels(plan: &Plan) -> Result<Kernels> {
+    let unknown = |what: &str, e: String| {
+        Error::invalid(format!("the plan's {what}"), "one of this program's and this processor's", e, "")
+    };
+    let isa: Isa = plan.isa.parse().map_err(|e| unknown("isa", e))?;
+    let conv: ConvAlgorithm = plan.conv.parse().map_err(|e| unknown("conv", e))?;
+    Ok(Kernels { isa, conv })
+}

@@ -1,0 +1,151 @@
+//! What a trained model is worth: its loss on held-out images and the samples it draws from the same noise.
+
+use super::context::Context;
+use crate::config::DiffusionConfig;
+use crate::data::Dataset;
+use crate::equations::Schedule;
+use crate::equations::algorithms::alg1_draw;
+use crate::equations::loss::eq21_l_simple;
+use crate::error::{Error, Result};
+use crate::evaluate::nll::{Likelihood, NllConfig, Timesteps, bound};
+use crate::evaluate::{self, Estimate};
+use crate::model::{Engine, Model};
+use crate::output::write_png;
+use crate::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
+use ndarray::Array4;
+use std::path::Path;
+
+/// A model with what runs it.
+pub(super) struct Subject {
+    pub model: Model<f32>,
+    pub schedule: Schedule,
+    engine: Engine<f32>,
+    clip_x0: bool,
+    seed: u64,
+}
+
+/// Images that go through the network together.
+const BATCH: usize = 32;
+
+impl Subject {
+    /// A model; `seed` is that of every draw.
+    pub fn new(
+        context: &Context,
+        model: Model<f32>,
+        diffusion: &DiffusionConfig,
+        seed: u64,
+    ) -> Result<Subject> {
+        Ok(Subject {
+            schedule: Schedule::from_config(diffusion)?,
+            engine: Engine::new(&model, context.threads, context.kernels)?,
+            clip_x0: diffusion.clip_x0,
+            model,
+            seed,
+        })
+    }
+
+    /// The loss (21) of each of the first images; t and eps are a function of the seed and of the image's place alone, so
+    /// that models are compared on the same draws.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if one is not finite.
+    pub fn held_out_losses(&mut self, images: &Dataset, count: usize) -> Result<Vec<f64>> {
+        let len = images.image_len();
+        let mut losses = Vec::new();
+        let all: Vec<usize> = (0..count.min(images.len())).collect();
+        for batch in all.chunks(BATCH) {
+            let n = batch.len();
+            let (mut x_t, mut eps, mut out) = (vec![0f32; n * len], vec![0f32; n * len], vec![0f32; n * len]);
+            let mut x0 = vec![0f32; len];
+            let samples = x_t.chunks_exact_mut(len).zip(eps.chunks_exact_mut(len));
+            let mut indices = Vec::new();
+            for (&image, (x_t, eps)) in batch.iter().zip(samples) {
+                images.image_into(image, false, &mut x0);
+                // Step 0 is no training step, so these draws are no training draws.
+                let t = alg1_draw(self.seed, 0, image as u64, &self.schedule, &x0, eps, x_t);
+                indices.push(t.index());
+            }
+            self.engine.forward(&self.model, &x_t, &indices, &mut out);
+            let pairs = eps.chunks_exact(len).zip(out.chunks_exact(len));
+            losses.extend(pairs.map(|(eps, out)| eq21_l_simple(eps, out)));
+        }
+        finite(&losses, "the loss on held-out images")?;
+        Ok(losses)
+    }
+
+    /// The bound (16)-(21) on the first images, at one timestep of each of `timesteps` strata; draws are a function of the seed
+    /// and of the image's place, as for the losses.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for a prediction that is not finite; [`Error::Invalid`] for fewer than two images.
+    pub fn likelihood(
+        &mut self,
+        images: &Dataset,
+        count: usize,
+        timesteps: usize,
+        observer: &mut dyn FnMut(f64),
+    ) -> Result<Likelihood> {
+        let all: Vec<usize> = (0..count.min(images.len())).collect();
+        let images = evaluate::images::<f32>(images, &all);
+        let config = NllConfig {
+            timesteps: Timesteps::Stratified(timesteps),
+            clip_x0: self.clip_x0,
+            seed: self.seed,
+            batch: 2 * BATCH,
+            ..NllConfig::default()
+        };
+        bound(&self.model, &mut self.engine, &self.schedule, images.view(), &config, observer)
+    }
+
+    /// Images \[n, h, w, c\] by DDIM in `steps` steps from the seed's noise.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if one is not finite.
+    pub fn samples(&mut self, count: usize, steps: usize) -> Result<Array4<f32>> {
+        let options = SampleOptions {
+            count,
+            batch: 2 * BATCH,
+            seed: self.seed,
+            sampler: Sampler::Ddim { eta: 0.0 },
+            steps: Some(steps),
+            spacing: Spacing::Trailing,
+            clip_x0: if self.clip_x0 { ClipX0::KeepEps } else { ClipX0::Off },
+        };
+        sample(&self.model, &self.schedule, &mut self.engine, &options, None, |_| {})
+    }
+}
+
+/// Writes a grid of images, eight to a row.
+pub(super) fn write_grid(path: &Path, images: &Array4<f32>) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+    }
+    write_png(path, images.view(), Some(8))
+}
+
+/// The mean difference of the losses of the same images.
+pub(super) fn loss_above(losses: &[f64], others: &[f64]) -> Estimate {
+    Estimate::of(losses.iter().zip(others).map(|(a, b)| a - b))
+}
+
+fn finite(values: &[f64], what: &str) -> Result<()> {
+    if values.iter().all(|x| x.is_finite()) {
+        return Ok(());
+    }
+    Err(Error::NotFinite { what: what.to_owned(), step: 0, help: "training diverged".to_owned() })
+}
+
+/// The outcome of measuring, where a number that is not finite is told and not fatal.
+pub(super) fn or_note<T>(outcome: Result<T>) -> Result<std::result::Result<T, String>> {
+    match outcome {
+        Ok(value) => Ok(Ok(value)),
+        Err(Error::NotFinite { what, .. }) => Ok(Err(format!("{what} is not finite"))),
+        Err(error) => Err(error),
+    }
+}
+
+/// The root mean square of the difference of two sets of images.
+pub(super) fn rms_difference(a: &Array4<f32>, b: &Array4<f32>) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
+    (squares.sum::<f64>() / a.len() as f64).sqrt()
+}

@@ -1,0 +1,36 @@
+//! FAVOR+ beside softmax: the same network trained with each attention under one budget, training at full resolution, the
+//! layer's cost, the features' error, and softmax weights run with FAVOR+.
+//!
+//! A comparison lives in a folder. Each finished stage is recorded in `comparison.json`, and runs are ordinary run folders
+//! with checkpoints, so that a comparison that was stopped goes on where it was. The report is a function of that record
+//! and of the sample grids.
+
+mod approximation;
+mod comparison;
+mod context;
+mod conversion;
+mod cost;
+mod full_resolution;
+mod measure;
+mod plan;
+pub mod report;
+mod runs;
+mod samples;
+mod sizes;
+mod store;
+mod training;
+mod variant;
+
+pub use approximation::{Approximation, ApproximationPoint, Slope};
+pub use comparison::Comparison;
+pub use context::{Event, PeakMib};
+pub use conversion::{Conversion, FineTuned, InPlace};
+pub use cost::{BreakEven, Cost, CostPoint, Crossover};
+pub use full_resolution::FullResolutionRun;
+pub use plan::{Budget, Part, Plan};
+pub use runs::{Quality, VariantRun};
+pub use samples::{Features, SampleQuality, SampleStudy};
+pub use sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};
+pub use store::{DataNote, Findings};
+pub use training::{CurvePoint, Training};
+pub use variant::Variant;

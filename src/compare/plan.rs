@@ -1,0 +1,372 @@
+//! What a comparison does, decided before it begins and kept with its results.
+
+use super::sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};
+use super::store::json;
+use super::variant::{Variant, attends};
+use crate::config::{BlockAttention, Config, LrDecay, UnetConfig};
+use crate::error::{Error, Result};
+use crate::kernels::Kernels;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::str::FromStr;
+
+/// How long each variant trains.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// So many steps.
+    Steps(u64),
+    /// So many minutes of training, whatever the number of steps.
+    Minutes(f64),
+}
+
+impl Budget {
+    /// "2 minutes" or "500 steps".
+    pub fn describe(self) -> String {
+        let plural = |one: bool| if one { "" } else { "s" };
+        match self {
+            Budget::Steps(steps) => format!("{steps} step{}", plural(steps == 1)),
+            Budget::Minutes(minutes) => format!("{minutes} minute{}", plural(minutes == 1.0)),
+        }
+    }
+
+    /// Whether the whole is meant to be a quick look: the measurements are then made on fewer images.
+    fn is_short(self) -> bool {
+        match self {
+            Budget::Steps(steps) => steps < 2000,
+            Budget::Minutes(minutes) => minutes < 5.0,
+        }
+    }
+}
+
+/// A part of the comparison that can be done alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The variants' runs and what is measured of them.
+    Runs,
+    /// Training at a higher resolution with attention at all of it.
+    FullResolution,
+    /// Time and memory of the attention layer alone.
+    Cost,
+    /// The error of the random features.
+    Approximation,
+    /// Softmax weights run with FAVOR+.
+    Conversion,
+}
+
+impl Part {
+    /// In the order in which they are done.
+    pub const ALL: [Part; 5] =
+        [Part::Runs, Part::FullResolution, Part::Cost, Part::Approximation, Part::Conversion];
+
+    /// The name that `--only` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Runs => "runs",
+            Part::FullResolution => "full-resolution",
+            Part::Cost => "cost",
+            Part::Approximation => "approximation",
+            Part::Conversion => "conversion",
+        }
+    }
+}
+
+impl FromStr for Part {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Part> {
+        let found = Self::ALL.into_iter().find(|part| part.name() == name);
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Part::name).join(", ");
+            Error::invalid("a part", format!("one of {names}"), name, "")
+        })
+    }
+}
+
+/// Everything that decides a comparison's result, but the feature extractor, which can be added later.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The preset's or the configuration file's name.
+    pub name: String,
+    /// The network, whose attention the variants exchange, the diffusion process and Algorithm 1's settings.
+    pub config: Config,
+    /// What is compared.
+    pub variants: Vec<Variant>,
+    /// Each variant's budget.
+    pub budget: Budget,
+    /// Threads.
+    pub threads: usize,
+    /// The instruction set's name.
+    pub isa: String,
+    /// The convolutions' algorithm.
+    pub conv: String,
+    /// How the trained models are measured.
+    pub measuring: Measuring,
+    /// Training at a higher resolution.
+    pub full_resolution: FullResolution,
+    /// The attention layer alone.
+    pub cost: CostSizes,
+    /// The random features' error.
+    pub approximation: ApproximationSizes,
+    /// Softmax weights run with FAVOR+.
+    pub conversion: ConversionSizes,
+}
+
+/// The side that full resolution means.
+const FULL_SIDE: usize = 64;
+
+impl Plan {
+    /// The plan for a budget: short ones are measured on fewer images and timesteps, and the report states how many.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a budget that is none, no variants, or a network that attends nowhere.
+    pub fn new(
+        name: impl Into<String>,
+        config: &Config,
+        variants: &[Variant],
+        budget: Budget,
+        threads: usize,
+        kernels: Kernels,
+    ) -> Result<Plan> {
+        config.validate()?;
+        match budget {
+            Budget::Steps(0) => return Err(Error::invalid("--steps", "at least 1", "0", "")),
+            Budget::Minutes(minutes) if !(minutes > 0.0 && minutes.is_finite()) => {
+                return Err(Error::invalid("--minutes", "a positive number", minutes.to_string(), ""));
+            }
+            _ => {}
+        }
+        let unique: BTreeSet<Variant> = variants.iter().copied().collect();
+        if variants.is_empty() || unique.len() != variants.len() {
+            return Err(Error::invalid("--variants", "one or more, each once", list(variants), ""));
+        }
+        if !attends(&config.unet) {
+            return Err(Error::invalid(
+                "the configuration",
+                "a network that attends somewhere",
+                "none of its blocks does",
+                "set unet.down_attention, mid_attention or up_attention",
+            ));
+        }
+        let short = budget.is_short();
+        let choose = |quick: usize, thorough: usize| if short { quick } else { thorough };
+        let unet = &config.unet;
+        let steps = 50.min(config.diffusion.timesteps);
+        let (heads, dim) = heads(unet);
+        Ok(Plan {
+            name: name.into(),
+            variants: variants.to_vec(),
+            budget,
+            threads,
+            isa: kernels.isa.to_string(),
+            conv: kernels.conv.to_string(),
+            measuring: Measuring {
+                images: choose(64, 512),
+                timesteps: choose(20, 100).min(config.diffusion.timesteps),
+                samples: choose(500, 2000),
+                steps,
+                grid: 32,
+            },
+            full_resolution: FullResolution {
+                size: full_size(unet),
+                batch: config.train.batch.min(8),
+                budget: match budget {
+                    Budget::Minutes(minutes) => Budget::Minutes(minutes / 2.0),
+                    Budget::Steps(steps) => Budget::Steps((steps / 20).clamp(10.min(steps), 400)),
+                },
+                grid: 8,
+            },
+            cost: CostSizes {
+                tokens: (6..=14).map(|k| 1 << k).collect(),
+                features: vec![16, 32, 64, 128, 256],
+                heads,
+                dim,
+                seconds: if short { 0.1 } else { 0.5 },
+                most_seconds: if short { 10.0 } else { 60.0 },
+            },
+            approximation: ApproximationSizes {
+                tokens: 64,
+                dim,
+                features: (2..=10).map(|k| 1 << k).collect(),
+                draws: choose(40, 200),
+                spreads: vec![0.5, 1.0],
+            },
+            conversion: ConversionSizes {
+                features: (3..=9).map(|k| 1 << k).collect(),
+                draws: choose(2, 5),
+                images: choose(32, 128),
+                timesteps: 20.min(config.diffusion.timesteps),
+                samples: 8,
+                tuned: vec![unet.favor.features, 4 * unet.favor.features],
+                share: 0.1,
+            },
+            config: config.clone(),
+        })
+    }
+
+    /// The configuration of a variant's run; the learning rate's linear fall, where there is one, ends with the budget of
+    /// `steps` steps.
+    pub fn run_config(&self, variant: Variant, steps: u64) -> Config {
+        let mut config = self.config.clone();
+        config.unet = variant.of(&config.unet);
+        end_with(&mut config, steps);
+        config
+    }
+
+    /// The same at full resolution: the level of all pixels attends too.
+    pub fn full_resolution_config(&self, variant: Variant, steps: u64) -> Config {
+        let mut config = self.config.clone();
+        let unet = &mut config.unet;
+        unet.sample_size = self.full_resolution.size;
+        *unet = attending_everywhere(unet);
+        config.unet = variant.of(&config.unet);
+        // The run can be resumed by hand, on the enlarged images.
+        config.data.size = Some(self.full_resolution.size);
+        config.train.batch = self.full_resolution.batch;
+        end_with(&mut config, steps);
+        config
+    }
+
+    /// The first difference from another plan: where, here, there.
+    pub fn difference(&self, other: &Plan) -> Option<(String, String, String)> {
+        first_difference("", &json(self), &json(other))
+    }
+}
+
+/// Makes training end where the budget does: the rate's linear fall, and the steps that resuming by hand goes on to.
+fn end_with(config: &mut Config, steps: u64) {
+    let train = &mut config.train;
+    train.steps = steps;
+    if let LrDecay::Linear { steps: end } = &mut train.lr_decay {
+        *end = steps;
+    }
+    train.warmup_steps = train.warmup_steps.min(steps / 10);
+}
+
+/// FAVOR+ at the first level and wherever `unet` compares.
+fn attending_everywhere(unet: &UnetConfig) -> UnetConfig {
+    let mut unet = Variant::Favor.of(unet);
+    unet.down_attention[0] = BlockAttention::Favor;
+    if let Some(last) = unet.up_attention.last_mut() {
+        *last = BlockAttention::Favor;
+    }
+    unet
+}
+
+/// Heads and channels of a head at the first level that attends, or at the last where only the middle does.
+fn heads(unet: &UnetConfig) -> (usize, usize) {
+    let levels = unet.block_out_channels.len();
+    let attends = |level: &usize| {
+        unet.down_attention[*level] != BlockAttention::None
+            || unet.up_attention[levels - 1 - level] != BlockAttention::None
+    };
+    let channels = unet.block_out_channels[(0..levels).find(attends).unwrap_or(levels - 1)];
+    let dim = unet.attention_head_dim.unwrap_or(channels);
+    (channels / dim, dim)
+}
+
+/// The longer side enlarged to [`FULL_SIDE`] (never shrunk), the other in proportion, both divisible as the levels need.
+fn full_size(unet: &UnetConfig) -> [usize; 2] {
+    let factor = 1 << (unet.block_out_channels.len() - 1);
+    let longest = unet.sample_size[0].max(unet.sample_size[1]);
+    let wanted = FULL_SIDE.max(longest);
+    unet.sample_size.map(|side| (side * wanted).div_ceil(longest).next_multiple_of(factor))
+}
+
+pub(super) fn list(variants: &[Variant]) -> String {
+    variants.iter().map(|variant| variant.name()).collect::<Vec<_>>().join(",")
+}
+
+fn first_difference(
+    at: &str,
+    a: &serde_json::Value,
+    b: &serde_json::Value,
+) -> Option<(String, String, String)> {
+    match (a, b) {
+        (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
+            let null = serde_json::Value::Null;
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            keys.into_iter().find_map(|key| {
+                let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                first_difference(&at, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null))
+            })
+        }
+        _ if a == b => None,
+        _ => Some((at.to_owned(), a.to_string(), b.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+    use crate::kernels::Isa;
+
+    fn plan(preset: Preset, budget: Budget) -> Plan {
+        Plan::new(preset.name(), &preset.config(), &Variant::ALL, budget, 2, Isa::Reference.into()).unwrap()
+    }
+
+    #[test]
+    fn a_plan_survives_json_and_differences_are_named() {
+        let plan = plan(Preset::Fashion, Budget::Minutes(2.0));
+        let text = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+        assert_eq!(plan.difference(&plan), None);
+        let mut other = plan.clone();
+        other.config.train.seed = 7;
+        let (at, here, there) = plan.difference(&other).unwrap();
+        assert_eq!((at.as_str(), here.as_str(), there.as_str()), ("config.train.seed", "0", "7"));
+        other.config.train.seed = 0;
+        other.budget = Budget::Steps(9);
+        assert!(plan.difference(&other).unwrap().0.starts_with("budget"));
+    }
+
+    #[test]
+    fn every_presets_networks_are_valid_for_every_variant_at_both_resolutions() {
+        for preset in Preset::ALL {
+            let plan = plan(preset, Budget::Steps(40));
+            for variant in Variant::ALL {
+                plan.run_config(variant, 40).validate().unwrap();
+                let full = plan.full_resolution_config(variant, 40);
+                full.validate().unwrap();
+                assert_eq!(full.unet.sample_size, [64, 64]);
+                assert_ne!(full.unet.down_attention[0], BlockAttention::None);
+            }
+        }
+    }
+
+    #[test]
+    fn the_rate_falls_to_its_end_with_the_budget() {
+        let config = plan(Preset::Fashion, Budget::Steps(500)).run_config(Variant::Relu, 500);
+        assert_eq!(config.train.lr_decay, LrDecay::Linear { steps: 500 });
+        assert_eq!((config.train.steps, config.train.warmup_steps), (500, 50));
+    }
+
+    #[test]
+    fn sizes_are_enlarged_in_proportion_and_never_shrunk() {
+        let mut unet = Preset::Fashion.config().unet;
+        unet.sample_size = [28, 20];
+        assert_eq!(full_size(&unet), [64, 48]);
+        unet.sample_size = [96, 96];
+        assert_eq!(full_size(&unet), [96, 96]);
+    }
+
+    #[test]
+    fn plans_that_cannot_be_are_refused() {
+        let config = Preset::Tiny.config();
+        let refused = |config: &Config, variants: &[Variant], budget, part: &str| {
+            let plan = Plan::new("x", config, variants, budget, 1, Isa::Reference.into());
+            let message = plan.unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        };
+        refused(&config, &Variant::ALL, Budget::Steps(0), "--steps");
+        refused(&config, &Variant::ALL, Budget::Minutes(f64::NAN), "--minutes");
+        refused(&config, &[], Budget::Steps(1), "--variants");
+        refused(&config, &[Variant::Relu; 2], Budget::Steps(1), "--variants");
+        let mut plain = config.clone();
+        plain.unet.down_attention.fill(BlockAttention::None);
+        plain.unet.up_attention.fill(BlockAttention::None);
+        plain.unet.mid_attention = BlockAttention::None;
+        refused(&plain, &Variant::ALL, Budget::Steps(1), "attends somewhere");
+    }
+}

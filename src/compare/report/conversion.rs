@@ -1,0 +1,198 @@
+//! Softmax weights run with FAVOR+.
+
+use super::html::{paragraph, remarks};
+use super::runs::colour;
+use super::table::{Cell, Table};
+use super::{Draft, left_out};
+use crate::compare::conversion::GRID;
+use crate::compare::{Conversion, InPlace, Part, Variant};
+use crate::error::Result;
+use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
+
+/// The section of the conversion.
+pub(super) fn section(draft: &mut Draft) -> Result<String> {
+    const TITLE: &str = "Softmax weights run with FAVOR+";
+    let findings = draft.findings;
+    let Some(found) = &findings.conversion else { return Ok(left_out(TITLE, Part::Conversion)) };
+    let sizes = &findings.plan.conversion;
+    let mut html = format!("<h2>{TITLE}</h2>\n");
+    html += &paragraph(&format!(
+        "The softmax run's weights ({} steps, held-out loss {:.5}, {:.3} \u{b1} {:.3} bits/dim on {} images) with FAVOR+ in the place of softmax, nothing trained: means over {} \
+         draws of the projections. Then the same weights trained on for {} of the run's steps, beside softmax trained on as long.",
+        found.softmax_steps,
+        found.softmax_loss.mean,
+        found.softmax_bits_per_dim.mean,
+        found.softmax_bits_per_dim.standard_error,
+        sizes.images,
+        sizes.draws,
+        percent(sizes.share)
+    ));
+    html += "<div class=\"figures\">\n";
+    html += &draft.chart(
+        "conversion-loss",
+        "How much the held-out loss is above softmax's own, on the same t and noise.",
+        &loss_chart(found),
+    )?;
+    html += &draft.chart(
+        "conversion-samples",
+        "How far the samples are from softmax's, from the same noise: root mean square, images spanning -1 to 1.",
+        &sample_chart(found),
+    )?;
+    html += "</div>\n";
+    let rows: Vec<String> = found.grid_rows.iter().map(|m| format!("m = {m}")).collect();
+    let caption = format!(
+        "Samples from the same noise: softmax in the first row, then positive features in place, {}",
+        rows.join(", ")
+    );
+    html += &draft.picture(GRID, &caption);
+    html += &draft.table(&in_place_table(found));
+    html += &draft.table(&tuned_table(found));
+    html += &remarks(&notes(found));
+    Ok(html)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", 100.0 * share)
+}
+
+fn series(found: &Conversion, value: impl Fn(&InPlace) -> Option<f64>) -> Vec<Series> {
+    [Variant::Favor, Variant::FavorHyperbolic]
+        .into_iter()
+        .map(|variant| Series {
+            name: format!("{variant} in place"),
+            points: found
+                .in_place
+                .iter()
+                .filter(|kind| kind.variant == variant)
+                .filter_map(|kind| Some((kind.features as f64, value(kind)?)))
+                .collect(),
+            colour: colour(variant),
+            look: Look::Dots,
+        })
+        .collect()
+}
+
+/// The fine-tuned networks with FAVOR+ as points of the same charts.
+fn tuned(found: &Conversion, value: impl Fn(&crate::compare::FineTuned) -> Option<f64>) -> Series {
+    let points = found.fine_tuned.iter().filter_map(|kind| Some((kind.features? as f64, value(kind)?)));
+    Series { name: "favor, fine-tuned".into(), points: points.collect(), colour: 3, look: Look::Dots }
+}
+
+fn over_m(label: &str, series: Vec<Series>) -> Chart<'_> {
+    Chart {
+        x: ChartAxis { label: "m", scale: Scale::Doublings },
+        y: ChartAxis { label, scale: Scale::Logarithmic },
+        series,
+        legend: Corner::LowerLeft,
+    }
+}
+
+fn loss_chart(found: &Conversion) -> Chart<'static> {
+    let mut all = series(found, |kind| kind.above_softmax.map(|above| above.mean));
+    all.push(tuned(found, |kind| kind.above_softmax.map(|above| above.mean)));
+    let m = found.in_place.iter().map(|kind| kind.features as f64);
+    let (low, high) = m.fold((f64::INFINITY, 0f64), |(a, b), m| (a.min(m), b.max(m)));
+    all.push(Series {
+        name: "softmax's loss itself".into(),
+        points: vec![(low, found.softmax_loss.mean), (high, found.softmax_loss.mean)],
+        colour: 0,
+        look: Look::Dashed,
+    });
+    over_m("loss above softmax's", all)
+}
+
+fn sample_chart(found: &Conversion) -> Chart<'static> {
+    let mut all = series(found, |kind| kind.sample_difference);
+    all.push(tuned(found, |kind| kind.sample_difference));
+    let softmax = found.fine_tuned.iter().find(|kind| kind.variant == Variant::Softmax);
+    if let Some(difference) = softmax.and_then(|kind| kind.sample_difference) {
+        let m = found.in_place.iter().map(|kind| (kind.features as f64, difference));
+        all.push(Series {
+            name: "softmax, fine-tuned".into(),
+            points: m.collect(),
+            colour: 0,
+            look: Look::Dashed,
+        });
+    }
+    over_m("difference of samples", all)
+}
+
+fn in_place_table(found: &Conversion) -> Table {
+    let rows = found.in_place.iter().map(|kind| {
+        vec![
+            Cell::text(kind.variant),
+            Cell::count(kind.features as u64),
+            Cell::number(kind.held_out_loss, 4),
+            Cell::estimate(kind.above_softmax),
+            Cell::estimate(kind.bits_per_dim),
+            Cell::number(kind.sample_difference, 3),
+        ]
+    });
+    Table {
+        name: "conversion",
+        caption: "In place of softmax, nothing trained".into(),
+        columns: vec![
+            "attention",
+            "m",
+            "held-out loss",
+            "above softmax's",
+            "bits/dim",
+            "difference of samples",
+        ],
+        rows: rows.collect(),
+    }
+}
+
+fn tuned_table(found: &Conversion) -> Table {
+    let rows = found.fine_tuned.iter().map(|kind| {
+        vec![
+            Cell::text(kind.variant),
+            Cell::count(kind.features.map(|m| m as u64)),
+            Cell::count(kind.training.steps),
+            Cell::number(kind.held_out_loss, 4),
+            Cell::estimate(kind.above_softmax),
+            Cell::estimate(kind.bits_per_dim),
+            Cell::number(kind.sample_difference, 3),
+        ]
+    });
+    Table {
+        name: "fine-tuning",
+        caption: "The same weights trained on".into(),
+        columns: vec![
+            "attention",
+            "m",
+            "further steps",
+            "held-out loss",
+            "above the softmax weights'",
+            "bits/dim",
+            "difference of samples",
+        ],
+        rows: rows.collect(),
+    }
+}
+
+fn notes(found: &Conversion) -> Vec<String> {
+    let in_place = found.in_place.iter().flat_map(|kind| {
+        kind.notes.iter().map(|note| format!("{} with m = {}: {note}.", kind.variant, kind.features))
+    });
+    let tuned = found.fine_tuned.iter().flat_map(|kind| {
+        let name =
+            kind.features.map_or(kind.variant.to_string(), |m| format!("{} with m = {m}", kind.variant));
+        let diverged = kind.training.diverged.iter().map({
+            let name = name.clone();
+            move |what| format!("{name}, fine-tuned, diverged: {what}.")
+        });
+        diverged.chain(kind.notes.iter().map(move |note| format!("{name}, fine-tuned: {note}.")))
+    });
+    let mut notes: Vec<String> = in_place.chain(tuned).collect();
+    notes.dedup();
+    let above =
+        found.in_place.iter().filter(|kind| kind.above_softmax.is_some_and(|above| above.mean <= 0.0));
+    notes.extend(above.map(|kind| {
+        format!(
+            "{} with m = {} has no larger loss than softmax and no point in the chart.",
+            kind.variant, kind.features
+        )
+    }));
+    notes
+}

@@ -1,0 +1,141 @@
+//! The report: a function of what was found and of the sample grids, so that it can be made anew without running anything.
+
+mod approximation;
+mod conversion;
+mod cost;
+mod equations;
+mod full_resolution;
+mod html;
+mod plan;
+mod runs;
+mod table;
+
+use super::store::Findings;
+use crate::error::{Error, Result};
+use crate::output::{Chart, write_atomically};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use table::Table;
+
+/// A report and what belongs beside it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// The page: one file, no network, no script.
+    pub html: String,
+    /// Every plot as SVG, by name.
+    pub plots: Vec<(String, String)>,
+    /// Every table and curve as CSV, by name.
+    pub tables: Vec<(String, String)>,
+}
+
+/// The report on what was found; `images` are the sample grids by name, as PNG.
+///
+/// # Errors
+/// [`Error::Invalid`] for figures that cannot be drawn.
+pub fn report(findings: &Findings, images: &BTreeMap<String, Vec<u8>>) -> Result<Report> {
+    let mut draft = Draft { findings, images, plots: Vec::new(), tables: Vec::new() };
+    let sections = [
+        plan::section(findings),
+        runs::section(&mut draft)?,
+        full_resolution::section(&mut draft)?,
+        cost::section(&mut draft)?,
+        approximation::section(&mut draft)?,
+        conversion::section(&mut draft)?,
+        plan::how(findings),
+    ];
+    let title = format!("FAVOR+ beside softmax: {} on {}", findings.plan.name, findings.data.name);
+    let html = html::page(&title, &sections);
+    Ok(Report { html, plots: draft.plots, tables: draft.tables })
+}
+
+/// A report being written.
+struct Draft<'a> {
+    findings: &'a Findings,
+    images: &'a BTreeMap<String, Vec<u8>>,
+    plots: Vec<(String, String)>,
+    tables: Vec<(String, String)>,
+}
+
+impl Draft<'_> {
+    /// A chart in the page and as a file.
+    fn chart(&mut self, name: &str, caption: &str, chart: &Chart) -> Result<String> {
+        let svg = chart.svg()?;
+        let figure = html::figure(&svg, caption);
+        self.plots.push((name.to_owned(), svg));
+        Ok(figure)
+    }
+
+    /// A table in the page and as a file.
+    fn table(&mut self, table: &Table) -> String {
+        self.data(table);
+        table.html()
+    }
+
+    /// A table as a file alone.
+    fn data(&mut self, table: &Table) {
+        self.tables.push((table.name.to_owned(), table.csv()));
+    }
+
+    /// A sample grid in the page, if it was drawn.
+    fn picture(&self, name: &str, caption: &str) -> String {
+        match self.images.get(name) {
+            Some(png) => html::picture(png, caption),
+            None => html::paragraph(&format!("{caption}: not drawn.")),
+        }
+    }
+}
+
+/// Reads the sample grids of a comparison's folder and writes its report: `report.html`, `plots/*.svg`, `tables/*.csv`. Returns
+/// the page's file.
+///
+/// # Errors
+/// Those of [`report`]; [`Error::Read`], [`Error::Write`].
+pub fn write_report(folder: &Path, findings: &Findings) -> Result<PathBuf> {
+    let report = report(findings, &images(&folder.join("images"))?)?;
+    for (kind, ending, files) in [("plots", "svg", &report.plots), ("tables", "csv", &report.tables)] {
+        let folder = folder.join(kind);
+        fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+        for (name, text) in files {
+            let file = folder.join(format!("{name}.{ending}"));
+            write_atomically(&file, |f| f.write_all(text.as_bytes()))?;
+        }
+    }
+    let page = folder.join("report.html");
+    write_atomically(&page, |f| f.write_all(report.html.as_bytes()))?;
+    Ok(page)
+}
+
+/// The PNG files of a folder by their names.
+fn images(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut images = BTreeMap::new();
+    if !folder.is_dir() {
+        return Ok(images);
+    }
+    for entry in fs::read_dir(folder).map_err(|e| Error::read(folder, e))? {
+        let file = entry.map_err(|e| Error::read(folder, e))?.path();
+        let name = file.file_stem().and_then(|name| name.to_str()).map(str::to_owned);
+        if let (Some(name), true) = (name, file.extension().is_some_and(|ending| ending == "png")) {
+            images.insert(name, fs::read(&file).map_err(|e| Error::read(&file, e))?);
+        }
+    }
+    Ok(images)
+}
+
+/// Seconds for people.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 1e-3 => format!("{} \u{b5}s", table::significant(1e6 * s, 3)),
+        s if s < 1.0 => format!("{} ms", table::significant(1e3 * s, 3)),
+        s if s < 120.0 => format!("{} s", table::significant(s, 3)),
+        s if s < 7200.0 => format!("{} min", table::significant(s / 60.0, 3)),
+        s => format!("{} h", table::significant(s / 3600.0, 3)),
+    }
+}
+
+/// The section of a part that was not done.
+fn left_out(title: &str, part: super::Part) -> String {
+    let command = html::command(&format!("performer-ddpm compare --only {}", part.name()));
+    format!("<h2>{}</h2>\n<p>Left out of this comparison; {command} adds it.</p>\n", html::escape(title))
+}

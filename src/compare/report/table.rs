@@ -1,0 +1,174 @@
+//! Tables that are shown in the report and written as CSV.
+
+use super::html::escape;
+use crate::evaluate::Estimate;
+use std::fmt::Write;
+
+/// A table.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Table {
+    /// The CSV file's name without its ending.
+    pub name: &'static str,
+    /// What it shows.
+    pub caption: String,
+    /// The columns' headings, each with its unit.
+    pub columns: Vec<&'static str>,
+    /// As many cells as columns in each.
+    pub rows: Vec<Vec<Cell>>,
+}
+
+/// An entry: as people read it, and as programs do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Cell {
+    /// For people.
+    pub shown: String,
+    /// For programs: all digits, empty where there is nothing.
+    pub value: String,
+}
+
+impl Cell {
+    /// Text.
+    pub fn text(text: impl ToString) -> Cell {
+        Cell { shown: text.to_string(), value: text.to_string() }
+    }
+
+    /// A number with so many significant digits.
+    pub fn number(x: impl Into<Option<f64>>, digits: usize) -> Cell {
+        match x.into() {
+            Some(x) => Cell { shown: significant(x, digits), value: x.to_string() },
+            None => Cell::missing(),
+        }
+    }
+
+    /// A whole number.
+    pub fn count(n: impl Into<Option<u64>>) -> Cell {
+        n.into().map_or_else(Cell::missing, Cell::text)
+    }
+
+    /// A mean, with its error behind it.
+    pub fn estimate(x: Option<Estimate>) -> Cell {
+        match x {
+            Some(x) => Cell { shown: with_error(x), value: x.mean.to_string() },
+            None => Cell::missing(),
+        }
+    }
+
+    fn missing() -> Cell {
+        Cell { shown: "\u{2013}".into(), value: String::new() }
+    }
+}
+
+impl Table {
+    /// The table as HTML, wider than the page only inside its own frame.
+    pub fn html(&self) -> String {
+        let mut html = format!(
+            "<figure><figcaption>{}</figcaption><div class=\"table\"><table><thead><tr>",
+            escape(&self.caption)
+        );
+        for column in &self.columns {
+            let _ = write!(html, "<th scope=\"col\">{}</th>", escape(column));
+        }
+        html.push_str("</tr></thead><tbody>\n");
+        for row in &self.rows {
+            html.push_str("<tr>");
+            for (i, cell) in row.iter().enumerate() {
+                let shown = escape(&cell.shown);
+                let _ = if i == 0 {
+                    write!(html, "<th scope=\"row\">{shown}</th>")
+                } else {
+                    write!(html, "<td>{shown}</td>")
+                };
+            }
+            html.push_str("</tr>\n");
+        }
+        html.push_str("</tbody></table></div></figure>\n");
+        html
+    }
+
+    /// The table as CSV (RFC 4180), a line of headings first.
+    pub fn csv(&self) -> String {
+        let quoted = |text: &str| {
+            if text.contains([',', '"', '\n']) {
+                format!("\"{}\"", text.replace('"', "\"\""))
+            } else {
+                text.to_owned()
+            }
+        };
+        let mut csv = self.columns.iter().map(|column| quoted(column)).collect::<Vec<_>>().join(",");
+        csv.push('\n');
+        for row in &self.rows {
+            csv += &row.iter().map(|cell| quoted(&cell.value)).collect::<Vec<_>>().join(",");
+            csv.push('\n');
+        }
+        csv
+    }
+}
+
+/// A number with so many significant digits, without exponents where it is not very small or large.
+pub(super) fn significant(x: f64, digits: usize) -> String {
+    if !x.is_finite() {
+        return x.to_string();
+    }
+    if x == 0.0 {
+        return "0".to_owned();
+    }
+    let power = x.abs().log10().floor() as i32;
+    if !(-4..7).contains(&power) {
+        return format!("{x:.*e}", digits.saturating_sub(1));
+    }
+    let decimals = (digits as i32 - 1 - power).max(0) as usize;
+    format!("{x:.decimals$}")
+}
+
+/// "0.0312 ± 0.0004": the error with two digits, the mean with as many decimals.
+fn with_error(x: Estimate) -> String {
+    let Estimate { mean, standard_error: error } = x;
+    if !(error > 0.0 && error.is_finite()) {
+        return significant(mean, 4);
+    }
+    let decimals = (1 - error.log10().floor() as i32).clamp(0, 9) as usize;
+    format!("{mean:.decimals$} \u{b1} {error:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_their_significant_digits() {
+        let cases = [
+            (0.031_25, "0.0312"),
+            (1234.5, "1234"),
+            (9.996, "10.00"),
+            (2e-9, "2.00e-9"),
+            (0.0, "0"),
+            (-0.5, "-0.500"),
+        ];
+        for (x, text) in cases {
+            assert_eq!(significant(x, 3), text);
+        }
+        let estimate = |mean, standard_error| with_error(Estimate { mean, standard_error });
+        assert_eq!(estimate(0.031_25, 0.000_412), "0.03125 \u{b1} 0.00041");
+        assert_eq!(estimate(3.0, 0.0), "3.000");
+        assert_eq!(estimate(123.4, 56.7), "123 \u{b1} 57");
+    }
+
+    #[test]
+    fn csv_is_quoted_and_html_escaped() {
+        let table = Table {
+            name: "t",
+            caption: "a < b".into(),
+            columns: vec!["name, unit", "x"],
+            rows: vec![
+                vec![Cell::text("say \"m\""), Cell::number(0.1234567, 2)],
+                vec![Cell::text("<i>"), Cell::number(None, 2)],
+            ],
+        };
+        assert_eq!(table.csv(), "\"name, unit\",x\n\"say \"\"m\"\"\",0.1234567\n<i>,\n");
+        let html = table.html();
+        assert!(
+            html.contains("a &lt; b") && html.contains("&lt;i&gt;") && html.contains("<td>0.12</td>"),
+            "{html}"
+        );
+    }
+}

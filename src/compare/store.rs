@@ -1,0 +1,119 @@
+//! The comparison's file: the plan and what was found, written whole after every stage.
+
+use super::approximation::Approximation;
+use super::conversion::Conversion;
+use super::cost::Cost;
+use super::full_resolution::FullResolutionRun;
+use super::plan::Plan;
+use super::runs::VariantRun;
+use super::samples::SampleStudy;
+use crate::data::Datasets;
+use crate::error::{Error, Result};
+use crate::output::write_atomically;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+/// The file's name in the comparison's folder.
+pub(super) const FILE: &str = "comparison.json";
+
+/// What the images are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataNote {
+    /// Their name.
+    pub name: String,
+    /// Training images.
+    pub train: usize,
+    /// Test images; `None` where there are none, and the held-out measures are of training images.
+    pub test: Option<usize>,
+    /// Height, width and channels.
+    pub shape: [usize; 3],
+}
+
+impl DataNote {
+    /// What is to be said of a data set.
+    pub fn of(data: &Datasets) -> DataNote {
+        let train = &data.train;
+        DataNote {
+            name: train.name().to_owned(),
+            train: train.len(),
+            test: data.test.as_ref().map(|test| test.len()),
+            shape: [train.height(), train.width(), train.channels()],
+        }
+    }
+}
+
+/// A comparison's plan and results; what is not there yet is empty.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Findings {
+    /// What is done.
+    pub plan: Plan,
+    /// The images.
+    pub data: DataNote,
+    /// The variants' runs that are finished, in the plan's order.
+    pub runs: Vec<VariantRun>,
+    /// The samples under a features network.
+    pub samples: Option<SampleStudy>,
+    /// Training at full resolution.
+    pub full_resolution: Vec<FullResolutionRun>,
+    /// The attention layer alone.
+    pub cost: Option<Cost>,
+    /// The random features' error.
+    pub approximation: Option<Approximation>,
+    /// Softmax weights run with FAVOR+.
+    pub conversion: Option<Conversion>,
+}
+
+impl Findings {
+    /// Nothing found yet.
+    pub fn new(plan: Plan, data: &Datasets) -> Findings {
+        Findings {
+            plan,
+            data: DataNote::of(data),
+            runs: Vec::new(),
+            samples: None,
+            full_resolution: Vec::new(),
+            cost: None,
+            approximation: None,
+            conversion: None,
+        }
+    }
+
+    /// Those of a folder, if it holds a comparison.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a file that is none; [`Error::Read`].
+    pub fn load(folder: &Path) -> Result<Option<Findings>> {
+        let file = folder.join(FILE);
+        if !file.exists() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&file).map_err(|e| Error::read(&file, e))?;
+        let findings = serde_json::from_str(&text).map_err(|e| {
+            let what = format!("{}, line {}", file.display(), e.line());
+            let help = "choose another --out, or remove the file to begin again with the runs that are there";
+            Error::invalid(what, "what a comparison of this version wrote", e.to_string(), help)
+        })?;
+        Ok(Some(findings))
+    }
+
+    /// The plan and the findings as the file has them.
+    pub fn json(&self) -> serde_json::Value {
+        json(self)
+    }
+
+    /// Writes them, whole or not at all.
+    pub(super) fn save(&self, folder: &Path) -> Result<()> {
+        write_atomically(&folder.join(FILE), |f| f.write_all(text(self).as_bytes()))
+    }
+}
+
+/// A value's JSON. By way of its text: a second serialiser of so large a type would be seconds of building.
+pub(super) fn json(value: &impl Serialize) -> serde_json::Value {
+    serde_json::from_str(&text(value)).expect("it was just written")
+}
+
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("numbers and text become JSON")
+}
