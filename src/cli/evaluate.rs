@@ -158,6 +158,9 @@ pub fn run(args: EvaluateArgs) -> Result<ExitCode> {
 fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let start = Instant::now();
     let mut progress = Progress::new(args.compute.quiet);
+    if let Some(folder) = &args.out {
+        std::fs::create_dir_all(folder).map_err(|error| Error::write(folder, error))?;
+    }
     let mut subject = subject::open(args, &progress)?;
     let mut files = Vec::new();
     let features = match &args.features {

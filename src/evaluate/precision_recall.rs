@@ -75,9 +75,9 @@ mod tests {
         Array2::from_shape_vec((points.len(), 1), points.to_vec()).unwrap()
     }
 
-    /// By hand, k = 1. Images 0, 1, 10 have radii 1, 1, 9; samples -1, 1.5, 20, 30 have 2.5, 2.5, 10, 10. Of the samples, -1 (to 0),
-    /// 1.5 (to 1) and none else are covered... 20 is 10 from 10, beyond 9. Of the images 0 and 1 lie near 1.5, and 10 is just
-    /// 10 from 20.
+    /// By hand, k = 1. Images 0, 1, 10 have radii 1, 1, 9; samples -1, 1.5, 20, 30 have 2.5, 2.5, 10, 10. Of the samples -1 lies
+    /// within 0's ball and 1.5 within 1's, and 20, which is 10 from 10, within none. Of the images 0 and 1 lie within those
+    /// of -1 and 1.5, and 10 just within that of 20.
     #[test]
     fn balls_on_a_line() {
         let (images, samples) = (line(&[0.0, 1.0, 10.0]), line(&[-1.0, 1.5, 20.0, 30.0]));
