@@ -162,10 +162,13 @@ fn tables_and_plots_are_written_for_people() {
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
-    for plot in ["bits_per_timestep.svg", "rate_distortion.svg"] {
-        assert!(text.contains(plot));
-        let svg = std::fs::read_to_string(folder().join("plots").join(plot)).expect("a plot");
+    for plot in ["bits_per_timestep", "rate_distortion"] {
+        let [svg, png] = ["svg", "png"].map(|ending| format!("{plot}.{ending}"));
+        assert!(text.contains(&svg) && text.contains(&png));
+        let svg = std::fs::read_to_string(folder().join("plots").join(svg)).expect("a plot");
         assert!(svg.contains("bits/dim") && svg.contains("sigma^2 = beta~") && svg.contains("<polyline"));
+        let png = image::open(folder().join("plots").join(png)).expect("a picture");
+        assert_eq!((png.width(), png.height()), (1280, 840));
     }
 }
 

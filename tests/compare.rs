@@ -198,6 +198,10 @@ fn an_interrupted_comparison_ends_with_the_findings_of_a_straight_one_and_its_re
     for part in ["Left out of this comparison", "not drawn", "Not run yet"] {
         assert!(!html.contains(part), "{part}");
     }
+    let plots = std::fs::read_dir(straight.join("plots")).expect("a folder");
+    let endings = plots.map(|plot| plot.expect("a plot").path().extension().map(|ending| ending.to_owned()));
+    let (png, svg): (Vec<_>, Vec<_>) = endings.partition(|ending| ending.as_deref() == Some("png".as_ref()));
+    assert_eq!((png.len(), svg.len()), (count("svg"), count("svg")));
     for (table, lines) in [
         ("runs", 4),
         ("quality", 4),

@@ -178,6 +178,7 @@ impl CompareArgs {
             && self.variants.is_none()
             && self.compute.threads.is_none()
             && self.compute.isa.is_none()
+            && self.compute.conv.is_none()
     }
 }
 

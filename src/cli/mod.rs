@@ -49,9 +49,9 @@ struct ComputeArgs {
     #[arg(long, value_name = "NAME")]
     isa: Option<Isa>,
     /// Convolutions: direct, or winograd with a quarter of the products. Training and resuming give the same bits only with the
-    /// same one
-    #[arg(long, value_name = "NAME", default_value_t)]
-    conv: ConvAlgorithm,
+    /// same one [default: winograd]
+    #[arg(long, value_name = "NAME")]
+    conv: Option<ConvAlgorithm>,
     /// No progress, results only
     #[arg(short, long)]
     quiet: bool,
@@ -66,7 +66,7 @@ impl ComputeArgs {
     }
 
     fn kernels(&self) -> Kernels {
-        Kernels { isa: self.isa.unwrap_or_else(Isa::detect), conv: self.conv }
+        Kernels { isa: self.isa.unwrap_or_else(Isa::detect), conv: self.conv.unwrap_or_default() }
     }
 }
 

@@ -219,21 +219,21 @@ impl Comparison {
 
     fn conversion(&mut self, session: &mut Session) -> Result<bool> {
         let (plan, data) = (session.plan, session.data);
-        match self.findings.runs.iter().find(|run| run.variant == Variant::Softmax) {
+        let softmax = self.findings.runs.iter().find(|run| run.variant == Variant::Softmax);
+        let left_out = |observer: &mut dyn FnMut(Event), why: &str| {
+            observer(Event::Note(&format!("conversion is left out: {why}")));
+            Ok(true)
+        };
+        let quality = match softmax.map(|run| run.quality.clone()) {
+            Some(Some(quality)) => quality,
+            Some(None) => return left_out(session.observer, "the softmax run diverged"),
             None => {
-                (session.observer)(Event::Note(
-                    "conversion is left out: there is no softmax run to convert (--only runs with softmax makes one)",
-                ));
-                return Ok(true);
+                let why = "there is no softmax run to convert (--only runs with softmax makes one)";
+                return left_out(session.observer, why);
             }
-            Some(run) if run.quality.is_none() => {
-                (session.observer)(Event::Note("conversion is left out: the softmax run diverged"));
-                return Ok(true);
-            }
-            Some(_) => {}
-        }
+        };
         if self.findings.conversion.is_none() {
-            let stage = |context: &mut Context| conversion::in_place(context, plan, data);
+            let stage = |context: &mut Context| conversion::in_place(context, plan, data, &quality);
             let found = self.stage(session, "softmax weights run with FAVOR+", stage)?;
             let Some(found) = found else { return Ok(false) };
             self.findings.conversion = Some(found);
@@ -246,7 +246,9 @@ impl Comparison {
             }
             let m = features.map_or(String::new(), |m| format!(" with m = {m}"));
             let name = format!("softmax weights, fine-tuned as {variant}{m}");
-            let stage = |context: &mut Context| conversion::fine_tune(context, plan, data, variant, features);
+            let stage = |context: &mut Context| {
+                conversion::fine_tune(context, plan, data, &quality, variant, features)
+            };
             let Some(tuned) = self.stage(session, &name, stage)? else {
                 return Ok(false);
             };

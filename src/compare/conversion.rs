@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::measure::{Subject, loss_above, or_note, rms_difference, write_grid};
 use super::plan::{Budget, Plan};
-use super::runs;
+use super::runs::{self, Quality};
 use super::training::{Training, train};
 use super::variant::Variant;
 use crate::checkpoint::{model_folder, state};
@@ -16,6 +16,22 @@ use ndarray::{Array4, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+/// A network beside the softmax weights that it came from, on the same images, t and eps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BesideSoftmax {
+    /// The held-out loss.
+    pub held_out_loss: Option<f64>,
+    /// How much it is above that of the softmax weights, image by image.
+    pub above_softmax: Option<Estimate>,
+    /// The bound in bits per dimension.
+    pub bits_per_dim: Option<Estimate>,
+    /// The root mean square difference of samples from the softmax weights', from the same noise, in units where images span -1
+    /// to 1.
+    pub sample_difference: Option<f64>,
+    /// What could not be measured, and why.
+    pub notes: Vec<String>,
+}
+
 /// Softmax weights with one kind of attention in their place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InPlace {
@@ -23,16 +39,9 @@ pub struct InPlace {
     pub variant: Variant,
     /// m.
     pub features: usize,
-    /// The held-out loss, the mean over draws of the projections.
-    pub held_out_loss: Option<f64>,
-    /// How much it is above softmax's, image by image on the same t and eps.
-    pub above_softmax: Option<Estimate>,
-    /// The bound in bits per dimension, of the first draw of the projections.
-    pub bits_per_dim: Option<Estimate>,
-    /// The root mean square difference of samples from softmax's, from the same noise, in units where images span -1 to 1.
-    pub sample_difference: Option<f64>,
-    /// What could not be measured, and why.
-    pub notes: Vec<String>,
+    /// What it is worth: the losses are means over draws of the projections, the rest is of the first draw.
+    #[serde(flatten)]
+    pub measured: BesideSoftmax,
 }
 
 /// Softmax weights trained on.
@@ -44,16 +53,9 @@ pub struct FineTuned {
     pub features: Option<usize>,
     /// How training went.
     pub training: Training,
-    /// The held-out loss afterwards.
-    pub held_out_loss: Option<f64>,
-    /// How much it is above that of the softmax weights before, image by image.
-    pub above_softmax: Option<Estimate>,
-    /// The bound afterwards, in bits per dimension.
-    pub bits_per_dim: Option<Estimate>,
-    /// The samples' difference from those of the softmax weights.
-    pub sample_difference: Option<f64>,
-    /// What could not be measured, and why.
-    pub notes: Vec<String>,
+    /// What it is worth afterwards; nothing where training diverged.
+    #[serde(flatten)]
+    pub measured: BesideSoftmax,
 }
 
 /// The study.
@@ -109,29 +111,39 @@ fn converted(
 }
 
 /// The softmax model and what conversions are compared with.
-struct Baseline {
+struct Baseline<'a> {
     model: Model<f32>,
     diffusion: DiffusionConfig,
-    samples: Array4<f32>,
-    losses: Vec<f64>,
-    bits_per_dim: Estimate,
     steps: u64,
+    losses: &'a [f64],
+    samples: Array4<f32>,
+    images: &'a Dataset,
 }
 
-impl Baseline {
-    fn load(context: &mut Context, plan: &Plan, data: &Datasets) -> Result<Baseline> {
+impl Baseline<'_> {
+    /// The run's model, and its losses as they were measured after training.
+    fn load<'a>(
+        context: &mut Context,
+        plan: &Plan,
+        data: &'a Datasets,
+        quality: &'a Quality,
+    ) -> Result<Baseline<'a>> {
         let loaded = model_folder::load::<f32>(&runs::folder(&context.out, Variant::Softmax))?;
-        let seed = plan.config.train.seed;
-        let mut subject = Subject::new(context, loaded.model.clone(), &loaded.diffusion, seed)?;
-        let images = data.test.as_ref().unwrap_or(&data.train);
+        let mut subject =
+            Subject::new(context, loaded.model.clone(), &loaded.diffusion, plan.config.train.seed)?;
         Ok(Baseline {
-            losses: subject.held_out_losses(images, plan.measuring.images)?,
-            bits_per_dim: bits_per_dim(&mut subject, plan, images)?,
+            losses: &quality.held_out_losses,
             samples: subject.samples(plan.conversion.samples, plan.measuring.steps)?,
+            images: data.test.as_ref().unwrap_or(&data.train),
             model: loaded.model,
             diffusion: loaded.diffusion,
             steps: loaded.step.unwrap_or(1),
         })
+    }
+
+    /// The held-out loss, itself and image by image above the softmax weights'.
+    fn losses(&self, losses: &[f64]) -> (Option<f64>, Option<Estimate>) {
+        (Some(Estimate::of(losses.iter().copied()).mean), Some(loss_above(losses, self.losses)))
     }
 }
 
@@ -142,15 +154,78 @@ fn bits_per_dim(subject: &mut Subject, plan: &Plan, images: &Dataset) -> Result<
     Ok(likelihood.of(plan.config.diffusion.variance).bits_per_dim)
 }
 
+/// What a network is worth, the losses of the images, and samples.
+fn measure(
+    subject: &mut Subject,
+    plan: &Plan,
+    baseline: &Baseline,
+) -> Result<(BesideSoftmax, Option<Vec<f64>>, Option<Array4<f32>>)> {
+    let (mut measured, mut images_losses, mut drawn) = (BesideSoftmax::default(), None, None);
+    match or_note(subject.held_out_losses(baseline.images, plan.measuring.images))? {
+        Ok(losses) => {
+            (measured.held_out_loss, measured.above_softmax) = baseline.losses(&losses);
+            images_losses = Some(losses);
+        }
+        Err(note) => measured.notes.push(note),
+    }
+    match or_note(bits_per_dim(subject, plan, baseline.images))? {
+        Ok(bits) => measured.bits_per_dim = Some(bits),
+        Err(note) => measured.notes.push(note),
+    }
+    match or_note(subject.samples(plan.conversion.samples, plan.measuring.steps))? {
+        Ok(samples) => {
+            measured.sample_difference = Some(rms_difference(&samples, &baseline.samples));
+            drawn = Some(samples);
+        }
+        Err(note) => measured.notes.push(note),
+    }
+    Ok((measured, images_losses, drawn))
+}
+
+/// Measures the softmax weights with one kind of attention in their place; the first draw's samples beside it.
+fn replaced(
+    context: &Context,
+    plan: &Plan,
+    baseline: &Baseline,
+    variant: Variant,
+    features: usize,
+) -> Result<(InPlace, Option<Array4<f32>>)> {
+    let seed = plan.config.train.seed;
+    let subject = |draw: u64| {
+        let model = converted(&baseline.model, &plan.config.unet, variant, features, seed, draw)?;
+        Subject::new(context, model, &baseline.diffusion, seed)
+    };
+    let (mut measured, first, samples) = measure(&mut subject(0)?, plan, baseline)?;
+    let mut of_draws: Vec<Vec<f64>> = first.into_iter().collect();
+    for draw in 1..plan.conversion.draws as u64 {
+        match or_note(subject(draw)?.held_out_losses(baseline.images, plan.measuring.images))? {
+            Ok(losses) => of_draws.push(losses),
+            Err(note) => measured.notes.push(note),
+        }
+    }
+    if !of_draws.is_empty() {
+        let mean =
+            |image: usize| of_draws.iter().map(|losses| losses[image]).sum::<f64>() / of_draws.len() as f64;
+        let losses: Vec<f64> = (0..baseline.losses.len()).map(mean).collect();
+        (measured.held_out_loss, measured.above_softmax) = baseline.losses(&losses);
+    }
+    Ok((InPlace { variant, features, measured }, samples))
+}
+
 /// Measures the softmax weights with FAVOR+ in place; `None` where it was asked to stop.
-pub(super) fn in_place(context: &mut Context, plan: &Plan, data: &Datasets) -> Result<Option<Conversion>> {
+pub(super) fn in_place(
+    context: &mut Context,
+    plan: &Plan,
+    data: &Datasets,
+    quality: &Quality,
+) -> Result<Option<Conversion>> {
     (context.progress)(0.0, "the softmax weights");
-    let baseline = Baseline::load(context, plan, data)?;
-    let images = data.test.as_ref().unwrap_or(&data.train);
+    let baseline = Baseline::load(context, plan, data, quality)?;
     let (sizes, seed) = (&plan.conversion, plan.config.train.seed);
+    let mut softmax = Subject::new(context, baseline.model.clone(), &baseline.diffusion, seed)?;
     let mut conversion = Conversion {
-        softmax_loss: Estimate::of(baseline.losses.iter().copied()),
-        softmax_bits_per_dim: baseline.bits_per_dim,
+        softmax_loss: quality.held_out_loss(),
+        softmax_bits_per_dim: bits_per_dim(&mut softmax, plan, baseline.images)?,
         softmax_steps: baseline.steps,
         in_place: Vec::new(),
         grid_rows: Vec::new(),
@@ -165,47 +240,12 @@ pub(super) fn in_place(context: &mut Context, plan: &Plan, data: &Datasets) -> R
             }
             let done = conversion.in_place.len() as f64 / total;
             (context.progress)(done, &format!("{variant} in place, m = {features}"));
-            let mut notes = Vec::new();
-            let mut sums = vec![0.0; baseline.losses.len()];
-            let mut draws = 0.0;
-            let mut first_bits = None;
-            let mut samples = None;
-            for draw in 0..sizes.draws as u64 {
-                let model = converted(&baseline.model, &plan.config.unet, variant, features, seed, draw)?;
-                let mut subject = Subject::new(context, model, &baseline.diffusion, seed)?;
-                match or_note(subject.held_out_losses(images, plan.measuring.images))? {
-                    Ok(losses) => {
-                        draws += 1.0;
-                        sums.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss);
-                    }
-                    Err(note) => notes.push(note),
-                }
-                if draw == 0 {
-                    match or_note(bits_per_dim(&mut subject, plan, images))? {
-                        Ok(bits) => first_bits = Some(bits),
-                        Err(note) => notes.push(note),
-                    }
-                    match or_note(subject.samples(sizes.samples, plan.measuring.steps))? {
-                        Ok(images) => samples = Some(images),
-                        Err(note) => notes.push(note),
-                    }
-                }
-            }
-            let losses: Vec<f64> = sums.iter().map(|sum| sum / draws).collect();
-            let sample_difference = samples.as_ref().map(|images| rms_difference(images, &baseline.samples));
+            let (found, samples) = replaced(context, plan, &baseline, variant, features)?;
+            conversion.in_place.push(found);
             if let (Some(images), Variant::Favor) = (samples, variant) {
                 rows.push(images);
                 conversion.grid_rows.push(features);
             }
-            conversion.in_place.push(InPlace {
-                variant,
-                features,
-                held_out_loss: (draws > 0.0).then(|| Estimate::of(losses.iter().copied()).mean),
-                above_softmax: (draws > 0.0).then(|| loss_above(&losses, &baseline.losses)),
-                bits_per_dim: first_bits,
-                sample_difference,
-                notes,
-            });
         }
     }
     let views: Vec<_> = rows.iter().map(|row| row.view()).collect();
@@ -225,10 +265,11 @@ pub(super) fn fine_tune(
     context: &mut Context,
     plan: &Plan,
     data: &Datasets,
+    quality: &Quality,
     variant: Variant,
     features: Option<usize>,
 ) -> Result<Option<FineTuned>> {
-    let baseline = Baseline::load(context, plan, data)?;
+    let baseline = Baseline::load(context, plan, data, quality)?;
     let steps = ((baseline.steps as f64 * plan.conversion.share) as u64).max(1);
     let seed = plan.config.train.seed;
     let m = features.unwrap_or(plan.config.unet.favor.features);
@@ -239,37 +280,12 @@ pub(super) fn fine_tune(
     let begin = |folder: &Path, config: &Config| start_from(folder, config, &model);
     let training = train(context, &folder, &data.train, Budget::Steps(steps), config_of, begin)?;
     let Some(training) = training else { return Ok(None) };
-    let mut tuned = FineTuned {
-        variant,
-        features,
-        training,
-        held_out_loss: None,
-        above_softmax: None,
-        bits_per_dim: None,
-        sample_difference: None,
-        notes: Vec::new(),
-    };
-    if tuned.training.diverged.is_some() {
-        return Ok(Some(tuned));
-    }
-    (context.progress)(1.0, "measuring the model");
-    let loaded = model_folder::load::<f32>(&folder)?;
-    let mut subject = Subject::new(context, loaded.model, &loaded.diffusion, seed)?;
-    let images = data.test.as_ref().unwrap_or(&data.train);
-    match or_note(subject.held_out_losses(images, plan.measuring.images))? {
-        Ok(losses) => {
-            tuned.held_out_loss = Some(Estimate::of(losses.iter().copied()).mean);
-            tuned.above_softmax = Some(loss_above(&losses, &baseline.losses));
-        }
-        Err(note) => tuned.notes.push(note),
-    }
-    match or_note(bits_per_dim(&mut subject, plan, images))? {
-        Ok(bits) => tuned.bits_per_dim = Some(bits),
-        Err(note) => tuned.notes.push(note),
-    }
-    match or_note(subject.samples(plan.conversion.samples, plan.measuring.steps))? {
-        Ok(samples) => tuned.sample_difference = Some(rms_difference(&samples, &baseline.samples)),
-        Err(note) => tuned.notes.push(note),
+    let mut tuned = FineTuned { variant, features, training, measured: BesideSoftmax::default() };
+    if tuned.training.diverged.is_none() {
+        (context.progress)(1.0, "measuring the model");
+        let loaded = model_folder::load::<f32>(&folder)?;
+        let mut subject = Subject::new(context, loaded.model, &loaded.diffusion, seed)?;
+        (tuned.measured, ..) = measure(&mut subject, plan, &baseline)?;
     }
     Ok(Some(tuned))
 }

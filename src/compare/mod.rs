@@ -24,7 +24,7 @@ mod variant;
 pub use approximation::{Approximation, ApproximationPoint, Slope};
 pub use comparison::Comparison;
 pub use context::{Event, PeakMib};
-pub use conversion::{Conversion, FineTuned, InPlace};
+pub use conversion::{BesideSoftmax, Conversion, FineTuned, InPlace};
 pub use cost::{BreakEven, Cost, CostPoint, Crossover};
 pub use full_resolution::FullResolutionRun;
 pub use plan::{Budget, Part, Plan};

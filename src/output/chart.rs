@@ -1,16 +1,22 @@
-//! Plots of a few series over two axes, as SVG that can still be read at a phone's width.
+//! Plots of a few series over two axes, as SVG that can still be read at a phone's width, and as PNG.
 
 use super::axis::{Axis, Scale};
+use super::font::{font, register};
 use super::plot::{GRID_COLOUR, TEXT_COLOUR};
 use super::write_atomically;
 use crate::error::{Error, Result};
+use image::RgbImage;
+use image::codecs::png::PngEncoder;
+use plotters::coord::Shift;
 use plotters::prelude::*;
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Smaller than the loss curve, so that its text is larger where it is shown at the same width.
 const SIZE: (u32, u32) = (640, 420);
+/// Pixels of the PNG to a unit of the SVG, so that it is sharp on a screen of twice the density.
+const PNG_SCALE: u32 = 2;
 /// Colours that the colour-blind tell apart (Okabe & Ito 2008), then two more.
 const COLOURS: [RGBColor; 9] = [
     RGBColor(0x22, 0x22, 0x22),
@@ -90,46 +96,67 @@ impl Chart<'_> {
     /// # Errors
     /// [`Error::Invalid`] for values that cannot be drawn.
     pub fn svg(&self) -> Result<String> {
-        let (x_scale, y_scale) = (self.x.scale, self.y.scale);
-        let series: Vec<Series> = self
-            .series
-            .iter()
-            .map(|series| Series {
-                points: series
-                    .points
-                    .iter()
-                    .copied()
-                    .filter(|p| x_scale.shows(p.0) && y_scale.shows(p.1))
-                    .collect(),
-                ..series.clone()
-            })
-            .filter(|series| !series.points.is_empty())
-            .collect();
         let mut svg = String::new();
-        self.draw(&mut svg, &series)
-            .map_err(|e| Error::invalid("a chart", "values that can be drawn", e.to_string(), ""))?;
+        self.draw(SVGBackend::with_string(&mut svg, SIZE).into_drawing_area(), 1)?;
         Ok(svg)
     }
 
-    /// Writes [`Chart::svg`] to a file.
+    /// The same as pixels, two to a unit of the SVG.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for values that cannot be drawn.
+    pub fn pixels(&self) -> Result<RgbImage> {
+        let (width, height) = (PNG_SCALE * SIZE.0, PNG_SCALE * SIZE.1);
+        let mut canvas = RgbImage::new(width, height);
+        self.draw(BitMapBackend::with_buffer(&mut canvas, (width, height)).into_drawing_area(), PNG_SCALE)?;
+        Ok(canvas)
+    }
+
+    /// Writes [`Chart::svg`] and [`Chart::pixels`] as `NAME.svg` and `NAME.png` into a folder, and returns the files.
     ///
     /// # Errors
     /// Those of [`Chart::svg`], and [`Error::Write`].
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let svg = self.svg()?;
-        write_atomically(path, |file| file.write_all(svg.as_bytes()))
+    pub fn write(&self, folder: &Path, name: &str) -> Result<[PathBuf; 2]> {
+        let [svg, png] = ["svg", "png"].map(|ending| folder.join(format!("{name}.{ending}")));
+        let (text, canvas) = (self.svg()?, self.pixels()?);
+        write_atomically(&svg, |file| file.write_all(text.as_bytes()))?;
+        write_atomically(&png, |file| {
+            canvas.write_with_encoder(PngEncoder::new(file)).map_err(io::Error::other)
+        })?;
+        Ok([svg, png])
     }
 
-    fn draw(
+    /// The series with the points that the axes can show, without those that have none.
+    fn shown(&self) -> Vec<Series> {
+        let shows = |p: &(f64, f64)| self.x.scale.shows(p.0) && self.y.scale.shows(p.1);
+        let points = |series: &Series| series.points.iter().copied().filter(shows).collect();
+        let series = self.series.iter().map(|series| Series { points: points(series), ..series.clone() });
+        series.filter(|series| !series.points.is_empty()).collect()
+    }
+
+    /// Draws with every length `scale` times as long.
+    fn draw<B: DrawingBackend<ErrorType: 'static>>(
         &self,
-        svg: &mut String,
-        series: &[Series],
+        root: DrawingArea<B, Shift>,
+        scale: u32,
+    ) -> Result<()> {
+        register()?;
+        self.draw_on(root, scale)
+            .map_err(|e| Error::invalid("a chart", "values that can be drawn", e.to_string(), ""))
+    }
+
+    fn draw_on<B: DrawingBackend<ErrorType: 'static>>(
+        &self,
+        root: DrawingArea<B, Shift>,
+        scale: u32,
     ) -> std::result::Result<(), Box<dyn std::error::Error>> {
-        let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+        let px = |length: i32| length * scale as i32;
+        let width = |stroke: u32| stroke * scale;
+        let text = |size: i32| font(px(size)).color(&TEXT_COLOUR);
+        let series = self.shown();
         root.fill(&WHITE)?;
-        let text = |size: i32| ("sans-serif", size).into_font().color(&TEXT_COLOUR);
         if series.is_empty() {
-            root.draw(&Text::new("nothing was measured", (220, 200), text(20)))?;
+            root.draw(&Text::new("nothing was measured", (px(220), px(200)), text(20)))?;
             root.present()?;
             return Ok(());
         }
@@ -139,10 +166,10 @@ impl Chart<'_> {
         let y = Axis::new(self.y.scale, extent(self.y.scale, values(|p| p.1), 0.05));
         let (x_label, y_label) = (x.clone(), y.clone());
         let mut chart = ChartBuilder::on(&root)
-            .margin(10)
-            .margin_right(24)
-            .x_label_area_size(52)
-            .y_label_area_size(78)
+            .margin(px(10))
+            .margin_right(px(24))
+            .x_label_area_size(px(52))
+            .y_label_area_size(px(78))
             .build_cartesian_2d(x, y)?;
         chart
             .configure_mesh()
@@ -152,25 +179,27 @@ impl Chart<'_> {
             .y_label_formatter(&|y| y_label.label(*y))
             .label_style(text(17))
             .axis_desc_style(text(18))
-            .axis_style(TEXT_COLOUR)
-            .bold_line_style(GRID_COLOUR)
+            .axis_style(TEXT_COLOUR.stroke_width(width(1)))
+            .bold_line_style(GRID_COLOUR.stroke_width(width(1)))
             .light_line_style(TRANSPARENT)
+            .set_all_tick_mark_size(px(5))
             .draw()?;
-        for Series { name, points, colour, look } in series {
+        for Series { name, points, colour, look } in &series {
             let colour = COLOURS[colour % COLOURS.len()];
-            let style = colour.stroke_width(if *look == Look::Dashed { 2 } else { 3 });
-            let drawn = if *look == Look::Dashed {
-                chart.draw_series(DashedLineSeries::new(points.iter().copied(), 7, 5, style))?
-            } else {
-                chart.draw_series(LineSeries::new(points.iter().copied(), style))?
-            };
             let dashed = *look == Look::Dashed;
+            let style = colour.stroke_width(width(if dashed { 2 } else { 3 }));
+            let line = points.iter().copied();
+            let drawn = if dashed {
+                chart.draw_series(DashedLineSeries::new(line, px(7), px(5), style))?
+            } else {
+                chart.draw_series(LineSeries::new(line, style))?
+            };
             drawn.label(name).legend(move |(x, y)| {
                 // A dashed line's sample is a short one.
-                PathElement::new([(x, y), (x + if dashed { 8 } else { 22 }, y)], style)
+                PathElement::new([(x, y), (x + px(if dashed { 8 } else { 22 }), y)], style)
             });
             if *look == Look::Dots || points.len() == 1 {
-                chart.draw_series(points.iter().map(|&p| Circle::new(p, 4, colour.filled())))?;
+                chart.draw_series(points.iter().map(|&p| Circle::new(p, px(4), colour.filled())))?;
             }
         }
         let position = match self.legend {
@@ -183,9 +212,10 @@ impl Chart<'_> {
             chart
                 .configure_series_labels()
                 .position(position)
-                .margin(8)
+                .margin(px(8))
+                .legend_area_size(px(30))
                 .background_style(WHITE.mix(0.8))
-                .border_style(GRID_COLOUR)
+                .border_style(GRID_COLOUR.stroke_width(width(1)))
                 .label_font(text(16))
                 .draw()?;
         }
@@ -231,6 +261,41 @@ mod tests {
             assert!(svg.contains(part), "{part}");
         }
         assert_eq!(svg.matches("<circle").count(), 3);
+    }
+
+    /// The pixels are the SVG's shapes at twice its size: the line's colour is where its ends are, and nothing else is dark
+    /// but the letters, below and left of the axes.
+    #[test]
+    fn pixels_show_line_and_letters() {
+        let mut chart = chart(Scale::Linear, Scale::Linear, &[(0.0, 0.0), (1.0, 1.0)]);
+        chart.series = vec![Series { look: Look::Line, colour: 2, ..chart.series[0].clone() }];
+        let canvas = chart.pixels().unwrap();
+        assert_eq!(canvas.dimensions(), (1280, 840));
+        let of_line = |(_, _, pixel): &(u32, u32, &image::Rgb<u8>)| pixel.0 == [0xd5, 0x5e, 0x00];
+        let line: Vec<(u32, u32)> =
+            canvas.enumerate_pixels().filter(of_line).map(|(x, y, _)| (x, y)).collect();
+        let (left, right) = (line.iter().min().unwrap(), line.iter().max().unwrap());
+        // Margins of 10 and 24, label areas of 78 and 52, at twice the size; 5 % of room above and below.
+        assert!(left.0.abs_diff(176) <= 4 && right.0.abs_diff(1280 - 48) <= 4, "{left:?} {right:?}");
+        assert!(left.1.abs_diff(684) <= 8 && right.1.abs_diff(52) <= 8, "{left:?} {right:?}");
+        let dark = |x: Range<u32>, y: Range<u32>| {
+            y.flat_map(|y| x.clone().map(move |x| (x, y)))
+                .filter(|&(x, y)| canvas.get_pixel(x, y).0.iter().all(|&c| c < 0x80))
+                .count()
+        };
+        assert!(dark(170..1240, 740..840) > 200, "the letters below");
+        assert!(dark(0..150, 20..700) > 200, "the letters on the left");
+        assert_eq!(dark(190..1220, 30..650), 0, "the plot itself");
+    }
+
+    #[test]
+    fn both_files_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let chart = chart(Scale::Linear, Scale::Linear, &[(0.0, 0.0), (1.0, 1.0)]);
+        let [svg, png] = chart.write(folder.path(), "plot").unwrap();
+        assert_eq!((&svg, &png), (&folder.path().join("plot.svg"), &folder.path().join("plot.png")));
+        assert_eq!(std::fs::read_to_string(svg).unwrap(), chart.svg().unwrap());
+        assert_eq!(image::open(png).unwrap().into_rgb8(), chart.pixels().unwrap());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod atomic;
 mod axis;
 mod chart;
+mod font;
 mod grid;
 mod npy;
 mod plot;

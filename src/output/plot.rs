@@ -1,6 +1,7 @@
 //! The loss curve, as SVG.
 
 use super::axis::{Axis, Scale};
+use super::font::{font, register};
 use super::write_atomically;
 use crate::error::{Error, Result};
 use plotters::prelude::*;
@@ -58,9 +59,10 @@ fn draw(svg: &mut String, points: &[(u64, f64)]) -> std::result::Result<(), Box<
     let steps = first..last.max(first.saturating_add(1));
     let means = running_mean(points);
 
+    register()?;
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let text = |size: i32| ("sans-serif", size).into_font().color(&TEXT_COLOUR);
+    let text = |size: i32| font(size).color(&TEXT_COLOUR);
     let mut chart = ChartBuilder::on(&root)
         .margin(16)
         .margin_right(28)

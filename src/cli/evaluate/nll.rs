@@ -110,7 +110,7 @@ impl Figures {
         let linear = |label| ChartAxis { label, scale: Scale::Linear };
         let charts = [
             (
-                "bits_per_timestep.svg",
+                "bits_per_timestep",
                 Chart {
                     x: logarithmic("t (t = 1: the decoder's term)"),
                     y: logarithmic("bits/dim of the term"),
@@ -119,7 +119,7 @@ impl Figures {
                 },
             ),
             (
-                "rate_distortion.svg",
+                "rate_distortion",
                 Chart {
                     x: linear("rate in bits/dim"),
                     y: linear("RMSE of the predicted x_0, pixels in 0..255"),
@@ -131,9 +131,7 @@ impl Figures {
             ),
         ];
         for (name, chart) in charts {
-            let path = folder.join(name);
-            chart.write(&path)?;
-            files.push(path.display().to_string());
+            files.extend(chart.write(folder, name)?.map(|file| file.display().to_string()));
         }
         Ok(())
     }

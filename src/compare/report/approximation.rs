@@ -28,14 +28,14 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
         html += &draft.chart(
             &format!("approximation-kernel-{spread}"),
             &format!("The kernel's error, entries of standard deviation {spread}."),
-            &kernel_chart(found, spread),
+            kernel_chart(found, spread),
         )?;
         html += &draft.chart(
             &format!("approximation-attention-{spread}"),
             &format!(
                 "Attention's error with orthogonal projections, entries of standard deviation {spread}."
             ),
-            &attention_chart(found, spread),
+            attention_chart(found, spread),
         )?;
     }
     html += "</div>\n";
@@ -58,7 +58,7 @@ fn points(
     kind.filter_map(|p| Some((p.features as f64, value(p)?))).collect()
 }
 
-fn over_m(label: &str, series: Vec<Series>) -> Chart<'_> {
+fn over_m(label: &'static str, series: Vec<Series>) -> Chart<'static> {
     Chart {
         x: ChartAxis { label: "m", scale: Scale::Doublings },
         y: ChartAxis { label, scale: Scale::Logarithmic },

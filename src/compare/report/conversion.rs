@@ -5,7 +5,7 @@ use super::runs::colour;
 use super::table::{Cell, Table};
 use super::{Draft, left_out};
 use crate::compare::conversion::GRID;
-use crate::compare::{Conversion, InPlace, Part, Variant};
+use crate::compare::{BesideSoftmax, Conversion, Part, Variant};
 use crate::error::Result;
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
@@ -31,12 +31,12 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     html += &draft.chart(
         "conversion-loss",
         "How much the held-out loss is above softmax's own, on the same t and noise.",
-        &loss_chart(found),
+        loss_chart(found),
     )?;
     html += &draft.chart(
         "conversion-samples",
         "How far the samples are from softmax's, from the same noise: root mean square, images spanning -1 to 1.",
-        &sample_chart(found),
+        sample_chart(found),
     )?;
     html += "</div>\n";
     let rows: Vec<String> = found.grid_rows.iter().map(|m| format!("m = {m}")).collect();
@@ -55,7 +55,7 @@ fn percent(share: f64) -> String {
     format!("{:.0} %", 100.0 * share)
 }
 
-fn series(found: &Conversion, value: impl Fn(&InPlace) -> Option<f64>) -> Vec<Series> {
+fn series(found: &Conversion, value: impl Fn(&BesideSoftmax) -> Option<f64>) -> Vec<Series> {
     [Variant::Favor, Variant::FavorHyperbolic]
         .into_iter()
         .map(|variant| Series {
@@ -64,7 +64,7 @@ fn series(found: &Conversion, value: impl Fn(&InPlace) -> Option<f64>) -> Vec<Se
                 .in_place
                 .iter()
                 .filter(|kind| kind.variant == variant)
-                .filter_map(|kind| Some((kind.features as f64, value(kind)?)))
+                .filter_map(|kind| Some((kind.features as f64, value(&kind.measured)?)))
                 .collect(),
             colour: colour(variant),
             look: Look::Dots,
@@ -73,12 +73,13 @@ fn series(found: &Conversion, value: impl Fn(&InPlace) -> Option<f64>) -> Vec<Se
 }
 
 /// The fine-tuned networks with FAVOR+ as points of the same charts.
-fn tuned(found: &Conversion, value: impl Fn(&crate::compare::FineTuned) -> Option<f64>) -> Series {
-    let points = found.fine_tuned.iter().filter_map(|kind| Some((kind.features? as f64, value(kind)?)));
+fn tuned(found: &Conversion, value: impl Fn(&BesideSoftmax) -> Option<f64>) -> Series {
+    let points =
+        found.fine_tuned.iter().filter_map(|kind| Some((kind.features? as f64, value(&kind.measured)?)));
     Series { name: "favor, fine-tuned".into(), points: points.collect(), colour: 3, look: Look::Dots }
 }
 
-fn over_m(label: &str, series: Vec<Series>) -> Chart<'_> {
+fn over_m(label: &'static str, series: Vec<Series>) -> Chart<'static> {
     Chart {
         x: ChartAxis { label: "m", scale: Scale::Doublings },
         y: ChartAxis { label, scale: Scale::Logarithmic },
@@ -105,7 +106,7 @@ fn sample_chart(found: &Conversion) -> Chart<'static> {
     let mut all = series(found, |kind| kind.sample_difference);
     all.push(tuned(found, |kind| kind.sample_difference));
     let softmax = found.fine_tuned.iter().find(|kind| kind.variant == Variant::Softmax);
-    if let Some(difference) = softmax.and_then(|kind| kind.sample_difference) {
+    if let Some(difference) = softmax.and_then(|kind| kind.measured.sample_difference) {
         let m = found.in_place.iter().map(|kind| (kind.features as f64, difference));
         all.push(Series {
             name: "softmax, fine-tuned".into(),
@@ -117,63 +118,51 @@ fn sample_chart(found: &Conversion) -> Chart<'static> {
     over_m("difference of samples", all)
 }
 
+/// The columns of [`BesideSoftmax`].
+const MEASURED: [&str; 4] =
+    ["held-out loss", "above the softmax weights'", "bits/dim", "difference of samples"];
+
+fn measured(beside: &BesideSoftmax) -> [Cell; 4] {
+    [
+        Cell::number(beside.held_out_loss, 4),
+        Cell::estimate(beside.above_softmax),
+        Cell::estimate(beside.bits_per_dim),
+        Cell::number(beside.sample_difference, 3),
+    ]
+}
+
 fn in_place_table(found: &Conversion) -> Table {
     let rows = found.in_place.iter().map(|kind| {
-        vec![
-            Cell::text(kind.variant),
-            Cell::count(kind.features as u64),
-            Cell::number(kind.held_out_loss, 4),
-            Cell::estimate(kind.above_softmax),
-            Cell::estimate(kind.bits_per_dim),
-            Cell::number(kind.sample_difference, 3),
-        ]
+        let mut row = vec![Cell::text(kind.variant), Cell::count(kind.features as u64)];
+        row.extend(measured(&kind.measured));
+        row
     });
     Table {
         name: "conversion",
         caption: "In place of softmax, nothing trained".into(),
-        columns: vec![
-            "attention",
-            "m",
-            "held-out loss",
-            "above softmax's",
-            "bits/dim",
-            "difference of samples",
-        ],
+        columns: ["attention", "m"].into_iter().chain(MEASURED).collect(),
         rows: rows.collect(),
     }
 }
 
 fn tuned_table(found: &Conversion) -> Table {
     let rows = found.fine_tuned.iter().map(|kind| {
-        vec![
-            Cell::text(kind.variant),
-            Cell::count(kind.features.map(|m| m as u64)),
-            Cell::count(kind.training.steps),
-            Cell::number(kind.held_out_loss, 4),
-            Cell::estimate(kind.above_softmax),
-            Cell::estimate(kind.bits_per_dim),
-            Cell::number(kind.sample_difference, 3),
-        ]
+        let m = kind.features.map(|m| m as u64);
+        let mut row = vec![Cell::text(kind.variant), Cell::count(m), Cell::count(kind.training.steps)];
+        row.extend(measured(&kind.measured));
+        row
     });
     Table {
         name: "fine-tuning",
         caption: "The same weights trained on".into(),
-        columns: vec![
-            "attention",
-            "m",
-            "further steps",
-            "held-out loss",
-            "above the softmax weights'",
-            "bits/dim",
-            "difference of samples",
-        ],
+        columns: ["attention", "m", "further steps"].into_iter().chain(MEASURED).collect(),
         rows: rows.collect(),
     }
 }
 
 fn notes(found: &Conversion) -> Vec<String> {
     let in_place = found.in_place.iter().flat_map(|kind| {
-        kind.notes.iter().map(|note| format!("{} with m = {}: {note}.", kind.variant, kind.features))
+        kind.measured.notes.iter().map(|note| format!("{} with m = {}: {note}.", kind.variant, kind.features))
     });
     let tuned = found.fine_tuned.iter().flat_map(|kind| {
         let name =
@@ -182,12 +171,14 @@ fn notes(found: &Conversion) -> Vec<String> {
             let name = name.clone();
             move |what| format!("{name}, fine-tuned, diverged: {what}.")
         });
-        diverged.chain(kind.notes.iter().map(move |note| format!("{name}, fine-tuned: {note}.")))
+        diverged.chain(kind.measured.notes.iter().map(move |note| format!("{name}, fine-tuned: {note}.")))
     });
     let mut notes: Vec<String> = in_place.chain(tuned).collect();
     notes.dedup();
-    let above =
-        found.in_place.iter().filter(|kind| kind.above_softmax.is_some_and(|above| above.mean <= 0.0));
+    let above = found
+        .in_place
+        .iter()
+        .filter(|kind| kind.measured.above_softmax.is_some_and(|above| above.mean <= 0.0));
     notes.extend(above.map(|kind| {
         format!(
             "{} with m = {} has no larger loss than softmax and no point in the chart.",

@@ -25,18 +25,18 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     html += &draft.chart(
         "cost-time",
         "Forward and backward of one layer.",
-        &time_chart(cost, |p| p.step_seconds),
+        time_chart(cost, |p| p.step_seconds),
     )?;
     html += &draft.chart(
         "cost-forward-time",
         "Forward alone, as in sampling.",
-        &time_chart(cost, |p| p.forward_seconds),
+        time_chart(cost, |p| p.forward_seconds),
     )?;
-    html += &draft.chart("cost-memory", MEMORY, &memory_chart(draft))?;
+    html += &draft.chart("cost-memory", MEMORY, memory_chart(draft))?;
     html += &draft.chart(
         "cost-break-even",
         "From which L FAVOR+ is faster, measured, beside the count of operations. A kind that is faster, or slower, at every L measured has no point.",
-        &break_even_chart(cost),
+        break_even_chart(cost),
     )?;
     html += "</div>\n";
     html += &draft.table(&break_even_table(cost));

@@ -24,8 +24,8 @@ use table::Table;
 pub struct Report {
     /// The page: one file, no network, no script.
     pub html: String,
-    /// Every plot as SVG, by name.
-    pub plots: Vec<(String, String)>,
+    /// Every plot, by name.
+    pub plots: Vec<(String, Chart<'static>)>,
     /// Every table and curve as CSV, by name.
     pub tables: Vec<(String, String)>,
 }
@@ -54,16 +54,15 @@ pub fn report(findings: &Findings, images: &BTreeMap<String, Vec<u8>>) -> Result
 struct Draft<'a> {
     findings: &'a Findings,
     images: &'a BTreeMap<String, Vec<u8>>,
-    plots: Vec<(String, String)>,
+    plots: Vec<(String, Chart<'static>)>,
     tables: Vec<(String, String)>,
 }
 
 impl Draft<'_> {
     /// A chart in the page and as a file.
-    fn chart(&mut self, name: &str, caption: &str, chart: &Chart) -> Result<String> {
-        let svg = chart.svg()?;
-        let figure = html::figure(&svg, caption);
-        self.plots.push((name.to_owned(), svg));
+    fn chart(&mut self, name: &str, caption: &str, chart: Chart<'static>) -> Result<String> {
+        let figure = html::figure(&chart.svg()?, caption);
+        self.plots.push((name.to_owned(), chart));
         Ok(figure)
     }
 
@@ -87,20 +86,22 @@ impl Draft<'_> {
     }
 }
 
-/// Reads the sample grids of a comparison's folder and writes its report: `report.html`, `plots/*.svg`, `tables/*.csv`. Returns
-/// the page's file.
+/// Reads the sample grids of a comparison's folder and writes its report: `report.html`, `plots/*.svg` and `*.png`, `tables/*.csv`.
+/// Returns the page's file.
 ///
 /// # Errors
 /// Those of [`report`]; [`Error::Read`], [`Error::Write`].
 pub fn write_report(folder: &Path, findings: &Findings) -> Result<PathBuf> {
     let report = report(findings, &images(&folder.join("images"))?)?;
-    for (kind, ending, files) in [("plots", "svg", &report.plots), ("tables", "csv", &report.tables)] {
-        let folder = folder.join(kind);
-        fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
-        for (name, text) in files {
-            let file = folder.join(format!("{name}.{ending}"));
-            write_atomically(&file, |f| f.write_all(text.as_bytes()))?;
-        }
+    let [plots, tables] = ["plots", "tables"].map(|kind| folder.join(kind));
+    for folder in [&plots, &tables] {
+        fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+    }
+    for (name, chart) in &report.plots {
+        chart.write(&plots, name)?;
+    }
+    for (name, text) in &report.tables {
+        write_atomically(&tables.join(format!("{name}.csv")), |f| f.write_all(text.as_bytes()))?;
     }
     let page = folder.join("report.html");
     write_atomically(&page, |f| f.write_all(report.html.as_bytes()))?;

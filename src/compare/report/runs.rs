@@ -167,11 +167,11 @@ fn likelihoods(draft: &mut Draft) -> Result<String> {
         "<h3>The bound on held-out images</h3>\n<dl>{}</dl>\n<div class=\"figures\">\n",
         equations::bound()
     );
-    html += &draft.chart("bound-terms", "The terms of the bound: bits that one timestep costs.", &terms)?;
+    html += &draft.chart("bound-terms", "The terms of the bound: bits that one timestep costs.", terms)?;
     html += &draft.chart(
         "rate-distortion",
         "How far the predicted image is off after so many bits (Ho et al. 2020, section 4.3).",
-        &rates,
+        rates,
     )?;
     html += "</div>\n";
     let rows = bounds.iter().flat_map(|(variant, bound)| {
@@ -283,12 +283,9 @@ pub(super) fn curves(
     let by_time = chart("seconds of training", |point| point.seconds);
     let mut html = "<div class=\"figures\">\n".to_owned();
     let caption = "means over stretches of steps. A line that is not seen lies under a later one";
-    html += &draft.chart(&format!("{name}-by-step"), &format!("Loss by step; {caption}."), &by_step)?;
-    html += &draft.chart(
-        &format!("{name}-by-time"),
-        &format!("The same losses by time; {caption}."),
-        &by_time,
-    )?;
+    html += &draft.chart(&format!("{name}-by-step"), &format!("Loss by step; {caption}."), by_step)?;
+    html +=
+        &draft.chart(&format!("{name}-by-time"), &format!("The same losses by time; {caption}."), by_time)?;
     html += "</div>\n";
     let rows = trainings.iter().flat_map(|(variant, training)| {
         training.curve.iter().map(|point| {
