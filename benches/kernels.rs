@@ -1,16 +1,60 @@
-//! Kernels on the shapes of the `fashion` network, on every instruction set of this processor.
+//! Kernels on the shapes of both networks, on one thread, on every instruction set of this processor (0 to 3, slowest first).
 //!
-//! `cargo bench --bench kernels`; items are multiply-adds, so twice the items per second are FLOP/s.
+//! `cargo bench --bench kernels`. Products count operations, so that Gitem/s are GFLOP/s; passes over memory count the bytes that
+//! they read and write. In the last row GHz stand for per cent: of the measured peak of multiply-adds for products, and of copying as
+//! many bytes for the others.
 
-use divan::{Bencher, counter::ItemsCount};
-use performer_ddpm::kernels::{Element, Isa, Product};
+use divan::counter::{BytesCount, CyclesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use performer_ddpm::config::Preset;
+use performer_ddpm::kernels::{Element, Exponent, Isa, Product, Team, drop_out, peak_gflops};
+use performer_ddpm::nn::{GroupNorm, Linear};
+use performer_ddpm::train::{Adam, Update};
+use std::sync::LazyLock;
+use std::time::Instant;
 
 fn main() {
-    divan::main();
+    // For the optimiser, which shares itself out over the pool that it is called in.
+    let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+    alone.install(divan::main);
 }
 
 fn numbers(n: usize) -> Vec<f32> {
     (0..n).map(|i| (i * 7919 % 1000) as f32 / 1000.0 - 0.5).collect()
+}
+
+/// What a call does.
+enum Work {
+    /// Additions and multiplications.
+    Operations(usize),
+    /// Floats read and floats written.
+    Memory(usize),
+}
+
+static PEAK: LazyLock<f64> = LazyLock::new(|| peak_gflops(1));
+
+/// GB/s of a copy that reads and writes so many bytes together: the best of many.
+fn copy_rate(bytes: usize) -> f64 {
+    let (from, mut to) = (vec![1u8; bytes / 2], vec![0u8; bytes / 2]);
+    let mut copy = || {
+        let start = Instant::now();
+        to.copy_from_slice(black_box(&from));
+        black_box(&mut to);
+        start.elapsed().as_secs_f64()
+    };
+    1e-9 * bytes as f64 / (0..200).map(|_| copy()).fold(f64::INFINITY, f64::min)
+}
+
+fn measure(bencher: Bencher, isa: usize, work: Work, mut kernel: impl FnMut(Isa)) {
+    let Some(&isa) = Isa::available().get(isa) else { return };
+    let (bencher, nanoseconds) = match work {
+        Work::Operations(n) => (bencher.counter(ItemsCount::new(n)), n as f64 / *PEAK),
+        Work::Memory(floats) => {
+            let bytes = size_of::<f32>() * floats;
+            (bencher.counter(BytesCount::new(bytes)), bytes as f64 / copy_rate(bytes))
+        }
+    };
+    bencher.counter(CyclesCount::new((100.0 * nanoseconds) as u64)).bench_local(|| kernel(isa));
 }
 
 /// m, n, k of linear layers, of attention's tiles and of 1x1 convolutions of both networks.
@@ -26,10 +70,136 @@ const PRODUCTS: [(usize, usize, usize); 7] = [
 
 #[divan::bench(args = PRODUCTS, consts = [0, 1, 2, 3])]
 fn product<const ISA: usize>(bencher: Bencher, (m, n, k): (usize, usize, usize)) {
-    let Some(&isa) = Isa::available().get(ISA) else { return };
     let (a, b, mut c) = (numbers(m * k), numbers(k * n), numbers(m * n));
     let shape = Product::dense(m, n, k);
-    bencher
-        .counter(ItemsCount::new(shape.multiply_adds()))
-        .bench_local(|| f32::product(isa, &shape, divan::black_box(&a), &b, &mut c));
+    let work = Work::Operations(2 * shape.multiply_adds());
+    measure(bencher, ISA, work, |isa| f32::product(isa, &shape, black_box(&a), &b, &mut c));
+}
+
+/// Rows, features in, features out: shortcuts, attention's projections, a timestep's.
+const LINEAR: [(usize, usize, usize); 4] = [(784, 64, 32), (196, 64, 64), (1024, 384, 128), (1, 512, 256)];
+
+#[divan::bench(args = LINEAR, consts = [0, 1, 2, 3])]
+fn linear_forward<const ISA: usize>(bencher: Bencher, (rows, c_in, c_out): (usize, usize, usize)) {
+    let layer = Linear { rows, c_in, c_out };
+    let (x, weight, bias) = (numbers(rows * c_in), numbers(c_in * c_out), numbers(c_out));
+    let mut y = numbers(rows * c_out);
+    measure(bencher, ISA, Work::Operations(2 * rows * c_in * c_out), |isa| {
+        layer.forward(isa, Team::Solo, black_box(&x), &weight, &bias, &mut y);
+    });
+}
+
+/// The gradients in the input, in the weight and in the bias.
+#[divan::bench(args = LINEAR, consts = [0, 1, 2, 3])]
+fn linear_backward<const ISA: usize>(bencher: Bencher, (rows, c_in, c_out): (usize, usize, usize)) {
+    let layer = Linear { rows, c_in, c_out };
+    let (x, d_y, transposed) = (numbers(rows * c_in), numbers(rows * c_out), numbers(c_in * c_out));
+    let (mut d_x, mut d_weight, mut d_bias) = (x.clone(), transposed.clone(), numbers(c_out));
+    measure(bencher, ISA, Work::Operations(4 * rows * c_in * c_out), |isa| {
+        layer.backward_input(isa, Team::Solo, &transposed, black_box(&d_y), &mut d_x, false);
+        layer.backward_weight(isa, Team::Solo, black_box(&x), &d_y, &mut d_weight, &mut d_bias);
+    });
+}
+
+/// Rows and columns of attention's tiles: FAVOR+'s features, softmax's scores.
+const TILES: [(usize, usize); 3] = [(64, 64), (32, 128), (32, 1024)];
+
+/// Keys' features. Shifts of 1 keep the numbers at 1 when the pass is repeated in place.
+#[divan::bench(args = TILES, consts = [0, 1, 2, 3])]
+fn exp2_of<const ISA: usize>(bencher: Bencher, (rows, columns): (usize, usize)) {
+    let (mut x, by_row, by_column) = (numbers(rows * columns), vec![1.0; rows], vec![0.0; columns]);
+    measure(bencher, ISA, Work::Memory(2 * rows * columns), |isa| {
+        let exponent = Exponent::RowsThenColumns(&by_row, &by_column);
+        f32::exp2_of(isa, black_box(&mut x), columns, columns, exponent);
+    });
+}
+
+/// Queries' features: two passes, over rows that stay in cache.
+#[divan::bench(args = TILES, consts = [0, 1, 2, 3])]
+fn exp2_below_maxima<const ISA: usize>(bencher: Bencher, (rows, columns): (usize, usize)) {
+    let (mut x, shifts, weights) = (numbers(rows * columns), vec![0.0; columns], vec![1.0; columns]);
+    let (mut maxima, mut sums) = (vec![0.0; rows], vec![0.0; rows]);
+    measure(bencher, ISA, Work::Memory(3 * rows * columns), |isa| {
+        let shifts = Some((&shifts[..], &weights[..]));
+        f32::exp2_below_maxima(isa, black_box(&mut x), columns, columns, shifts, &mut maxima, &mut sums);
+    });
+}
+
+#[divan::bench(args = TILES, consts = [0, 1, 2, 3])]
+fn sin_cos<const ISA: usize>(bencher: Bencher, (rows, columns): (usize, usize)) {
+    let (mut x, mut y) = (numbers(rows * columns), numbers(rows * columns));
+    measure(bencher, ISA, Work::Memory(3 * rows * columns), |isa| {
+        f32::sin_cos_in_place(isa, black_box(&mut x), &mut y);
+    });
+}
+
+/// Pixels and channels of one image.
+const IMAGES: [(usize, usize); 4] = [(784, 32), (196, 64), (49, 128), (1024, 128)];
+
+#[divan::bench(args = IMAGES, consts = [0, 1, 2, 3])]
+fn silu<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize, usize)) {
+    let (x, mut y) = (numbers(pixels * channels), numbers(pixels * channels));
+    measure(bencher, ISA, Work::Memory(2 * x.len()), |isa| f32::silu(isa, black_box(&x), &mut y));
+}
+
+#[divan::bench(args = IMAGES, consts = [0, 1, 2, 3])]
+fn silu_backward<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize, usize)) {
+    let [x, d_y, mut d_x] = [(); 3].map(|()| numbers(pixels * channels));
+    measure(bencher, ISA, Work::Memory(3 * x.len()), |isa| {
+        f32::silu_backward(isa, black_box(&x), &d_y, &mut d_x);
+    });
+}
+
+fn group_norm((pixels, channels): (usize, usize)) -> GroupNorm {
+    GroupNorm { pixels, channels, groups: 32, eps: 1e-6, silu: true }
+}
+
+/// Moments, then the affine map with its SiLU: x is read twice.
+#[divan::bench(args = IMAGES, consts = [0, 1, 2, 3])]
+fn group_norm_forward<const ISA: usize>(bencher: Bencher, image: (usize, usize)) {
+    let layer = group_norm(image);
+    let len = layer.pixels * layer.channels;
+    let (x, gamma, beta) = (numbers(len), numbers(layer.channels), numbers(layer.channels));
+    let (mut y, mut saved, mut work) = (numbers(len), numbers(layer.saved_len()), numbers(layer.work_len()));
+    measure(bencher, ISA, Work::Memory(3 * len), |isa| {
+        layer.forward(isa, Team::Solo, black_box(&x), &gamma, &beta, &mut y, &mut saved, &mut work);
+    });
+}
+
+/// A copy of d_y, which is overwritten; SiLU's slope in place with the sums; the gradient in x.
+#[divan::bench(args = IMAGES, consts = [0, 1, 2, 3])]
+fn group_norm_backward<const ISA: usize>(bencher: Bencher, image: (usize, usize)) {
+    let layer = group_norm(image);
+    let (len, c) = (layer.pixels * layer.channels, layer.channels);
+    let [x, before, mut d_y, mut d_x] = [(); 4].map(|()| numbers(len));
+    let [gamma, beta, mut d_gamma, mut d_beta] = [(); 4].map(|()| numbers(c));
+    let (mut saved, mut work) = (numbers(layer.saved_len()), numbers(layer.work_len()));
+    layer.forward(Isa::detect(), Team::Solo, &x, &gamma, &beta, &mut d_x, &mut saved, &mut work);
+    measure(bencher, ISA, Work::Memory(8 * len), |isa| {
+        d_y.copy_from_slice(black_box(&before));
+        let (d_gamma, d_beta) = (&mut d_gamma, &mut d_beta);
+        let d_x = Some(&mut d_x[..]);
+        layer.backward(isa, &x, &gamma, &beta, &saved, &mut d_y, d_x, false, d_gamma, d_beta, &mut work);
+    });
+}
+
+#[divan::bench(args = IMAGES, consts = [0, 1, 2, 3])]
+fn dropout<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize, usize)) {
+    let mut x = numbers(pixels * channels);
+    measure(bencher, ISA, Work::Memory(2 * x.len()), |isa| drop_out(isa, &[7; 32], 0.1, black_box(&mut x)));
+}
+
+/// Parameters of one layer, and of a small network.
+const PARAMETERS: [usize; 2] = [1 << 16, 1 << 20];
+
+/// Adam with the moving average: m, v, the weights and their average are read and written, the gradient is read.
+#[divan::bench(args = PARAMETERS, consts = [0, 1, 2, 3])]
+fn adam<const ISA: usize>(bencher: Bencher, len: usize) {
+    let config = Preset::Fashion.config().train;
+    let update = Update { lr: 1e-3, number: 1, clip: 1.0, ema_decay: 0.999 };
+    let (mut adam, gradient) = (Adam::new(len), numbers(len));
+    let (mut weights, mut average) = (numbers(len), numbers(len));
+    measure(bencher, ISA, Work::Memory(9 * len), |isa| {
+        adam.update(isa, &config, update, black_box(&gradient), &mut weights, &mut average);
+    });
 }

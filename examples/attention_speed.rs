@@ -84,7 +84,7 @@ impl Layer {
         for _ in 0..runs + 2 {
             let start = Instant::now();
             if samples.len() < works.len() {
-                let crew = Crew::default();
+                let crew = Crew::new(works.len());
                 rayon::scope(|scope| {
                     (1..works.len()).for_each(|_| scope.spawn(|_| crew.serve()));
                     crew.lead(|team| samples.iter_mut().for_each(|sample| run(team, sample)));

@@ -4,7 +4,7 @@
 mod models;
 
 use models::{bits, favor_in_the_middle, random, softmax};
-use performer_ddpm::checkpoint::model_folder;
+use performer_ddpm::checkpoint::model_folder::{self, load_unet_config};
 use performer_ddpm::checkpoint::state::{TrainingState, load, newest, save};
 use performer_ddpm::config::{Config, DiffusionConfig, Preset};
 use proptest::prelude::*;
@@ -68,6 +68,19 @@ fn states_come_back_bit_for_bit() {
         }
         assert_eq!(loaded, state);
     }
+}
+
+#[test]
+fn a_run_of_checkpoints_alone_has_its_networks_configuration() {
+    let run = tempfile::tempdir().unwrap();
+    assert!(load_unet_config(run.path()).is_err());
+    let file = save(run.path(), &tiny(3)).unwrap();
+    for path in [run.path(), &file] {
+        assert_eq!(load_unet_config(path).unwrap(), tiny(3).config.unet);
+    }
+    damage(&file);
+    let message = load_unet_config(run.path()).unwrap_err().to_string();
+    assert!(message.contains("step-00000003.safetensors"), "{message}");
 }
 
 #[test]

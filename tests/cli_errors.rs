@@ -114,6 +114,78 @@ fn a_folder_that_cannot_be_written_is_an_error_and_not_a_loss() {
     assert_eq!(std::fs::read_to_string(folder.path().join("file")).expect("the file"), "here before");
 }
 
+/// The command that trains a model in `out` in a moment.
+fn train_in(out: &str) -> [&str; 10] {
+    ["train", "--preset", "tiny", "--steps", "1", "--batch", "2", "--out", out, "--quiet"]
+}
+
+#[cfg(unix)]
+#[test]
+fn a_read_only_folder_is_an_error_before_the_work() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let locked = folder.path().join("locked");
+    std::fs::create_dir(&locked).expect("a folder");
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o555)).expect("permissions");
+    if std::fs::write(locked.join("try"), "").is_ok() {
+        println!("skipped: permissions do not bind this user");
+        return;
+    }
+    holds(&refusal(folder.path(), 1, &train_in("locked/run")), &["locked/run"]);
+    let output = binary(&locked, &train_in("../run"));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{message}");
+    holds(&message, &["warning: runs/latest"]);
+    let sample = ["sample", "../run", "-n", "1", "--steps", "1", "--npy", "../images.npy"];
+    holds(&refusal(&locked, 1, &sample), &["samples.png"]);
+    assert!(!folder.path().join("images.npy").exists(), "nothing was sampled");
+}
+
+#[test]
+fn a_run_needs_no_link_to_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("runs"), "here before").expect("a file");
+    let output = binary(folder.path(), &train_in("run"));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{message}");
+    assert_eq!(message.contains("warning: runs/latest"), cfg!(unix), "{message}");
+    assert!(folder.path().join("run/model_index.json").is_file());
+}
+
+#[test]
+fn a_new_run_leaves_other_models_alone() {
+    for name in ["checkpoints", "metrics.jsonl", "unet", "scheduler", "model_index.json", "config.json"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = folder.path().join("model");
+        std::fs::create_dir(&model).expect("a folder");
+        match name.contains('.') {
+            true => std::fs::write(model.join(name), "here before").expect("a file"),
+            false => std::fs::create_dir(model.join(name)).expect("a folder"),
+        }
+        holds(&refusal(folder.path(), 2, &train_in("model")), &["model", name, "--out"]);
+        assert_eq!(std::fs::read_dir(&model).expect("the folder").count(), 1, "{name}");
+    }
+}
+
+#[test]
+fn samples_that_could_not_be_kept_are_not_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = binary(folder.path(), &train_in("run"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let grid = folder.path().join("samples.png");
+    std::fs::write(&grid, "here before").expect("a file");
+    for option in ["--out", "--npy", "--gif", "--strip"] {
+        let sample = ["sample", "run", "-n", "1", "--steps", "1", option];
+        holds(&refusal(folder.path(), 1, &[&sample[..], &["missing/a"]].concat()), &["missing/a"]);
+        holds(&refusal(folder.path(), 2, &[&sample[..], &["run"]].concat()), &["run: expected a file"]);
+    }
+    assert_eq!(std::fs::read_to_string(&grid).expect("the file"), "here before");
+    for entry in std::fs::read_dir(folder.path()).expect("the folder") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name in UTF-8");
+        assert!(["run", "runs", "samples.png"].contains(&name.as_str()), "{name} is left");
+    }
+}
+
 #[test]
 fn comparisons_that_cannot_be_are_refused_before_anything_is_made() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -2,7 +2,7 @@
 
 use performer_ddpm::checkpoint::state;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 fn command(folder: &Path, arguments: &[&str]) -> Command {
@@ -23,6 +23,9 @@ fn bytes(folder: &Path, file: &str) -> Vec<u8> {
 
 const FINAL: [&str; 2] = ["unet/diffusion_pytorch_model.safetensors", "unet/raw_weights.safetensors"];
 
+/// More than the preset's 40, so that a run that is resumed to another end is seen.
+const STEPS: &str = "45";
+
 /// Everything of a metrics file but the clock's columns.
 fn metrics(folder: &Path) -> Vec<(u64, f64, f64, f64)> {
     String::from_utf8(bytes(folder, "metrics.jsonl"))
@@ -36,10 +39,10 @@ fn metrics(folder: &Path) -> Vec<(u64, f64, f64, f64)> {
 }
 
 /// Starts a run, waits until it has written its second checkpoint, and stops it by `signal`.
-fn stopped(folder: &Path, signal: &str) -> std::process::ExitStatus {
-    let arguments = ["train", "--preset", "tiny", "--steps", "40", "--out", "run", "--threads", "3"];
-    let mut child =
-        command(folder, &arguments).stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("a start");
+fn stopped(folder: &Path, signal: &str) -> Output {
+    let arguments = ["train", "--preset", "tiny", "--steps", STEPS, "--out", "run", "--threads", "3"];
+    let mut command = command(folder, &[&arguments[..], &["--conv", "winograd"]].concat());
+    let mut child = command.stderr(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a start");
     let start = Instant::now();
     while !folder.join("run/checkpoints/step-00000020.safetensors").exists() {
         assert!(start.elapsed() < Duration::from_secs(120), "no checkpoint in two minutes");
@@ -48,7 +51,7 @@ fn stopped(folder: &Path, signal: &str) -> std::process::ExitStatus {
     }
     let kill = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill");
     assert!(kill.success());
-    child.wait().expect("the run ends")
+    child.wait_with_output().expect("the run ends")
 }
 
 #[cfg(unix)]
@@ -62,19 +65,23 @@ fn a_stopped_run_ends_with_the_same_bits() {
     };
     let (straight, interrupted, killed, stepwise) =
         (at("straight"), at("interrupted"), at("killed"), at("stepwise"));
-    succeed(&straight, &["train", "--preset", "tiny", "--steps", "40", "--out", "run", "--quiet"]);
+    succeed(&straight, &["train", "--preset", "tiny", "--steps", STEPS, "--out", "run", "--quiet"]);
 
-    assert!(stopped(&interrupted, "-INT").success(), "Ctrl-C ends a run in order");
+    let output = stopped(&interrupted, "-INT");
+    assert!(output.status.success(), "Ctrl-C ends a run in order");
     let newest = state::newest(&interrupted.join("run")).expect("readable").expect("a checkpoint");
-    assert!((20..40).contains(&newest.state.step), "saved at step {}", newest.state.step);
-    succeed(&interrupted, &["train", "--resume", "run", "--steps", "40", "--quiet"]);
+    assert!((20..45).contains(&newest.state.step), "saved at step {}", newest.state.step);
+    let told = String::from_utf8_lossy(&output.stdout);
+    let (_, resume) = told.trim_end().split_once("performer-ddpm ").expect("how to go on");
+    assert_eq!(resume, "train --resume run --conv winograd");
+    succeed(&interrupted, &[&resume.split(' ').collect::<Vec<_>>()[..], &["--quiet"]].concat());
 
-    assert!(!stopped(&killed, "-KILL").success());
-    succeed(&killed, &["train", "--resume", "--steps", "40", "--quiet", "--threads", "1"]);
+    assert!(!stopped(&killed, "-KILL").status.success());
+    succeed(&killed, &["train", "--resume", "--quiet", "--threads", "1"]);
 
     succeed(&stepwise, &["train", "--preset", "tiny", "--steps", "7", "--out", "run", "--quiet"]);
     succeed(&stepwise, &["train", "--resume", "run", "--steps", "13", "--quiet"]);
-    succeed(&stepwise, &["train", "--resume", "run", "--steps", "40", "--quiet"]);
+    succeed(&stepwise, &["train", "--resume", "run", "--steps", STEPS, "--quiet"]);
 
     for other in [&interrupted, &killed, &stepwise] {
         for file in FINAL {
@@ -90,7 +97,7 @@ fn a_stopped_run_ends_with_the_same_bits() {
         let kept = std::fs::read_dir(other.join("run/checkpoints")).expect("checkpoints").count();
         assert_eq!(kept, 2, "the last two checkpoints are kept");
     }
-    let grid = "run/samples/step-00000040.png";
+    let grid = "run/samples/step-00000045.png";
     assert!(bytes(&killed, grid) == bytes(&straight, grid), "the sample grids differ");
 }
 
@@ -103,7 +110,7 @@ fn a_run_without_a_checkpoint_begins_again_from_its_configuration() {
     );
     let end = bytes(folder.path(), &format!("run/{}", FINAL[0]));
     std::fs::remove_dir_all(folder.path().join("run/checkpoints")).expect("they go");
-    let out = succeed(folder.path(), &["train", "--resume", "run", "--steps", "3", "--quiet"]);
+    let out = succeed(folder.path(), &["train", "--resume", "run", "--quiet"]);
     assert!(out.contains("trained 3 steps"), "{out}");
     assert!(bytes(folder.path(), &format!("run/{}", FINAL[0])) == end);
 }
@@ -134,20 +141,54 @@ fn sampling_is_repeatable_and_noise_can_be_given() {
     assert!(a != two);
 }
 
-#[test]
-fn a_run_that_diverges_stops_with_its_last_checkpoint_intact() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let folder = folder.path();
-    succeed(folder, &["train", "--preset", "tiny", "--steps", "4", "--out", "run", "--quiet"]);
-    let good = state::newest(&folder.join("run")).expect("readable").expect("a checkpoint").state;
-    let config = folder.join("run/config.toml");
+/// Writes another learning rate into a run's configuration.
+fn set_rate(folder: &Path, rate: &str) {
+    let config = folder.join("config.toml");
     let text = std::fs::read_to_string(&config).expect("the configuration");
     let lr = text.lines().find(|line| line.starts_with("lr = ")).expect("a rate");
-    std::fs::write(&config, text.replace(lr, "lr = 1e30")).expect("a file");
-    let output =
-        command(folder, &["train", "--resume", "run", "--steps", "20", "-q"]).output().expect("a start");
-    let message = String::from_utf8_lossy(&output.stderr);
+    std::fs::write(&config, text.replace(lr, &format!("lr = {rate}"))).expect("a file");
+}
+
+/// The message of a command whose training has to diverge.
+fn diverge(folder: &Path, arguments: &[&str]) -> String {
+    let output = command(folder, arguments).output().expect("a start");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("not finite at step 6") && message.contains("--lr"), "{message}");
-    assert_eq!(state::newest(&folder.join("run")).expect("readable").expect("a checkpoint").state, good);
+    assert!(message.contains("not finite at step"), "{message}");
+    message
+}
+
+#[test]
+fn a_run_that_diverges_keeps_its_last_checkpoint_and_goes_on_at_a_lower_rate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let run = folder.join("run");
+    succeed(folder, &["train", "--preset", "tiny", "--steps", "4", "--out", "run", "--quiet"]);
+    let newest = || state::newest(&run).expect("readable").expect("a checkpoint").state;
+    let good = newest();
+    set_rate(&run, "1e30");
+    let message = diverge(folder, &["train", "--resume", "run", "--steps", "20", "-q"]);
+    for words in ["at step 6", "checkpoint of step 4 is kept", "lower lr in run/config.toml", "--resume run"]
+    {
+        assert!(message.contains(words), "{words:?} is not in: {message}");
+    }
+    assert_eq!(newest(), good);
+    set_rate(&run, "1e-3");
+    succeed(folder, &["train", "--resume", "run", "--steps", "7", "--quiet"]);
+    assert_eq!(newest().step, 7);
+    assert_eq!(metrics(&run).len(), 7);
+}
+
+#[test]
+fn a_run_that_diverges_before_a_checkpoint_speaks_of_none_and_begins_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let train = ["train", "--preset", "tiny", "--steps", "5", "--lr", "1e30", "--out", "run", "-q"];
+    let message = diverge(folder, &train);
+    assert!(message.contains("begin again with train --resume run"), "{message}");
+    assert!(!message.contains("checkpoint"), "{message}");
+    set_rate(&folder.join("run"), "1e-3");
+    let out = succeed(folder, &["train", "--resume", "run", "--quiet"]);
+    assert!(out.contains("trained 5 steps"), "{out}");
+    assert_eq!(metrics(&folder.join("run")).len(), 5);
 }

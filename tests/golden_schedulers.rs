@@ -28,14 +28,22 @@ fn values(file: &SafeTensors, name: &str) -> Vec<f64> {
     }
 }
 
-/// max |got - want| over max(1, max |want|): relative for tensors larger than an image, absolute for the others.
+/// max |got - want| over max(1, max |want|): relative for tensors larger than an image, absolute for the others; NaN if there is one.
 fn error(got: &[f64], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let size = want.iter().fold(1f64, |size, w| size.max(w.abs()));
-    got.iter()
-        .zip(want)
-        .fold(0f64, |error, (g, w)| if g.is_nan() { f64::NAN } else { error.max((g - w).abs()) })
-        / size
+    let errors = got.iter().zip(want).map(|(g, w)| (g - w).abs());
+    errors.fold(0f64, |worst, error| if error.is_nan() || error > worst { error } else { worst }) / size
+}
+
+#[test]
+fn an_error_that_is_no_number_is_seen_wherever_it_stands() {
+    assert_eq!(error(&[1.0, 2.5, 3.0], &[1.0, 2.0, 2.0]), 0.5);
+    for i in 0..3 {
+        let mut got = [1.0; 3];
+        got[i] = f64::NAN;
+        assert!(error(&got, &[1.0; 3]).is_nan() && error(&[1.0; 3], &got).is_nan(), "{i}");
+    }
 }
 
 fn schedule(name: &str, timesteps: usize) -> Schedule {

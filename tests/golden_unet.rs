@@ -3,12 +3,15 @@
 
 #[path = "support/golden.rs"]
 mod golden;
+#[path = "support/parity.rs"]
+mod parity;
 
 use golden::{channels_last, folder, tensors};
+use parity::{compare, gradient, largest, output};
 use performer_ddpm::checkpoint::model_folder::load_unet;
 use performer_ddpm::config::Preset;
 use performer_ddpm::kernels::{ConvAlgorithm, Element, Isa, Kernels};
-use performer_ddpm::model::{Engine, Gradient, Model};
+use performer_ddpm::model::Model;
 use performer_ddpm::train::{Adam, Update, clip_factor, global_norm};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,42 +33,6 @@ fn dims(shape: &[usize]) -> [usize; 4] {
     shape.try_into().expect("an image tensor")
 }
 
-/// What the engine makes of a batch: its output, and its gradient.
-fn run<T: Element>(
-    model: &Model<T>,
-    kernels: Kernels,
-    threads: usize,
-    x: &[f64],
-    eps: &[f64],
-    indices: &[usize],
-) -> (Vec<T>, Gradient<T>) {
-    let mut engine = Engine::with_input_gradient(model, threads, kernels, true).expect("an engine");
-    let cast = |x: &[f64]| x.iter().map(|x| T::of(*x)).collect::<Vec<T>>();
-    let (x, eps) = (cast(x), cast(eps));
-    let mut y = vec![T::zero(); eps.len()];
-    engine.forward(model, &x, indices, &mut y);
-    let (len_in, len_out) = (model.input_len(), model.output_len());
-    let example = |i: usize, x_t: &mut [T], e: &mut [T]| {
-        x_t.copy_from_slice(&x[i * len_in..][..len_in]);
-        e.copy_from_slice(&eps[i * len_out..][..len_out]);
-        indices[i]
-    };
-    let mut gradient = Gradient::default();
-    engine.gradient(model, indices.len(), &example, None, &mut gradient);
-    (y, gradient)
-}
-
-/// |got - want| <= relative max|want| + floor for every element.
-fn compare<T: Element>(what: &str, got: &[T], want: &[f64], relative: f64, floor: f64) {
-    assert_eq!(got.len(), want.len(), "{what}");
-    let largest = want.iter().fold(0.0, |m: f64, w| m.max(w.abs()));
-    for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        let error = (got.f64() - want).abs();
-        let bound = relative * largest + floor;
-        assert!(error <= bound, "{what}[{i}]: {got} for {want}, off by {error:e}, bound {bound:e}");
-    }
-}
-
 /// Compares the output to `relative` of its largest value, and gradients to `relative_d` of each tensor's plus `floor` of the
 /// model's.
 fn check<T: Element>(path: &Path, kernels: Kernels, (relative, relative_d): (f64, f64), floor: f64) {
@@ -75,29 +42,27 @@ fn check<T: Element>(path: &Path, kernels: Kernels, (relative, relative_d): (f64
     let (shape_y, y_want) = &golden["y"];
     let (shape, shape_y) = (dims(shape), dims(shape_y));
     let indices: Vec<usize> = golden["t"].1.iter().map(|t| *t as usize).collect();
-    let eps = channels_last(&golden["eps"].1, shape_y);
-    let (y, gradient) = run(&model, kernels, 2, &channels_last(x, shape), &eps, &indices);
+    let (x, eps) = (channels_last(x, shape), channels_last(&golden["eps"].1, shape_y));
+    let y = output(&model, kernels, 2, &x, &indices);
+    let gradient = gradient(&model, kernels, 2, &x, &eps, &indices);
     let name = format!("{} {} {} {}", path.display(), T::NAME, kernels.isa, kernels.conv);
     compare(&format!("{name}: y"), &y, &channels_last(y_want, shape_y), relative, 0.0);
     let loss = golden["loss"].1[0];
     assert!((gradient.loss - loss).abs() <= relative * loss, "{name}: loss {} for {loss}", gradient.loss);
-    let largest = golden
-        .iter()
-        .filter(|(key, _)| key.starts_with("d."))
-        .flat_map(|(_, (_, d))| d)
-        .fold(0.0, |m: f64, d| m.max(d.abs()));
+    let gradients = golden.iter().filter(|(key, _)| key.starts_with("d."));
+    let floor = floor * gradients.map(|(_, (_, d))| largest(d)).fold(0.0, f64::max);
     compare(
         &format!("{name}: d_x"),
         &gradient.input,
         &channels_last(&golden["d_x"].1, shape),
         relative_d,
-        floor * largest,
+        floor,
     );
     let mut compared = 0;
     for param in model.graph.params.iter() {
         let got = param.kind.to_file_layout(&gradient.weights[param.range()]);
         let want = &golden[&format!("d.{}", param.name)].1;
-        compare(&format!("{name}: d.{}", param.name), &got, want, relative_d, floor * largest);
+        compare(&format!("{name}: d.{}", param.name), &got, want, relative_d, floor);
         compared += 1;
     }
     assert_eq!(
@@ -157,7 +122,7 @@ fn golden_training_steps() {
             let (x0, eps) = (&x0[range.clone()], &eps[range.clone()]);
             performer_ddpm::equations::forward::eq03_q_sample(x0, eps, level.alpha_bar, &mut x_t[range]);
         }
-        let (_, gradient) = run(&model, Isa::Reference.into(), 2, &x_t, &eps, &indices);
+        let gradient = gradient(&model, Isa::Reference.into(), 2, &x_t, &eps, &indices);
         let norm = global_norm(&gradient.weights);
         close("loss", step, gradient.loss, golden["loss"].1[step]);
         close("gradient norm", step, norm, golden["grad_norm"].1[step]);

@@ -155,8 +155,8 @@ def breakdown(session):
 
 def block(session):
     """One residual block beside candle and burn; the first run builds them, which takes long."""
-    crate = ROOT / "benches" / "rust_peers"
     file = WORK / "block.json"
     say("building candle and burn, if they are not")
-    output(["cargo", "run", "-q", "--release", "--", "--rounds", session.rounds, "--json", file], cwd=ROOT / "benches" / "rust_peers")
+    output(["cargo", "run", "-q", "--release", "--", "--rounds", session.rounds, "--threads", session.threads, "--json", file],
+           cwd=ROOT / "benches" / "rust_peers")
     return {"block": json.loads(file.read_text())["figures"]}

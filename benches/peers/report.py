@@ -35,21 +35,24 @@ def comparison(rows):
 
 
 def breakdown(rows):
-    """Times by kind of work, where this engine's `bench` tells them."""
+    """Times by kind of work, where this engine's `bench` tells them: shares of the steps that its clock watched, and the median
+    step, which it did not."""
     lines = []
     for bench in rows:
-        if "train" not in bench:
+        if "clocked_milliseconds" not in bench.get("train", {}):
             continue
         lines += [f"{bench['network']}, batch {bench['batch']}, {bench['threads']} threads, {bench['isa']}, "
                   f"measured peak {bench['peak_gflops']:.0f} GFLOP/s:", "",
                   "| kind of work | training step, ms | share | forward, ms | share |", "|---|---:|---:|---:|---:|"]
         both = [bench["train"], bench["forward"]]
         kinds = sorted(both[0]["milliseconds_by_work"], key=both[0]["milliseconds_by_work"].get, reverse=True)
-        for kind in kinds:
-            cells = [speed["milliseconds_by_work"].get(kind, 0.0) for speed in both]
-            shares = [time / speed["milliseconds"] for time, speed in zip(cells, both)]
-            lines.append(f"| {kind} | {cells[0]:.1f} | {shares[0]:.0%} | {cells[1]:.1f} | {shares[1]:.0%} |")
-        lines.append("| **whole** | " + " | ".join(f"{s['milliseconds']:.1f} | {s['gflops']:.0f} GFLOP/s, {s['share_of_peak']:.0%} of peak"
+        steps = [speed["clocked_milliseconds"] for speed in both]
+        times = {kind: [speed["milliseconds_by_work"].get(kind, 0.0) for speed in both] for kind in kinds}
+        times["waiting and the rest"] = [step - sum(parts) for step, parts in zip(steps, zip(*times.values()))]
+        times["a step with the clock"] = steps
+        for kind, cells in times.items():
+            lines.append(f"| {kind} | " + " | ".join(f"{time:.1f} | {time / step:.0%}" for time, step in zip(cells, steps)) + " |")
+        lines.append("| **median step** | " + " | ".join(f"{s['milliseconds']:.1f} | {s['gflops']:.0f} GFLOP/s, {s['share_of_peak']:.0%} of peak"
                                                  for s in both) + " |")
         lines.append("")
     return lines

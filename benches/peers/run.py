@@ -42,24 +42,26 @@ def arguments():
 
 
 def measure(chosen):
-    """The chosen parts' results."""
+    """The chosen parts with their results, each as soon as it is there: what a later one fails at costs no earlier one."""
     environment.WORK.mkdir(parents=True, exist_ok=True)
     interpreter = environment.python(chosen.venv)
     machine = environment.machine(interpreter)
     session = parts.Session(interpreter, Ours(environment.binaries(), chosen.threads), chosen.rounds, chosen.threads)
-    found = {}
+
+    def of(found):
+        return [(part, {"machine": machine, "rounds": chosen.rounds, "rows": rows}) for part, rows in found.items() if rows]
+
     try:
         wanted = [part in chosen.only for part in ("training", "forward")]
         if any(wanted):
             environment.say(" and ".join(part for part in ("training", "forward") if part in chosen.only))
-            found |= {part: rows for part, rows in parts.networks(session, *wanted).items() if rows}
+            yield from of(parts.networks(session, *wanted))
         for part in PARTS[2:]:
             if part in chosen.only:
                 environment.say(part)
-                found |= getattr(parts, part)(session)
+                yield from of(getattr(parts, part)(session))
     finally:
         session.close()
-    return {part: {"machine": machine, "rounds": chosen.rounds, "rows": rows} for part, rows in found.items()}
 
 
 def document(results):
@@ -74,15 +76,14 @@ def main():
     chosen = arguments()
     results = json.loads(chosen.json.read_text()) if chosen.json.exists() else {}
     if chosen.only:
-        measured = measure(chosen)
-        for part in measured.values():
-            for row in part["rows"]:
+        for part, measured in measure(chosen):
+            for row in measured["rows"]:
                 if "peers" in row:
                     row["summary"] = report.summary(row)
-        results |= measured
-        results = {part: results[part] for part in PARTS if part in results}
-        chosen.json.write_text(json.dumps(results, indent=1) + "\n")
-        print(report.markdown(measured))
+            results[part] = measured
+            results = {part: results[part] for part in PARTS if part in results}
+            chosen.json.write_text(json.dumps(results, indent=1) + "\n")
+            print(report.markdown({part: measured}), flush=True)
     if chosen.document:
         document(results)
 

@@ -257,7 +257,7 @@ fn python(packages: &str) -> Option<String> {
     if found.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    eprintln!("skipped: {python} cannot import {packages} (pip install them, or set ONNX_PYTHON)");
+    common::skipped(format!("{python} cannot import {packages} (pip install them, or set ONNX_PYTHON)"));
     None
 }
 

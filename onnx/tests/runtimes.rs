@@ -295,10 +295,7 @@ mod onnx_runtime {
         let options = OrtOptions { placement: true, ..OrtOptions::default() };
         let runner = match OrtRunner::load(&model, &options) {
             Ok(runner) => runner,
-            Err(error @ Error::RuntimeMissing { .. }) => {
-                eprintln!("skipped in ONNX Runtime: {error}");
-                return;
-            }
+            Err(error @ Error::RuntimeMissing { .. }) => return common::skipped(error),
             Err(error) => panic!("{error}"),
         };
         let about = runner.describe();

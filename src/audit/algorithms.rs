@@ -100,7 +100,7 @@ pub fn alg2() -> Vec<Check> {
     for variance in VARIANCES {
         let error = worst([coarse(), ho(), strided()].iter().map(|schedule| {
             let (got, want) = (impulses(schedule, data, variance), data.sampled(schedule, variance, 1));
-            absolute(got.mean, want.mean).max(relative(got.variance, want.variance))
+            worst([absolute(got.mean, want.mean), relative(got.variance, want.variance)])
         }));
         checks.push(Check::new(format!("moments of x_0 by impulses, {variance:?}"), error, 1e-10));
     }

@@ -66,7 +66,7 @@ pub fn eq26() -> Vec<Check> {
         }
         let want = a.dot(&v);
         let linear = distance(eq26_linear_attention(q_features.view(), k_features.view(), v.view()), &want);
-        linear.max(distance(eq26_favor_attention(map, q.view(), k.view(), v.view(), w.view()), &want))
+        worst([linear, distance(eq26_favor_attention(map, q.view(), k.view(), v.view(), w.view()), &want)])
     }));
     let exact = eq22_attention(q.view(), k.view(), v.view()).unwrap_or_default();
     let mut mean_square = |m: usize| {

@@ -172,7 +172,7 @@ pub fn eq17() -> Vec<Check> {
             error,
             5.0 * simulated.standard_error,
         ));
-        let excess = (exact_nll(variance) - bound).max(0.0);
+        let excess = worst([exact_nll(variance) - bound]);
         checks.push(Check::new(
             format!("L is not below the exact -ln p_theta(x_0), {variance:?}"),
             excess,

@@ -154,7 +154,7 @@ fn stride_error() -> f64 {
     let (short, full) = (strided(), walk(&ho()));
     worst(short.levels().iter().zip(&walk(&short)[1..]).map(|(level, &(signal, variance))| {
         let (full_signal, full_variance) = full[level.t.get()];
-        relative(signal, full_signal).max(relative(variance, full_variance))
+        worst([relative(signal, full_signal), relative(variance, full_variance)])
     }))
 }
 

@@ -117,7 +117,7 @@ fn argument(objective: impl Fn([f64; 2], [f64; 2], &Level, Network)) -> Check {
             out.fill(0.0);
             Ok(())
         });
-        relative(seen[0], signal).max(relative(seen[1] * seen[1], variance))
+        worst([relative(seen[0], signal), relative(seen[1] * seen[1], variance)])
     });
     Check::new("eps_theta's argument against (2) iterated", worst(errors), 3e-12)
 }

@@ -72,7 +72,7 @@ pub fn normals(rng: &mut ChaCha8Rng, n: usize) -> Vec<f64> {
     out
 }
 
-/// The largest of some errors; NaN if one is.
+/// The largest of some errors, at least 0; NaN if one is.
 pub fn worst(errors: impl IntoIterator<Item = f64>) -> f64 {
     errors.into_iter().fold(0.0, |worst, error| if error.is_nan() || error > worst { error } else { worst })
 }
@@ -85,4 +85,19 @@ pub fn relative(got: f64, want: f64) -> f64 {
 /// |got - want| / max(1, |want|).
 pub fn absolute(got: f64, want: f64) -> f64 {
     (got - want).abs() / want.abs().max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_error_is_the_largest_or_one_that_is_no_number() {
+        assert_eq!(worst([]), 0.0);
+        assert_eq!(worst([-1.0]), 0.0);
+        assert_eq!(worst([1.0, 3.0, 2.0]), 3.0);
+        for errors in [[f64::NAN, 1.0, 2.0], [1.0, f64::NAN, 2.0], [1.0, 2.0, f64::NAN]] {
+            assert!(worst(errors).is_nan(), "{errors:?}");
+        }
+    }
 }

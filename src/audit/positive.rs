@@ -118,7 +118,7 @@ fn errors(rng: &mut ChaCha8Rng) -> Vec<Check> {
     let mut measure = |projection, m| mean_squared_error(rng, projection, m, kernel, product);
     let (few, many) = (measure(Projection::Iid, M), measure(Projection::Iid, 16 * M));
     let orthogonal = measure(ORTHOGONAL, M);
-    let excess = (orthogonal.mean - (lemma(M) - saving)).max(0.0);
+    let excess = worst([orthogonal.mean - (lemma(M) - saving)]);
     let ratio = few.mean / many.mean;
     let spread = (few.standard_error / few.mean).hypot(many.standard_error / many.mean);
     vec![

@@ -12,7 +12,7 @@
 //! there by its block types, since diffusers has no such attention.
 
 use super::safetensors_io::{self, Tensors};
-use super::state::{self, TrainingState};
+use super::state::{self, Newest, TrainingState};
 use super::{keys::Keys, scheduler_json, unet_json};
 use crate::config::{DiffusionConfig, UnetConfig};
 use crate::error::{Error, Result};
@@ -56,11 +56,8 @@ pub struct LoadedModel<T> {
 /// # Errors
 /// [`Error::Invalid`] naming the file, the key or tensor, what was expected and what was found; [`Error::Read`].
 pub fn load<T: Real>(path: &Path) -> Result<LoadedModel<T>> {
-    if path.is_file() && path.extension().is_some_and(|e| e == "safetensors") {
-        return from_state(&state::load(path)?, path.to_owned(), None);
-    }
-    if let Some(newest) = state::newest(path)? {
-        return from_state(&newest.state, newest.file, newest.note);
+    if let Some(found) = checkpoint(path)? {
+        return from_state(&found.state, found.file, found.note);
     }
     let folder = unet_folder(path)?;
     check_index(&path.join(INDEX))?;
@@ -98,13 +95,19 @@ pub fn load_raw_unet<T: Real>(path: &Path) -> Result<Model<T>> {
     load_weights(&folder, &folder.join(RAW_WEIGHTS))
 }
 
-/// Reads the configuration of a network: a diffusers `config.json`, or a folder as for [`load_unet`].
+/// Reads the configuration of a network: a diffusers `config.json`, or whatever [`load`] takes.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the file and the first key or value that is not supported; [`Error::Read`].
 pub fn load_unet_config(path: &Path) -> Result<UnetConfig> {
-    let file = if path.is_dir() { unet_folder(path)?.join(CONFIG) } else { path.to_owned() };
-    unet_json::read(&file)
+    if path.is_file() && !is_checkpoint(path) {
+        return unet_json::read(path);
+    }
+    match unet_folder(path) {
+        // A run's configuration never changes, and a checkpoint is read with its weights.
+        Ok(folder) => unet_json::read(&folder.join(CONFIG)),
+        Err(error) => checkpoint(path)?.map(|found| found.state.config.unet).ok_or(error),
+    }
 }
 
 /// Writes a model folder, each file whole or not at all. `raw`, in the layout of `average.weights`, are the weights that
@@ -142,6 +145,18 @@ pub fn save(
         write_atomically(&file, |f| f.write_all(text.as_bytes()))?;
     }
     Ok(())
+}
+
+fn is_checkpoint(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|e| e == "safetensors")
+}
+
+/// The checkpoint that `path` is, or the newest of the run folder that it is.
+fn checkpoint(path: &Path) -> Result<Option<Newest>> {
+    if is_checkpoint(path) {
+        return Ok(Some(Newest { state: state::load(path)?, file: path.to_owned(), note: None }));
+    }
+    state::newest(path)
 }
 
 fn from_state<T: Real>(state: &TrainingState, file: PathBuf, note: Option<String>) -> Result<LoadedModel<T>> {

@@ -1,15 +1,16 @@
 //! `bench`: images per second of a training step and of a forward pass, and where their time goes.
 
-use super::{ComputeArgs, print_json};
+use super::train::PresetName;
+use super::{ComputeArgs, latest, print_json};
 use clap::Args;
 use performer_ddpm::config::{Config, Preset};
 use performer_ddpm::data::Dataset;
-use performer_ddpm::kernels::{Isa, multiply_adds};
+use performer_ddpm::kernels::peak_gflops;
 use performer_ddpm::model::clock::{OpClock, Work};
 use performer_ddpm::model::report::report;
 use performer_ddpm::model::{Engine, Model};
 use performer_ddpm::train::Trainer;
-use performer_ddpm::{Result, checkpoint};
+use performer_ddpm::{Error, Result, checkpoint};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,8 +27,11 @@ use std::time::Instant;
 /// Example: performer-ddpm bench --batch 64 --threads 2
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Model folder, or a diffusers config.json [default: the fashion preset]
+    /// Model folder, run folder, or a diffusers config.json [default: runs/latest, or the fashion preset where there is none]
     model: Option<PathBuf>,
+    /// A named configuration
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with = "model")]
+    preset: Option<PresetName>,
     /// Images per step
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
@@ -43,6 +47,7 @@ pub struct BenchArgs {
 
 #[derive(Serialize)]
 struct Figures {
+    model: String,
     train_images_per_s: f64,
     forward_images_per_s: f64,
     batch: usize,
@@ -60,14 +65,25 @@ struct Figures {
 struct Speed {
     gflops: f64,
     share_of_peak: f64,
+    /// Of the median step.
     milliseconds: f64,
-    /// By kind of work, of the steps that the clock watched; threads' times divided by their number.
+    /// Of a step that the clock watched, on average.
+    clocked_milliseconds: f64,
+    /// Of these steps, by kind of work; threads' times divided by their number.
     milliseconds_by_work: BTreeMap<&'static str, f64>,
 }
 
 impl Speed {
-    /// A step of `seconds`, of `multiply_adds`; the clock has watched `runs` of them.
-    fn new(seconds: f64, multiply_adds: f64, peak: f64, clock: &OpClock, runs: u32, threads: usize) -> Speed {
+    /// A step of `seconds`, of `multiply_adds`; the clock has watched `runs` more, which took `clocked` seconds together.
+    fn new(
+        seconds: f64,
+        multiply_adds: f64,
+        peak: f64,
+        clock: &OpClock,
+        clocked: f64,
+        runs: u32,
+        threads: usize,
+    ) -> Speed {
         let gflops = 2.0 * multiply_adds / seconds * 1e-9;
         let milliseconds = |work| 1e3 * clock.seconds(work) / f64::from(runs) / threads as f64;
         let by_work = Work::ALL.into_iter().map(|work| (work.name(), milliseconds(work)));
@@ -75,6 +91,7 @@ impl Speed {
             gflops,
             share_of_peak: gflops / peak,
             milliseconds: 1e3 * seconds,
+            clocked_milliseconds: 1e3 * clocked / f64::from(runs),
             milliseconds_by_work: by_work.filter(|(_, time)| *time > 0.0).collect(),
         }
     }
@@ -82,10 +99,7 @@ impl Speed {
 
 /// Measures and prints.
 pub fn run(args: BenchArgs) -> Result<ExitCode> {
-    let mut config = Preset::Fashion.config();
-    if let Some(path) = &args.model {
-        config.unet = checkpoint::model_folder::load_unet_config(path)?;
-    }
+    let (model_name, mut config) = subject(&args)?;
     let batch = args.batch as usize;
     config.train.batch = batch;
     let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
@@ -103,16 +117,18 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         return Err(error);
     }
     trainer.engine().start_clock();
+    let start = Instant::now();
     for _ in 0..args.runs {
         trainer.advance(&data)?;
     }
+    let clocked = start.elapsed().as_secs_f64();
     let peak_rss_mib = peak_rss_mib();
     let model: Model<f32> = trainer.averaged_model();
     let info = report(&model.graph, batch, threads);
     let peak = peak_gflops(threads);
     let work = (batch * info.multiply_adds) as f64;
     let clock = trainer.engine().clock().expect("it was started");
-    let train_speed = Speed::new(train, 3.0 * work, peak, clock, args.runs, threads);
+    let train_speed = Speed::new(train, 3.0 * work, peak, clock, clocked, args.runs, threads);
     drop(trainer);
 
     let mut engine = Engine::new(&model, threads, kernels)?;
@@ -121,13 +137,16 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let indices: Vec<usize> = (0..batch).map(|i| i * 997 % config.diffusion.timesteps).collect();
     let forward = median(args.runs, || engine.forward(&model, &x, &indices, &mut out));
     engine.start_clock();
+    let start = Instant::now();
     for _ in 0..args.runs {
         engine.forward(&model, &x, &indices, &mut out);
     }
+    let clocked = start.elapsed().as_secs_f64();
     let clock = engine.clock().expect("it was started");
-    let forward_speed = Speed::new(forward, work, peak, clock, args.runs, threads);
+    let forward_speed = Speed::new(forward, work, peak, clock, clocked, args.runs, threads);
 
     let figures = Figures {
+        model: model_name,
         train_images_per_s: batch as f64 / train,
         forward_images_per_s: batch as f64 / forward,
         batch,
@@ -147,9 +166,32 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is measured, with its name: what was named, or the newest run, or, where there is none, a preset.
+fn subject(args: &BenchArgs) -> Result<(String, Config)> {
+    let path = match (&args.model, args.preset) {
+        (Some(path), _) => path.clone(),
+        (None, None) if latest().exists() => latest(),
+        (None, preset) => {
+            let preset = preset.map_or(Preset::Fashion, PresetName::preset);
+            return Ok((format!("preset {}", preset.name()), preset.config()));
+        }
+    };
+    let name = path.display().to_string();
+    let unet = checkpoint::model_folder::load_unet_config(&path)?;
+    if unet.out_channels != unet.in_channels {
+        return Err(Error::invalid(
+            format!("{name}: out_channels"),
+            format!("{}, like in_channels", unet.in_channels),
+            unet.out_channels.to_string(),
+            "a training step predicts the noise alone, a number for each of the image's",
+        ));
+    }
+    Ok((name, Config { unet, ..Preset::Fashion.config() }))
+}
+
 fn print(figures: &Figures) {
-    let Figures { batch, threads, isa, train, forward, .. } = figures;
-    println!("batch {batch}, {threads} threads, {isa}, peak {:.0} GFLOP/s", figures.peak_gflops);
+    let Figures { model, batch, threads, isa, train, forward, .. } = figures;
+    println!("{model}: batch {batch}, {threads} threads, {isa}, peak {:.0} GFLOP/s", figures.peak_gflops);
     for (name, speed, images_per_s) in [
         ("training step", train, figures.train_images_per_s),
         ("forward pass", forward, figures.forward_images_per_s),
@@ -166,33 +208,26 @@ fn print(figures: &Figures) {
     }
     for (name, speed) in [("training step", train), ("forward pass", forward)] {
         println!("\n{:<24} {:>10} {:>6}", format!("{name} by work"), "ms", "%");
-        for work in Work::ALL {
-            if let Some(time) = speed.milliseconds_by_work.get(work.name()) {
-                println!("{:<24} {time:10.2} {:6.1}", work.name(), 100.0 * time / speed.milliseconds);
+        let (by_work, whole) = (&speed.milliseconds_by_work, speed.clocked_milliseconds);
+        let line = |what: &str, time: f64| println!("{what:<24} {time:10.2} {:6.1}", 100.0 * time / whole);
+        for work in Work::ALL.map(Work::name) {
+            if let Some(time) = by_work.get(work) {
+                line(work, *time);
             }
         }
+        line("waiting and the rest", whole - by_work.values().sum::<f64>());
+        line("a step with the clock", whole);
     }
 }
 
-/// The most multiply-adds that the machine does on so many threads, in GFLOP/s: the best of a few tries.
-fn peak_gflops(threads: usize) -> f64 {
-    let rate = || {
-        let start = Instant::now();
-        let count: usize = std::thread::scope(|scope| {
-            let work =
-                || std::hint::black_box(multiply_adds(Isa::detect(), std::hint::black_box(4_000_000))).0;
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().map(|worker| worker.join().expect("a loop of multiply-adds")).sum()
-        });
-        2.0 * count as f64 / start.elapsed().as_secs_f64() * 1e-9
-    };
-    (0..5).map(|_| rate()).fold(0.0, f64::max)
-}
-
-/// A dataset of the network's size; its content does not change the speed.
+/// A dataset with images of as many numbers as the network's; their content does not change the speed.
 fn noise(config: &Config) -> Result<Dataset> {
     let [h, w] = config.unet.sample_size;
-    let c = config.unet.in_channels;
+    // Other channels than an image's lie side by side in a grey one.
+    let (w, c) = match config.unet.in_channels {
+        c @ (1 | 3) => (w, c),
+        c => (w * c, 1),
+    };
     let pixels: Vec<u8> = (0..config.train.batch * h * w * c).map(|i| (i * 7919 % 251) as u8).collect();
     Dataset::new("made-up images", [h, w, c], pixels, None, true)
 }

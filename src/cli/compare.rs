@@ -55,11 +55,12 @@ pub struct CompareArgs {
     /// What is compared [default: softmax,favor,favor-hyperbolic,favor-trig,relu]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     variants: Option<Vec<String>>,
-    /// Compare samples under this features network: Fréchet and kernel distance, precision and recall
+    /// Compare samples under this features network, and not by the means of 8x8 blocks of pixels: Fréchet and kernel distance,
+    /// precision and recall
     #[arg(long, value_name = "FILE.onnx")]
     features: Option<PathBuf>,
-    /// Samples of each variant for --features [default: 2000, or 500 for short budgets]
-    #[arg(long, value_name = "N", requires = "features", value_parser = clap::value_parser!(u32).range(2..))]
+    /// Samples of each variant that are compared with images [default: 2000, or 500 for short budgets]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     samples: Option<u32>,
     /// The comparison's folder [default: runs/compare-NAME-BUDGET]
     #[arg(long, value_name = "DIR")]
@@ -92,18 +93,30 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     if args.report_only {
         let findings = Findings::load(&folder)?.ok_or_else(|| nothing_there(&folder))?;
         let report = write_report(&folder, &findings)?;
-        return done(&args, true, &report, &findings);
+        return done(&args, findings.are_complete(), &report, &findings);
+    }
+    let given = args.network.given().next().is_some();
+    if (args.features.is_some() || args.samples.is_some()) && !parts.contains(&Part::Runs) {
+        let got = args.only.iter().flatten().cloned().collect::<Vec<_>>().join(",");
+        let help = "samples are those of the variants' runs";
+        return Err(Error::invalid(
+            "--only beside --features or --samples",
+            "runs among the parts",
+            got,
+            help,
+        ));
     }
     let data = load(&plan.config.data)?;
+    let samples = args.samples.map(|samples| samples as usize);
     let mut features = match &args.features {
-        None if args.network.given().next().is_some() => {
+        None if given => {
             let given = args.network.given().collect::<Vec<_>>().join(", ");
             return Err(Error::invalid(given, "--features FILE.onnx beside it", "none", ""));
         }
-        None => None,
+        None => Features::blocks(samples),
         Some(file) => {
             let options = args.network.options(FEATURES_BATCH, args.compute.threads)?;
-            Some(Features::open(file, &options, args.samples.map(|samples| samples as usize))?)
+            Features::open(file, &options, samples)?
         }
     };
     let mut comparison = Comparison::open(&folder, plan, &data)?;
@@ -120,7 +133,7 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     let stop = || interrupts.load(Ordering::Relaxed) > 0;
     let peak_mib = |folder: &Path, batch: usize| peak_mib(&plan, folder, batch);
     let finished =
-        comparison.run(&parts, &data, features.as_mut(), &peak_mib, stop, |event| match event {
+        comparison.run(&parts, &data, Some(&mut features), &peak_mib, stop, |event| match event {
             Event::Stage(name) => {
                 progress.finish();
                 progress = Progress::new(args.compute.quiet);
@@ -201,7 +214,7 @@ fn done(args: &CompareArgs, finished: bool, report: &Path, findings: &Findings) 
     }
     print(findings);
     if !finished {
-        println!("stopped; run the same command again to go on");
+        println!("not all is done; the same command, or compare --out alone, goes on");
     }
     println!("report: {}", report.display());
     Ok(ExitCode::SUCCESS)

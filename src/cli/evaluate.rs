@@ -45,7 +45,8 @@ pub struct EvaluateArgs {
     /// Compare samples with images by the features of this network
     #[arg(long, value_name = "FILE.onnx")]
     features: Option<PathBuf>,
-    /// Held-out images of --nll, and samples of --features [default: 256, and 2000 or all that --samples has]
+    /// Held-out images of --nll, and samples of --features [default: 256, and 2000 (more where the features are
+    /// as many) or all that --samples has]
     #[arg(short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     n: Option<u32>,
     /// Images to evaluate on [default: test for --nll, train for --features]
@@ -116,8 +117,9 @@ impl EvaluateArgs {
                 return unused(flag, "--features");
             }
         }
-        match self.reverse.given().next() {
-            Some(flag) if self.network.samples.is_some() && !self.wants_nll() => Err(Error::invalid(
+        let of_fresh = |flag: &&str| !(self.wants_nll() && *flag == "--clip");
+        match self.reverse.given().find(of_fresh) {
+            Some(flag) if self.network.samples.is_some() => Err(Error::invalid(
                 flag,
                 "fresh samples",
                 "--samples, which are there already",

@@ -4,7 +4,7 @@ mod onnx_file;
 
 use super::{model_path, print_json};
 use clap::Args;
-use performer_ddpm::config::DiffusionConfig;
+use performer_ddpm::config::{DiffusionConfig, FeatureMap};
 use performer_ddpm::equations::{Schedule, Timestep};
 use performer_ddpm::model::report::{GraphReport, report};
 use performer_ddpm::{Result, checkpoint};
@@ -116,6 +116,12 @@ fn print_layers(info: &Info, schedule: &Schedule) -> Result<()> {
                     };
                     println!(
                         "    kernel estimate for q and k of unit variance: relative variance {variance:.1e}{concern}"
+                    );
+                }
+                if layer.map == Some(FeatureMap::Trigonometric) {
+                    println!(
+                        "    trigonometric features may be negative, and so may denominators: such rows are no averages of the values \
+                         (22 % of them at d = 32 and m = 128, q and k of unit variance)"
                     );
                 }
             }

@@ -1,5 +1,15 @@
 //! Arguments -> configuration -> library; progress, tables and messages.
 
+/// In place of the standard one, which panics where nobody reads on, as after `info | head -1`.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::cli::print_line(format_args!($($text)*)) };
+}
+
+/// In place of the standard one: a message that nobody can read stops no work.
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::cli::print_message(format_args!($($text)*)) };
+}
+
 mod audit;
 mod bench;
 mod compare;
@@ -16,6 +26,8 @@ mod train;
 use clap::{Args, Parser, Subcommand};
 use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels};
 use performer_ddpm::{Error, Result};
+use std::fmt;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -120,6 +132,21 @@ fn parse_size(text: &str) -> Result<[usize; 2], String> {
         Some([h, w]) => Ok([*h, *w]),
         _ => Err("expected a height and width such as 32 or 32x48".to_owned()),
     }
+}
+
+/// Prints a line on stdout. Where its reader has gone the command goes on: its exit status still says how the work went.
+fn print_line(line: fmt::Arguments) {
+    if let Err(error) = writeln!(std::io::stdout(), "{line}")
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        eprintln!("error: cannot write to stdout: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// Prints a line on stderr, where it can be written to.
+fn print_message(line: fmt::Arguments) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Prints a JSON object on stdout.

@@ -9,7 +9,10 @@ pub struct Progress {
     bar: ProgressBar,
     plain: bool,
     quiet: bool,
-    start: Instant,
+    /// When the work that is shown began and how much was done then: a resumed run does not begin at 0, and where the share falls,
+    /// another piece of work has begun.
+    begun: Option<(Instant, f64)>,
+    done: f64,
     last: Option<Instant>,
 }
 
@@ -26,7 +29,7 @@ impl Progress {
         let bar = ProgressBar::with_draw_target(Some(PARTS), target);
         let style = ProgressStyle::with_template("{wide_bar} {percent:>3}%  {msg}  {elapsed} < {prefix}");
         bar.set_style(style.expect("the template is valid"));
-        Progress { bar, plain, quiet, start: Instant::now(), last: None }
+        Progress { bar, plain, quiet, begun: None, done: 0.0, last: None }
     }
 
     /// The share done, from 0 to 1, and what to say beside it.
@@ -34,8 +37,12 @@ impl Progress {
         if self.quiet {
             return;
         }
-        let elapsed = self.start.elapsed().as_secs_f64();
-        let left = if done > 0.0 { elapsed * (1.0 - done).max(0.0) / done } else { f64::NAN };
+        if done < self.done {
+            self.begun = None;
+        }
+        self.done = done;
+        let (start, from) = *self.begun.get_or_insert_with(|| (Instant::now(), done));
+        let left = seconds_left(start.elapsed().as_secs_f64(), from, done);
         if !self.plain {
             self.bar.set_position((done * PARTS as f64) as u64);
             self.bar.set_prefix(clock(left));
@@ -61,6 +68,11 @@ impl Progress {
     }
 }
 
+/// Seconds until all is done, at the pace since `from`; not a number before anything is.
+fn seconds_left(elapsed: f64, from: f64, done: f64) -> f64 {
+    if done > from { elapsed * (1.0 - done).max(0.0) / (done - from) } else { f64::NAN }
+}
+
 fn clock(seconds: f64) -> String {
     if !seconds.is_finite() {
         return "?".to_owned();
@@ -70,5 +82,23 @@ fn clock(seconds: f64) -> String {
         format!("{}:{:02}", s / 60, s % 60)
     } else {
         format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_is_at_the_pace_of_this_piece_of_work() {
+        assert_eq!(seconds_left(10.0, 0.0, 0.25), 30.0);
+        assert_eq!(seconds_left(10.0, 0.5, 0.75), 10.0);
+        assert!(seconds_left(10.0, 0.5, 0.5).is_nan());
+        let mut progress = Progress::new(false);
+        progress.plain = true;
+        for (done, from) in [(0.5, 0.5), (0.75, 0.5), (1.0, 0.5), (0.25, 0.25)] {
+            progress.update(done, String::new);
+            assert_eq!(progress.begun.map(|(_, from)| from), Some(from));
+        }
     }
 }

@@ -8,11 +8,12 @@ use super::reverse::ReverseArgs;
 use super::{ComputeArgs, model_path, print_json};
 use clap::{Args, ValueEnum};
 use ndarray::{Array4, Array5, ArrayView4, Axis, s};
-use performer_ddpm::output::{read_npy, write_gif, write_npy, write_png};
+use performer_ddpm::output::{read_npy, write_atomically, write_gif, write_npy, write_png};
 use performer_ddpm::{Error, Result};
 use performer_ddpm_onnx::runner::Device;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,11 @@ pub struct SampleArgs {
 }
 
 impl SampleArgs {
+    /// The files to write.
+    fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
+        self.npy.iter().chain([&self.out]).chain(&self.gif).chain(&self.strip)
+    }
+
     /// Refuses the options that only ONNX Runtime has.
     fn refuse_runtime_options(&self, chosen: &str) -> Result<()> {
         let given = [
@@ -181,6 +187,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         job.explain().iter().for_each(|line| progress.say(line));
     }
     let noise: Option<Array5<f32>> = args.noise.as_deref().map(read_npy).transpose()?;
+    args.outputs().try_for_each(|path| check_writable(path))?;
     let mut moments = Moments { images: Vec::new(), failure: None };
     let mut clock = vec![Instant::now()];
     let images = job.run(noise.as_ref().map(|noise| noise.view()), |mut now| {
@@ -195,12 +202,12 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
         }
     })?;
     progress.finish();
-    let moments = moments.finish(images.dim())?;
+    let moments = moments.finish(images.dim());
     let seconds = clock[0].elapsed().as_secs_f64();
     if !args.compute.quiet && !args.json {
         eprintln!("{} images in {seconds:.1} s, {:.2} images/s", args.n, f64::from(args.n) / seconds);
     }
-    let files = write(&args, &images, &moments)?;
+    let (files, outcome) = write(&args, &images, moments);
     if args.json {
         print_json(&Figures {
             images: args.n,
@@ -218,7 +225,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     } else {
         files.iter().for_each(|file| println!("{file}"));
     }
-    Ok(ExitCode::SUCCESS)
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 /// x_t of the first images at a few moments.
@@ -249,27 +256,98 @@ impl Moments {
     }
 }
 
-/// Writes what was asked for and returns the files' names.
-fn write(args: &SampleArgs, images: &Array4<f32>, moments: &[Array4<f32>]) -> Result<Vec<String>> {
-    let mut files = Vec::new();
+/// Refuses a file that could not be written, before there are images to lose: goes as far as the writer
+/// does before its first byte.
+fn check_writable(path: &Path) -> Result<()> {
+    let mut begun = false;
+    let attempt = write_atomically(path, |_| {
+        begun = true;
+        Err(io::Error::other("only an attempt"))
+    });
+    if begun { Ok(()) } else { attempt }
+}
+
+/// Writes what was asked for, each file whatever becomes of the others; the names of those written, and the first failure.
+fn write(
+    args: &SampleArgs,
+    images: &Array4<f32>,
+    moments: Result<Vec<Array4<f32>>>,
+) -> (Vec<String>, Result<()>) {
+    let (moments, mut outcome) = match moments {
+        Ok(moments) => (moments, Ok(())),
+        Err(error) => (Vec::new(), Err(error)),
+    };
+    let mut results = Vec::new();
     if let Some(path) = &args.npy {
-        write_npy(path, images.view().permuted_axes([0, 3, 1, 2]))?;
-        files.push(path);
+        results.push((path, write_npy(path, images.view().permuted_axes([0, 3, 1, 2]))));
     }
     let shown = images.len_of(Axis(0)).min(GRID);
-    write_png(&args.out, images.slice(s![..shown, .., .., ..]), None)?;
-    files.push(&args.out);
+    results.push((&args.out, write_png(&args.out, images.slice(s![..shown, .., .., ..]), None)));
     let views: Vec<ArrayView4<f32>> = moments.iter().map(|moment| moment.view()).collect();
-    if let Some(path) = &args.gif {
-        write_gif(path, &views, None, Duration::from_millis(150), Duration::from_secs(2))?;
-        files.push(path);
+    if let Some(first) = views.first() {
+        if let Some(path) = &args.gif {
+            let (time, hold) = (Duration::from_millis(150), Duration::from_secs(2));
+            results.push((path, write_gif(path, &views, None, time, hold)));
+        }
+        if let Some(path) = &args.strip {
+            let rows = (0..first.len_of(Axis(0)))
+                .flat_map(|i| views.iter().map(move |view| view.slice(s![i..=i, .., .., ..])));
+            let strip =
+                ndarray::concatenate(Axis(0), &rows.collect::<Vec<_>>()).expect("moments have one shape");
+            results.push((path, write_png(path, strip.view(), Some(views.len()))));
+        }
     }
-    if let Some(path) = &args.strip {
-        let n = views.first().map_or(0, |view| view.len_of(Axis(0)));
-        let rows = (0..n).flat_map(|i| views.iter().map(move |view| view.slice(s![i..=i, .., .., ..])));
-        let strip = ndarray::concatenate(Axis(0), &rows.collect::<Vec<_>>()).expect("moments have one shape");
-        write_png(path, strip.view(), Some(views.len()))?;
-        files.push(path);
+    let mut files = Vec::new();
+    for (path, result) in results {
+        match result {
+            Ok(()) => files.push(path.display().to_string()),
+            Err(error) => outcome = outcome.and(Err(error)),
+        }
     }
-    Ok(files.iter().map(|path| path.display().to_string()).collect())
+    (files, outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn arguments(folder: &Path) -> SampleArgs {
+        let Ok(Cli { command: Command::Sample(mut args) }) =
+            Cli::try_parse_from(["performer-ddpm", "sample"])
+        else {
+            panic!("sample needs no arguments")
+        };
+        args.npy = Some(folder.join("missing/a.npy"));
+        args.out = folder.join("a.png");
+        args.strip = Some(folder.join("strip.png"));
+        args
+    }
+
+    fn names(files: &[&Path]) -> Vec<String> {
+        assert!(files.iter().all(|file| file.is_file()), "{files:?}");
+        files.iter().map(|file| file.display().to_string()).collect()
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_costs_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = arguments(folder.path());
+        let images = Array4::<f32>::zeros((2, 4, 4, 1));
+        let (files, outcome) = write(&args, &images, Ok(vec![images.clone(); 3]));
+        let strip = args.strip.as_deref().unwrap();
+        assert_eq!(files, names(&[&args.out, strip]));
+        assert!(outcome.unwrap_err().to_string().contains("missing/a.npy"));
+    }
+
+    #[test]
+    fn images_are_written_where_their_way_was_not_to_be_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = arguments(folder.path());
+        let lost = Err(Error::invalid("x_t", "to be had", "nothing", ""));
+        let (files, outcome) = write(&args, &Array4::zeros((2, 4, 4, 1)), lost);
+        assert_eq!(files, names(&[&args.out]));
+        assert!(outcome.unwrap_err().to_string().contains("x_t"));
+    }
 }

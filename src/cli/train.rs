@@ -31,7 +31,7 @@ pub struct TrainArgs {
     /// The run's folder [default: runs/PRESET-N]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Stop after this many steps in all
+    /// Stop after this many steps in all, those before a --resume included; like the clock, this changes nothing else
     #[arg(long, value_name = "N", conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Stop after this many minutes; the clock changes nothing else
@@ -123,10 +123,12 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
                 Some(folder) => folder.clone(),
                 None => free_folder(args.preset.preset().name()),
             };
-            (Run::create(&folder, &config)?, config, data)
+            (Run::create_new(&folder, &config)?, config, data)
         }
     };
-    link_latest(run.folder())?;
+    if let Err(error) = link_latest(run.folder()) {
+        eprintln!("warning: {} does not point to this run: {error}", latest().display());
+    }
     let limit = match (args.steps, args.minutes) {
         (Some(steps), _) => Limit::Steps(steps),
         (None, Some(minutes)) => Limit::Minutes(minutes),
@@ -164,7 +166,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     progress.finish();
     let folder = run.folder().display();
     if outcome.interrupted {
-        println!("stopped after step {}; go on with: performer-ddpm train --resume {folder}", outcome.step);
+        let command = command_to_resume(&args, run.folder(), &config);
+        println!("stopped after step {}; go on with: {command}", outcome.step);
     } else {
         println!("trained {} steps: {folder}", outcome.step);
         if let Some(grid) = outcome.grid {
@@ -172,6 +175,24 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The command that goes on with a stopped run to the same end and the same bits; threads do not matter to either.
+fn command_to_resume(args: &TrainArgs, folder: &Path, config: &Config) -> String {
+    // A run may be resumed to another length than the one that it keeps.
+    let steps = args.steps.filter(|steps| *steps != config.train.steps);
+    let options = [
+        ("--steps", steps.map(|steps| steps.to_string())),
+        ("--isa", args.compute.isa.map(|isa| isa.to_string())),
+        ("--conv", args.compute.conv.map(|conv| conv.to_string())),
+    ];
+    let mut command = format!("performer-ddpm train --resume {}", folder.display());
+    for (flag, value) in options {
+        if let Some(value) = value {
+            command += &format!(" {flag} {value}");
+        }
+    }
+    command
 }
 
 /// The images that a configuration names.
@@ -214,6 +235,8 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
     let data = (args.data.as_deref(), args.size);
     let mut config = basis(args.preset, args.config.as_deref(), data)?;
     let train = &mut config.train;
+    // A resumed run goes on to here; the rate follows lr_decay alone.
+    train.steps = args.steps.unwrap_or(train.steps);
     train.batch = args.batch.unwrap_or(train.batch);
     train.lr = args.lr.unwrap_or(train.lr);
     train.seed = args.seed.unwrap_or(train.seed);
@@ -263,9 +286,52 @@ fn link_latest(folder: &Path) -> Result<()> {
         std::fs::create_dir_all(RUNS).map_err(|e| Error::write(RUNS, e))?;
         let temporary = Path::new(RUNS).join(format!(".latest-{}", std::process::id()));
         std::os::unix::fs::symlink(&target, &temporary).map_err(|e| Error::write(&temporary, e))?;
-        std::fs::rename(&temporary, &link).map_err(|e| Error::write(&link, e))?;
+        std::fs::rename(&temporary, &link).map_err(|e| {
+            // The first failure is the one to report.
+            let _ = std::fs::remove_file(&temporary);
+            Error::write(&link, e)
+        })?;
     }
     #[cfg(not(unix))]
     let _ = folder;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+    use performer_ddpm::config::TrainConfig;
+
+    fn arguments(options: &str) -> TrainArgs {
+        let line =
+            ["performer-ddpm", "train", "--preset", "tiny"].into_iter().chain(options.split_whitespace());
+        match Cli::try_parse_from(line) {
+            Ok(Cli { command: Command::Train(args) }) => args,
+            other => panic!("{options}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_steps_are_kept_and_change_nothing_else() {
+        let train = |options: &str| configuration(&arguments(options)).expect("a configuration").train;
+        let (usual, few) = (train(""), train("--steps 7"));
+        assert_eq!((usual.steps, few.steps), (40, 7));
+        assert_eq!(TrainConfig { steps: 40, ..few }, usual);
+    }
+
+    #[test]
+    fn the_command_to_resume_repeats_what_the_end_and_the_bits_depend_on() {
+        let command = |options: &str, steps: u64| {
+            let mut config = Preset::Tiny.config();
+            config.train.steps = steps;
+            command_to_resume(&arguments(options), Path::new("run"), &config)
+        };
+        let plain = "performer-ddpm train --resume run";
+        assert_eq!(command("--threads 3 --steps 7 --quiet", 7), plain);
+        assert_eq!(command("--steps 60", 7), format!("{plain} --steps 60"));
+        let kernels = "--isa portable --conv winograd";
+        assert_eq!(command(kernels, 7), format!("{plain} {kernels}"));
+    }
 }

@@ -17,7 +17,7 @@ struct Session<'a> {
     plan: &'a Plan,
     kernels: Kernels,
     data: &'a Datasets,
-    features: Option<&'a mut Features>,
+    features: &'a mut Features,
     peak_mib: &'a PeakMib<'a>,
     stop: &'a dyn Fn() -> bool,
     observer: &'a mut dyn FnMut(Event),
@@ -72,7 +72,8 @@ impl Comparison {
         &self.findings
     }
 
-    /// Does the parts that are not done, recording each stage; false where it was asked to stop first.
+    /// Does the parts that are not done, recording each stage; false where it was asked to stop first. Without `features` samples
+    /// are compared by the means of blocks of pixels.
     ///
     /// # Errors
     /// [`Error::Write`] if the system refuses; [`Error::Invalid`] for a features network that does not take the images or
@@ -88,8 +89,9 @@ impl Comparison {
     ) -> Result<bool> {
         let plan = self.findings.plan.clone();
         let kernels = kernels(&plan)?;
-        let mut features = features;
-        if let Some(features) = &mut features {
+        let mut blocks = Features::blocks(None);
+        let features = features.unwrap_or(&mut blocks);
+        if parts.contains(&Part::Runs) {
             features.check(&plan, data)?;
         }
         std::fs::create_dir_all(&self.folder).map_err(|e| Error::write(&self.folder, e))?;
@@ -138,13 +140,15 @@ impl Comparison {
         Ok(true)
     }
 
-    /// Compares samples under the features network, if there is one.
+    /// Compares samples with images by their features.
     fn samples(&mut self, session: &mut Session) -> Result<bool> {
         let (plan, data) = (session.plan, session.data);
-        let Some(features) = session.features.take() else { return Ok(true) };
-        if !self.findings.samples.as_ref().is_some_and(|study| study.is_of(features, plan)) {
-            self.findings.samples = Some(SampleStudy::new(features, plan, data));
+        match &self.findings.samples {
+            Some(study) if session.features.gives_way_to(study) => return Ok(true),
+            Some(study) if study.is_of(session.features, plan, data) => {}
+            _ => self.findings.samples = Some(SampleStudy::new(session.features, plan, data)),
         }
+        let of = session.features.source(plan, &data.train).describe();
         let measured = self.findings.runs.iter().filter(|run| run.quality.is_some());
         let wanted: Vec<Option<Variant>> =
             data.test.iter().map(|_| None).chain(measured.map(|run| Some(run.variant))).collect();
@@ -154,11 +158,13 @@ impl Comparison {
                 continue;
             }
             let name = match variant {
-                Some(variant) => format!("{variant}: samples under {}", features.name()),
-                None => format!("test images under {}", features.name()),
+                Some(variant) => format!("{variant}: samples under {of}"),
+                None => format!("test images under {of}"),
             };
-            let stage = |context: &mut Context| samples::compare(context, plan, data, features, variant);
-            let Some(row) = self.stage(session, &name, stage)? else {
+            let stage = |context: &mut Context, features: &mut Features| {
+                samples::compare(context, plan, data, features, variant)
+            };
+            let Some(row) = self.stage_with_features(session, &name, stage)? else {
                 return Ok(false);
             };
             if let Some(study) = &mut self.findings.samples {
@@ -219,19 +225,12 @@ impl Comparison {
 
     fn conversion(&mut self, session: &mut Session) -> Result<bool> {
         let (plan, data) = (session.plan, session.data);
+        if let Some(why) = self.findings.no_conversion() {
+            (session.observer)(Event::Note(&format!("conversion is left out: {why}")));
+            return Ok(true);
+        }
         let softmax = self.findings.runs.iter().find(|run| run.variant == Variant::Softmax);
-        let left_out = |observer: &mut dyn FnMut(Event), why: &str| {
-            observer(Event::Note(&format!("conversion is left out: {why}")));
-            Ok(true)
-        };
-        let quality = match softmax.map(|run| run.quality.clone()) {
-            Some(Some(quality)) => quality,
-            Some(None) => return left_out(session.observer, "the softmax run diverged"),
-            None => {
-                let why = "there is no softmax run to convert (--only runs with softmax makes one)";
-                return left_out(session.observer, why);
-            }
-        };
+        let Some(quality) = softmax.and_then(|run| run.quality.clone()) else { return Ok(true) };
         if self.findings.conversion.is_none() {
             let stage = |context: &mut Context| conversion::in_place(context, plan, data, &quality);
             let found = self.stage(session, "softmax weights run with FAVOR+", stage)?;
@@ -267,20 +266,30 @@ impl Comparison {
         name: &str,
         work: impl FnOnce(&mut Context) -> Result<Option<T>>,
     ) -> Result<Option<T>> {
-        let Session { plan, kernels, peak_mib, stop, observer, .. } = session;
+        self.stage_with_features(session, name, |context, _| work(context))
+    }
+
+    fn stage_with_features<T>(
+        &self,
+        session: &mut Session,
+        name: &str,
+        work: impl FnOnce(&mut Context, &mut Features) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let Session { plan, kernels, features, peak_mib, stop, observer, .. } = session;
         if stop() {
             return Ok(None);
         }
         observer(Event::Stage(name));
         let mut progress = |done: f64, message: &str| observer(Event::Progress { done, message });
-        work(&mut Context {
+        let context = &mut Context {
             out: self.folder.clone(),
             threads: plan.threads,
             kernels: *kernels,
             peak_mib: *peak_mib,
             stop,
             progress: &mut progress,
-        })
+        };
+        work(context, features)
     }
 }
 

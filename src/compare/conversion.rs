@@ -21,7 +21,8 @@ use std::path::Path;
 pub struct BesideSoftmax {
     /// The held-out loss.
     pub held_out_loss: Option<f64>,
-    /// How much it is above that of the softmax weights, image by image.
+    /// How much it is above that of the softmax weights, image by image; where there are several draws of the projections, the error
+    /// holds theirs too.
     pub above_softmax: Option<Estimate>,
     /// The bound in bits per dimension.
     pub bits_per_dim: Option<Estimate>,
@@ -154,17 +155,21 @@ fn bits_per_dim(subject: &mut Subject, plan: &Plan, images: &Dataset) -> Result<
     Ok(likelihood.of(plan.config.diffusion.variance).bits_per_dim)
 }
 
-/// What a network is worth, the losses of the images, and samples.
-fn measure(
-    subject: &mut Subject,
-    plan: &Plan,
-    baseline: &Baseline,
-) -> Result<(BesideSoftmax, Option<Vec<f64>>, Option<Array4<f32>>)> {
-    let (mut measured, mut images_losses, mut drawn) = (BesideSoftmax::default(), None, None);
+/// A network's worth, and what it was found from, where that could be had.
+#[derive(Default)]
+struct Measurement {
+    measured: BesideSoftmax,
+    losses: Option<Vec<f64>>,
+    samples: Option<Array4<f32>>,
+}
+
+fn measure(subject: &mut Subject, plan: &Plan, baseline: &Baseline) -> Result<Measurement> {
+    let mut measurement = Measurement::default();
+    let measured = &mut measurement.measured;
     match or_note(subject.held_out_losses(baseline.images, plan.measuring.images))? {
         Ok(losses) => {
             (measured.held_out_loss, measured.above_softmax) = baseline.losses(&losses);
-            images_losses = Some(losses);
+            measurement.losses = Some(losses);
         }
         Err(note) => measured.notes.push(note),
     }
@@ -175,11 +180,20 @@ fn measure(
     match or_note(subject.samples(plan.conversion.samples, plan.measuring.steps))? {
         Ok(samples) => {
             measured.sample_difference = Some(rms_difference(&samples, &baseline.samples));
-            drawn = Some(samples);
+            measurement.samples = Some(samples);
         }
         Err(note) => measured.notes.push(note),
     }
-    Ok((measured, images_losses, drawn))
+    Ok(measurement)
+}
+
+/// An estimate over images with the error of the draws of the projections, whose losses of each image are given, added.
+fn with_draws(over_images: Estimate, of_draws: &[Vec<f64>]) -> Estimate {
+    if of_draws.len() < 2 {
+        return over_images;
+    }
+    let over_draws = Estimate::of(of_draws.iter().map(|losses| Estimate::of(losses.iter().copied()).mean));
+    Estimate { standard_error: over_images.standard_error.hypot(over_draws.standard_error), ..over_images }
 }
 
 /// Measures the softmax weights with one kind of attention in their place; the first draw's samples beside it.
@@ -195,8 +209,8 @@ fn replaced(
         let model = converted(&baseline.model, &plan.config.unet, variant, features, seed, draw)?;
         Subject::new(context, model, &baseline.diffusion, seed)
     };
-    let (mut measured, first, samples) = measure(&mut subject(0)?, plan, baseline)?;
-    let mut of_draws: Vec<Vec<f64>> = first.into_iter().collect();
+    let Measurement { mut measured, losses, samples } = measure(&mut subject(0)?, plan, baseline)?;
+    let mut of_draws: Vec<Vec<f64>> = losses.into_iter().collect();
     for draw in 1..plan.conversion.draws as u64 {
         match or_note(subject(draw)?.held_out_losses(baseline.images, plan.measuring.images))? {
             Ok(losses) => of_draws.push(losses),
@@ -207,7 +221,9 @@ fn replaced(
         let mean =
             |image: usize| of_draws.iter().map(|losses| losses[image]).sum::<f64>() / of_draws.len() as f64;
         let losses: Vec<f64> = (0..baseline.losses.len()).map(mean).collect();
-        (measured.held_out_loss, measured.above_softmax) = baseline.losses(&losses);
+        let (loss, above) = baseline.losses(&losses);
+        measured.held_out_loss = loss;
+        measured.above_softmax = above.map(|above| with_draws(above, &of_draws));
     }
     Ok((InPlace { variant, features, measured }, samples))
 }
@@ -285,7 +301,7 @@ pub(super) fn fine_tune(
         (context.progress)(1.0, "measuring the model");
         let loaded = model_folder::load::<f32>(&folder)?;
         let mut subject = Subject::new(context, loaded.model, &loaded.diffusion, seed)?;
-        (tuned.measured, ..) = measure(&mut subject, plan, &baseline)?;
+        tuned.measured = measure(&mut subject, plan, &baseline)?.measured;
     }
     Ok(Some(tuned))
 }
@@ -319,4 +335,21 @@ fn start_from(folder: &Path, config: &Config, model: &Model<f32>) -> Result<()> 
     };
     state::save(folder, &state)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two draws whose losses differ by 2 at every image: means -1 and 1 about theirs, so a standard error of 1, beside 0.75 over
+    /// images. Exact up to rounding.
+    #[test]
+    fn the_error_holds_images_and_draws() {
+        let over_images = Estimate { mean: 3.0, standard_error: 0.75 };
+        let draws = [vec![1.0, 2.0, 3.0], vec![3.0, 4.0, 5.0]];
+        let both = with_draws(over_images, &draws);
+        assert_eq!(both.mean, 3.0);
+        assert!((both.standard_error - 1.25).abs() < 1e-12, "{both:?}");
+        assert_eq!(with_draws(over_images, &draws[..1]), over_images);
+    }
 }

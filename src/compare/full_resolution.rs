@@ -8,7 +8,7 @@ use super::variant::Variant;
 use crate::checkpoint::model_folder;
 use crate::data::{Dataset, Datasets};
 use crate::error::Result;
-use crate::evaluate::Estimate;
+use crate::evaluate::{Estimate, choose};
 use serde::{Deserialize, Serialize};
 
 /// One network's training at full resolution.
@@ -42,7 +42,8 @@ pub(super) fn enlarged(plan: &Plan, data: &Datasets) -> Result<(Dataset, Dataset
     let [height, width] = plan.full_resolution.size;
     let train = data.train.clone().resized((height, width))?;
     let held_out = data.test.as_ref().unwrap_or(&data.train);
-    Ok((train, held_out.first(HELD_OUT)?.resized((height, width))?))
+    let chosen = choose(held_out.len(), HELD_OUT, plan.config.train.seed);
+    Ok((train, held_out.select(&chosen)?.resized((height, width))?))
 }
 
 /// Trains and measures; `None` where it was asked to stop.
@@ -68,6 +69,9 @@ pub(super) fn run(
     match or_note(subject.held_out_losses(held_out, HELD_OUT))? {
         Ok(losses) => run.held_out_loss = Some(Estimate::of(losses)),
         Err(note) => run.notes.push(note),
+    }
+    if (context.stop)() {
+        return Ok(None);
     }
     (context.progress)(1.0, "sampling");
     match or_note(subject.samples(sizes.grid, plan.measuring.steps))? {

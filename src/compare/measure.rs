@@ -8,7 +8,7 @@ use crate::equations::algorithms::alg1_draw;
 use crate::equations::loss::eq21_l_simple;
 use crate::error::{Error, Result};
 use crate::evaluate::nll::{Likelihood, NllConfig, Timesteps, bound};
-use crate::evaluate::{self, Estimate};
+use crate::evaluate::{self, Estimate, choose};
 use crate::model::{Engine, Model};
 use crate::output::write_png;
 use crate::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
@@ -44,16 +44,15 @@ impl Subject {
         })
     }
 
-    /// The loss (21) of each of the first images; t and eps are a function of the seed and of the image's place alone, so
-    /// that models are compared on the same draws.
+    /// The loss (21) of each of `count` images; which they are, t and eps are functions of the seed and of the image's place alone,
+    /// so that models are compared on the same draws.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if one is not finite.
     pub fn held_out_losses(&mut self, images: &Dataset, count: usize) -> Result<Vec<f64>> {
         let len = images.image_len();
         let mut losses = Vec::new();
-        let all: Vec<usize> = (0..count.min(images.len())).collect();
-        for batch in all.chunks(BATCH) {
+        for batch in choose(images.len(), count, self.seed).chunks(BATCH) {
             let n = batch.len();
             let (mut x_t, mut eps, mut out) = (vec![0f32; n * len], vec![0f32; n * len], vec![0f32; n * len]);
             let mut x0 = vec![0f32; len];
@@ -73,7 +72,7 @@ impl Subject {
         Ok(losses)
     }
 
-    /// The bound (16)-(21) on the first images, at one timestep of each of `timesteps` strata; draws are a function of the seed
+    /// The bound (16)-(21) on the same images, at one timestep of each of `timesteps` strata; draws are a function of the seed
     /// and of the image's place, as for the losses.
     ///
     /// # Errors
@@ -85,8 +84,7 @@ impl Subject {
         timesteps: usize,
         observer: &mut dyn FnMut(f64),
     ) -> Result<Likelihood> {
-        let all: Vec<usize> = (0..count.min(images.len())).collect();
-        let images = evaluate::images::<f32>(images, &all);
+        let images = evaluate::images::<f32>(images, &choose(images.len(), count, self.seed));
         let config = NllConfig {
             timesteps: Timesteps::Stratified(timesteps),
             clip_x0: self.clip_x0,

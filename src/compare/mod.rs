@@ -29,7 +29,7 @@ pub use cost::{BreakEven, Cost, CostPoint, Crossover};
 pub use full_resolution::FullResolutionRun;
 pub use plan::{Budget, Part, Plan};
 pub use runs::{Quality, VariantRun};
-pub use samples::{Features, SampleQuality, SampleStudy};
+pub use samples::{FeatureSource, Features, SampleQuality, SampleStudy};
 pub use sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};
 pub use store::{DataNote, Findings};
 pub use training::{CurvePoint, Training};

@@ -90,6 +90,9 @@ pub(super) fn run(
             return Ok(Some(run));
         }
     };
+    if (context.stop)() {
+        return Ok(None);
+    }
     let mut quality = Quality { held_out_losses, likelihood: None, sample_seconds: None, grid: false };
     let progress = &mut *context.progress;
     let likelihood = subject.likelihood(images, measuring.images, measuring.timesteps, &mut |done| {
@@ -98,6 +101,9 @@ pub(super) fn run(
     match or_note(likelihood)? {
         Ok(likelihood) => quality.likelihood = Some(likelihood),
         Err(note) => run.notes.push(note),
+    }
+    if (context.stop)() {
+        return Ok(None);
     }
     (context.progress)(1.0, "sampling");
     let start = Instant::now();

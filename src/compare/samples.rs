@@ -1,4 +1,4 @@
-//! How the variants' samples compare with images under a features network: Fréchet and kernel distance, precision and recall.
+//! How the variants' samples compare with images by features: Fréchet and kernel distance, precision and recall.
 
 use super::context::Context;
 use super::measure::{Subject, or_note};
@@ -9,17 +9,48 @@ use crate::checkpoint::model_folder;
 use crate::data::{Dataset, Datasets};
 use crate::error::{Error, Result};
 use crate::evaluate::features::{Extractor, FeatureOptions};
-use crate::evaluate::{Comparison, choose, fewest};
-use ndarray::Array2;
+use crate::evaluate::{Comparison, block_means, choose, fewest, images_nchw};
+use ndarray::{Array2, ArrayView4};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// A features network and what the training images are under it.
+/// What the features are of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureSource {
+    /// A network.
+    Network {
+        /// Its file's name.
+        file: String,
+        /// Its file's checksum.
+        crc32: u32,
+        /// How it is fed, as options of the command line.
+        feeding: Vec<String>,
+    },
+    /// The means of so many by so many blocks of pixels: layout and brightness, no texture.
+    Blocks(usize),
+}
+
+impl FeatureSource {
+    /// What samples are compared under.
+    pub fn describe(&self) -> String {
+        match self {
+            FeatureSource::Network { file, .. } => file.clone(),
+            FeatureSource::Blocks(side) => format!("the means of {side}x{side} blocks of pixels"),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Extraction {
+    Network { extractor: Box<Extractor>, file: String, crc32: u32 },
+    Blocks,
+}
+
+/// What gives images their features, and what the training images are under it.
 #[derive(Debug)]
 pub struct Features {
-    extractor: Extractor,
-    file: String,
-    crc32: u32,
+    extraction: Extraction,
     /// Samples of each variant; `None` for as many as the plan says.
     samples: Option<usize>,
     /// The training images' features.
@@ -28,6 +59,8 @@ pub struct Features {
 
 /// Training images that samples are compared with, at most.
 const REFERENCE: usize = 10_000;
+/// Blocks along a side of an image, at most.
+const BLOCKS: usize = 8;
 
 impl Features {
     /// Opens a features network, for so many samples of each variant, or for as many as the plan says.
@@ -36,36 +69,59 @@ impl Features {
     /// [`Error::Read`], and those of [`Extractor::open`].
     pub fn open(path: &Path, options: &FeatureOptions, samples: Option<usize>) -> Result<Features> {
         let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
-        Ok(Features {
-            extractor: Extractor::open(path, options)?,
+        let extraction = Extraction::Network {
+            extractor: Box::new(Extractor::open(path, options)?),
             file: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
             crc32: crc32fast::hash(&bytes),
-            samples,
-            images: None,
-        })
+        };
+        Ok(Features { extraction, samples, images: None })
+    }
+
+    /// The means of blocks of pixels, which need no network.
+    pub fn blocks(samples: Option<usize>) -> Features {
+        Features { extraction: Extraction::Blocks, samples, images: None }
     }
 
     fn samples(&self, plan: &Plan) -> usize {
         self.samples.unwrap_or(plan.measuring.samples)
     }
 
-    /// The network's file name.
-    pub(super) fn name(&self) -> &str {
-        &self.file
+    /// As many blocks as there are images for, and samples.
+    fn side(&self, plan: &Plan, data: &Dataset) -> usize {
+        let count = self.samples(plan).min(data.len());
+        let fits = |side: &usize| fewest(data.channels() * side * side) <= count;
+        (1..=BLOCKS).rev().find(fits).unwrap_or(1)
+    }
+
+    /// What the features are of.
+    pub(super) fn source(&self, plan: &Plan, data: &Dataset) -> FeatureSource {
+        match &self.extraction {
+            Extraction::Network { extractor, file, crc32 } => FeatureSource::Network {
+                file: file.clone(),
+                crc32: *crc32,
+                feeding: extractor.options().feeding(),
+            },
+            Extraction::Blocks => FeatureSource::Blocks(self.side(plan, data)),
+        }
+    }
+
+    /// Whether a study under other features is to be kept: blocks do not replace a network.
+    pub(super) fn gives_way_to(&self, study: &SampleStudy) -> bool {
+        matches!((&self.extraction, &study.source), (Extraction::Blocks, FeatureSource::Network { .. }))
     }
 
     /// Refuses a network that does not take the images, or has more features than there will be samples: before hours of
     /// training, not after.
     pub(super) fn check(&mut self, plan: &Plan, data: &Datasets) -> Result<()> {
-        let count = 2.min(data.train.len());
-        let indices: Vec<usize> = (0..count).collect();
-        let dimensions = self.extractor.features_of(&data.train, &indices, &mut |_| {})?.ncols();
         let samples = self.samples(plan).min(data.train.len());
+        let Extraction::Network { extractor, file, .. } = &mut self.extraction else { return Ok(()) };
+        let indices: Vec<usize> = (0..2.min(data.train.len())).collect();
+        let dimensions = extractor.features_of(&data.train, &indices, &mut |_| {})?.ncols();
         let needed = fewest(dimensions);
         if samples < needed {
             return Err(Error::invalid(
                 "the samples, and the training images that they are compared with",
-                format!("at least {needed} for the {dimensions} features of {}", self.file),
+                format!("at least {needed} for the {dimensions} features of {file}"),
                 samples.to_string(),
                 "take more samples (--samples), or a network with fewer features",
             ));
@@ -73,18 +129,42 @@ impl Features {
         Ok(())
     }
 
-    /// The training images' features, computed once.
-    fn reference(
+    /// Of images \[n, c, h, w\].
+    fn of(&mut self, images: ArrayView4<f32>, side: usize) -> Result<Array2<f64>> {
+        match &mut self.extraction {
+            Extraction::Network { extractor, .. } => extractor.features(images),
+            Extraction::Blocks => Ok(block_means(images, side)),
+        }
+    }
+
+    /// Of images of a dataset.
+    fn of_dataset(
+        &mut self,
+        data: &Dataset,
+        indices: &[usize],
+        side: usize,
+        observer: &mut dyn FnMut(f64),
+    ) -> Result<Array2<f64>> {
+        match &mut self.extraction {
+            Extraction::Network { extractor, .. } => extractor.features_of(data, indices, observer),
+            Extraction::Blocks => Ok(block_means(images_nchw(data, indices).view(), side)),
+        }
+    }
+
+    /// The training images', computed once.
+    fn of_training_images(
         &mut self,
         plan: &Plan,
         data: &Dataset,
         observer: &mut dyn FnMut(f64),
-    ) -> Result<(&Array2<f64>, &mut Extractor)> {
-        if self.images.is_none() {
-            let indices = choose(data.len(), REFERENCE, plan.config.train.seed);
-            self.images = Some(self.extractor.features_of(data, &indices, observer)?);
+    ) -> Result<Array2<f64>> {
+        if let Some(images) = &self.images {
+            return Ok(images.clone());
         }
-        Ok((self.images.as_ref().expect("it was just computed"), &mut self.extractor))
+        let indices = choose(data.len(), REFERENCE, plan.config.train.seed);
+        let images = self.of_dataset(data, &indices, self.side(plan, data), observer)?;
+        self.images = Some(images.clone());
+        Ok(images)
     }
 }
 
@@ -101,13 +181,11 @@ pub struct SampleQuality {
     pub notes: Vec<String>,
 }
 
-/// The comparison of samples under one features network.
+/// The comparison of samples by one kind of features.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleStudy {
-    /// The features network's file name.
-    pub file: String,
-    /// Its checksum.
-    pub crc32: u32,
+    /// What the features are of.
+    pub source: FeatureSource,
     /// Samples of each variant.
     pub samples: usize,
     /// The training images that everything is compared with.
@@ -120,17 +198,16 @@ impl SampleStudy {
     /// Nothing compared yet.
     pub(super) fn new(features: &Features, plan: &Plan, data: &Datasets) -> SampleStudy {
         SampleStudy {
-            file: features.file.clone(),
-            crc32: features.crc32,
+            source: features.source(plan, &data.train),
             samples: features.samples(plan),
             reference: data.train.len().min(REFERENCE),
             rows: Vec::new(),
         }
     }
 
-    /// Whether it is of this network and of so many samples.
-    pub(super) fn is_of(&self, features: &Features, plan: &Plan) -> bool {
-        (self.crc32, self.samples) == (features.crc32, features.samples(plan))
+    /// Whether it is by these features and of so many samples.
+    pub(super) fn is_of(&self, features: &Features, plan: &Plan, data: &Datasets) -> bool {
+        (&self.source, self.samples) == (&features.source(plan, &data.train), features.samples(plan))
     }
 }
 
@@ -142,10 +219,10 @@ pub(super) fn compare(
     features: &mut Features,
     variant: Option<Variant>,
 ) -> Result<Option<SampleQuality>> {
-    let count = features.samples(plan);
+    let (count, side) = (features.samples(plan), features.side(plan, &data.train));
     let progress = &mut *context.progress;
     let mut observer = |done: f64| progress(done, "features of the training images");
-    let (reference, extractor) = features.reference(plan, &data.train, &mut observer)?;
+    let reference = features.of_training_images(plan, &data.train, &mut observer)?;
     let mut quality = SampleQuality { variant, images: count, comparison: None, notes: Vec::new() };
     let found = match (variant, &data.test) {
         (Some(variant), _) => {
@@ -153,7 +230,7 @@ pub(super) fn compare(
             let loaded = model_folder::load::<f32>(&runs::folder(&context.out, variant))?;
             let mut subject = Subject::new(context, loaded.model, &loaded.diffusion, plan.config.train.seed)?;
             match or_note(subject.samples(count, plan.measuring.steps))? {
-                Ok(images) => extractor.features(images.view().permuted_axes([0, 3, 1, 2]))?,
+                Ok(images) => features.of(images.view().permuted_axes([0, 3, 1, 2]), side)?,
                 Err(note) => {
                     quality.notes.push(note);
                     return Ok(Some(quality));
@@ -161,17 +238,18 @@ pub(super) fn compare(
             }
         }
         (None, Some(test)) => {
-            let indices: Vec<usize> = (0..count.min(test.len())).collect();
+            let indices = choose(test.len(), count, plan.config.train.seed);
             quality.images = indices.len();
-            extractor.features_of(test, &indices, &mut |_| {})?
+            features.of_dataset(test, &indices, side, &mut |_| {})?
         }
         (None, None) => return Ok(None),
     };
     if (context.stop)() {
         return Ok(None);
     }
-    if found.nrows() < fewest(found.ncols()) {
-        quality.notes.push(format!("{} images are too few for {} features", found.nrows(), found.ncols()));
+    let fewer = found.nrows().min(reference.nrows());
+    if fewer < fewest(found.ncols()) {
+        quality.notes.push(format!("{fewer} images are too few for {} features", found.ncols()));
         return Ok(Some(quality));
     }
     quality.comparison = Some(Comparison::of(reference.view(), found.view(), plan.config.train.seed)?);

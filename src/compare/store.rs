@@ -7,6 +7,8 @@ use super::full_resolution::FullResolutionRun;
 use super::plan::Plan;
 use super::runs::VariantRun;
 use super::samples::SampleStudy;
+use super::variant::Variant;
+use super::{conversion, full_resolution};
 use crate::data::Datasets;
 use crate::error::{Error, Result};
 use crate::output::write_atomically;
@@ -17,6 +19,8 @@ use std::path::Path;
 
 /// The file's name in the comparison's folder.
 pub(super) const FILE: &str = "comparison.json";
+/// The name of the configuration that all runs share, but for their attention.
+pub(super) const CONFIG: &str = "config.toml";
 
 /// What the images are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +102,30 @@ impl Findings {
         Ok(Some(findings))
     }
 
+    /// Why softmax weights cannot be run with FAVOR+, where they cannot.
+    pub(super) fn no_conversion(&self) -> Option<&'static str> {
+        let softmax = self.runs.iter().find(|run| run.variant == Variant::Softmax);
+        match softmax.map(|run| run.quality.is_some()) {
+            Some(true) => None,
+            Some(false) => Some("the softmax run left no model that could be measured"),
+            None if self.plan.variants.contains(&Variant::Softmax) => {
+                Some("there is no softmax run to convert yet (--only runs makes one)")
+            }
+            None => Some("softmax is not among the variants, so there are no weights to convert"),
+        }
+    }
+
+    /// Whether every part is done, but a conversion that cannot be.
+    pub fn are_complete(&self) -> bool {
+        let runs =
+            self.plan.variants.iter().all(|variant| self.runs.iter().any(|run| run.variant == *variant));
+        let converted = self.conversion.as_ref().map_or(self.no_conversion().is_some(), |conversion| {
+            conversion.fine_tuned.len() == conversion::to_fine_tune(&self.plan).len()
+        });
+        let wide = self.full_resolution.len() == full_resolution::VARIANTS.len();
+        runs && wide && self.cost.is_some() && self.approximation.is_some() && converted
+    }
+
     /// The plan and the findings as the file has them.
     pub fn json(&self) -> serde_json::Value {
         json(self)
@@ -105,6 +133,8 @@ impl Findings {
 
     /// Writes them, whole or not at all.
     pub(super) fn save(&self, folder: &Path) -> Result<()> {
+        let config = self.plan.config.to_toml();
+        write_atomically(&folder.join(CONFIG), |f| f.write_all(config.as_bytes()))?;
         write_atomically(&folder.join(FILE), |f| f.write_all(text(self).as_bytes()))
     }
 }

@@ -183,14 +183,17 @@ impl Dataset {
         }
     }
 
-    /// Its first `count` images, or all where there are fewer.
+    /// Those of its images, in this order.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a count of 0.
-    pub fn first(&self, count: usize) -> Result<Self> {
-        let count = count.min(self.len());
-        let pixels = self.pixels[..count * self.image_len()].to_vec();
-        let labels = self.labels.as_ref().map(|labels| labels[..count].to_vec());
+    /// [`Error::Invalid`] for none.
+    ///
+    /// # Panics
+    /// If an index is not below its length.
+    pub fn select(&self, indices: &[usize]) -> Result<Self> {
+        let len = self.image_len();
+        let pixels = indices.iter().flat_map(|i| &self.pixels[i * len..][..len]).copied().collect();
+        let labels = self.labels.as_ref().map(|labels| indices.iter().map(|&i| labels[i]).collect());
         Dataset::new(self.name.clone(), self.shape, pixels, labels, self.flip_makes_sense)
     }
 
@@ -296,12 +299,17 @@ mod tests {
     }
 
     #[test]
-    fn the_first_images_keep_their_bytes_and_labels() {
+    fn selected_images_keep_their_bytes_and_labels() {
         let data = counting(1);
-        let one = data.first(1).unwrap();
+        let one = data.select(&[0]).unwrap();
         assert_eq!((one.len(), one.bytes(0), one.labels()), (1, data.bytes(0), Some(&[4][..])));
-        assert_eq!(data.first(9).unwrap(), data);
-        assert!(data.first(0).is_err());
+        let all: Vec<usize> = (0..data.len()).collect();
+        assert_eq!(data.select(&all).unwrap(), data);
+        let turned: Vec<usize> = all.into_iter().rev().collect();
+        let turned = data.select(&turned).unwrap();
+        assert_ne!(turned, data);
+        assert_eq!(turned.select(&[data.len() - 1]).unwrap(), one);
+        assert!(data.select(&[]).is_err());
         let wide = data.resized((4, 6)).unwrap();
         assert_eq!((wide.len(), wide.height(), wide.width()), (2, 4, 6));
     }

@@ -3,7 +3,7 @@
 use crate::data::Dataset;
 use crate::real::Real;
 use crate::rng::{Stream, rng};
-use ndarray::Array2;
+use ndarray::{Array2, Array4};
 use rand::RngExt;
 
 /// `count` of `total` indices, ascending: all where `count` is not smaller, otherwise drawn without replacement, since a dataset
@@ -37,6 +37,16 @@ pub fn images<T: Real>(dataset: &Dataset, indices: &[usize]) -> Array2<T> {
     images
 }
 
+/// The same, \[n, c, h, w\].
+///
+/// # Panics
+/// If an index is not below the dataset's length.
+pub fn images_nchw<T: Real>(dataset: &Dataset, indices: &[usize]) -> Array4<T> {
+    let shape = (indices.len(), dataset.height(), dataset.width(), dataset.channels());
+    let images = images(dataset, indices).into_shape_with_order(shape).expect("whole images");
+    images.permuted_axes([0, 3, 1, 2])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +75,11 @@ mod tests {
         let pixels = vec![0, 255, 255, 0, 0, 0];
         let dataset = Dataset::new("pairs", [1, 2, 1], pixels, None, false).unwrap();
         assert_eq!(images::<f32>(&dataset, &[0, 2]), ndarray::arr2(&[[-1.0, 1.0], [-1.0, -1.0]]));
+        let colour = Dataset::new("colour", [1, 2, 3], vec![0, 255, 0, 255, 0, 0], None, false).unwrap();
+        let planes = images_nchw::<f32>(&colour, &[0]);
+        assert_eq!(
+            planes,
+            ndarray::arr3(&[[[-1.0, 1.0]], [[1.0, -1.0]], [[-1.0, -1.0]]]).insert_axis(ndarray::Axis(0))
+        );
     }
 }

@@ -39,6 +39,21 @@ impl FeatureOptions {
         FeatureOptions { input: None, output: None, range, size: None, batch: 64, runtime }
     }
 
+    /// How images enter and which output is taken, as options of the command line: what features depend on beside the file.
+    pub fn feeding(&self) -> Vec<String> {
+        let named =
+            |flag: &str, name: &Option<String>| name.as_ref().map(|name| format!("--features-{flag} {name}"));
+        let size = self.size.map(|[h, w]| format!("--features-size {h}x{w}"));
+        let range = match self.range {
+            PixelRange::Symmetric => None,
+            range => Some(format!("--features-range {}", range.name())),
+        };
+        [named("input", &self.input), named("output", &self.output), size, range]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
     /// Inception v3 as it is used for the FID: 299x299 in [-1, 1]; grey images fill its three channels.
     pub fn inception(runtime: Runtime) -> Self {
         FeatureOptions { size: Some([299, 299]), ..FeatureOptions::new(runtime) }
@@ -92,6 +107,11 @@ impl Extractor {
             Runtime::OnnxRuntime(ort) => Box::new(OrtRunner::load(model, ort)?),
         };
         Ok(Extractor { runner, origin, image, rest, output, options: options.clone() })
+    }
+
+    /// How it is fed and run.
+    pub fn options(&self) -> &FeatureOptions {
+        &self.options
     }
 
     /// Who runs the network, and where.

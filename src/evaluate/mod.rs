@@ -4,6 +4,7 @@
 //! Everything is a function of its inputs and a seed: the same bits from any number of threads. Work that is shared out uses
 //! the rayon pool that the caller is in.
 
+mod block_means;
 mod choice;
 mod comparison;
 mod distance;
@@ -15,7 +16,8 @@ pub mod nearest;
 pub mod nll;
 pub mod precision_recall;
 
-pub use choice::{choose, images};
+pub use block_means::block_means;
+pub use choice::{choose, images, images_nchw};
 pub use comparison::{Comparison, fewest};
 pub use estimate::Estimate;
 

@@ -32,12 +32,12 @@ pub enum Exponent<'a, T> {
 }
 
 impl<T: Real> Exponent<'_, T> {
-    /// Rows and columns; no columns where there is no shift by column.
-    fn shifts(&self) -> (&[T], &[T]) {
-        match self {
-            Exponent::Rows(rows) => (rows, &[]),
+    /// The shifts by row, and those by column where the form has any.
+    fn shifts(&self) -> (&[T], Option<&[T]>) {
+        match *self {
+            Exponent::Rows(rows) => (rows, None),
             Exponent::RowsThenColumns(rows, columns) | Exponent::ColumnsThenRows(columns, rows) => {
-                (rows, columns)
+                (rows, Some(columns))
             }
         }
     }
@@ -96,10 +96,11 @@ fn check<T>(x: &[T], width: usize, stride: usize, rows: usize, columns: Option<u
 
 pub(super) fn exp2_of_fast(isa: Isa, x: &mut [f32], width: usize, stride: usize, exponent: Exponent<f32>) {
     let (rows, columns) = exponent.shifts();
-    check(x, width, stride, rows.len(), (!columns.is_empty()).then_some(columns.len()));
-    let matrix = Matrix { x: x.as_mut_ptr(), rows: rows.len(), width, stride, columns: columns.as_ptr() };
+    check(x, width, stride, rows.len(), columns.map(<[f32]>::len));
+    let columns = columns.unwrap_or_default().as_ptr();
+    let matrix = Matrix { x: x.as_mut_ptr(), rows: rows.len(), width, stride, columns };
     let rows = rows.as_ptr();
-    // SAFETY: `check` holds the matrix's and the shifts' lengths; `Rows` alone leaves the columns unread.
+    // SAFETY: `check` holds the matrix's and the shifts' lengths; the form without shifts by column reads none.
     unsafe {
         match exponent {
             Exponent::Rows(_) => dispatch(isa, Exp2Of::<ByRow> { matrix, rows, form: PhantomData }),

@@ -23,7 +23,7 @@ pub use dropout::drop_out;
 pub use exponentials::{Columns, Exponent};
 pub use isa::Isa;
 pub use norm::Channels;
-pub use peak::multiply_adds;
+pub use peak::peak_gflops;
 pub use product::{Product, product_reference, transpose};
 pub use simd::vectorised;
 pub use team::{Crew, Team};

@@ -2,6 +2,8 @@
 
 use super::Isa;
 use super::simd::{Kernel, Simd, dispatch};
+use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 /// Independent sums: enough to hide the latency of four cycles on two units.
 const CHAINS: usize = 12;
@@ -40,8 +42,30 @@ impl Kernel for Chains<'_> {
     }
 }
 
+/// How long a peak is looked for.
+const SEARCH: Duration = Duration::from_secs(1);
+
+/// Rounds of a try: some milliseconds, which hide what starting the threads takes.
+const ROUNDS: usize = 4_000_000;
+
+/// The most multiply-adds that this processor does on so many threads at a time, in GFLOP/s: the best of the tries of a second,
+/// since all that happens beside slows most of them.
+pub fn peak_gflops(threads: usize) -> f64 {
+    let alone = || black_box(multiply_adds(Isa::detect(), black_box(ROUNDS))).0;
+    let rate = || {
+        let start = Instant::now();
+        let count: usize = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(alone)).collect();
+            workers.into_iter().map(|worker| worker.join().expect("a loop of multiply-adds")).sum()
+        });
+        2.0 * count as f64 / start.elapsed().as_secs_f64() * 1e-9
+    };
+    let start = Instant::now();
+    std::iter::from_fn(|| (start.elapsed() < SEARCH).then(rate)).fold(0.0, f64::max)
+}
+
 /// Does `rounds` rounds of multiply-adds in registers; gives their number, and a sum that depends on each.
-pub fn multiply_adds(isa: Isa, rounds: usize) -> (usize, f32) {
+fn multiply_adds(isa: Isa, rounds: usize) -> (usize, f32) {
     let (mut multiply_adds, mut sum) = (0, 0.0);
     // SAFETY: the kernel touches no memory but its own.
     unsafe { dispatch(isa, Chains { rounds, multiply_adds: &mut multiply_adds, sum: &mut sum }) };

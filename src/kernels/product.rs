@@ -86,24 +86,22 @@ impl Product {
         self.outer * self.m * self.n * self.segments * self.k
     }
 
+    /// Panics unless the operands hold every index of a product that has any.
     fn check(&self, a: usize, b: usize, c: usize) {
-        let last = |count: usize, stride: usize| (count - 1) * stride;
-        let a_end = last(self.outer, self.a_outer)
-            + last(self.m, self.a_row)
-            + last(self.segments, self.a_segment)
-            + last(self.k, self.a_k)
-            + 1;
-        let b_end = last(self.outer, self.b_outer)
-            + last(self.segments, self.b_segment)
-            + last(self.k, self.b_k)
-            + self.n;
-        let c_end = last(self.outer, self.c_outer) + last(self.m, self.c_row) + self.n;
+        // What leaves usize stays its largest number, which no slice is as long as.
+        let end = |steps: &[(usize, usize)], row: usize| {
+            let last = steps.iter().map(|(count, stride)| (count - 1).saturating_mul(*stride));
+            last.fold(row, usize::saturating_add)
+        };
+        let (outer, m, segments, k) = (self.outer, self.m, self.segments, self.k);
+        let a_end =
+            end(&[(outer, self.a_outer), (m, self.a_row), (segments, self.a_segment), (k, self.a_k)], 1);
+        let b_end = end(&[(outer, self.b_outer), (segments, self.b_segment), (k, self.b_k)], self.n);
+        let block_end = end(&[(m, self.c_row)], self.n);
+        let c_end = end(&[(outer, self.c_outer)], block_end);
         assert!(a_end <= a && b_end <= b && c_end <= c, "{self:?} over a[{a}], b[{b}], c[{c}]");
-        assert!(self.m == 1 || self.c_row >= self.n, "{self:?}: rows of C overlap");
-        assert!(
-            self.outer == 1 || self.c_outer >= last(self.m, self.c_row) + self.n,
-            "{self:?}: blocks of C overlap"
-        );
+        assert!(m == 1 || self.c_row >= self.n, "{self:?}: rows of C overlap");
+        assert!(outer == 1 || self.c_outer >= block_end, "{self:?}: blocks of C overlap");
     }
 
     fn is_empty(&self) -> bool {
@@ -465,6 +463,30 @@ mod tests {
                 assert_eq!(one, many, "{isa} {p:?}");
                 assert_ne!(one, c);
             }
+        }
+    }
+
+    /// Each stride alone, and sums of strides, reach beyond usize; what is left of them modulo 2^64 fits the operands.
+    #[test]
+    fn strides_that_wrap_around_are_refused() {
+        let half = usize::MAX / 2 + 1;
+        let (tall, deep) = (Product::dense(3, 1, 1), Product::dense(1, 1, 3));
+        for p in [
+            Product { a_row: half, ..tall },
+            Product { c_row: half, ..tall },
+            Product { a_k: half, ..deep },
+            Product { b_k: half, ..deep },
+            Product { outer: 3, a_outer: half, c_outer: 1, ..Product::dense(1, 1, 1) },
+            Product { outer: 3, b_outer: half, c_outer: 1, ..Product::dense(1, 1, 1) },
+            Product { outer: 3, c_outer: half, ..Product::dense(1, 1, 1) },
+            Product { segments: 3, a_segment: half, ..Product::dense(1, 1, 1) },
+            Product { segments: 3, b_segment: half, ..Product::dense(1, 1, 1) },
+            Product { a_row: usize::MAX, ..Product::dense(2, 1, 1) },
+        ] {
+            let multiply = || f32::product(Isa::detect(), &p, &[0.0; 4], &[0.0; 4], &mut [0.0; 4]);
+            let refused = std::panic::catch_unwind(multiply).expect_err("an operand is too short");
+            let message = refused.downcast_ref::<String>().expect("a message");
+            assert!(message.contains("over a[4]"), "{message}");
         }
     }
 

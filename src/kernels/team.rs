@@ -26,6 +26,14 @@ impl<'a> Team<'a> {
         matches!(self, Team::Solo)
     }
 
+    /// The threads that work on the layer, or wait for those that do.
+    pub fn threads(self) -> usize {
+        match self {
+            Team::Solo => 1,
+            Team::Crew(crew) => crew.threads,
+        }
+    }
+
     /// The team for a pass over so many elements: sharing out what takes a microsecond costs more than it saves.
     pub fn for_work(self, elements: usize) -> Team<'a> {
         const LEAST: usize = 1 << 14;
@@ -120,8 +128,8 @@ impl<A> Chunks<A> {
 type Job<'f> = &'f (dyn Fn(usize) + Sync);
 
 /// What the threads that work on one sample's layers share: a job of numbered tasks at a time.
-#[derive(Default)]
 pub struct Crew {
+    threads: usize,
     /// The open job's number of tasks, in the upper half, and how many of them are taken.
     taken: AtomicU64,
     done: AtomicUsize,
@@ -141,6 +149,18 @@ impl std::fmt::Debug for Crew {
 }
 
 impl Crew {
+    /// A crew of so many threads, the leader among them; they come when they call [`Crew::lead`] and [`Crew::serve`].
+    pub fn new(threads: usize) -> Crew {
+        Crew {
+            threads,
+            taken: AtomicU64::new(0),
+            done: AtomicUsize::new(0),
+            job: UnsafeCell::new(None),
+            at_work: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
+        }
+    }
+
     /// Calls `f` with the crew as its team, and lets those who serve go when it returns or panics.
     pub fn lead<R>(&self, f: impl FnOnce(Team<'_>) -> R) -> R {
         let _dismiss = OnDrop(|| self.dismissed.store(true, Ordering::Release));
@@ -240,7 +260,7 @@ impl Wait {
 /// `f` with a crew of so many threads beside the calling one.
 #[cfg(test)]
 pub(crate) fn with_crew<R>(others: usize, f: impl FnOnce(Team<'_>) -> R) -> R {
-    let crew = Crew::default();
+    let crew = Crew::new(1 + others);
     std::thread::scope(|scope| {
         (0..others).for_each(|_| {
             scope.spawn(|| crew.serve());

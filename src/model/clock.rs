@@ -1,6 +1,7 @@
 //! Where a step's time goes: thread-seconds by kind of work, for `bench`.
 
 use super::graph::Op;
+use crate::kernels::Team;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -103,7 +104,8 @@ impl Work {
     }
 }
 
-/// Thread-seconds spent on each part since it was made; threads add to it side by side.
+/// Thread-seconds spent on each part since it was made, by threads that work on it or wait for it; they add to it side by side.
+/// Divided by the number of threads they add up to the time of the steps, less what threads spent without a shard to work on.
 #[derive(Debug)]
 pub struct OpClock {
     threads: u64,
@@ -130,14 +132,14 @@ impl OpClock {
     }
 }
 
-/// Runs `f`, and counts its time if there is a clock.
+/// Runs `f`, and counts its time for each thread of the team if there is a clock.
 #[inline]
-pub fn timed<R>(clock: Option<&OpClock>, work: Work, f: impl FnOnce() -> R) -> R {
+pub fn timed<R>(clock: Option<&OpClock>, team: Team, work: Work, f: impl FnOnce() -> R) -> R {
     let Some(clock) = clock else { return f() };
-    clock.count(work, 1, f)
+    clock.count(work, team.threads() as u64, f)
 }
 
-/// The same for work that the whole pool does together or waits for: its time counts once for every thread.
+/// The same for the whole pool.
 #[inline]
 pub fn timed_for_all<R>(clock: Option<&OpClock>, work: Work, f: impl FnOnce() -> R) -> R {
     let Some(clock) = clock else { return f() };
@@ -147,6 +149,12 @@ pub fn timed_for_all<R>(clock: Option<&OpClock>, work: Work, f: impl FnOnce() ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Crew;
+    use std::time::Duration;
+
+    fn nap() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 
     #[test]
     fn every_part_has_a_place_and_a_name_of_its_own() {
@@ -154,16 +162,22 @@ mod tests {
         for (i, work) in Work::ALL.into_iter().enumerate() {
             assert_eq!(work.index(), i);
             assert!(Work::ALL[..i].iter().all(|other| other.name() != work.name()));
-            let slept = timed(Some(&clock), work, || {
-                std::thread::sleep(std::time::Duration::from_millis(1));
+            let slept = timed(Some(&clock), Team::Solo, work, || {
+                nap();
                 7
             });
             assert_eq!(slept, 7);
             assert!(clock.seconds(work) >= 1e-3);
         }
-        let before = clock.seconds(Work::Loss);
-        timed_for_all(Some(&clock), Work::Loss, || std::thread::sleep(std::time::Duration::from_millis(1)));
-        assert!(clock.seconds(Work::Loss) >= before + 3e-3);
-        assert_eq!(timed(None, Work::Loss, || 8), 8);
+        assert_eq!(timed(None, Team::Solo, Work::Loss, || 8), 8);
+    }
+
+    #[test]
+    fn time_counts_for_every_thread_that_works_or_waits() {
+        let clock = OpClock::new(3);
+        timed_for_all(Some(&clock), Work::Reduction, nap);
+        assert!(clock.seconds(Work::Reduction) >= 3e-3);
+        Crew::new(5).lead(|team| timed(Some(&clock), team, Work::Loss, nap));
+        assert!(clock.seconds(Work::Loss) >= 5e-3);
     }
 }

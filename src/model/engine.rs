@@ -47,17 +47,22 @@ impl<T: Element> Buffers<T> {
         Buffers { plan, samples: 0, free: Mutex::default() }
     }
 
-    /// Lets go of arenas that are too small for shards of `samples`.
-    fn fit(&mut self, samples: usize) {
+    /// Arenas for `workers` shards of up to `samples` at a time. All are made here and none on demand: a later call may find more
+    /// threads at work at once than the first did.
+    fn fit(&mut self, samples: usize, workers: usize) {
+        let free = self.free.get_mut().expect("no thread panicked");
         if samples > self.samples {
             self.samples = samples;
-            self.free = Mutex::default();
+            free.clear();
+        }
+        while free.len() < workers {
+            free.push(Arena::new(&self.plan, self.samples));
         }
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Arena<T>) -> R) -> R {
         let arena = self.free.lock().expect("no thread panicked").pop();
-        let mut arena = arena.unwrap_or_else(|| Arena::new(&self.plan, self.samples));
+        let mut arena = arena.expect("an arena for everyone who works on a shard");
         let result = f(&mut arena);
         self.free.lock().expect("no thread panicked").push(arena);
         result
@@ -144,11 +149,18 @@ impl<T: Element> Engine<T> {
         self.pool.install(f)
     }
 
+    /// The threads that work on shards of their own where there are so many.
+    fn leaders(&self, shards: usize) -> usize {
+        self.threads.min(shards)
+    }
+
     /// Calls `work` on as many threads of the pool as there are shards to work on at a time; those that are left over join
     /// their crews.
     fn share_out(&self, shards: usize, work: impl Fn(Team<'_>) + Sync) {
-        let (work, leaders) = (&work, self.threads.min(shards));
-        let crews: Vec<Crew> = (0..leaders).map(|_| Crew::default()).collect();
+        let (work, leaders) = (&work, self.leaders(shards));
+        let crews: Vec<Crew> = (0..leaders)
+            .map(|i| Crew::new(self.threads / leaders + usize::from(i < self.threads % leaders)))
+            .collect();
         self.pool.in_place_scope(|scope| {
             for crew in &crews {
                 scope.spawn(
@@ -174,10 +186,11 @@ impl<T: Element> Engine<T> {
             out.len()
         );
         let size = shard_len(n);
-        self.inference.fit(size);
+        let shards = n.div_ceil(size);
+        let leaders = self.leaders(shards);
+        self.inference.fit(size, leaders);
         transpose_projections(model, &mut self.projections);
         let this = &*self;
-        let shards = n.div_ceil(size);
         let parts = Mutex::new(out.chunks_mut(size * len_out).enumerate());
         let next = || parts.lock().expect("no thread panicked").next();
         let run = |team: Team<'_>, shard: usize, out: &mut [T]| {
@@ -219,7 +232,6 @@ impl<T: Element> Engine<T> {
     ) {
         let (len_in, len_out) = (model.input_len(), model.output_len());
         let size = shard_len(n);
-        self.training.fit(size);
         let mut turned = std::mem::take(&mut self.turned);
         timed_for_all(self.clock(), Work::Weights, || {
             self.install(|| turn_weights(&model.graph, &model.weights, &mut turned));
@@ -234,6 +246,8 @@ impl<T: Element> Engine<T> {
         timed_for_all(self.clock(), Work::Reduction, || {
             lanes.start(shards, model.weights.len(), &mut result.weights);
         });
+        let leaders = self.leaders(lanes.count());
+        self.training.fit(size, leaders);
         let this = &*self;
         let run = |team: Team<'_>, shard: usize, lane: &mut Lane<T>, fresh: bool| {
             let samples = size.min(n - shard * size);
@@ -261,13 +275,13 @@ impl<T: Element> Engine<T> {
                     clock: this.clock(),
                 };
                 let pairs = sweep.input(arena).chunks_exact_mut(len_in).zip(eps.chunks_exact_mut(len_out));
-                timed(this.clock(), Work::Batch, || {
+                timed(this.clock(), team, Work::Batch, || {
                     for (s, (x, eps)) in pairs.enumerate() {
                         indices.push(example(shard * size + s, x, eps));
                     }
                 });
                 sweep.forward(arena, indices);
-                let loss = timed(this.clock(), Work::Loss, || {
+                let loss = timed(this.clock(), team, Work::Loss, || {
                     let (eps_hat, d_eps_hat) = sweep.output_gradient(arena);
                     let mut loss = 0.0;
                     for (eps, eps_hat) in eps.chunks_exact(len_out).zip(eps_hat.chunks_exact(len_out)) {
@@ -303,5 +317,56 @@ fn transpose_projections<T: Element>(model: &Model<T>, pairs: &mut Vec<(Vec<T>, 
         w.clone_from(from);
         w_t.resize(from.len(), T::zero());
         transpose(from, spec.features, spec.dim, w_t);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lanes::lane_count;
+    use super::*;
+    use crate::config::Preset;
+    use crate::kernels::Isa;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn with_threads(threads: usize) -> (Model<f32>, Engine<f32>) {
+        let model = Model::new(&Preset::Tiny.config().unet, 0).expect("a model");
+        let engine = Engine::new(&model, threads, Isa::detect()).expect("an engine");
+        (model, engine)
+    }
+
+    #[test]
+    fn every_thread_is_in_one_team() {
+        for threads in [1, 2, 5] {
+            let (_, engine) = with_threads(threads);
+            for shards in [1, 2, 3, 9] {
+                let (teams, members) = (AtomicUsize::new(0), AtomicUsize::new(0));
+                engine.share_out(shards, |team| {
+                    teams.fetch_add(1, Ordering::Relaxed);
+                    members.fetch_add(team.threads(), Ordering::Relaxed);
+                });
+                assert_eq!(teams.into_inner(), threads.min(shards));
+                assert_eq!(members.into_inner(), threads, "{threads} threads, {shards} shards");
+            }
+        }
+    }
+
+    #[test]
+    fn there_are_buffers_for_all_who_may_work_at_once_however_few_did() {
+        for (threads, batch) in [(1, 9), (3, 1), (3, 64), (8, 64), (8, 16)] {
+            let (model, mut engine) = with_threads(threads);
+            let (x, mut out) = (vec![0.5; batch * model.input_len()], vec![0.0; batch * model.output_len()]);
+            engine.forward(&model, &x, &vec![0; batch], &mut out);
+            let example = |_: usize, x_t: &mut [f32], eps: &mut [f32]| {
+                x_t.fill(0.5);
+                eps.fill(0.1);
+                0
+            };
+            engine.gradient(&model, batch, &example, None, &mut Gradient::default());
+            let shards = batch.div_ceil(shard_len(batch));
+            let lanes = lane_count(shards, model.weights.len());
+            let made = |buffers: &Buffers<f32>| buffers.free.lock().expect("no thread panicked").len();
+            assert_eq!(made(&engine.inference), threads.min(shards), "{threads} threads, batch {batch}");
+            assert_eq!(made(&engine.training), threads.min(lanes), "{threads} threads, batch {batch}");
+        }
     }
 }

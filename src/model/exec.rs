@@ -180,7 +180,7 @@ impl<'a, T: Element> Sweep<'a, T> {
                 self.plan.saved[i].map(|slot| std::mem::take(&mut arena.slots[slot])).unwrap_or_default();
             let mut work = std::mem::take(&mut arena.work);
             let len = self.samples * self.len(node.output);
-            timed(self.clock, Work::Forward(OpKind::of(&node.op)), || {
+            timed(self.clock, self.team, Work::Forward(OpKind::of(&node.op)), || {
                 self.forward_node(node, arena, indices, &mut y[..len], &mut saved, &mut work);
             });
             arena.work = work;
@@ -274,7 +274,7 @@ impl<'a, T: Element> Sweep<'a, T> {
     /// [`Sweep::forward`] left and the output's gradient.
     pub fn backward(&self, arena: &mut Arena<T>, gradient: &mut [T]) {
         for (i, node) in self.graph.nodes.iter().enumerate().rev() {
-            timed(self.clock, Work::Backward(OpKind::of(&node.op)), || {
+            timed(self.clock, self.team, Work::Backward(OpKind::of(&node.op)), || {
                 self.backward_step(i, node, arena, gradient)
             });
         }

@@ -4,6 +4,7 @@ use super::engine::shard_len;
 use super::graph::{AttentionOp, Graph, Op};
 use super::lanes::lane_count;
 use super::plan::{Mode, Plan};
+use crate::config::FeatureMap;
 use serde::Serialize;
 
 /// A layer's sizes and cost.
@@ -32,14 +33,16 @@ pub struct AttentionReport {
     pub heads: usize,
     /// d, channels of a head.
     pub dim: usize,
+    /// The feature map; `None` for softmax.
+    pub map: Option<FeatureMap>,
     /// m, the number of projections; `None` for softmax.
     pub features: Option<usize>,
     /// The L from which FAVOR+ with this m takes fewer operations than softmax: 2m for one function, 3m for two.
     pub break_even: Option<usize>,
     /// Whether FAVOR+ takes fewer operations here.
     pub favor_is_cheaper: Option<bool>,
-    /// The relative variance of the kernel's estimate for independent q and k of unit variance, (exp(|q^ + k^|^2) - 1) / m
-    /// with |q^ + k^|^2 = 2 sqrt(d) (Choromanski et al. 2021, lemma 2); `None` for softmax and maps it does not hold for.
+    /// The relative variance of the kernel's estimate for independent q and k of unit variance and i.i.d. projections, with the mean
+    /// |q^ + k^|^2 = |q^ - k^|^2 = 2 sqrt(d); `None` for softmax, and for ReLU, whose kernel is another.
     pub relative_variance: Option<f64>,
 }
 
@@ -118,24 +121,34 @@ fn attention_report(
     heads: usize,
     kind: AttentionOp,
 ) -> AttentionReport {
-    use crate::config::FeatureMap::{Hyperbolic, Positive};
     let (tokens, dim) = (shape.pixels(), shape.c / heads);
     let favor = match kind {
         AttentionOp::Softmax => None,
         AttentionOp::Favor { map, projection } => Some((map, graph.projections[projection.0].features)),
     };
     let break_even = favor.map(|(map, m)| (1 + map.functions()) * m);
-    let relative_variance = favor
-        .filter(|(map, _)| matches!(map, Positive | Hyperbolic))
-        .map(|(_, m)| (2.0 * (dim as f64).sqrt()).exp_m1() / m as f64);
+    let relative_variance = favor.and_then(|(map, m)| relative_variance(map, 2.0 * (dim as f64).sqrt(), m));
     AttentionReport {
         name: name.to_owned(),
         tokens,
         heads,
         dim,
+        map: favor.map(|(map, _)| map),
         features: favor.map(|(_, m)| m),
         break_even,
         favor_is_cheaper: break_even.map(|l| tokens > l),
         relative_variance,
     }
+}
+
+/// Lemma 2 of Choromanski et al. (2021) for m projections, over the kernel's square: `norm2` is |x + y|^2, with trigonometric features
+/// |x - y|^2. The hyperbolic map's 1/2 (1 - exp(-|x + y|^2)) of the positive one's is 2 sinh^2(|x + y|^2 / 2) / m, and the trigonometric one's is the
+/// same in x - y.
+fn relative_variance(map: FeatureMap, norm2: f64, m: usize) -> Option<f64> {
+    let one_projection = match map {
+        FeatureMap::Positive => norm2.exp_m1(),
+        FeatureMap::Hyperbolic | FeatureMap::Trigonometric => 2.0 * (norm2 / 2.0).sinh().powi(2),
+        FeatureMap::Relu => return None,
+    };
+    Some(one_projection / m as f64)
 }

@@ -170,6 +170,7 @@ pub fn silu_backward<T: Element>(isa: Isa, x: &[T], d_y: &[T], d_x: &mut [T], ad
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::drop_out;
     use crate::kernels::team::with_crew;
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 
@@ -239,6 +240,25 @@ mod tests {
         upsample_backward(ISA, &d_y, 3, 2, &mut again, false);
         assert_eq!(again, d_x);
         assert!((dot(&y, &d_y) - dot(&x, &d_x)).abs() < 1e-13);
+    }
+
+    /// 600 elements, since masks are made for 512 at a time.
+    #[test]
+    fn dropout_s_gradient_has_the_mask_and_the_scale_of_its_output() {
+        let (x, d_y): (Vec<f64>, Vec<f64>) = (normal(600, 1), normal(600, 2));
+        for isa in Isa::available() {
+            let dropped = |x: &[f64]| {
+                let mut y = x.to_vec();
+                drop_out(isa, &[7; 32], 0.3, &mut y);
+                y
+            };
+            let (y, d_x) = (dropped(&x), dropped(&d_y));
+            check_gradient("d_x", &x, &d_x, |x| dot(&dropped(x), &d_y));
+            let kept = y.iter().filter(|y| **y != 0.0).count();
+            assert!(
+                (1..600).contains(&kept) && y.iter().zip(&d_x).all(|(y, d_x)| (*y == 0.0) == (*d_x == 0.0))
+            );
+        }
     }
 
     #[test]

@@ -107,6 +107,7 @@ impl<T: Real> Adam<T> {
 mod tests {
     use super::*;
     use crate::config::Preset;
+    use crate::rng::{Stream, fill_normal, rng};
 
     #[test]
     fn clipping_shortens_long_gradients_only() {
@@ -142,5 +143,61 @@ mod tests {
         );
         let (m, v): (f64, f64) = (0.9 * 0.04 / 0.19, 0.99 * 0.0016 / 0.0199);
         assert!((w[0] - (first[0] - 0.01 * m / (v.sqrt() + 0.1))).abs() < 1e-15);
+    }
+
+    const UPDATES: u64 = 5;
+    /// Two tasks, the second of a length that no vector divides.
+    const LEN: usize = CHUNK + 37;
+
+    /// Normal numbers of some hundredths, the first 0.
+    fn numbers<T: Real>(id: u64) -> Vec<T> {
+        let mut x = vec![0f32; LEN];
+        fill_normal(&mut rng(5, Stream::Check, id, 0), &mut x);
+        x[0] = 0.0;
+        x.iter().map(|x| T::of(f64::from(0.01 * x))).collect()
+    }
+
+    /// m, v, the weights and their average after some updates; from the gradients' sizes and from weights of 0 if `sizes`.
+    fn updated<T: Real>(isa: Isa, sizes: bool) -> [Vec<T>; 4] {
+        let mut config = Preset::Tiny.config().train;
+        (config.beta1, config.beta2, config.adam_eps) = (0.9, 0.99, 1e-8);
+        let mut w = if sizes { vec![T::zero(); LEN] } else { numbers(0) };
+        let mut average = w.clone();
+        let mut adam = Adam::new(LEN);
+        for number in 1..=UPDATES {
+            let mut g = numbers::<T>(number);
+            if sizes {
+                g.iter_mut().for_each(|g| *g = g.abs());
+            }
+            let update = Update { lr: 1e-3, number, clip: 0.7, ema_decay: 0.9 };
+            adam.update(isa, &config, update, &g, &mut w, &mut average);
+        }
+        [adam.first_moment, adam.second_moment, w, average]
+    }
+
+    /// Bounds after k updates, with u = EPSILON / 2: a term of m is rounded at most 5 times when it comes and 3 times in each
+    /// later update, so m errs by 5 k u of the sum of its terms' sizes, and v, whose terms have 8 roundings, by 8 k u of itself.
+    /// A step's divisor then errs by (4 k + 4) u, the step by 16 k u of its size with |g| for g, the weight by that sum and its own
+    /// k roundings, 17 k u of |w_0| and all steps' sizes, and the average, a mean of weights rounded 7 times, by 24 k u of the same.
+    /// The bits are the same everywhere, as `vectorised` has it.
+    #[test]
+    fn f32_agrees_with_f64_and_has_the_same_bits_on_every_isa() {
+        let [exact, sizes] = [false, true].map(|sizes| updated::<f64>(Isa::Reference, sizes));
+        let start = numbers::<f64>(0);
+        let reach: Vec<f64> = start.iter().zip(&sizes[2]).map(|(w, steps)| w.abs() + steps.abs()).collect();
+        let ku = UPDATES as f64 * f64::from(f32::EPSILON) / 2.0;
+        let bounds = [(5.0, &sizes[0]), (8.0, &sizes[1]), (17.0, &reach), (24.0, &reach)];
+        let mut first: Option<[Vec<u32>; 4]> = None;
+        for isa in Isa::available() {
+            let got = updated::<f32>(isa, false);
+            for (i, (factor, sizes)) in bounds.into_iter().enumerate() {
+                for (j, (got, want)) in got[i].iter().zip(&exact[i]).enumerate() {
+                    let (error, bound) = ((f64::from(*got) - want).abs(), factor * ku * sizes[j]);
+                    assert!(error <= bound, "{isa} {i} [{j}]: {got} for {want}, off by {error:e}");
+                }
+            }
+            let bits: [Vec<u32>; 4] = got.map(|numbers| numbers.into_iter().map(f32::to_bits).collect());
+            assert!(*first.get_or_insert_with(|| bits.clone()) == bits, "{isa}");
+        }
     }
 }

@@ -96,6 +96,8 @@ pub struct Metric {
 
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
+/// What a run or a model leaves in its folder, beside a run's configuration.
+const REMAINS: [&str; 6] = ["checkpoints", METRICS, "unet", "scheduler", "model_index.json", "config.json"];
 
 /// Images in a run's sample grids.
 const GRID: usize = 64;
@@ -109,7 +111,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Makes a folder for a new run and writes its configuration.
+    /// Makes a folder for a new run and writes its configuration. The run begins from a checkpoint that is there already.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the folder holds a run already; [`Error::Write`] if the system refuses.
@@ -125,6 +127,23 @@ impl Run {
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         write_atomically(&folder.join(CONFIG), |file| file.write_all(config.to_toml().as_bytes()))?;
         Ok(Run { folder: folder.to_path_buf() })
+    }
+
+    /// As [`Run::create`], where the folder has nothing of another model or run: what would be written over, or begun from.
+    ///
+    /// # Errors
+    /// Those of [`Run::create`], and [`Error::Invalid`] naming what is there.
+    pub fn create_new(folder: &Path, config: &Config) -> Result<Run> {
+        match REMAINS.into_iter().find(|name| folder.join(name).exists()) {
+            // With a configuration it is a run, and can be gone on with.
+            Some(name) if !folder.join(CONFIG).exists() => Err(Error::invalid(
+                folder.display().to_string(),
+                "a folder without a model or what a run leaves",
+                format!("one with {name}"),
+                "choose another --out",
+            )),
+            _ => Run::create(folder, config),
+        }
     }
 
     /// Opens a run's folder and reads its configuration.
@@ -153,7 +172,7 @@ impl Run {
     /// Trains on `data` until the limit or until `stop` says so, from the newest checkpoint if there is one.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if training diverges, the last checkpoint intact; [`Error::Write`] if the system refuses.
+    /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the system refuses.
     pub fn train(
         &self,
         config: &Config,
@@ -190,7 +209,7 @@ impl Run {
                 interrupted = true;
                 break;
             }
-            let step = trainer.advance(data)?;
+            let step = trainer.advance(data).map_err(|error| self.advise(error, saved))?;
             let images_per_second = pace.step(config.train.batch);
             metrics.write(&Metric {
                 step: step.step,
@@ -229,6 +248,26 @@ impl Run {
             }
         }
         Ok(Outcome { step: trainer.step(), interrupted, grid })
+    }
+
+    /// Tells of training that diverged how to go on from the checkpoint of step `saved`, or from the beginning where there is
+    /// none and `saved` is 0.
+    fn advise(&self, error: Error, saved: u64) -> Error {
+        match error {
+            Error::NotFinite { what, step, .. } => {
+                let (kept, go_on) = match saved {
+                    0 => (String::new(), "begin again"),
+                    saved => (format!("the checkpoint of step {saved} is kept; "), "go on"),
+                };
+                let help = format!(
+                    "{kept}lower lr in {} and {go_on} with train --resume {}, or train a new run with a lower --lr",
+                    self.folder.join(CONFIG).display(),
+                    self.folder.display()
+                );
+                Error::NotFinite { what, step, help }
+            }
+            other => other,
+        }
     }
 
     fn checkpoint(

@@ -185,7 +185,7 @@ impl<T: Element> Trainer<T> {
                 return Err(Error::NotFinite {
                     what: what.to_owned(),
                     step,
-                    help: "the last checkpoint is intact; resume from it with a lower --lr".to_owned(),
+                    help: "lower the learning rate".to_owned(),
                 });
             }
         }

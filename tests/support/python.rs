@@ -1,5 +1,8 @@
 //! Python with diffusers, where there is one.
 
+#[path = "peers.rs"]
+mod peers;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -15,8 +18,8 @@ fn run(script: &str, arguments: &[&Path]) -> std::io::Result<Output> {
 pub fn has_diffusers() -> bool {
     let found = run("import diffusers, safetensors, torch", &[]).is_ok_and(|output| output.status.success());
     if !found {
-        println!(
-            "skipped: no Python with diffusers (PERFORMER_DDPM_PYTHON names another interpreter than python3)"
+        peers::skipped(
+            "no Python with diffusers (PERFORMER_DDPM_PYTHON names another interpreter than python3)",
         );
     }
     found

@@ -1,6 +1,9 @@
 //! Graphs in every runtime at hand, under a time limit.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+#[path = "peers.rs"]
+pub mod peers;
+
 use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
 use performer_ddpm_onnx::runner::{Runner, load_tract};
 use performer_ddpm_onnx::{Error, Model, Tensor};
@@ -33,10 +36,7 @@ pub fn all(model: &Model) -> Vec<Box<dyn Runner>> {
     let mut all = vec![load_tract(model).unwrap_or_else(|error| panic!("tract: {error}"))];
     match OrtRunner::load(model, &OrtOptions { threads: Some(1), ..OrtOptions::default() }) {
         Ok(runner) => all.push(Box::new(runner)),
-        Err(error @ Error::RuntimeMissing { .. }) => {
-            static TOLD: std::sync::Once = std::sync::Once::new();
-            TOLD.call_once(|| println!("skipped in ONNX Runtime, here and below: {error}"));
-        }
+        Err(error @ Error::RuntimeMissing { .. }) => peers::skipped(error),
         Err(error) => panic!("ONNX Runtime: {error}"),
     }
     all
@@ -58,6 +58,6 @@ pub fn python(packages: &str) -> Option<String> {
     if found.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    println!("skipped: {python} cannot import {packages} (pip install them, or set ONNX_PYTHON)");
+    peers::skipped(format!("{python} cannot import {packages} (pip install them, or set ONNX_PYTHON)"));
     None
 }

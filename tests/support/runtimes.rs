@@ -1,5 +1,6 @@
 //! Denoisers in the ONNX runtimes at hand.
 
+use crate::runners::peers;
 use performer_ddpm::sample::onnx::{OnnxDenoiser, Runtime};
 use performer_ddpm::{Error, Result};
 use performer_ddpm_onnx::runner::TRACT_BUILT_IN;
@@ -23,7 +24,7 @@ pub fn load_all(model: &Model) -> Vec<(&'static str, OnnxDenoiser)> {
 pub fn ort(model: &Model) -> Option<OnnxDenoiser> {
     match load_ort(model) {
         Err(Error::Onnx(error @ OnnxError::RuntimeMissing { .. })) => {
-            println!("skipped in ONNX Runtime: {error}");
+            peers::skipped(error);
             None
         }
         outcome => Some(outcome.unwrap_or_else(|error| panic!("ONNX Runtime: {error}"))),

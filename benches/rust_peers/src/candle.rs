@@ -1,30 +1,55 @@
 //! The block in candle, on its CPU backend.
 
-use crate::block::{Block, EPS, Found, GROUPS, Peer, squares};
+use crate::block::{Block, EPS, Found, GROUPS, Peer, Sizes, squares};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor, Var};
 use candle_nn::{Conv2d, Conv2dConfig, GroupNorm, Linear, Module, loss::mse, ops::silu};
 
-pub struct Candle {
+/// The block's layers and inputs.
+struct Layers {
     norm1: GroupNorm,
     conv1: Conv2d,
     time_proj: Linear,
     norm2: GroupNorm,
     conv2: Conv2d,
     shortcut: Option<Conv2d>,
-    x: Var,
+    x: Tensor,
     time: Tensor,
+}
+
+pub struct Candle {
+    plain: Layers,
+    differentiated: Layers,
     target: Tensor,
     last: Option<(Tensor, GradStore)>,
 }
 
 impl Candle {
     pub fn new(block: &Block) -> Result<Candle> {
+        let Sizes { batch, c_out, side, .. } = block.sizes;
+        Ok(Candle {
+            plain: Layers::new(block, Ok)?,
+            differentiated: Layers::new(block, |tensor| Ok(Var::from_tensor(&tensor)?.into_inner()))?,
+            target: Tensor::from_slice(&block.target, &[batch, c_out, side, side], &Device::Cpu)?,
+            last: None,
+        })
+    }
+
+    fn loss_and_gradients(&self) -> Result<(Tensor, GradStore)> {
+        let loss = mse(&self.differentiated.output()?, &self.target)?;
+        let gradients = loss.backward()?;
+        Ok((loss, gradients))
+    }
+}
+
+impl Layers {
+    /// Layers whose parameters and input are `variable` of their numbers: variables are followed by the operations on them.
+    fn new(block: &Block, variable: impl Fn(Tensor) -> Result<Tensor>) -> Result<Layers> {
         let sizes = block.sizes;
         let tensor = |numbers: &[f32], shape: &[usize]| Tensor::from_slice(numbers, shape, &Device::Cpu);
         let parameter = |name: &str| -> Result<Tensor> {
             let (shape, numbers) = block.parameter(name).expect("one of the block's parameters");
-            Ok(Var::from_tensor(&tensor(&numbers, &shape)?)?.as_tensor().clone())
+            variable(tensor(&numbers, &shape)?)
         };
         let conv = |name: &str, padding: usize| -> Result<Conv2d> {
             let config = Conv2dConfig { padding, ..Conv2dConfig::default() };
@@ -35,9 +60,8 @@ impl Candle {
             let [weight, bias] = [parameter(&format!("{name}.weight"))?, parameter(&format!("{name}.bias"))?];
             GroupNorm::new(weight, bias, channels, GROUPS, EPS)
         };
-        let image = |channels: usize| [sizes.batch, channels, sizes.side, sizes.side];
         let has_shortcut = block.parameter("conv_shortcut.weight").is_some();
-        Ok(Candle {
+        Ok(Layers {
             norm1: norm("norm1", sizes.c_in)?,
             conv1: conv("conv1", 1)?,
             time_proj: Linear::new(
@@ -47,14 +71,13 @@ impl Candle {
             norm2: norm("norm2", sizes.c_out)?,
             conv2: conv("conv2", 1)?,
             shortcut: has_shortcut.then(|| conv("conv_shortcut", 0)).transpose()?,
-            x: Var::from_tensor(&tensor(&block.x, &image(sizes.c_in))?)?,
+            x: variable(tensor(&block.x, &[sizes.batch, sizes.c_in, sizes.side, sizes.side])?)?,
             time: tensor(&block.time.repeat(sizes.batch), &[sizes.batch, block.time.len()])?,
-            target: tensor(&block.target, &image(sizes.c_out))?,
-            last: None,
         })
     }
 
-    fn output(&self, x: &Tensor) -> Result<Tensor> {
+    fn output(&self) -> Result<Tensor> {
+        let x = &self.x;
         let h = self.conv1.forward(&silu(&self.norm1.forward(x)?)?)?;
         let time = self.time_proj.forward(&self.time)?.unsqueeze(2)?.unsqueeze(3)?;
         let h = h.broadcast_add(&time)?;
@@ -64,12 +87,6 @@ impl Candle {
             None => x + h,
         }
     }
-
-    fn loss_and_gradients(&self) -> Result<(Tensor, GradStore)> {
-        let loss = mse(&self.output(&self.x)?, &self.target)?;
-        let gradients = loss.backward()?;
-        Ok((loss, gradients))
-    }
 }
 
 impl Peer for Candle {
@@ -78,8 +95,7 @@ impl Peer for Candle {
     }
 
     fn forward(&mut self) {
-        let x = self.x.as_detached_tensor();
-        std::hint::black_box(self.output(&x).expect("the block fits"));
+        std::hint::black_box(self.plain.output().expect("the block fits"));
     }
 
     fn forward_backward(&mut self) {
@@ -88,12 +104,12 @@ impl Peer for Candle {
 
     fn found(&self) -> Found {
         let (loss, gradients) = self.last.as_ref().expect("a pass before");
+        let layers = &self.differentiated;
         let squares = |of: &Tensor| -> Result<f64> {
             let gradient = gradients.get(of).expect("a variable's gradient");
             Ok(squares(&gradient.flatten_all()?.to_vec1()?))
         };
-        let [d_x, d_weight] =
-            [self.x.as_tensor(), self.conv1.weight()].map(|of| squares(of).expect("numbers"));
+        let [d_x, d_weight] = [&layers.x, layers.conv1.weight()].map(|of| squares(of).expect("numbers"));
         Found { loss: loss.to_scalar::<f32>().expect("a number").into(), gradients: [d_x, d_weight] }
     }
 }

@@ -19,12 +19,15 @@ use std::time::Instant;
 const BLOCKS: [(usize, usize, usize); 4] = [(28, 32, 32), (28, 64, 32), (14, 64, 64), (14, 128, 64)];
 const BATCHES: [usize; 2] = [16, 64];
 
-/// Times a residual block in this engine, in candle and in burn, in turn on the same numbers, on all of the machine's cores.
+/// Times a residual block in this engine, in candle and in burn, in turn on the same numbers and as many threads.
 #[derive(Parser)]
 struct Arguments {
     /// Rounds; in each, everyone runs once. Medians count
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Everyone's threads, of which burn's `ndarray` multiplies with four at most [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
     /// Write the figures here as JSON too
     #[arg(long, value_name = "FILE.json")]
     json: Option<PathBuf>,
@@ -32,7 +35,11 @@ struct Arguments {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    let threads = std::thread::available_parallelism()?.get();
+    let threads = match arguments.threads {
+        Some(threads) => usize::from(threads),
+        None => std::thread::available_parallelism()?.get(),
+    };
+    limit_peers(threads);
     println!("{}\n", machine(threads));
     println!("| block | batch | pass | who | ms | GFLOP/s | times ours |");
     println!("|---|---:|---|---|---:|---:|---:|");
@@ -65,6 +72,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         std::fs::write(path, format!("{all:#}\n"))?;
     }
     Ok(())
+}
+
+/// So many threads for candle and burn, which else count cores each in its own way. They read the variables when they first
+/// compute: rayon's is candle's and burn's, the other is that of matrixmultiply, which burn's `ndarray` multiplies with.
+fn limit_peers(threads: usize) {
+    for variable in ["RAYON_NUM_THREADS", "MATMUL_NUM_THREADS"] {
+        // SAFETY: `main` calls this before there is another thread.
+        unsafe { std::env::set_var(variable, threads.to_string()) };
+    }
 }
 
 /// This engine first. burn is about to drop its `ndarray` backend; it is measured for as long as it is there.

@@ -43,7 +43,7 @@ impl Ours {
 
 impl Peer for Ours {
     fn name(&self) -> String {
-        format!("performer-ddpm ({})", self.engine.isa())
+        format!("performer-ddpm ({})", self.engine.kernels().isa)
     }
 
     fn forward(&mut self) {

@@ -4,7 +4,9 @@
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, Value};
 use performer_ddpm_onnx::runner::Runner;
 use performer_ddpm_onnx::{Error, Model, Result, Tensor};
-use std::sync::mpsc;
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 /// Loading and running a test graph takes milliseconds; a runtime that hangs must fail the test, not stall it.
@@ -24,6 +26,17 @@ pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
             Err(panic) => std::panic::resume_unwind(panic),
             Ok(()) => unreachable!("a worker that ends without a panic has sent its value"),
         },
+    }
+}
+
+/// Says, once, what is not compared for want of a peer; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1` asks for every peer.
+pub fn skipped(what: impl Display) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let what = what.to_string();
+    let required = std::env::var_os("PERFORMER_DDPM_REQUIRE_PEERS").is_some_and(|value| value == "1");
+    assert!(!required, "PERFORMER_DDPM_REQUIRE_PEERS=1, but {what}");
+    if TOLD.lock().expect("no thread panicked").insert(what.clone()) {
+        eprintln!("skipped, here and below: {what}");
     }
 }
 
@@ -47,8 +60,7 @@ pub fn ort(model: &Model) -> Option<performer_ddpm_onnx::runner::ort::OrtRunner>
     match OrtRunner::load(model, &OrtOptions { threads: Some(1), ..OrtOptions::default() }) {
         Ok(runner) => Some(runner),
         Err(error @ Error::RuntimeMissing { .. }) => {
-            static TOLD: std::sync::Once = std::sync::Once::new();
-            TOLD.call_once(|| eprintln!("skipped in ONNX Runtime, here and below: {error}"));
+            skipped(error);
             None
         }
         Err(error) => panic!("ONNX Runtime: {error}"),

@@ -9,7 +9,7 @@ use ndarray::{Array2, Array4, Axis, Ix4, s};
 use performer_ddpm::data::{self, Dataset};
 use performer_ddpm::evaluate::features::Extractor;
 use performer_ddpm::evaluate::nearest::{nearest, write_sheet};
-use performer_ddpm::evaluate::{Comparison, choose, fewest};
+use performer_ddpm::evaluate::{Comparison, choose, fewest, images_nchw};
 use performer_ddpm::output::read_npy;
 use performer_ddpm::sample::sample;
 use performer_ddpm::{Error, Result};
@@ -54,6 +54,9 @@ pub struct Figures {
     /// Held-out images in the samples' place, as many as there are of both: what no model can be expected to beat.
     #[serde(skip_serializing_if = "Option::is_none")]
     held_out: Option<Comparison>,
+    /// What could not be compared, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
     nearest: NearestFigures,
 }
 
@@ -69,7 +72,7 @@ struct NearestFigures {
     held_out_median: Option<f64>,
 }
 
-/// Samples where neither -n nor --samples is given.
+/// Samples where neither -n nor --samples is given and the features need no more.
 const SAMPLES: usize = 2000;
 /// Images to compare with where --images is not given.
 const IMAGES: usize = 10_000;
@@ -88,16 +91,19 @@ pub fn run(
     let mut extractor =
         Extractor::open(file, &args.network.feeding.options(args.batch as usize, args.compute.threads)?)?;
     let given = args.network.samples.as_deref().map(|path| given_samples(args, path)).transpose()?;
-    let wanted = given.as_ref().map_or(args.n.map_or(SAMPLES, |n| n as usize), |x| x.len_of(Axis(0)));
     let dataset = args.split(&subject.data, Split::Train)?;
     if let Some(samples) = &given {
         check_shape(samples, dataset, args.network.samples.as_deref().unwrap_or(Path::new("")))?;
     }
     let split = if std::ptr::eq(dataset, &subject.data.train) { "train" } else { "test" };
     let count = args.network.images.map_or(IMAGES, |n| n as usize);
+    // One image tells how many features there are, and so whether there are enough of both, before hours of sampling.
+    let dimensions = extractor.features_of(dataset, &[0], &mut |_| {})?.ncols();
+    let usual = SAMPLES.max(fewest(dimensions));
+    let wanted = given.as_ref().map_or(args.n.map_or(usual, |n| n as usize), |x| x.len_of(Axis(0)));
+    enough(dimensions, count.min(dataset.len()), "the images (--images)")?;
+    enough(dimensions, wanted, if given.is_some() { "the samples (--samples)" } else { "the samples (-n)" })?;
     let images = features_of(&mut extractor, dataset, count, args.seed, progress, "images")?;
-    enough(images.ncols(), images.nrows(), "--images")?;
-    enough(images.ncols(), wanted, "-n")?;
     let samples = match given {
         Some(samples) => samples,
         None => fresh_samples(args, wanted, subject, progress)?,
@@ -105,12 +111,19 @@ pub fn run(
     progress.update(0.0, || "features of the samples".to_owned());
     let features = extractor.features(samples.view())?;
     let comparison = Comparison::of(images.view(), features.view(), args.seed)?;
+    let mut notes = Vec::new();
     let held_out = match &subject.data.test {
         Some(test) if split == "train" => {
             let count = wanted.min(test.len());
-            let test = features_of(&mut extractor, test, count, args.seed, progress, "held-out images")?;
-            let is_enough = count >= fewest(test.ncols());
-            is_enough.then(|| Comparison::of(images.view(), test.view(), args.seed)).transpose()?
+            if count < fewest(dimensions) {
+                notes.push(format!(
+                    "{count} held-out images are too few to be compared by {dimensions} features"
+                ));
+                None
+            } else {
+                let test = features_of(&mut extractor, test, count, args.seed, progress, "held-out images")?;
+                Some(Comparison::of(images.view(), test.view(), args.seed)?)
+            }
         }
         _ => None,
     };
@@ -121,6 +134,7 @@ pub fn run(
         source: args.network.samples.as_ref().map_or("fresh".to_owned(), |path| path.display().to_string()),
         comparison,
         held_out,
+        notes,
         nearest: neighbours(args, &samples, subject, files)?,
     })
 }
@@ -140,16 +154,22 @@ fn features_of(
 }
 
 /// Refuses too few images or samples before the others are made.
-fn enough(features: usize, got: usize, flag: &str) -> Result<()> {
+fn enough(features: usize, got: usize, what: &str) -> Result<()> {
     let least = fewest(features);
     if got >= least {
         return Ok(());
     }
+    let why = if least > features + 1 {
+        "the kernel distance's error comes from subsets"
+    } else {
+        "the covariance of fewer has not its full rank"
+    };
+    let help = "take more, or a network with fewer features";
     Err(Error::invalid(
-        format!("{flag}, images to compare"),
-        format!("at least {least} for {features} features: the covariance of fewer has not its full rank"),
+        what,
+        format!("at least {least} for {features} features: {why}"),
         got.to_string(),
-        "take more, or a network with fewer features",
+        help,
     ))
 }
 
@@ -158,10 +178,7 @@ fn given_samples(args: &EvaluateArgs, path: &Path) -> Result<Array4<f32>> {
     let mut samples = if path.is_dir() {
         let pictures = data::load(Some(path), args.size.map(|[h, w]| (h, w)))?.train;
         let all: Vec<usize> = (0..pictures.len()).collect();
-        let flat = performer_ddpm::evaluate::images::<f32>(&pictures, &all);
-        let shape = (pictures.len(), pictures.height(), pictures.width(), pictures.channels());
-        let images = flat.into_shape_with_order(shape).expect("whole images");
-        images.permuted_axes([0, 3, 1, 2])
+        images_nchw(&pictures, &all)
     } else {
         read_npy::<Ix4>(path)?
     };
@@ -181,7 +198,7 @@ fn given_samples(args: &EvaluateArgs, path: &Path) -> Result<Array4<f32>> {
                 path.display().to_string(),
                 format!("{n} samples (-n)"),
                 got.to_string(),
-                "",
+                "leave -n out to take all of them",
             ));
         }
         samples = samples.slice_move(s![..n, .., .., ..]);
@@ -241,9 +258,7 @@ fn neighbours(
     let held_out_median = match &subject.data.test {
         Some(test) => {
             let chosen = choose(test.len(), found.len(), args.seed);
-            let flat = performer_ddpm::evaluate::images::<f32>(test, &chosen);
-            let shape = (chosen.len(), test.height(), test.width(), test.channels());
-            let images = flat.into_shape_with_order(shape).expect("whole images");
+            let images = images_nchw::<f32>(test, &chosen).permuted_axes([0, 2, 3, 1]);
             Some(median(nearest(images.view(), train)?.iter().map(|near| near.rmse).collect()))
         }
         None => None,
@@ -279,6 +294,7 @@ impl Figures {
         });
         row("precision", &|c| format!("{:.3}", c.precision));
         row("recall", &|c| format!("{:.3}", c.recall));
+        self.notes.iter().for_each(|note| println!("  {note}"));
         let near = &self.nearest;
         let held_out =
             near.held_out_median.map_or_else(String::new, |m| format!(", of held-out images {m:.2}"));

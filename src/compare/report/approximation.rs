@@ -3,7 +3,7 @@
 use super::html::{paragraph, remarks};
 use super::runs::colour;
 use super::table::{Cell, Table};
-use super::{Draft, equations, left_out};
+use super::{Draft, equations};
 use crate::compare::{Approximation, ApproximationPoint, Part, Variant};
 use crate::error::Result;
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
@@ -12,7 +12,7 @@ use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 pub(super) fn section(draft: &mut Draft) -> Result<String> {
     const TITLE: &str = "The random features' error";
     let findings = draft.findings;
-    let Some(found) = &findings.approximation else { return Ok(left_out(TITLE, Part::Approximation)) };
+    let Some(found) = &findings.approximation else { return Ok(draft.left_out(TITLE, Part::Approximation)) };
     let sizes = &findings.plan.approximation;
     let mut html = format!("<h2>{TITLE}</h2>\n");
     html += &paragraph(&format!(

@@ -1,9 +1,9 @@
 //! Softmax weights run with FAVOR+.
 
+use super::Draft;
 use super::html::{paragraph, remarks};
 use super::runs::colour;
 use super::table::{Cell, Table};
-use super::{Draft, left_out};
 use crate::compare::conversion::GRID;
 use crate::compare::{BesideSoftmax, Conversion, Part, Variant};
 use crate::error::Result;
@@ -13,12 +13,17 @@ use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 pub(super) fn section(draft: &mut Draft) -> Result<String> {
     const TITLE: &str = "Softmax weights run with FAVOR+";
     let findings = draft.findings;
-    let Some(found) = &findings.conversion else { return Ok(left_out(TITLE, Part::Conversion)) };
+    let Some(found) = &findings.conversion else {
+        return Ok(match findings.no_conversion() {
+            Some(why) => format!("<h2>{TITLE}</h2>\n{}", paragraph(&format!("Left out: {why}."))),
+            None => draft.left_out(TITLE, Part::Conversion),
+        });
+    };
     let sizes = &findings.plan.conversion;
     let mut html = format!("<h2>{TITLE}</h2>\n");
     html += &paragraph(&format!(
-        "The softmax run's weights ({} steps, held-out loss {:.5}, {:.3} \u{b1} {:.3} bits/dim on {} images) with FAVOR+ in the place of softmax, nothing trained: means over {} \
-         draws of the projections. Then the same weights trained on for {} of the run's steps, beside softmax trained on as long.",
+        "The softmax run's weights ({} steps, held-out loss {:.5}, {:.3} \u{b1} {:.3} bits/dim on {} images) with FAVOR+ in the place of softmax, nothing trained. Losses are means over {} \
+         draws of the projections, whose spread their errors hold; bits and samples are of the first draw. Then the same weights trained on for {} of the run's steps, beside softmax trained on as long.",
         found.softmax_steps,
         found.softmax_loss.mean,
         found.softmax_bits_per_dim.mean,
@@ -175,15 +180,14 @@ fn notes(found: &Conversion) -> Vec<String> {
     });
     let mut notes: Vec<String> = in_place.chain(tuned).collect();
     notes.dedup();
-    let above = found
-        .in_place
-        .iter()
-        .filter(|kind| kind.measured.above_softmax.is_some_and(|above| above.mean <= 0.0));
-    notes.extend(above.map(|kind| {
-        format!(
-            "{} with m = {} has no larger loss than softmax and no point in the chart.",
-            kind.variant, kind.features
-        )
+    let not_above = |measured: &BesideSoftmax| measured.above_softmax.is_some_and(|above| above.mean <= 0.0);
+    let in_place = found.in_place.iter().filter(|kind| not_above(&kind.measured));
+    let in_place = in_place.map(|kind| format!("{} with m = {}", kind.variant, kind.features));
+    let tuned = found.fine_tuned.iter().filter(|kind| not_above(&kind.measured));
+    let tuned =
+        tuned.filter_map(|kind| Some(format!("{} with m = {}, fine-tuned,", kind.variant, kind.features?)));
+    notes.extend(in_place.chain(tuned).map(|name| {
+        format!("{name} has no larger loss than the softmax weights and no point in the chart.")
     }));
     notes
 }

@@ -1,8 +1,8 @@
 //! The attention layer alone.
 
 use super::html::{paragraph, remarks};
-use super::table::{Cell, Table, significant};
-use super::{Draft, equations, left_out};
+use super::table::{Cell, Table};
+use super::{Draft, equations};
 use crate::compare::{Cost, CostPoint, Crossover, Part, Variant};
 use crate::error::Result;
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
@@ -11,7 +11,7 @@ use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 pub(super) fn section(draft: &mut Draft) -> Result<String> {
     const TITLE: &str = "The attention layer alone";
     let findings = draft.findings;
-    let Some(cost) = &findings.cost else { return Ok(left_out(TITLE, Part::Cost)) };
+    let Some(cost) = &findings.cost else { return Ok(draft.left_out(TITLE, Part::Cost)) };
     let sizes = &findings.plan.cost;
     let mut html = format!("<h2>{TITLE}</h2>\n");
     html += &paragraph(&format!(
@@ -148,7 +148,7 @@ fn break_even_chart(cost: &Cost) -> Chart<'static> {
 
 fn break_even_table(cost: &Cost) -> Table {
     let cell = |crossover: Crossover| match crossover {
-        Crossover::At(l) => Cell { shown: significant(l, 3), value: l.to_string() },
+        Crossover::At(l) => Cell::number(l, 3),
         Crossover::Below(l) => Cell::text(format!("below {l}")),
         Crossover::Above(l) => Cell::text(format!("above {l}")),
     };

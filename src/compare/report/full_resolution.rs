@@ -4,7 +4,7 @@ use super::html::{paragraph, remarks};
 use super::plan::step_times;
 use super::runs::curves;
 use super::table::{Cell, Table};
-use super::{Draft, duration, left_out};
+use super::{Draft, duration};
 use crate::compare::full_resolution::grid_name;
 use crate::compare::{FullResolutionRun, Part, Training, Variant};
 use crate::error::Result;
@@ -15,7 +15,7 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     let findings = draft.findings;
     let runs = &findings.full_resolution;
     if runs.is_empty() {
-        return Ok(left_out(TITLE, Part::FullResolution));
+        return Ok(draft.left_out(TITLE, Part::FullResolution));
     }
     let [h, w] = findings.plan.full_resolution.size;
     let m = findings.plan.config.unet.favor.features;

@@ -30,12 +30,12 @@ pub struct Report {
     pub tables: Vec<(String, String)>,
 }
 
-/// The report on what was found; `images` are the sample grids by name, as PNG.
+/// The report on what was found in a comparison's folder; `images` are the sample grids by name, as PNG.
 ///
 /// # Errors
 /// [`Error::Invalid`] for figures that cannot be drawn.
-pub fn report(findings: &Findings, images: &BTreeMap<String, Vec<u8>>) -> Result<Report> {
-    let mut draft = Draft { findings, images, plots: Vec::new(), tables: Vec::new() };
+pub fn report(folder: &Path, findings: &Findings, images: &BTreeMap<String, Vec<u8>>) -> Result<Report> {
+    let mut draft = Draft { folder, findings, images, plots: Vec::new(), tables: Vec::new() };
     let sections = [
         plan::section(findings),
         runs::section(&mut draft)?,
@@ -43,7 +43,7 @@ pub fn report(findings: &Findings, images: &BTreeMap<String, Vec<u8>>) -> Result
         cost::section(&mut draft)?,
         approximation::section(&mut draft)?,
         conversion::section(&mut draft)?,
-        plan::how(findings),
+        plan::how(&draft),
     ];
     let title = format!("FAVOR+ beside softmax: {} on {}", findings.plan.name, findings.data.name);
     let html = html::page(&title, &sections);
@@ -52,6 +52,7 @@ pub fn report(findings: &Findings, images: &BTreeMap<String, Vec<u8>>) -> Result
 
 /// A report being written.
 struct Draft<'a> {
+    folder: &'a Path,
     findings: &'a Findings,
     images: &'a BTreeMap<String, Vec<u8>>,
     plots: Vec<(String, Chart<'static>)>,
@@ -77,6 +78,17 @@ impl Draft<'_> {
         self.tables.push((table.name.to_owned(), table.csv()));
     }
 
+    /// The command that does more of this comparison.
+    fn more(&self, options: &str) -> String {
+        html::command(&format!("performer-ddpm compare --out {} {options}", self.folder.display()))
+    }
+
+    /// The section of a part that was not done.
+    fn left_out(&self, title: &str, part: super::Part) -> String {
+        let command = self.more(&format!("--only {}", part.name()));
+        format!("<h2>{}</h2>\n<p>Left out of this comparison; {command} adds it.</p>\n", html::escape(title))
+    }
+
     /// A sample grid in the page, if it was drawn.
     fn picture(&self, name: &str, caption: &str) -> String {
         match self.images.get(name) {
@@ -92,7 +104,7 @@ impl Draft<'_> {
 /// # Errors
 /// Those of [`report`]; [`Error::Read`], [`Error::Write`].
 pub fn write_report(folder: &Path, findings: &Findings) -> Result<PathBuf> {
-    let report = report(findings, &images(&folder.join("images"))?)?;
+    let report = report(folder, findings, &images(&folder.join("images"))?)?;
     let [plots, tables] = ["plots", "tables"].map(|kind| folder.join(kind));
     for folder in [&plots, &tables] {
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
@@ -133,10 +145,4 @@ fn duration(seconds: f64) -> String {
         s if s < 7200.0 => format!("{} min", table::significant(s / 60.0, 3)),
         s => format!("{} h", table::significant(s / 3600.0, 3)),
     }
-}
-
-/// The section of a part that was not done.
-fn left_out(title: &str, part: super::Part) -> String {
-    let command = html::command(&format!("performer-ddpm compare --only {}", part.name()));
-    format!("<h2>{}</h2>\n<p>Left out of this comparison; {command} adds it.</p>\n", html::escape(title))
 }

@@ -1,11 +1,12 @@
 //! What was compared, and how it was measured.
 
-use super::duration;
 use super::html::{command, paragraph, remarks};
 use super::table::significant;
+use super::{Draft, duration};
 use crate::compare::plan::list;
+use crate::compare::store::CONFIG;
 use crate::compare::store::Findings;
-use crate::compare::{Budget, Training, Variant};
+use crate::compare::{Budget, FeatureSource, Training, Variant};
 use crate::config::Preset;
 
 /// What was compared, and what came of it in short.
@@ -48,7 +49,8 @@ fn summary(findings: &Findings) -> Vec<String> {
                 "FAVOR+ is better"
             };
             items.push(format!(
-                "On held-out images the loss of FAVOR+ is {:+.5} \u{b1} {:.5} beside softmax's: {verdict}.",
+                "On held-out images the loss of FAVOR+ is {:+.5} \u{b1} {:.5} beside softmax's: {verdict}. The error is of the images; \
+                 each was trained once, and what another seed of training would change is not in it.",
                 above.mean, above.standard_error
             ));
         }
@@ -80,7 +82,8 @@ pub(super) fn step_times(softmax: &Training, favor: &Training) -> Option<String>
 }
 
 /// How the figures were made, and what a short budget left out.
-pub(super) fn how(findings: &Findings) -> String {
+pub(super) fn how(draft: &Draft) -> String {
+    let findings = draft.findings;
     let plan = &findings.plan;
     let measuring = &plan.measuring;
     let held_out = match findings.data.test {
@@ -116,17 +119,21 @@ pub(super) fn how(findings: &Findings) -> String {
                 .to_owned(),
         );
     }
-    let again = again(findings);
+    let again = again(draft);
     format!("<h2>How it was measured</h2>\n{}<p>To run it again: {}</p>\n", remarks(&items), command(&again))
 }
 
 /// The command that does all of it.
-fn again(findings: &Findings) -> String {
+fn again(draft: &Draft) -> String {
+    let findings = draft.findings;
     let plan = &findings.plan;
     let is_preset = Preset::ALL.into_iter().any(|preset| preset.name() == plan.name);
     let mut command = "performer-ddpm compare".to_owned();
-    command +=
-        &if is_preset { format!(" --preset {}", plan.name) } else { format!(" --config {}.toml", plan.name) };
+    command += &if is_preset {
+        format!(" --preset {}", plan.name)
+    } else {
+        format!(" --config {}", draft.folder.join(CONFIG).display())
+    };
     command += &match plan.budget {
         Budget::Steps(steps) => format!(" --steps {steps}"),
         Budget::Minutes(minutes) => format!(" --minutes {minutes}"),
@@ -134,11 +141,18 @@ fn again(findings: &Findings) -> String {
     if plan.variants != Variant::ALL {
         command += &format!(" --variants {}", list(&plan.variants));
     }
-    if let Some(path) = &plan.config.data.path {
+    if let (Some(path), true) = (&plan.config.data.path, is_preset) {
         command += &format!(" --data {}", path.display());
+        if let Some([h, w]) = plan.config.data.size {
+            command += &format!(" --size {h}x{w}");
+        }
     }
     if let Some(study) = &findings.samples {
-        command += &format!(" --features {} --samples {}", study.file, study.samples);
+        if let FeatureSource::Network { file, feeding, .. } = &study.source {
+            command += &format!(" --features {file}");
+            feeding.iter().for_each(|option| command += &format!(" {option}"));
+        }
+        command += &format!(" --samples {}", study.samples);
     }
-    format!("{command} --threads {}", plan.threads)
+    format!("{command} --threads {} --isa {} --conv {}", plan.threads, plan.isa, plan.conv)
 }

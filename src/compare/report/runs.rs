@@ -1,10 +1,12 @@
 //! The variants side by side.
 
-use super::html::{command, paragraph, remarks};
+use super::html::{paragraph, remarks};
 use super::table::{Cell, Table};
-use super::{Draft, equations, left_out};
+use super::{Draft, equations};
 use crate::compare::runs::grid_name;
-use crate::compare::{CurvePoint, Part, Quality, SampleQuality, Training, Variant, VariantRun};
+use crate::compare::{
+    CurvePoint, FeatureSource, Part, Quality, SampleQuality, Training, Variant, VariantRun,
+};
 use crate::config::VarianceKind;
 use crate::error::Result;
 use crate::evaluate::Estimate;
@@ -21,7 +23,7 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     const TITLE: &str = "Under one budget";
     let runs = &draft.findings.runs;
     if runs.is_empty() {
-        return Ok(left_out(TITLE, Part::Runs));
+        return Ok(draft.left_out(TITLE, Part::Runs));
     }
     let mut html = format!("<h2>{TITLE}</h2>\n<dl>{}</dl>\n", equations::loss());
     html += &draft.table(&cost_table(runs));
@@ -196,10 +198,7 @@ fn likelihoods(draft: &mut Draft) -> Result<String> {
 /// The samples under a features network.
 fn samples(draft: &mut Draft) -> String {
     let Some(study) = &draft.findings.samples else {
-        let command = command("performer-ddpm compare --features FILE.onnx");
-        return format!(
-            "<p>The samples were not compared under a features network; {command} does it.</p>\n"
-        );
+        return paragraph("The samples were not compared.");
     };
     let row = |row: &SampleQuality| {
         let name = row.variant.map_or("test images".to_owned(), |variant| variant.to_string());
@@ -214,7 +213,11 @@ fn samples(draft: &mut Draft) -> String {
     };
     let table = Table {
         name: "samples",
-        caption: format!("Samples under {}, beside {} training images", study.file, study.reference),
+        caption: format!(
+            "Samples under {}, beside {} training images",
+            study.source.describe(),
+            study.reference
+        ),
         columns: vec!["images", "number", "Fr\u{e9}chet distance", "kernel distance", "precision", "recall"],
         rows: study.rows.iter().map(row).collect(),
     };
@@ -226,7 +229,14 @@ fn samples(draft: &mut Draft) -> String {
             row.notes.iter().map(move |note| format!("{name}: {note}."))
         })
         .collect();
-    format!("<dl>{}</dl>\n", equations::frechet()) + &draft.table(&table) + &remarks(&notes)
+    let mut html = format!("<dl>{}</dl>\n", equations::frechet()) + &draft.table(&table) + &remarks(&notes);
+    if let FeatureSource::Blocks(_) = study.source {
+        html += &format!(
+            "<p>Means of blocks see layout and brightness, not texture; {} compares the same samples under a network.</p>\n",
+            draft.more("--features FILE.onnx")
+        );
+    }
+    html
 }
 
 /// What the table alone does not tell.

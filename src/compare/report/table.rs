@@ -24,18 +24,20 @@ pub(super) struct Cell {
     pub shown: String,
     /// For programs: all digits, empty where there is nothing.
     pub value: String,
+    /// Its standard error, of means.
+    pub error: Option<f64>,
 }
 
 impl Cell {
     /// Text.
     pub fn text(text: impl ToString) -> Cell {
-        Cell { shown: text.to_string(), value: text.to_string() }
+        Cell { shown: text.to_string(), value: text.to_string(), error: None }
     }
 
     /// A number with so many significant digits.
     pub fn number(x: impl Into<Option<f64>>, digits: usize) -> Cell {
         match x.into() {
-            Some(x) => Cell { shown: significant(x, digits), value: x.to_string() },
+            Some(x) => Cell { shown: significant(x, digits), value: x.to_string(), error: None },
             None => Cell::missing(),
         }
     }
@@ -48,13 +50,15 @@ impl Cell {
     /// A mean, with its error behind it.
     pub fn estimate(x: Option<Estimate>) -> Cell {
         match x {
-            Some(x) => Cell { shown: with_error(x), value: x.mean.to_string() },
+            Some(x) => {
+                Cell { shown: with_error(x), value: x.mean.to_string(), error: Some(x.standard_error) }
+            }
             None => Cell::missing(),
         }
     }
 
     fn missing() -> Cell {
-        Cell { shown: "\u{2013}".into(), value: String::new() }
+        Cell { shown: "\u{2013}".into(), value: String::new(), error: None }
     }
 }
 
@@ -85,23 +89,38 @@ impl Table {
         html
     }
 
-    /// The table as CSV (RFC 4180), a line of headings first.
+    /// The table as CSV (RFC 4180), a line of headings first; a column of means is followed by one of their standard errors.
     pub fn csv(&self) -> String {
-        let quoted = |text: &str| {
-            if text.contains([',', '"', '\n']) {
-                format!("\"{}\"", text.replace('"', "\"\""))
-            } else {
-                text.to_owned()
-            }
+        let has_errors = |column: usize| {
+            self.rows.iter().any(|row| row.get(column).is_some_and(|cell| cell.error.is_some()))
         };
-        let mut csv = self.columns.iter().map(|column| quoted(column)).collect::<Vec<_>>().join(",");
-        csv.push('\n');
+        let columns: Vec<(&str, bool)> =
+            self.columns.iter().enumerate().map(|(i, name)| (*name, has_errors(i))).collect();
+        let headings = columns.iter().flat_map(|(name, has_errors)| {
+            std::iter::once(quoted(name))
+                .chain(has_errors.then(|| quoted(&format!("{name}, standard error"))))
+        });
+        let mut csv = line(headings);
         for row in &self.rows {
-            csv += &row.iter().map(|cell| quoted(&cell.value)).collect::<Vec<_>>().join(",");
-            csv.push('\n');
+            csv += &line(row.iter().zip(&columns).flat_map(|(cell, (_, has_errors))| {
+                let error = || cell.error.map_or(String::new(), |error| error.to_string());
+                std::iter::once(quoted(&cell.value)).chain(has_errors.then(error))
+            }));
         }
         csv
     }
+}
+
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
+fn line(entries: impl Iterator<Item = String>) -> String {
+    entries.collect::<Vec<_>>().join(",") + "\n"
 }
 
 /// A number with so many significant digits, without exponents where it is not very small or large.
@@ -158,13 +177,20 @@ mod tests {
         let table = Table {
             name: "t",
             caption: "a < b".into(),
-            columns: vec!["name, unit", "x"],
+            columns: vec!["name, unit", "x", "y"],
             rows: vec![
-                vec![Cell::text("say \"m\""), Cell::number(0.1234567, 2)],
-                vec![Cell::text("<i>"), Cell::number(None, 2)],
+                vec![
+                    Cell::text("say \"m\""),
+                    Cell::number(0.1234567, 2),
+                    Cell::estimate(Some(Estimate { mean: 3.25, standard_error: 0.5 })),
+                ],
+                vec![Cell::text("<i>"), Cell::number(None, 2), Cell::estimate(None)],
             ],
         };
-        assert_eq!(table.csv(), "\"name, unit\",x\n\"say \"\"m\"\"\",0.1234567\n<i>,\n");
+        assert_eq!(
+            table.csv(),
+            "\"name, unit\",x,y,\"y, standard error\"\n\"say \"\"m\"\"\",0.1234567,3.25,0.5\n<i>,,,\n"
+        );
         let html = table.html();
         assert!(
             html.contains("a &lt; b") && html.contains("&lt;i&gt;") && html.contains("<td>0.12</td>"),

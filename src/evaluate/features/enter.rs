@@ -24,6 +24,16 @@ pub enum PixelRange {
 const IMAGENET: [(f32, f32); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
 
 impl PixelRange {
+    /// The name that `--features-range` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            PixelRange::Symmetric => "-1..1",
+            PixelRange::Unit => "0..1",
+            PixelRange::Bytes => "0..255",
+            PixelRange::ImageNet => "imagenet",
+        }
+    }
+
     /// A channel's value from one in [0, 1].
     fn of_unit(self, channel: usize, unit: f32) -> f32 {
         match self {

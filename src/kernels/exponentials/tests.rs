@@ -139,8 +139,25 @@ fn not_a_number_stays_in_its_place_and_infinity_is_nothing() {
     }
 }
 
+/// Too few columns and none, in every form and in both passes that read them.
 #[test]
-#[should_panic(expected = "columns of 4")]
 fn shifts_of_another_width_are_refused() {
-    f32::exp2_of(Isa::detect(), &mut [0.0; 4], 4, 4, Exponent::RowsThenColumns(&[0.0], &[0.0; 3]));
+    let (isa, four) = (Isa::detect(), [0.0; 4]);
+    for columns in [&four[..3], &four[..0]] {
+        for form in [Exponent::RowsThenColumns(&[0.0], columns), Exponent::ColumnsThenRows(columns, &[0.0])] {
+            assert_refused(|| f32::exp2_of(isa, &mut [0.0; 4], 4, 4, form));
+        }
+        for pair in [(columns, &four[..]), (&four[..], columns)] {
+            assert_refused(|| {
+                f32::exp2_below_maxima(isa, &mut [0.0; 4], 4, 4, Some(pair), &mut [0.0], &mut [0.0]);
+            });
+        }
+    }
+}
+
+#[track_caller]
+fn assert_refused(f: impl FnOnce() + std::panic::UnwindSafe) {
+    let refused = std::panic::catch_unwind(f).expect_err("shifts of another width");
+    let message = refused.downcast_ref::<String>().expect("a message");
+    assert!(message.contains("columns of 4"), "{message}");
 }

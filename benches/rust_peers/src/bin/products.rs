@@ -62,6 +62,9 @@ fn with_matrixmultiply<'a>((m, n, k): Shape, a: &'a [f32], b: &'a [f32], c: &'a 
 }
 
 fn main() {
+    // burn, in the same package, switches matrixmultiply's threads on.
+    // SAFETY: there is no other thread yet.
+    unsafe { std::env::set_var("MATMUL_NUM_THREADS", "1") };
     println!("| m | n | k | ours | gemm | matrixmultiply |\n|---:|---:|---:|---:|---:|---:|");
     for shape in SHAPES {
         let (m, n, k) = shape;

@@ -3,7 +3,9 @@
 use super::*;
 
 /// Queries so long that exp(w . q^) leaves f32: the largest |u| is `exponent`. Positive and hyperbolic weights stay within the
-/// `f32_bound`, no denominator is below 1, and all derivatives are finite.
+/// `f32_bound` where it says anything, that is, where it is below the 2 that two means of the values differ by at most. At 1e5 it
+/// does not, as no digit of some exponents is right; the output still is a mean of the values, up to the rounding of sums of
+/// L and 2 M terms, below 1e-4. No denominator is below 1, and all derivatives are finite.
 #[test]
 fn long_queries_and_keys_do_not_overflow() {
     for map in [Positive, Hyperbolic] {
@@ -19,12 +21,16 @@ fn long_queries_and_keys_do_not_overflow() {
                 }
                 let case = narrow.wide();
                 let want = case.results(Isa::Reference, Team::Solo);
-                let bound = f32_bound(&case).min(2.0) * largest(&case.v);
+                let (bound, farthest) = (f32_bound(&case), largest(&case.v));
+                assert_eq!(bound < 2.0, exponent < 1e5, "{map:?} exponent {exponent}: {bound}");
                 for isa in Isa::available() {
                     let what = format!("{isa} {map:?} exponent {exponent}, long keys: {long_keys}");
                     let got = narrow.results(isa, Team::Solo);
                     assert!(got.iter().flatten().all(|x| x.is_finite()), "{what}");
-                    assert_close(&got[0], &want[0], bound, &what);
+                    assert!(largest(&got[0]) <= (1.0 + 1e-4) * farthest, "{what}");
+                    if bound < 2.0 {
+                        assert_close(&got[0], &want[0], bound * farthest, &what);
+                    }
                     let (_, saved) = narrow.forward(isa, Team::Solo);
                     // The 70 tokens are one share: for each head s and D of them all stand at the end.
                     for marks in saved[saved.len() - 2 * 2 * 70..].chunks_exact(2 * 70) {
