@@ -218,9 +218,11 @@ mod tests {
         steps.map(|(((t, x, eps), z), next)| (t, [x, eps, z, next])).collect()
     }
 
-    /// Exactly: x is multiplied by 1, and all that is added is 0.
+    /// Exactly: x is multiplied by 1, and all that is added is 0. Its bounds are an interval, which others than `apply` may insist on.
     #[test]
     fn the_identity_changes_nothing() {
+        let StepCoefficients { low, high, .. } = StepCoefficients::IDENTITY;
+        assert_eq!((low, high), (-UNBOUNDED, UNBOUNDED));
         let (x, mut next) = ([0.1f32, -7.5, 3e30], [0.0; 3]);
         StepCoefficients::IDENTITY.apply(&x, &[2.0, -3.0, 1e30], &[1.0; 3], &mut next);
         assert_eq!(next, x);
