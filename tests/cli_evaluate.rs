@@ -172,6 +172,19 @@ fn tables_and_plots_are_written_for_people() {
     }
 }
 
+/// On the same images, timesteps and noise: measured are 0.6 bits of 7.9.
+#[test]
+fn bits_fall_with_training() {
+    let train = ["train", "--preset", "tiny", "--steps", "60", "--batch", "4", "--out", "longer", "--quiet"];
+    succeed(folder(), &train);
+    let bits = |run: &str| {
+        let found = json(folder(), &[run, "--nll", "-n", "20", "--strata", "6"]);
+        [0, 1].map(|bound| number(&found, &format!("/nll/bounds/{bound}/bits_per_dim/mean")))
+    };
+    let (before, after) = (bits("run"), bits("longer"));
+    assert!(before.iter().zip(after).all(|(before, after)| after < before - 0.3), "{before:?} {after:?}");
+}
+
 /// Pictures in a folder are samples too.
 #[test]
 fn a_folder_of_pictures_is_compared() {
