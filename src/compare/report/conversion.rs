@@ -84,12 +84,12 @@ fn tuned(found: &Conversion, value: impl Fn(&BesideSoftmax) -> Option<f64>) -> S
     Series { name: "favor, fine-tuned".into(), points: points.collect(), colour: 3, look: Look::Dots }
 }
 
-fn over_m(label: &'static str, series: Vec<Series>) -> Chart<'static> {
+fn over_m(label: &'static str, legend: Corner, series: Vec<Series>) -> Chart<'static> {
     Chart {
         x: ChartAxis { label: "m", scale: Scale::Doublings },
         y: ChartAxis { label, scale: Scale::Logarithmic },
         series,
-        legend: Corner::LowerLeft,
+        legend,
     }
 }
 
@@ -104,7 +104,7 @@ fn loss_chart(found: &Conversion) -> Chart<'static> {
         colour: 0,
         look: Look::Dashed,
     });
-    over_m("loss above softmax's", all)
+    over_m("loss above softmax's", Corner::UpperRight, all)
 }
 
 fn sample_chart(found: &Conversion) -> Chart<'static> {
@@ -120,7 +120,7 @@ fn sample_chart(found: &Conversion) -> Chart<'static> {
             look: Look::Dashed,
         });
     }
-    over_m("difference of samples", all)
+    over_m("difference of samples", Corner::LowerRight, all)
 }
 
 /// The columns of [`BesideSoftmax`].
