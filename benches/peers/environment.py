@@ -39,9 +39,15 @@ def machine(interpreter):
     code = ("import json, torch, onnxruntime, diffusers; print(json.dumps({'pytorch': torch.__version__, 'onnxruntime': "
             "onnxruntime.__version__, 'diffusers': diffusers.__version__, 'isa': torch.backends.cpu.get_cpu_capability()}))")
     versions = subprocess.run([interpreter, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return {"date": datetime.date.today().isoformat(), "processor": processor(), "cores": os.cpu_count(),
-            "versions": json.loads(versions), "commit": commit.stdout.strip()}
+            "versions": json.loads(versions), "commit": commit()}
+
+
+def commit():
+    """What was measured; the page that the results are written to is no part of it."""
+    name = subprocess.run(["git", "describe", "--always"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", ":!docs/performance.md"], cwd=ROOT)
+    return name + "-dirty" if changed.returncode == 1 else name
 
 
 def processor():
