@@ -2,8 +2,7 @@
 //!
 //! The cut depends on the batch alone and gradients are added up in an order that the batch and the network decide (see
 //! `super::lanes`), so the result has the same bits on any number of threads. Where fewer shards can be worked on at a
-//! time than there are threads, the threads work inside the layers. After the first call nothing as large as a tensor is
-//! allocated.
+//! time than there are threads, the threads work inside the layers. After the first call an engine allocates nothing.
 
 use super::Model;
 use super::clock::{OpClock, Work, timed, timed_for_all};
@@ -157,22 +156,7 @@ impl<T: Element> Engine<T> {
     /// Calls `work` on as many threads of the pool as there are shards to work on at a time; those that are left over join
     /// their crews.
     fn share_out(&self, shards: usize, work: impl Fn(Team<'_>) + Sync) {
-        let (work, leaders) = (&work, self.leaders(shards));
-        let crews: Vec<Crew> = (0..leaders)
-            .map(|i| Crew::new(self.threads / leaders + usize::from(i < self.threads % leaders)))
-            .collect();
-        self.pool.in_place_scope(|scope| {
-            for crew in &crews {
-                scope.spawn(
-                    move |_| {
-                        if leaders == self.threads { work(Team::Solo) } else { crew.lead(work) }
-                    },
-                );
-            }
-            for crew in crews.iter().cycle().take(self.threads - leaders) {
-                scope.spawn(|_| crew.serve());
-            }
-        });
+        self.install(|| start_teams(self.threads, self.leaders(shards), &work));
     }
 
     /// out = eps_theta(x, t): x and out \[n, h, w, c\], `indices` the n timesteps' t - 1.
@@ -234,7 +218,7 @@ impl<T: Element> Engine<T> {
         let size = shard_len(n);
         let mut turned = std::mem::take(&mut self.turned);
         timed_for_all(self.clock(), Work::Weights, || {
-            self.install(|| turn_weights(&model.graph, &model.weights, &mut turned));
+            self.install(|| turn_weights(&model.graph, &self.training.plan, &model.weights, &mut turned));
         });
         transpose_projections(model, &mut self.projections);
         let wants_input = self.training.plan.gradient[model.graph.input.0].is_some();
@@ -307,6 +291,33 @@ impl<T: Element> Engine<T> {
         drop(input);
         self.lanes = lanes;
         self.turned = turned;
+    }
+}
+
+/// Calls `work` once for each of `leaders` teams that `threads` threads of the pool form. Jobs and crews live on the stacks of
+/// those who share them out: a crew's threads serve until its leader, who is at work by then, is done.
+fn start_teams(threads: usize, leaders: usize, work: &(impl Fn(Team<'_>) + Sync)) {
+    if leaders > 1 {
+        let half = leaders / 2;
+        let with_half = threads / leaders * half + (threads % leaders).min(half);
+        rayon::join(
+            || start_teams(with_half, half, work),
+            || start_teams(threads - with_half, leaders - half, work),
+        );
+    } else if threads == 1 {
+        work(Team::Solo);
+    } else {
+        let crew = Crew::new(threads);
+        rayon::join(|| crew.lead(work), || serve_with(threads - 1, &crew));
+    }
+}
+
+/// So many threads of the pool serve the crew.
+fn serve_with(threads: usize, crew: &Crew) {
+    if threads == 1 {
+        crew.serve();
+    } else {
+        rayon::join(|| crew.serve(), || serve_with(threads - 1, crew));
     }
 }
 

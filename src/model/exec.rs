@@ -5,12 +5,11 @@
 use super::clock::{OpClock, OpKind, Work, timed};
 use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
 use super::params::ParamId;
-use super::plan::{self, Plan};
+use super::plan::{self, Plan, WeightedLayer};
 use crate::kernels::{Element, Kernels, Team, drop_out, transpose};
 use crate::nn::{self, Projections};
 use crate::real::Real;
 use crate::rng::{Stream, key};
-use rayon::prelude::*;
 
 /// What a dropout's mask is drawn from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,42 +53,37 @@ impl<T: Real> Arena<T> {
 
 /// turned = for each weight, what its layer's input gradient multiplies by; the layers are shared out over the pool that the
 /// caller runs in.
-pub fn turn_weights<T: Element>(graph: &Graph, flat: &[T], turned: &mut Vec<T>) {
+pub fn turn_weights<T: Element>(graph: &Graph, plan: &Plan, flat: &[T], turned: &mut Vec<T>) {
     turned.resize(flat.len(), T::zero());
-    let mut nodes: Vec<(std::ops::Range<usize>, &Node)> = graph
-        .nodes
-        .iter()
-        .filter_map(|node| match node.op {
-            Op::Conv { weight, .. } | Op::Linear { weight, .. } => {
-                Some((graph.params.get(weight).range(), node))
-            }
-            Op::TimeEmbedding { .. }
-            | Op::GroupNorm { .. }
-            | Op::Silu
-            | Op::AddChannels
-            | Op::Add { .. }
-            | Op::Concat
-            | Op::Upsample
-            | Op::Dropout { .. }
-            | Op::Attention { .. } => None,
-        })
-        .collect();
-    nodes.sort_by_key(|(range, _)| range.start);
-    let (mut rest, mut end) = (&mut turned[..], 0);
-    let mut parts: Vec<(&[T], &Node, &mut [T])> = Vec::with_capacity(nodes.len());
-    for (range, node) in nodes {
-        let part = rest.split_off_mut(range.start - end..).expect("parameters do not overlap");
-        let (part, after) = part.split_at_mut(range.len());
-        (rest, end) = (after, range.end);
-        parts.push((&flat[range], node, part));
-    }
-    parts.par_iter_mut().for_each(|(weight, node, turned)| match node.op {
-        Op::Conv { .. } => plan::conv(graph, node).turn_weight(weight, turned),
+    turn_layers(graph, &plan.weighted, flat, 0, turned);
+}
+
+/// The same for some neighbouring layers; `turned` starts at the parameter vector's element `start`.
+fn turn_layers<T: Element>(
+    graph: &Graph,
+    layers: &[WeightedLayer],
+    flat: &[T],
+    start: usize,
+    turned: &mut [T],
+) {
+    let [WeightedLayer { node, weight }] = layers else {
+        let (before, after) = layers.split_at(layers.len() / 2);
+        let Some(middle) = after.first().map(|layer| layer.weight.start) else { return };
+        let (left, right) = turned.split_at_mut(middle - start);
+        rayon::join(
+            || turn_layers(graph, before, flat, start, left),
+            || turn_layers(graph, after, flat, middle, right),
+        );
+        return;
+    };
+    let (node, turned) = (&graph.nodes[*node], &mut turned[weight.start - start..weight.end - start]);
+    match node.op {
+        Op::Conv { .. } => plan::conv(graph, node).turn_weight(&flat[weight.clone()], turned),
         _ => {
             let layer = plan::linear(graph, node, 1);
-            transpose(weight, layer.c_in, layer.c_out, turned);
+            transpose(&flat[weight.clone()], layer.c_in, layer.c_out, turned);
         }
-    });
+    }
 }
 
 /// One shard's sweeps: everything they read.

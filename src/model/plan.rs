@@ -33,6 +33,17 @@ pub struct Plan {
     pub first_touch: Vec<Vec<bool>>,
     /// Scratch elements that the neediest node asks for.
     pub work: usize,
+    /// Convolutions and linear layers, in their weights' order.
+    pub weighted: Vec<WeightedLayer>,
+}
+
+/// Where a layer that multiplies by a weight is, and where its weight.
+#[derive(Clone, Debug)]
+pub struct WeightedLayer {
+    /// The node's place in the graph.
+    pub node: usize,
+    /// The weight's elements of the parameter vector.
+    pub weight: std::ops::Range<usize>,
 }
 
 impl Plan {
@@ -118,6 +129,7 @@ impl Plan {
             saved: vec![None; n],
             first_touch,
             work: graph.nodes.iter().map(|node| work_len(graph, node, training)).max().unwrap_or(0),
+            weighted: weighted_layers(graph),
         };
         plan.assign(graph, tensors);
         plan
@@ -199,6 +211,26 @@ impl Plan {
     pub fn elements(&self) -> usize {
         self.slots.iter().sum()
     }
+}
+
+fn weighted_layers(graph: &Graph) -> Vec<WeightedLayer> {
+    let layer = |(node, Node { op, .. }): (usize, &Node)| match op {
+        Op::Conv { weight, .. } | Op::Linear { weight, .. } => {
+            Some(WeightedLayer { node, weight: graph.params.get(*weight).range() })
+        }
+        Op::TimeEmbedding { .. }
+        | Op::GroupNorm { .. }
+        | Op::Silu
+        | Op::AddChannels
+        | Op::Add { .. }
+        | Op::Concat
+        | Op::Upsample
+        | Op::Dropout { .. }
+        | Op::Attention { .. } => None,
+    };
+    let mut layers: Vec<WeightedLayer> = graph.nodes.iter().enumerate().filter_map(layer).collect();
+    layers.sort_by_key(|layer| layer.weight.start);
+    layers
 }
 
 /// When a tensor is first written and last read, and its elements.

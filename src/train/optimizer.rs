@@ -7,6 +7,8 @@ use rayon::prelude::*;
 
 /// Elements that one task updates; fixed, so that the norm's sum has one order.
 const CHUNK: usize = 1 << 15;
+/// Chunks whose sums are kept at a time, on the stack: enough for any number of threads to share.
+const AT_ONCE: usize = 256;
 
 /// Adam's moments.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,21 +34,25 @@ pub struct Update {
 
 /// The square root of the sum of squares, summed in `f64` in chunks of fixed length.
 pub fn global_norm<T: Real>(gradient: &[T]) -> f64 {
-    let sums: Vec<f64> = gradient
-        .par_chunks(CHUNK)
-        .map(|chunk| {
-            let mut lanes = [0.0; 8];
-            let (whole, rest) = chunk.as_chunks::<8>();
-            for g in whole {
-                for i in 0..8 {
-                    let g = g[i].f64();
-                    lanes[i] += g * g;
-                }
-            }
-            lanes.iter().sum::<f64>() + rest.iter().map(|g| g.f64() * g.f64()).sum::<f64>()
-        })
-        .collect();
-    sums.iter().sum::<f64>().sqrt()
+    let mut total = 0.0;
+    for chunks in gradient.chunks(AT_ONCE * CHUNK) {
+        let mut sums = [0.0; AT_ONCE];
+        sums.par_iter_mut().zip(chunks.par_chunks(CHUNK)).for_each(|(sum, g)| *sum = sum_of_squares(g));
+        total = sums.iter().fold(total, |total, sum| total + sum);
+    }
+    total.sqrt()
+}
+
+fn sum_of_squares<T: Real>(g: &[T]) -> f64 {
+    let mut lanes = [0.0; 8];
+    let (whole, rest) = g.as_chunks::<8>();
+    for g in whole {
+        for i in 0..8 {
+            let g = g[i].f64();
+            lanes[i] += g * g;
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|g| g.f64() * g.f64()).sum::<f64>()
 }
 
 /// The factor that keeps a gradient of norm `norm` within `limit` (0 for none): min(1, limit / (norm + 1e-6)), as in PyTorch.

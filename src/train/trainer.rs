@@ -223,15 +223,25 @@ struct Order {
 impl Order {
     /// Makes the permutations that samples first .. first + batch need.
     fn prepare(&mut self, seed: u64, images: usize, first: u64, batch: usize) {
-        self.images = images as u64;
+        if self.images != images as u64 {
+            self.images = images as u64;
+            self.epochs.clear();
+        }
         let needed = first / self.images..=(first + batch as u64 - 1) / self.images;
-        self.epochs.retain(|(epoch, order)| needed.contains(epoch) && order.len() == images);
-        for epoch in needed {
-            if self.epochs.iter().all(|(e, _)| *e != epoch) {
-                let mut order: Vec<u32> = (0..images as u32).collect();
-                order.shuffle(&mut rng(seed, Stream::Order, epoch, 0));
-                self.epochs.push((epoch, order));
+        for epoch in needed.clone() {
+            if self.epochs.iter().any(|(kept, _)| *kept == epoch) {
+                continue;
             }
+            let past = self.epochs.iter().position(|(kept, _)| !needed.contains(kept));
+            let place = past.unwrap_or_else(|| {
+                self.epochs.push(Default::default());
+                self.epochs.len() - 1
+            });
+            let (kept, order) = &mut self.epochs[place];
+            *kept = epoch;
+            order.clear();
+            order.extend(0..images as u32);
+            order.shuffle(&mut rng(seed, Stream::Order, epoch, 0));
         }
     }
 
