@@ -280,6 +280,12 @@ mod tests {
         y
     }
 
+    #[test]
+    fn there_is_an_output_wherever_the_kernel_fits_inside_the_border() {
+        let sizes: Vec<_> = convs().iter().map(|conv| (conv.out_h(), conv.out_w())).collect();
+        assert_eq!(sizes, [(5, 4), (3, 2), (3, 3), (3, 5), (1, 1)]);
+    }
+
     /// Tolerance 1e-12: sums of at most 40 products of unit normals in f64, in another order.
     #[test]
     fn forward_is_the_definition() {
