@@ -2,7 +2,8 @@
 //!
 //! The cut depends on the batch alone and gradients are added up in an order that the batch and the network decide (see
 //! `super::lanes`), so the result has the same bits on any number of threads. Where fewer shards can be worked on at a
-//! time than there are threads, the threads work inside the layers. After the first call an engine allocates nothing.
+//! time than there are threads, the threads work inside the layers. After the first call an engine allocates nothing
+//! as large as a tensor, and without input gradients nothing at all, but for the pool's queue: a block for every 63 jobs.
 
 use super::Model;
 use super::clock::{OpClock, Work, timed, timed_for_all};

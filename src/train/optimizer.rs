@@ -125,6 +125,13 @@ mod tests {
         assert_eq!(global_norm(&[3.0f32, 0.0, 4.0]), 5.0);
     }
 
+    /// Exact: every partial sum is a multiple of 1/4 below 2^53.
+    #[test]
+    fn the_norm_counts_what_is_beyond_the_sums_kept_at_a_time() {
+        let len = AT_ONCE * CHUNK + CHUNK + 3;
+        assert_eq!(global_norm(&vec![0.5f32; len]), (0.25 * len as f64).sqrt());
+    }
+
     /// After the first update m / (1 - b1) = g and v / (1 - b2) = g^2, so the weight moves by lr g / (|g| + eps) whatever g is;
     /// the second is worked out by hand. Tolerance 1e-15: f64 rounding of a dozen operations.
     #[test]
