@@ -1,7 +1,7 @@
 //! The attention layer on one thread, forward and backward: four heads of d = 32, and FAVOR+ with m = 128.
 //!
-//! `cargo bench --bench attention`; items are the products' multiply-adds, so twice the items per second are FLOP/s. The
-//! same over threads and beside other programs: `cargo run --example attention_speed`.
+//! `cargo bench --bench attention`; items are the products' multiply-adds, so twice the items per second are
+//! FLOP/s. The same over threads and beside other programs: `cargo run --example attention_speed`.
 
 use divan::{Bencher, counter::ItemsCount};
 use performer_ddpm::config::FeatureMap::{self, Hyperbolic, Positive, Relu, Trigonometric};

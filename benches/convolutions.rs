@@ -1,8 +1,9 @@
-//! The convolutions of a small network (`fashion`: 28 x 28, 32 to 128 channels) and of Ho et al.'s (`cifar10`: 32 x 32, 128 to
-//! 256 channels), a shard of four samples on one thread, direct and by Winograd's algorithm.
+//! The convolutions of a small network (`fashion`: 28 x 28, 32 to 128 channels) and of Ho et al.'s
+//! (`cifar10`: 32 x 32, 128 to 256 channels), a shard of four samples on one thread, direct and by Winograd's
+//! algorithm.
 //!
-//! `cargo bench --bench convolutions`; items are the multiply-adds of the definition, so twice the items per second are useful
-//! FLOP/s, and Winograd's may exceed the processor's peak.
+//! `cargo bench --bench convolutions`; items are the multiply-adds of the definition, so twice the items per
+//! second are useful FLOP/s, and Winograd's may exceed the processor's peak.
 
 use divan::{Bencher, counter::ItemsCount};
 use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels, Team};

@@ -1,8 +1,9 @@
-//! Kernels on the shapes of both networks, on one thread, on every instruction set of this processor (0 to 3, slowest first).
+//! Kernels on the shapes of both networks, on one thread, on every instruction set of this processor (0 to 3,
+//! slowest first).
 //!
-//! `cargo bench --bench kernels`. Products count operations, so that Gitem/s are GFLOP/s; passes over memory count the bytes that
-//! they read and write. In the last row GHz stand for per cent: of the measured peak of multiply-adds for products, and of copying as
-//! many bytes for the others.
+//! `cargo bench --bench kernels`. Products count operations, so that Gitem/s are GFLOP/s; passes over memory
+//! count the bytes that they read and write. In the last row GHz stand for per cent: of the measured peak of
+//! multiply-adds for products, and of copying as many bytes for the others.
 
 use divan::counter::{BytesCount, CyclesCount, ItemsCount};
 use divan::{Bencher, black_box};
@@ -192,7 +193,8 @@ fn dropout<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize, usize
 /// Parameters of one layer, and of a small network.
 const PARAMETERS: [usize; 2] = [1 << 16, 1 << 20];
 
-/// Adam with the moving average: m, v, the weights and their average are read and written, the gradient is read.
+/// Adam with the moving average: m, v, the weights and their average are read and written, the gradient is
+/// read.
 #[divan::bench(args = PARAMETERS, consts = [0, 1, 2, 3])]
 fn adam<const ISA: usize>(bencher: Bencher, len: usize) {
     let config = Preset::Fashion.config().train;

@@ -1,10 +1,12 @@
-//! Milliseconds of the attention layer alone, forward and forward with backward: one JSON object a line for every number
-//! of tokens, medians of `--runs` after two that do not count, or, with `--best yes`, the fastest.
+//! Milliseconds of the attention layer alone, forward and forward with backward: one JSON object a line for
+//! every number of tokens, medians of `--runs` after two that do not count, or, with `--best yes`, the
+//! fastest.
 //!
 //! `cargo run --example attention_speed -- --threads 2 --runs 5 --isa avx512`
 //!
-//! Samples are shared out over the threads, or, where there are fewer samples than threads, the work inside them. The
-//! layer's input and its output's gradient are normal numbers; buffers are lent and reused, as in a network.
+//! Samples are shared out over the threads, or, where there are fewer samples than threads, the work inside
+//! them. The layer's input and its output's gradient are normal numbers; buffers are lent and reused, as in a
+//! network.
 
 use performer_ddpm::config::FeatureMap;
 use performer_ddpm::kernels::{Crew, Isa, Team, transpose};

@@ -1,5 +1,5 @@
-//! Makes the files under `data/fashion-mnist` from Fashion-MNIST's original IDX files: the first 10,000 training and
-//! the first 2,000 test images with their labels.
+//! Makes the files under `data/fashion-mnist` from Fashion-MNIST's original IDX files: the first 10,000
+//! training and the first 2,000 test images with their labels.
 //!
 //! `cargo run --example pack_fashion -- ORIGINALS [OUT]`; OUT is `data/fashion-mnist` where it is left out.
 

@@ -1,8 +1,10 @@
-//! Sampling on an NVIDIA GPU through ONNX Runtime: the network and the sampler's step as one graph, x_t on the device throughout.
+//! Sampling on an NVIDIA GPU through ONNX Runtime: the network and the sampler's step as one graph, x_t on
+//! the device throughout.
 //!
-//! `cargo run --example sample_on_gpu -- [MODEL] [DEVICE]`; MODEL is a model or run folder (runs/latest where it is left out),
-//! DEVICE `cuda`, `cuda:1` or `cpu`. ONNX Runtime's CUDA build and the CUDA libraries come with
-//! `pip install "onnxruntime-gpu[cuda,cudnn]"`. A GPU that cannot be used is an error that says what is missing.
+//! `cargo run --example sample_on_gpu -- [MODEL] [DEVICE]`; MODEL is a model or run folder (runs/latest where
+//! it is left out), DEVICE `cuda`, `cuda:1` or `cpu`. ONNX Runtime's CUDA build and the CUDA libraries come
+//! with `pip install "onnxruntime-gpu[cuda,cudnn]"`. A GPU that cannot be used is an error that says what is
+//! missing.
 
 use performer_ddpm::checkpoint::model_folder;
 use performer_ddpm::equations::Schedule;

@@ -1,10 +1,9 @@
 //! Denoising diffusion probabilistic models (Ho et al. 2020) whose U-Net attends with the Performers' FAVOR+
 //! (Choromanski et al. 2021), trained and sampled on plain CPUs with hand-written backpropagation.
 //!
-//! The floors, lowest first; imports only go down:
-//! 0 [`error`], [`config`], [`real`], [`rng`]; 1 [`equations`], [`kernels`]; 2 [`nn`]; 3 [`model`];
-//! 4 [`data`], [`output`], [`checkpoint`], [`export`]; 5 [`sample`], [`audit`]; 6 [`train`], [`evaluate`]; 7 [`compare`]; the
-//! binary's `cli` stands on top.
+//! The floors, lowest first; imports only go down: 0 [`error`], [`config`], [`real`], [`rng`]; 1
+//! [`equations`], [`kernels`]; 2 [`nn`]; 3 [`model`]; 4 [`data`], [`output`], [`checkpoint`], [`export`]; 5
+//! [`sample`], [`audit`]; 6 [`train`], [`evaluate`]; 7 [`compare`]; the binary's `cli` stands on top.
 #![deny(unsafe_code)]
 
 pub mod audit;

@@ -34,7 +34,8 @@ pub enum Stream {
     Check = 11,
     /// The noise of x_t when the bound is evaluated; `step` is t, with the draw in its upper bits.
     BoundNoise = 12,
-    /// The timestep of a stratum when the bound is evaluated; `step` is the stratum, with the draw in its upper bits.
+    /// The timestep of a stratum when the bound is evaluated; `step` is the stratum, with the draw in its
+    /// upper bits.
     Stratum = 13,
     /// Which images of a dataset are evaluated, and how samples are dealt out.
     Choice = 14,
@@ -54,7 +55,8 @@ pub fn key(seed: u64, stream: Stream, step: u64, sample: u64) -> [u8; 32] {
     key
 }
 
-/// Fills `out` with independent draws from N(0, 1). Drawn in `f64` and rounded, so both types see the same numbers.
+/// Fills `out` with independent draws from N(0, 1). Drawn in `f64` and rounded, so both types see the same
+/// numbers.
 pub fn fill_normal<T: Real>(rng: &mut ChaCha8Rng, out: &mut [T]) {
     for x in out {
         let z: f64 = StandardNormal.sample(rng);

@@ -16,7 +16,8 @@ static CALLS: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 static FREED: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call is the system allocator's, with the caller's arguments; `realloc` goes through `alloc` by default.
+// SAFETY: every call is the system allocator's, with the caller's arguments; `realloc` goes through `alloc`
+// by default.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.fetch_add(1, Ordering::Relaxed);
@@ -53,9 +54,9 @@ fn config(preset: Preset, batch: usize) -> Config {
     config
 }
 
-/// One test, since the counts are the process's. The thread pool's queue takes a block of 1.5 KiB for every 63 jobs handed to it
-/// from outside, of which a training step has 5 and a forward pass 1: one block in 12 of either, and nothing else. The
-/// prediction is held to 3 % and half a MiB, for tables and images.
+/// One test, since the counts are the process's. The thread pool's queue takes a block of 1.5 KiB for every
+/// 63 jobs handed to it from outside, of which a training step has 5 and a forward pass 1: one block in 12 of
+/// either, and nothing else. The prediction is held to 3 % and half a MiB, for tables and images.
 #[test]
 fn steps_after_the_first_allocate_nothing() {
     const STEPS: usize = 12;

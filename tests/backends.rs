@@ -1,4 +1,5 @@
-//! The same seed, or the same noise, gives the same images in the engine, in tract and in ONNX Runtime, by every graph.
+//! The same seed, or the same noise, gives the same images in the engine, in tract and in ONNX Runtime, by
+//! every graph.
 
 #[path = "support/runners.rs"]
 mod runners;
@@ -16,7 +17,8 @@ use performer_ddpm::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample, sa
 use runners::in_time;
 use runtimes::load_all;
 
-/// The tiny preset's network without a parameter at its zero initialisation (FAVOR+ and softmax attention), and Ho et al.'s process.
+/// The tiny preset's network without a parameter at its zero initialisation (FAVOR+ and softmax attention),
+/// and Ho et al.'s process.
 fn network(options: &SampleOptions) -> (Model<f32>, DiffusionConfig) {
     let mut model: Model<f32> = Model::new(&Preset::Tiny.config().unet, 3).expect("a network");
     let mut noise = vec![0.0; model.weights.len()];
@@ -70,8 +72,8 @@ fn graphs(options: &SampleOptions) -> [GraphSpec; 4] {
     [GraphSpec::Denoiser, GraphSpec::Step, sampler(None), sampler(Some(2))]
 }
 
-/// Images in [-1, 1] to 1e-3, the contract of every backend. eps is rounded differently everywhere, to about 1e-6, and the first
-/// predicted x_0 has that times 1/sqrt(abar_T) = 157 where it is not clipped.
+/// Images in [-1, 1] to 1e-3, the contract of every backend. eps is rounded differently everywhere, to about
+/// 1e-6, and the first predicted x_0 has that times 1/sqrt(abar_T) = 157 where it is not clipped.
 fn compare(options: SampleOptions, noise: Option<Array5<f32>>) {
     let want = native(&options, noise.as_ref());
     let (model, diffusion) = network(&options);

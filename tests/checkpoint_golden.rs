@@ -1,4 +1,5 @@
-//! Networks that diffusers wrote: the folders of `tests/golden`, or of the folder that `PERFORMER_DDPM_GOLDEN` names.
+//! Networks that diffusers wrote: the folders of `tests/golden`, or of the folder that
+//! `PERFORMER_DDPM_GOLDEN` names.
 
 use performer_ddpm::checkpoint::model_folder::{load, load_unet, save};
 use performer_ddpm::model::params::ParamKind;

@@ -43,7 +43,8 @@ fn refused(folder: &Path, arguments: &[&str], words: &[&str]) {
     }
 }
 
-/// A folder with a trained run, a features network of one feature, one of two outputs, and one of 784 features.
+/// A folder with a trained run, a features network of one feature, one of two outputs, and one of 784
+/// features.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let made = FOLDER.get_or_init(|| {
@@ -105,8 +106,8 @@ fn the_bound_is_reported_whole_and_in_parts() {
     assert!(number(nll, "/bounds/0/bits_per_dim/mean") > 0.0);
 }
 
-/// Fresh samples are those of `sample` with the same seed, and their distance is that of their features (the pixels' mean) to
-/// those of the images. 1e-6: the mean is an `f32`.
+/// Fresh samples are those of `sample` with the same seed, and their distance is that of their features (the
+/// pixels' mean) to those of the images. 1e-6: the mean is an `f32`.
 #[test]
 fn samples_are_compared_by_their_features() {
     let network = ["--features", "mean.onnx", "--images", "200", "--seed", "4"];

@@ -1,4 +1,5 @@
-//! Sampling from .onnx files and in other runtimes through the binary: the same images, and one clear message for what is missing.
+//! Sampling from .onnx files and in other runtimes through the binary: the same images, and one clear message
+//! for what is missing.
 
 #[path = "support/foreign.rs"]
 mod foreign;
@@ -202,7 +203,8 @@ fn a_foreign_denoiser_needs_a_schedule_and_no_more() {
                 ["-n", "3", "--schedule", "linear", "--timesteps", "50", "--steps", "1", "--clip", "off"];
             let start = images(path, &[&options[..], &["--backend", backend, "--seed", "9"]].concat());
             assert_eq!(start.dim(), (3, 3, 4, 4), "{backend}");
-            // One DDIM step from t = 50 to x_0 = (x - sqrt(1 - abar) eps) / sqrt(abar), with eps of Foreign::eps.
+            // One DDIM step from t = 50 to x_0 = (x - sqrt(1 - abar) eps) / sqrt(abar), with eps of
+            // Foreign::eps.
             let alpha_bar =
                 (0..50).fold(1.0, |bar, i| bar * (1.0 - (1e-4 + (0.02 - 1e-4) * i as f64 / 49.0)));
             let mut x = vec![0f32; 3 * 48];

@@ -1,4 +1,5 @@
-//! Comparisons of a very small network: resumed to the same findings, divergence told, and a report with everything in it.
+//! Comparisons of a very small network: resumed to the same findings, divergence told, and a report with
+//! everything in it.
 
 use performer_ddpm::compare::report::{report, write_report};
 use performer_ddpm::compare::{
@@ -282,8 +283,8 @@ fn a_variant_that_diverges_is_told_and_the_others_go_on() {
     assert!(html.contains(&more), "{html}");
 }
 
-/// A minute counts training in all calls, and only that; a limit is looked at after a step, whose own time is noted a moment
-/// earlier: less than 5 % of 0.6 s.
+/// A minute counts training in all calls, and only that; a limit is looked at after a step, whose own time is
+/// noted a moment earlier: less than 5 % of 0.6 s.
 #[test]
 fn minutes_are_trained_in_full_however_often_it_is_stopped() {
     let folder = tempfile::tempdir().expect("a folder");

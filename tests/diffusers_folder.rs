@@ -21,7 +21,8 @@ fn diffusion() -> DiffusionConfig {
     }
 }
 
-/// Loads a pipeline, demands that every weight of the network was in the file and none was left over, and saves it anew.
+/// Loads a pipeline, demands that every weight of the network was in the file and none was left over, and
+/// saves it anew.
 const LOAD_AND_SAVE: &str = "
 import sys, diffusers
 ours, theirs = sys.argv[1:]

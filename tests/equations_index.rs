@@ -31,7 +31,8 @@ fn sources(folder: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Every function whose name carries an equation's number, or starts as if it did: (module path, name, whether it is a test).
+/// Every function whose name carries an equation's number, or starts as if it did: (module path, name,
+/// whether it is a test).
 fn functions() -> Vec<(String, String, bool)> {
     let mut found = Vec::new();
     for folder in ["src/equations", "src/audit", "tests"] {

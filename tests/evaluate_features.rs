@@ -17,7 +17,8 @@ fn pictures(n: usize, c: usize, h: usize, w: usize) -> Array4<f32> {
     })
 }
 
-/// The means over each channel: what [`FeatureNet`] computes, of the pixels that `value` makes of those in [-1, 1].
+/// The means over each channel: what [`FeatureNet`] computes, of the pixels that `value` makes of those in
+/// [-1, 1].
 fn channel_means(images: &Array4<f32>, value: impl Fn(usize, f32) -> f32) -> Array2<f64> {
     let (n, c, h, w) = images.dim();
     Array2::from_shape_fn((n, c), |(i, k)| {
@@ -82,8 +83,8 @@ fn a_fixed_batch_is_filled_up_and_datasets_are_images() {
     }
 }
 
-/// Grey images fill three channels; a size is reached by bilinear steps, which keep a plane's mean where they double it (the
-/// weights of each pixel add up to 4, at the edges too).
+/// Grey images fill three channels; a size is reached by bilinear steps, which keep a plane's mean where they
+/// double it (the weights of each pixel add up to 4, at the edges too).
 #[test]
 fn grey_images_and_other_sizes_fit_a_colour_network() {
     let images = pictures(2, 1, 5, 5).mapv(|x| 0.5 * x);

@@ -1,4 +1,5 @@
-//! The bound on Gaussian data, for which the optimal network, and with it every term, is known in closed form.
+//! The bound on Gaussian data, for which the optimal network, and with it every term, is known in closed
+//! form.
 
 use ndarray::Array2;
 use performer_ddpm::Result;
@@ -62,8 +63,9 @@ fn posterior_variance(level: &Level) -> f64 {
     (1.0 - level.alpha_bar_prev) / (1.0 - level.alpha_bar) * level.beta
 }
 
-/// The expectation of L_{t-1} over data and noise in bits per dimension. The means differ by (1 - alpha)/sqrt(alpha (1 - abar))
-/// (eps - E[eps | x_t]), and the variance of eps given x_t is abar DEVIATION^2 / Var x_t.
+/// The expectation of L_{t-1} over data and noise in bits per dimension. The means differ by (1 -
+/// alpha)/sqrt(alpha (1 - abar)) (eps - E[eps | x_t]), and the variance of eps given x_t is abar DEVIATION^2
+/// / Var x_t.
 fn exact_term(level: &Level, variance: VarianceKind) -> f64 {
     let sigma2 = if variance == VarianceKind::FixedSmall { posterior_variance(level) } else { level.beta };
     let left = level.alpha_bar * DEVIATION * DEVIATION / spread(level);
@@ -84,8 +86,8 @@ fn exact_prior(last: &Level) -> f64 {
     0.5 * (square + variance - 1.0 - variance.ln()) / std::f64::consts::LN_2
 }
 
-/// -E ln P(x_0 | x_1) over x_0 and eps, by the midpoint rule on eight deviations each way; both grids halved change it by 2e-5,
-/// less than a tenth of the standard error that it is held against.
+/// -E ln P(x_0 | x_1) over x_0 and eps, by the midpoint rule on eight deviations each way; both grids halved
+/// change it by 2e-5, less than a tenth of the standard error that it is held against.
 fn exact_decoder(schedule: &Schedule) -> f64 {
     let (first, second) = (&schedule.levels()[0], &schedule.levels()[1]);
     let sigma = posterior_variance(second).sqrt();
@@ -134,8 +136,8 @@ fn z(estimate: Estimate, exact: f64) -> f64 {
     (estimate.mean - exact) / estimate.standard_error
 }
 
-/// Four standard errors; those are below 4 % of the values (L_T is tiny, and its error is a share of it that the data set), so
-/// that a wrong factor or a missing constant shows. A prediction that is 5 % off does.
+/// Four standard errors; those are below 4 % of the values (L_T is tiny, and its error is a share of it that
+/// the data set), so that a wrong factor or a missing constant shows. A prediction that is 5 % off does.
 #[test]
 fn every_term_on_gaussian_data_has_its_exact_value() {
     let (schedule, images) = (schedule(), gaussian_images(6000, 1));
@@ -150,7 +152,8 @@ fn every_term_on_gaussian_data_has_its_exact_value() {
     assert!(seen > 10, "a prediction 5 % off is seen in {seen} of the estimates");
 }
 
-/// As above with one timestep of each of 6 strata an image, which cannot be seen in the means, only in the errors.
+/// As above with one timestep of each of 6 strata an image, which cannot be seen in the means, only in the
+/// errors.
 #[test]
 fn strata_have_the_exact_sums_of_their_timesteps() {
     let (schedule, images) = (schedule(), gaussian_images(6000, 3));
@@ -170,8 +173,9 @@ fn strata_have_the_exact_sums_of_their_timesteps() {
     }
 }
 
-/// The stated errors are those that are seen when all is done again: with other images, and, of the draws alone, with the same.
-/// The deviation of 120 values is known to 1/sqrt(240) = 6.5 %; four times that is allowed.
+/// The stated errors are those that are seen when all is done again: with other images, and, of the draws
+/// alone, with the same. The deviation of 120 values is known to 1/sqrt(240) = 6.5 %; four times that is
+/// allowed.
 #[test]
 fn stated_errors_are_the_spread_over_repetitions() {
     let strata = |seed| config(Timesteps::Stratified(4), 2, seed);
@@ -220,7 +224,8 @@ fn parts_and_constants_add_up() {
     }
 }
 
-/// x_0 is predicted with the variance DEVIATION^2 (1 - abar) / Var x_t; the rate at t holds L_T and the terms above t.
+/// x_0 is predicted with the variance DEVIATION^2 (1 - abar) / Var x_t; the rate at t holds L_T and the terms
+/// above t.
 #[test]
 fn the_rate_distortion_curve_has_its_exact_values() {
     let schedule = schedule();

@@ -1,4 +1,5 @@
-//! What an exported file holds: weights, names, shapes, documentation; what is left of one that fails its check.
+//! What an exported file holds: weights, names, shapes, documentation; what is left of one that fails its
+//! check.
 
 #[allow(dead_code, reason = "ONNX has its channels first, as the files have")]
 #[path = "support/golden.rs"]

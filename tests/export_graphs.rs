@@ -31,8 +31,8 @@ fn images(n: usize, config: &UnetConfig, x: &[f32]) -> Tensor {
     Tensor::f32([n, config.in_channels, h, w], x).expect("whole images")
 }
 
-/// Every kind of attention, batches of 1, 3 and 17, t at both ends and between. Tolerance: f32 rounding (6e-8) through some fifty
-/// layers and sums of up to 300 terms.
+/// Every kind of attention, batches of 1, 3 and 17, t at both ends and between. Tolerance: f32 rounding
+/// (6e-8) through some fifty layers and sums of up to 300 terms.
 #[test]
 fn the_denoiser_agrees_with_the_engine() {
     for (name, config) in kinds() {
@@ -134,8 +134,8 @@ fn chain(
     channels_first(&x, shape)
 }
 
-/// 50 steps of DDIM without noise and with clipping, and of Algorithm 2, in one run each. The images, in [-1, 1], agree to 1e-3:
-/// a network whose output is small leaves the chain well conditioned, as training does.
+/// 50 steps of DDIM without noise and with clipping, and of Algorithm 2, in one run each. The images, in [-1,
+/// 1], agree to 1e-3: a network whose output is small leaves the chain well conditioned, as training does.
 #[test]
 fn the_sampler_agrees_with_the_engine() {
     let ddim = ReverseProcess::Ddim(Ddim { eta: 0.0, clip_x0: ClipX0::KeepEps });

@@ -1,8 +1,10 @@
-//! The house's rules that the compiler does not check: imports go down, `unsafe` stays in the kernels, the library is silent.
+//! The house's rules that the compiler does not check: imports go down, `unsafe` stays in the kernels, the
+//! library is silent.
 
 use std::path::{Path, PathBuf};
 
-/// The modules of `src/` from the lowest floor up; a module may use those before it, and of its own floor none.
+/// The modules of `src/` from the lowest floor up; a module may use those before it, and of its own floor
+/// none.
 const FLOORS: &[&[&str]] = &[
     &["error", "real"],
     &["config", "rng"],

@@ -1,8 +1,9 @@
 //! Softmax and FAVOR+ attention, with gradients, against values that other implementations made in f64.
 //!
-//! `tests/golden/favor.safetensors`, or `favor.safetensors` in the folder that `PERFORMER_DDPM_GOLDEN` names, holds for sizes
-//! n x heads x L x d x m the tensors `q`, `k`, `v`, `d_out` \[n, heads, L, d\], the projection `w` \[m, d\], and for `softmax`
-//! (positive features), `relu` and `exact` (softmax attention) `out`, `d_q`, `d_k`, `d_v`.
+//! `tests/golden/favor.safetensors`, or `favor.safetensors` in the folder that `PERFORMER_DDPM_GOLDEN` names,
+//! holds for sizes n x heads x L x d x m the tensors `q`, `k`, `v`, `d_out` \[n, heads, L, d\], the
+//! projection `w` \[m, d\], and for `softmax` (positive features), `relu` and `exact` (softmax attention)
+//! `out`, `d_q`, `d_k`, `d_v`.
 
 use performer_ddpm::config::FeatureMap;
 use performer_ddpm::kernels::{Isa, Team, transpose};

@@ -8,8 +8,9 @@ use ndarray::Array2;
 use performer_ddpm::evaluate::frechet::frechet_distance;
 use std::path::Path;
 
-/// `tests/golden/frechet.safetensors` holds features of 40 and 50 images, whose covariances have condition numbers of 1e4 and
-/// 8e4, and the distance that `tests/golden/frechet.py` computed with scipy's `sqrtm`. Tolerance: 1e-6, relative.
+/// `tests/golden/frechet.safetensors` holds features of 40 and 50 images, whose covariances have condition
+/// numbers of 1e4 and 8e4, and the distance that `tests/golden/frechet.py` computed with scipy's `sqrtm`.
+/// Tolerance: 1e-6, relative.
 #[test]
 fn the_frechet_distance_is_scipys() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/frechet.safetensors");

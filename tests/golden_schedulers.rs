@@ -1,5 +1,5 @@
-//! Samplers and attention against values computed by other people's libraries, in `tests/golden` or the folder that
-//! `PERFORMER_DDPM_GOLDEN` names.
+//! Samplers and attention against values computed by other people's libraries, in `tests/golden` or the
+//! folder that `PERFORMER_DDPM_GOLDEN` names.
 
 use ndarray::{ArrayView2, ArrayView3};
 use performer_ddpm::config::{BetaSchedule, DiffusionConfig, VarianceKind};
@@ -28,7 +28,8 @@ fn values(file: &SafeTensors, name: &str) -> Vec<f64> {
     }
 }
 
-/// max |got - want| over max(1, max |want|): relative for tensors larger than an image, absolute for the others; NaN if there is one.
+/// max |got - want| over max(1, max |want|): relative for tensors larger than an image, absolute for the
+/// others; NaN if there is one.
 fn error(got: &[f64], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let size = want.iter().fold(1f64, |size, w| size.max(w.abs()));
@@ -71,9 +72,9 @@ fn golden_betas() {
     assert!(checked > 0);
 }
 
-/// (15). The golden tables and their differences are f32: at most 1e-5, and 3e-4 at index 1, where 1 - abar_{t-1} = 1e-4
-/// keeps only three to four of its digits. An f32 abar of 2.4e-9 divides the unclipped x_0 at the cosine schedule's end, hence the
-/// scale of [`error`].
+/// (15). The golden tables and their differences are f32: at most 1e-5, and 3e-4 at index 1, where 1 -
+/// abar_{t-1} = 1e-4 keeps only three to four of its digits. An f32 abar of 2.4e-9 divides the unclipped x_0
+/// at the cosine schedule's end, hence the scale of [`error`].
 #[test]
 fn golden_eq15_ancestral_steps() {
     let bytes = read("schedulers.safetensors");
@@ -132,8 +133,8 @@ fn golden_ddim_steps() {
     assert!(checked > 0);
 }
 
-/// (22) and (26) in f64 against f64: 1e-10 leaves four digits for other orders of summation and for the golden values'
-/// stabiliser, which (26) cancels.
+/// (22) and (26) in f64 against f64: 1e-10 leaves four digits for other orders of summation and for the
+/// golden values' stabiliser, which (26) cancels.
 #[test]
 fn golden_eq22_eq26_attention() {
     let bytes = read("favor.safetensors");

@@ -1,5 +1,5 @@
-//! The whole network against PyTorch and diffusers: output, loss, input gradient and every parameter's gradient, and ten
-//! training steps.
+//! The whole network against PyTorch and diffusers: output, loss, input gradient and every parameter's
+//! gradient, and ten training steps.
 
 #[path = "support/golden.rs"]
 mod golden;
@@ -33,8 +33,8 @@ fn dims(shape: &[usize]) -> [usize; 4] {
     shape.try_into().expect("an image tensor")
 }
 
-/// Compares the output to `relative` of its largest value, and gradients to `relative_d` of each tensor's plus `floor` of the
-/// model's.
+/// Compares the output to `relative` of its largest value, and gradients to `relative_d` of each tensor's
+/// plus `floor` of the model's.
 fn check<T: Element>(path: &Path, kernels: Kernels, (relative, relative_d): (f64, f64), floor: f64) {
     let model: Model<T> = load_unet(path).expect("the golden model loads");
     let golden: Tensors = tensors(&path.join("golden.safetensors"));
@@ -72,8 +72,8 @@ fn check<T: Element>(path: &Path, kernels: Kernels, (relative, relative_d): (f64
     );
 }
 
-/// Tolerances: 1e-9 of a tensor's largest value is f64 rounding (1e-16) through some fifty layers and sums of thousands of
-/// terms; some gradients are zero in theory, hence 1e-12 of the model's largest.
+/// Tolerances: 1e-9 of a tensor's largest value is f64 rounding (1e-16) through some fifty layers and sums of
+/// thousands of terms; some gradients are zero in theory, hence 1e-12 of the model's largest.
 #[test]
 fn golden_unets_in_f64() {
     for path in unet_folders() {
@@ -81,8 +81,8 @@ fn golden_unets_in_f64() {
     }
 }
 
-/// Tolerances: 1e-4 and 1e-6, the same reasoning for f32 rounding (6e-8); Winograd's rounding errors are up to ten times a
-/// direct sum's, and gradients gather them from twice as many layers: 5e-4.
+/// Tolerances: 1e-4 and 1e-6, the same reasoning for f32 rounding (6e-8); Winograd's rounding errors are up
+/// to ten times a direct sum's, and gradients gather them from twice as many layers: 5e-4.
 #[test]
 fn golden_unets_in_f32_on_every_isa() {
     for path in unet_folders() {
@@ -95,7 +95,8 @@ fn golden_unets_in_f32_on_every_isa() {
     }
 }
 
-/// Ten steps of Adam with clipping, in f64: losses and norms to 1e-9, final parameters to 1e-9 of their largest.
+/// Ten steps of Adam with clipping, in f64: losses and norms to 1e-9, final parameters to 1e-9 of their
+/// largest.
 #[test]
 fn golden_training_steps() {
     let path = folder().join("training_tiny");

@@ -42,9 +42,10 @@ fn gradient(engine: &mut Engine<f64>, model: &Model<f64>, x: &[f64], eps: &[f64]
     gradient
 }
 
-/// With step h = 3e-6 a central difference of a loss near 1 is rounded by 1e-15 / h = 3e-10 and truncated by h^2 times a third
-/// derivative; weights are scaled so that those stay of order one. Bound: 1e-6 of the derivative, plus 1e-8. ReLU features have
-/// kinks: the share of them that a step crosses, and so the error, is of order h; with h = 1e-7 the bound is 1e-4, plus 1e-7.
+/// With step h = 3e-6 a central difference of a loss near 1 is rounded by 1e-15 / h = 3e-10 and truncated by
+/// h^2 times a third derivative; weights are scaled so that those stay of order one. Bound: 1e-6 of the
+/// derivative, plus 1e-8. ReLU features have kinks: the share of them that a step crosses, and so the error,
+/// is of order h; with h = 1e-7 the bound is 1e-4, plus 1e-7.
 #[test]
 fn directional_derivatives_of_the_whole_network() {
     let kinds = [

@@ -1,5 +1,5 @@
-//! What lies beside the ONNX crate for others: the Python sampler, the GPU measurement as far as a processor can try it, and
-//! the example.
+//! What lies beside the ONNX crate for others: the Python sampler, the GPU measurement as far as a processor
+//! can try it, and the example.
 
 #[path = "support/runners.rs"]
 mod runners;

@@ -1,4 +1,5 @@
-//! The networks that this engine's speed is measured on, in f32 with the kernels that are measured, beside the reference in f64.
+//! The networks that this engine's speed is measured on, in f32 with the kernels that are measured, beside
+//! the reference in f64.
 
 #[path = "support/networks.rs"]
 mod networks;
@@ -12,9 +13,9 @@ use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels};
 use performer_ddpm::model::Model;
 use std::path::Path;
 
-/// Compares everything that one image gives: to 1e-4 of the output's and the loss's largest value, and to 1e-4 of the largest of each
-/// gradient, 5e-4 by Winograd's algorithm, plus 1e-6 of the model's largest, as some are zero in theory. The reasoning is that of
-/// `golden_unet`, on larger networks.
+/// Compares everything that one image gives: to 1e-4 of the output's and the loss's largest value, and to
+/// 1e-4 of the largest of each gradient, 5e-4 by Winograd's algorithm, plus 1e-6 of the model's largest, as
+/// some are zero in theory. The reasoning is that of `golden_unet`, on larger networks.
 fn check(name: &str, isas: &[Isa]) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(format!("{name}.json"));
     let model = randomised(&load_unet_config(&file).expect("a configuration"), 1);

@@ -1,7 +1,8 @@
 //! A graph builder that infers and checks types and shapes while the graph is written.
 //!
-//! Operators are those of ONNX opset 17 (the operator's page in the ONNX documentation states its rule of shapes). Every
-//! method adds one node, unless its documentation says otherwise, and returns the value that the node writes.
+//! Operators are those of ONNX opset 17 (the operator's page in the ONNX documentation states its rule of
+//! shapes). Every method adds one node, unless its documentation says otherwise, and returns the value that
+//! the node writes.
 
 mod check;
 mod constants;
@@ -157,8 +158,8 @@ impl GraphBuilder {
         }
     }
 
-    /// An empty graph for [`GraphBuilder::scan`], all of whose nodes are named below the graph's name: names must differ
-    /// between a graph and the bodies in it.
+    /// An empty graph for [`GraphBuilder::scan`], all of whose nodes are named below the graph's name: names
+    /// must differ between a graph and the bodies in it.
     pub fn body(name: &str) -> Self {
         GraphBuilder { scope: name.to_owned(), ..GraphBuilder::new(name) }
     }
@@ -183,8 +184,8 @@ impl GraphBuilder {
         Ok(value)
     }
 
-    /// Names a value as an output of the graph. An `Identity` node is added where the value has a name of its own already
-    /// (an input, an initialiser, another output).
+    /// Names a value as an output of the graph. An `Identity` node is added where the value has a name of its
+    /// own already (an input, an initialiser, another output).
     ///
     /// # Errors
     /// [`Error::Invalid`] when the name is empty or taken, or the value is of another graph.
@@ -201,8 +202,8 @@ impl GraphBuilder {
         Ok(())
     }
 
-    /// Everything that `body` adds gets this scope before its name and this text as its documentation; scopes nest, and an
-    /// empty text keeps the outer one.
+    /// Everything that `body` adds gets this scope before its name and this text as its documentation; scopes
+    /// nest, and an empty text keeps the outer one.
     ///
     /// # Errors
     /// Whatever `body` returns.

@@ -55,7 +55,8 @@ impl Model {
     /// A model from its message.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the message lacks what every model has: a file version, an operator set, a graph with outputs.
+    /// [`Error::Invalid`] when the message lacks what every model has: a file version, an operator set, a
+    /// graph with outputs.
     pub fn from_proto(origin: &str, proto: ModelProto) -> Result<Self> {
         let missing = |what: &str| {
             Err(Error::invalid(
@@ -90,7 +91,8 @@ impl Model {
     /// Writes the file. It appears under its name only when it is complete.
     ///
     /// # Errors
-    /// [`Error::Write`] when the system refuses, [`Error::Invalid`] when the model is too large for the format.
+    /// [`Error::Write`] when the system refuses, [`Error::Invalid`] when the model is too large for the
+    /// format.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let refuse = |source| Error::Write { path: path.to_path_buf(), source };
@@ -131,8 +133,8 @@ impl Model {
     /// The weight of this name, wherever it lies: in the graph itself or in a sub-graph.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when there is none, its elements are neither f32 nor i64, lie in another file or do not fit its
-    /// shape.
+    /// [`Error::Invalid`] when there is none, its elements are neither f32 nor i64, lie in another file or do
+    /// not fit its shape.
     pub fn initializer(&self, name: &str) -> Result<Tensor> {
         let mut found = None;
         self.each_initializer(&mut |tensor| {
@@ -145,7 +147,8 @@ impl Model {
         })
     }
 
-    /// The first weight whose elements lie in another file, if any: such a model is not whole in this one file.
+    /// The first weight whose elements lie in another file, if any: such a model is not whole in this one
+    /// file.
     pub fn external_weight(&self) -> Option<&str> {
         let mut found = None;
         self.each_initializer(&mut |tensor| {
@@ -156,8 +159,8 @@ impl Model {
         found
     }
 
-    /// The same model with the length that `symbol` stands for fixed, wherever inputs, outputs and intermediate values name it:
-    /// for runtimes that do more with fixed shapes (a CUDA graph needs them).
+    /// The same model with the length that `symbol` stands for fixed, wherever inputs, outputs and
+    /// intermediate values name it: for runtimes that do more with fixed shapes (a CUDA graph needs them).
     pub fn with_length(&self, symbol: &str, length: usize) -> Model {
         let mut model = self.clone();
         let fixed = i64::try_from(length).unwrap_or(i64::MAX);

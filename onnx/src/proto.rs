@@ -1,8 +1,8 @@
 //! The messages of ONNX's protobuf schema that this crate reads and writes.
 //!
-//! Field numbers and types are those of `onnx.proto` (proto2) in the ONNX repository. A field that is left out here is
-//! skipped on reading. Repeated numbers are written as the schema says: unpacked, except a tensor's typed data; reading
-//! accepts both forms.
+//! Field numbers and types are those of `onnx.proto` (proto2) in the ONNX repository. A field that is left
+//! out here is skipped on reading. Repeated numbers are written as the schema says: unpacked, except a
+//! tensor's typed data; reading accepts both forms.
 
 use prost::{Enumeration, Message, Oneof};
 

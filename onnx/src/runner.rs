@@ -145,14 +145,15 @@ pub trait Runner: Send {
     /// Runs the model on named tensors and returns every output by name, in the file's order.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a missing, unknown or wrongly typed input, [`Error::Shape`] for one of another shape,
-    /// [`Error::OutOfMemory`] and [`Error::Run`] from the runtime.
+    /// [`Error::Invalid`] for a missing, unknown or wrongly typed input, [`Error::Shape`] for one of another
+    /// shape, [`Error::OutOfMemory`] and [`Error::Run`] from the runtime.
     fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Vec<(String, Tensor)>>;
 
     /// Starts a loop whose state goes from an output back to an input, on the device where the runtime can.
     ///
     /// # Errors
-    /// As [`Runner::run`], and [`Error::Invalid`] when the state's ports are not there or differ in type or shape.
+    /// As [`Runner::run`], and [`Error::Invalid`] when the state's ports are not there or differ in type or
+    /// shape.
     fn step_loop<'a>(&'a mut self, spec: &LoopSpec<'_>) -> Result<Box<dyn StepLoop + 'a>>;
 }
 
@@ -174,10 +175,12 @@ pub fn load_tract(model: &Model) -> Result<Box<dyn Runner>> {
     })
 }
 
-/// Checks named inputs against the model's ports and returns them in the ports' order, for implementations of [`Runner`].
+/// Checks named inputs against the model's ports and returns them in the ports' order, for implementations of
+/// [`Runner`].
 ///
 /// # Errors
-/// [`Error::Invalid`] for a missing, unknown, repeated or wrongly typed input, [`Error::Shape`] for one of another shape.
+/// [`Error::Invalid`] for a missing, unknown, repeated or wrongly typed input, [`Error::Shape`] for one of
+/// another shape.
 pub fn match_inputs<'t>(ports: &[Port], inputs: &[(&str, &'t Tensor)]) -> Result<Vec<&'t Tensor>> {
     let listed = || {
         let ports: Vec<String> = ports.iter().map(Port::to_string).collect();

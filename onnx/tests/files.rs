@@ -222,8 +222,8 @@ fn other_files_are_told_for_what_they_are() {
 #[test]
 fn a_file_cut_short_is_refused_wherever_it_is_cut() {
     let bytes = bytes();
-    // Cuts at every place near both ends and at every 97th between; a cut between two of the outermost fields leaves a
-    // readable message without metadata or operator set, and the latter is refused for that.
+    // Cuts at every place near both ends and at every 97th between; a cut between two of the outermost fields
+    // leaves a readable message without metadata or operator set, and the latter is refused for that.
     let near = (0..200).chain(bytes.len() - 200..bytes.len());
     for cut in near.chain((200..bytes.len()).step_by(97)) {
         match Model::from_bytes("cut.onnx", &bytes[..cut]) {
@@ -249,8 +249,8 @@ fn open_dimensions_of_foreign_files_stay_open() {
     assert_eq!(summary.expect("a summary").inputs[0].to_string(), "x f32 [?, ?, ?]");
 }
 
-/// A Python interpreter that has these packages, or `None` with the reason printed. `ONNX_PYTHON` names one where the default
-/// one does not serve.
+/// A Python interpreter that has these packages, or `None` with the reason printed. `ONNX_PYTHON` names one
+/// where the default one does not serve.
 fn python(packages: &str) -> Option<String> {
     let python = std::env::var("ONNX_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let found = Command::new(&python).args(["-c", &format!("import {packages}")]).output();

@@ -69,7 +69,8 @@ fn a_loop_feeds_its_output_back() {
             assert_eq!(steps.state().expect("the first state"), x, "{who}");
             let mut want: Vec<f64> = floats(&x).iter().map(|&x| f64::from(x)).collect();
             for k in 0..5 {
-                // Values change between steps, at an even and at an odd one: both of a bound loop's turns must see them.
+                // Values change between steps, at an even and at an odd one: both of a bound loop's turns
+                // must see them.
                 if k == 2 {
                     steps.set("a", &second).expect("a has its shape");
                 }
@@ -97,8 +98,8 @@ fn a_loop_feeds_its_output_back() {
     });
 }
 
-/// A runner keeps a loop's buffers for the next one; the second and third loops must start from their own values, and one of other
-/// shapes must not be given them.
+/// A runner keeps a loop's buffers for the next one; the second and third loops must start from their own
+/// values, and one of other shapes must not be given them.
 #[test]
 fn later_loops_start_afresh() {
     let model = step().expect("a model");
@@ -188,7 +189,8 @@ mod onnx_runtime {
     /// Set for the child process of a test, which then does the work that its parent judges.
     const CHILD: &str = "PERFORMER_DDPM_ONNX_TEST_CHILD";
 
-    /// Runs this test again in a process of its own, where no runtime has been loaded yet; returns what it printed.
+    /// Runs this test again in a process of its own, where no runtime has been loaded yet; returns what it
+    /// printed.
     fn alone(test: &str, change: impl FnOnce(&mut Command)) -> String {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.args(["--exact", test, "--nocapture"]).env(CHILD, "1");

@@ -12,8 +12,8 @@ fn distance(got: crate::Result<Array2<f64>>, want: &Array2<f64>) -> f64 {
     got.map_or(f64::NAN, |got| worst(got.iter().zip(want).map(|(a, b)| absolute(*a, *b))))
 }
 
-/// (22) for two keys, where it is a logistic function (rounding); the same with scores of thousands, where it must choose one value; and
-/// averages of constants, which are constants.
+/// (22) for two keys, where it is a logistic function (rounding); the same with scores of thousands, where it
+/// must choose one value; and averages of constants, which are constants.
 pub fn eq22() -> Vec<Check> {
     let mut rng = draws(22);
     let (q, k, v) = (matrix(&mut rng, 5, 3, 1.0), matrix(&mut rng, 2, 3, 1.0), matrix(&mut rng, 2, 4, 1.0));
@@ -47,9 +47,11 @@ pub fn eq22() -> Vec<Check> {
     ]
 }
 
-/// (26) against the explicit product with A^ = Q' K'^T (rounding); against (22) as m grows, the exponent of the error; and 50000 queries and
-/// keys, where an L x L matrix would take 20 GB, against the 24 keys that they repeat (rounding of sums of 50000). And the rows that (26) cannot
-/// normalise, with q and k of unit variance, d = 32, m = 128: none with positive features, 22% with trigonometric ones (five standard errors).
+/// (26) against the explicit product with A^ = Q' K'^T (rounding); against (22) as m grows, the exponent of
+/// the error; and 50000 queries and keys, where an L x L matrix would take 20 GB, against the 24 keys that
+/// they repeat (rounding of sums of 50000). And the rows that (26) cannot normalise, with q and k of unit
+/// variance, d = 32, m = 128: none with positive features, 22% with trigonometric ones (five standard
+/// errors).
 pub fn eq26() -> Vec<Check> {
     let mut rng = draws(26);
     let (l, d) = (24, 8);
@@ -83,7 +85,8 @@ pub fn eq26() -> Vec<Check> {
     let trigonometric = not_positive(FeatureMap::Trigonometric);
     vec![
         Check::new("equal to the product with A^ = Q' K'^T", explicit, 1e-12),
-        // Ratios of estimates have a bias of relative order 1/m beside: 0.05 for the variance's own change at m = 64.
+        // Ratios of estimates have a bias of relative order 1/m beside: 0.05 for the variance's own change at
+        // m = 64.
         Check::new(
             "mean squared error to (22) falls as 1/m: the exponent",
             (exponent - 1.0).abs(),
@@ -99,8 +102,8 @@ pub fn eq26() -> Vec<Check> {
     ]
 }
 
-/// The share of rows of (26) whose denominator is not positive, over 60 draws of 256 queries and keys of unit variance and of 128 projections in 32
-/// dimensions.
+/// The share of rows of (26) whose denominator is not positive, over 60 draws of 256 queries and keys of unit
+/// variance and of 128 projections in 32 dimensions.
 fn not_positive(map: FeatureMap) -> Estimate {
     let mut rng = draws(260);
     let scale = 32f64.powf(-0.25);
@@ -138,7 +141,8 @@ mod tests {
         assert_all(&eq26());
     }
 
-    /// No positive map has a row that cannot be normalised, and the trigonometric one's share is told apart from zero and from a half.
+    /// No positive map has a row that cannot be normalised, and the trigonometric one's share is told apart
+    /// from zero and from a half.
     #[test]
     fn eq26_denominators_are_positive_with_positive_features_only() {
         for map in [FeatureMap::Positive, FeatureMap::Hyperbolic, FeatureMap::Relu] {

@@ -1,4 +1,5 @@
-//! Checks of (16) and (17), on data from a Gaussian, where the model, its chain and its likelihood are known exactly.
+//! Checks of (16) and (17), on data from a Gaussian, where the model, its chain and its likelihood are known
+//! exactly.
 
 use super::Check;
 use super::measure::{Estimate, absolute, draws, estimate, expect, integrate, pdf, relative, worst};
@@ -33,8 +34,8 @@ fn eps_theta(x: &[f64], t: crate::equations::Timestep, out: &mut [f64]) -> crate
     Ok(())
 }
 
-/// The integral of N(mean, variance) over the bin of the pixel value `x0`, by Simpson's rule: the bin is far narrower than the
-/// density, so 200 cells leave less than 1e-12.
+/// The integral of N(mean, variance) over the bin of the pixel value `x0`, by Simpson's rule: the bin is far
+/// narrower than the density, so 200 cells leave less than 1e-12.
 fn bin(x0: f64, mean: f64, variance: f64) -> f64 {
     let step = 2.0 / 255.0 / 200.0;
     let at = |i: usize| pdf(x0 - 1.0 / 255.0 + step * i as f64, mean, variance);
@@ -67,8 +68,8 @@ fn log_weights(variance: VarianceKind, count: usize) -> Vec<f64> {
     (0..count).map(|_| weight()).collect()
 }
 
-/// (16) by importance sampling against the exact likelihood of the Gaussian chain: five standard errors of the mean of 20000 weights,
-/// relative to that mean, since -ln turns relative errors into absolute ones.
+/// (16) by importance sampling against the exact likelihood of the Gaussian chain: five standard errors of
+/// the mean of 20000 weights, relative to that mean, since -ln turns relative errors into absolute ones.
 pub fn eq16() -> Vec<Check> {
     VARIANCES
         .map(|variance| {
@@ -87,7 +88,8 @@ pub fn eq16() -> Vec<Check> {
         .to_vec()
 }
 
-/// E L over all noises, exactly: every term depends on its own noise alone, so one noise value can serve all t at once.
+/// E L over all noises, exactly: every term depends on its own noise alone, so one noise value can serve all
+/// t at once.
 pub fn expected_bound(variance: VarianceKind) -> f64 {
     let schedule = coarse();
     expect(|e| {
@@ -149,9 +151,10 @@ fn integrated_prior(mean: f64, variance: f64) -> f64 {
     })
 }
 
-/// (17): every term against numerical integration (1e-9: 4000 roundings and the decoder's Simpson rule), the sum against the simulated
-/// chain (five standard errors of 20000 paths), the inequality against the exact likelihood, and the decoder as a distribution over 256
-/// values (each probability is raised to the floor of 1e-12 at most).
+/// (17): every term against numerical integration (1e-9: 4000 roundings and the decoder's Simpson rule), the
+/// sum against the simulated chain (five standard errors of 20000 paths), the inequality against the exact
+/// likelihood, and the decoder as a distribution over 256 values (each probability is raised to the floor of
+/// 1e-12 at most).
 pub fn eq17() -> Vec<Check> {
     let mut checks = Vec::new();
     for variance in VARIANCES {
@@ -211,8 +214,8 @@ fn misplaced() -> f64 {
     })
 }
 
-/// The decoder: its probabilities' sum, and each against an integral; 1e-9 relative, of a Simpson rule on bins up to half a
-/// standard deviation wide.
+/// The decoder: its probabilities' sum, and each against an integral; 1e-9 relative, of a Simpson rule on
+/// bins up to half a standard deviation wide.
 fn decoder() -> [Check; 3] {
     let (mut sums, mut bins) = (Vec::new(), Vec::new());
     for mean in [-1.4, -0.99, 0.003, 0.7, 1.0, 1.2] {

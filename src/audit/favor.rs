@@ -28,9 +28,10 @@ pub fn features(map: FeatureMap, x: &Array1<f64>, w: &Array2<f64>) -> Array1<f64
     eq24_features(map, x, w.view()).map_or_else(|_| array![f64::NAN], |phi| phi.row(0).to_owned())
 }
 
-/// (23): E[ phi(x)^T phi(y) ] over w ~ N(0, I) in the plane, integrated on a grid, for each map against its kernel. The smooth maps: the
-/// trapezoid rule is exact to rounding, 810000 terms of 1e-16 at random. ReLU has kinks along two lines, across which the slope jumps by
-/// at most |x||y||w|: the rule's error is at most h^2/12 times that, h^2/12 = 3.3e-5 for h = 0.02.
+/// (23): E[ phi(x)^T phi(y) ] over w ~ N(0, I) in the plane, integrated on a grid, for each map against its
+/// kernel. The smooth maps: the trapezoid rule is exact to rounding, 810000 terms of 1e-16 at random. ReLU
+/// has kinks along two lines, across which the slope jumps by at most |x||y||w|: the rule's error is at most
+/// h^2/12 times that, h^2/12 = 3.3e-5 for h = 0.02.
 pub fn eq23() -> Vec<Check> {
     let (side, half) = (900, 9.0);
     let step = 2.0 * half / side as f64;
@@ -72,9 +73,10 @@ fn combined(map: FeatureMap, x: &Array1<f64>, y: &Array1<f64>, w: &Array2<f64>) 
     w.outer_iter().map(term).sum::<f64>() / w.nrows() as f64
 }
 
-/// (24): the inner products of its features against one mean over the projections (rounding); the projections' orthogonality (rounding
-/// of a 16 x 16 decomposition), independence of the blocks and lengths; and the estimates' means over 4000 draws of 16 orthogonal projections
-/// in 16 dimensions for aligned x = y, where a decomposition of fixed signs would be off by a quarter (five standard errors).
+/// (24): the inner products of its features against one mean over the projections (rounding); the
+/// projections' orthogonality (rounding of a 16 x 16 decomposition), independence of the blocks and lengths;
+/// and the estimates' means over 4000 draws of 16 orthogonal projections in 16 dimensions for aligned x = y,
+/// where a decomposition of fixed signs would be off by a quarter (five standard errors).
 pub fn eq24() -> Vec<Check> {
     let mut rng = draws(24);
     let d = 16;
@@ -85,7 +87,8 @@ pub fn eq24() -> Vec<Check> {
     let mut checks = vec![
         Check::new("phi(x)^T phi(y) as one mean over the projections", worst(products), 1e-13),
         Check::new("cosines within a block", largest_cosine(&w, |i, j| i / d == j / d), 1e-14),
-        // Independent directions in 16 dimensions: a cosine of 0.95 among some 500 pairs has probability below 1e-5.
+        // Independent directions in 16 dimensions: a cosine of 0.95 among some 500 pairs has probability
+        // below 1e-5.
         Check::new(
             "cosines between blocks: none repeats another",
             largest_cosine(&w, |i, j| i / d != j / d),
@@ -136,8 +139,9 @@ fn aligned_vectors(d: usize) -> [(&'static str, Array1<f64>); 2] {
     [("first axis", axis), ("diagonal", Array1::from_elem(d, (0.5 / d as f64).sqrt()))]
 }
 
-/// The means of all four estimates at x = y over 4000 orthogonal draws; and that of the positive one with lengths fixed at sqrt(d), which is
-/// biased: it estimates the mean over a sphere, integrated here, not over a Gaussian.
+/// The means of all four estimates at x = y over 4000 orthogonal draws; and that of the positive one with
+/// lengths fixed at sqrt(d), which is biased: it estimates the mean over a sphere, integrated here, not over
+/// a Gaussian.
 fn aligned(rng: &mut ChaCha8Rng) -> Vec<Check> {
     let d = 16;
     let draws: Vec<_> = (0..4000).map(|_| draw(ORTHOGONAL, d, d, rng)).collect();
@@ -154,7 +158,8 @@ fn aligned(rng: &mut ChaCha8Rng) -> Vec<Check> {
         for map in FeatureMap::ALL {
             let got = mean(map, &x, &draws);
             let error = (got.mean - eq23_kernel(map, x.view(), x.view())).abs();
-            // The trigonometric estimate is exact for x = y (sin^2 + cos^2): what is left is the rounding of 4000 terms.
+            // The trigonometric estimate is exact for x = y (sin^2 + cos^2): what is left is the rounding of
+            // 4000 terms.
             let bound = (5.0 * got.standard_error).max(1e-12);
             checks.push(Check::new(format!("unbiased for x = y on the {name}, {map:?}"), error, bound));
         }
@@ -166,7 +171,8 @@ fn aligned(rng: &mut ChaCha8Rng) -> Vec<Check> {
     checks
 }
 
-/// E[ exp( sqrt(d) u |2x| - |x|^2 ) ], u one coordinate of a uniform point on the unit sphere, whose density is (1 - u^2)^((d-3)/2).
+/// E[ exp( sqrt(d) u |2x| - |x|^2 ) ], u one coordinate of a uniform point on the unit sphere, whose density
+/// is (1 - u^2)^((d-3)/2).
 fn fixed_length_mean(d: usize, norm2: f64) -> f64 {
     let density = |u: f64| (1.0 - u * u).powf((d as f64 - 3.0) / 2.0);
     let scale = (d as f64).sqrt() * 2.0 * norm2.sqrt();
@@ -188,7 +194,8 @@ mod tests {
     fn eq24_is_unbiased_with_orthogonal_projections() {
         let checks = eq24();
         assert_all(&checks);
-        // The bias of fixed lengths is real: the sphere's mean is percents from the kernel, beyond the check's bound.
+        // The bias of fixed lengths is real: the sphere's mean is percents from the kernel, beyond the
+        // check's bound.
         let bias = fixed_length_mean(16, 0.5) / 0.5f64.exp() - 1.0;
         assert!(bias < -0.03, "{bias}");
         assert!(checks.iter().filter(|check| check.name.contains("Positive")).all(|check| check.bound < 0.1));

@@ -12,8 +12,8 @@ const LINEAR_ABAR_T: f64 = 4.035_829_765_375_683e-5;
 /// abar_1000 of the cosine schedule (s = 0.008, beta cut at 0.999), computed with 40 digits.
 const COSINE_ABAR_T: f64 = 2.428_766_907_034_468e-9;
 
-/// (1) by numerical integration. Bound 1e-10: the trapezoid rule is exact here to rounding, 4000 terms of 1e-16, which the density's
-/// steepness at beta = 1e-4 (x/beta = 1e4) can amplify.
+/// (1) by numerical integration. Bound 1e-10: the trapezoid rule is exact here to rounding, 4000 terms of
+/// 1e-16, which the density's steepness at beta = 1e-4 (x/beta = 1e4) can amplify.
 pub fn eq01() -> Vec<Check> {
     let cases = cases();
     let density = |case: &super::toy::Case, x_t: f64, x: f64| eq01_log_q(&[x_t], &[x], &case.level).exp();
@@ -44,8 +44,8 @@ pub fn eq01() -> Vec<Check> {
     ]
 }
 
-/// (2) iterated. The deterministic parts: 1000 roundings of 1.1e-16 each, twice (1e-12 leaves a factor of five). The simulated ones: five
-/// standard errors of 20000 draws at a fixed seed.
+/// (2) iterated. The deterministic parts: 1000 roundings of 1.1e-16 each, twice (1e-12 leaves a factor of
+/// five). The simulated ones: five standard errors of 20000 draws at a fixed seed.
 pub fn eq02() -> Vec<Check> {
     let schedule = ho();
     let steps = schedule.steps();
@@ -100,9 +100,10 @@ pub fn eq02() -> Vec<Check> {
     checks
 }
 
-/// (3) against (2) iterated on the betas, for all 1000 t. 1 - abar_t loses four digits at t = 1: 1e-12 of 1e-16/1e-4. The golden
-/// values: 1000 roundings. The inverse multiplies the rounding of x_t by 1/sqrt(abar_T) = 157. A strided schedule, (2) iterated on its own
-/// betas, must pass through the x_t of the full one, as closely.
+/// (3) against (2) iterated on the betas, for all 1000 t. 1 - abar_t loses four digits at t = 1: 1e-12 of
+/// 1e-16/1e-4. The golden values: 1000 roundings. The inverse multiplies the rounding of x_t by
+/// 1/sqrt(abar_T) = 157. A strided schedule, (2) iterated on its own betas, must pass through the x_t of the
+/// full one, as closely.
 pub fn eq03() -> Vec<Check> {
     let schedule = ho();
     let walk = walk(&schedule);
@@ -149,7 +150,8 @@ pub fn eq03() -> Vec<Check> {
     checks
 }
 
-/// The largest relative difference between the signals and the variances of [`strided`] and of [`ho`] at the timesteps that both visit.
+/// The largest relative difference between the signals and the variances of [`strided`] and of [`ho`] at the
+/// timesteps that both visit.
 fn stride_error() -> f64 {
     let (short, full) = (strided(), walk(&ho()));
     worst(short.levels().iter().zip(&walk(&short)[1..]).map(|(level, &(signal, variance))| {

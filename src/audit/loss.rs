@@ -15,7 +15,8 @@ use crate::equations::{Level, Timestep};
 /// Numerical integration: 4000 roundings, and the digits that beta~_t loses at t = 2 of 1000.
 const GRID: f64 = 1e-9;
 
-/// The largest error of `distance` + C_t against the divergence by numerical integration, for one choice of sigma_t^2.
+/// The largest error of `distance` + C_t against the divergence by numerical integration, for one choice of
+/// sigma_t^2.
 fn against_divergence(variance: VarianceKind, distance: impl Fn(&Case, f64) -> f64) -> f64 {
     worst(cases().iter().map(|case| {
         let sigma2 = case.optimal_variance(variance);
@@ -38,8 +39,8 @@ fn both(distance: impl Fn(&Case, f64) -> f64) -> Vec<Check> {
         .to_vec()
 }
 
-/// (18) between means from Bayes' rule on a grid, plus C_t, against the divergence by integration; in several dimensions against the
-/// closed-form divergence, C_t being D times as large: rounding.
+/// (18) between means from Bayes' rule on a grid, plus C_t, against the divergence by integration; in several
+/// dimensions against the closed-form divergence, C_t being D times as large: rounding.
 pub fn eq18() -> Vec<Check> {
     let mut checks = both(|case, sigma2| {
         eq18_mean_distance(&[case.bayes(case.x0).mean], &[case.bayes(case.x0_hat()).mean], sigma2)
@@ -64,8 +65,8 @@ pub fn eq19() -> Vec<Check> {
     both(|case, sigma2| eq19_mean_distance(&[case.x_t], &[case.eps], &[case.eps_hat], &case.level, sigma2))
 }
 
-/// (20) at x_0, where eps_theta sees x_t; what it sees, against (2) iterated (rounding of 1000 steps); and against (18) and (19) for random
-/// images at every t.
+/// (20) at x_0, where eps_theta sees x_t; what it sees, against (2) iterated (rounding of 1000 steps); and
+/// against (18) and (19) for random images at every t.
 pub fn eq20() -> Vec<Check> {
     let mut checks = both(|case, sigma2| {
         let predict = |_: &[f64], _, out: &mut [f64]| {
@@ -81,8 +82,9 @@ pub fn eq20() -> Vec<Check> {
     checks
 }
 
-/// The largest relative difference of (20) from (19) and from (18), whose mu~_t is (11) at x_0, for images of six pixels. The means differ by
-/// about a hundredth of their size where beta_t = 1e-4, and (11)'s mean has lost four digits there: 1e-16 x 1e6, squared up a few times.
+/// The largest relative difference of (20) from (19) and from (18), whose mu~_t is (11) at x_0, for images of
+/// six pixels. The means differ by about a hundredth of their size where beta_t = 1e-4, and (11)'s mean has
+/// lost four digits there: 1e-16 x 1e6, squared up a few times.
 fn forms() -> f64 {
     let (schedule, mut rng) = (ho(), draws(20));
     worst(schedule.levels()[1..].iter().flat_map(|level| {
@@ -129,8 +131,9 @@ pub fn least_loss(data: GaussianData, t: usize) -> f64 {
     from_data / (from_data + variance)
 }
 
-/// (21): what eps_theta sees; its value against (20) of weight one and, with the best eps_theta for Gaussian data, against the exact
-/// minimum (five standard errors of 40000 draws); its gradient against central differences, which are exact for a square.
+/// (21): what eps_theta sees; its value against (20) of weight one and, with the best eps_theta for Gaussian
+/// data, against the exact minimum (five standard errors of 40000 draws); its gradient against central
+/// differences, which are exact for a square.
 pub fn eq21() -> Vec<Check> {
     let mut rng = draws(21);
     let (x0, eps) = (normals(&mut rng, 37), normals(&mut rng, 37));

@@ -7,8 +7,9 @@ pub fn pdf(x: f64, mean: f64, variance: f64) -> f64 {
     (-(x - mean) * (x - mean) / (2.0 * variance)).exp() / (std::f64::consts::TAU * variance).sqrt()
 }
 
-/// The trapezoid rule over `cells` cells. For an analytic function that vanishes at both ends with all its derivatives, such as
-/// a Gaussian cut at 12 standard deviations (1e-32 of it is lost), the error falls exponentially with the number of cells.
+/// The trapezoid rule over `cells` cells. For an analytic function that vanishes at both ends with all its
+/// derivatives, such as a Gaussian cut at 12 standard deviations (1e-32 of it is lost), the error falls
+/// exponentially with the number of cells.
 pub fn integrate(low: f64, high: f64, cells: usize, f: impl Fn(f64) -> f64) -> f64 {
     let step = (high - low) / cells as f64;
     let inner: f64 = (1..cells).map(|i| f(low + step * i as f64)).sum();

@@ -34,8 +34,8 @@ pub fn all() -> Vec<Misprint> {
     all
 }
 
-/// N(x_{t-1}; sqrt(1 - beta_t) x_{t-1}, beta_t) does not depend on x_t: integrated over x_t it is no distribution. Bound: the
-/// integration's rounding.
+/// N(x_{t-1}; sqrt(1 - beta_t) x_{t-1}, beta_t) does not depend on x_t: integrated over x_t it is no
+/// distribution. Bound: the integration's rounding.
 fn eq01() -> Misprint {
     let (level, x) = (coarse().levels()[4], 0.3);
     let mass = |density: &dyn Fn(f64) -> f64| (integrate(-8.0, 8.0, 4000, density) - 1.0).abs();
@@ -49,8 +49,8 @@ fn eq01() -> Misprint {
     )
 }
 
-/// The total variation between q(x_{t-1} | x_t) for two-point data, by Bayes' rule on a grid, and the Gaussian of the same moments, at
-/// beta = 0.7. Bound: the integration's rounding.
+/// The total variation between q(x_{t-1} | x_t) for two-point data, by Bayes' rule on a grid, and the
+/// Gaussian of the same moments, at beta = 0.7. Bound: the integration's rounding.
 fn eq04() -> Misprint {
     let schedule = schedule(Schedule::from_betas(&[0.5, 0.7]));
     let (level, x_t) = (schedule.last(), 0.1);
@@ -76,7 +76,8 @@ fn eq04() -> Misprint {
     )
 }
 
-/// The variance of q(x_t | x_0), 1 - abar_t, where the variance of x_{t-1} given x_t belongs. Bound: the grid's.
+/// The variance of q(x_t | x_0), 1 - abar_t, where the variance of x_{t-1} given x_t belongs. Bound: the
+/// grid's.
 fn eq06() -> Misprint {
     let error = |variance: &dyn Fn(&Case, VarianceKind) -> f64| {
         worst(cases().iter().flat_map(|case| {
@@ -133,8 +134,9 @@ fn eq14() -> Misprint {
     )
 }
 
-/// eps where fresh noise belongs leaves x_{t-1} without any variance given x_t: bound, five standard errors of 2000 draws. Noise at t = 1:
-/// with data at one point and the true eps the last step should return that point; bound, the digits that 1 - abar_1 leaves.
+/// eps where fresh noise belongs leaves x_{t-1} without any variance given x_t: bound, five standard errors
+/// of 2000 draws. Noise at t = 1: with data at one point and the true eps the last step should return that
+/// point; bound, the digits that 1 - abar_1 leaves.
 fn eq15() -> [Misprint; 2] {
     let case = cases()[2];
     let sigma2 = case.optimal_variance(FixedSmall);
@@ -176,7 +178,8 @@ fn eq15() -> [Misprint; 2] {
     ]
 }
 
-/// The middle terms up to t = T - 1: the sum lacks that of t = T. Bound: the integration's, as for the check of (17).
+/// The middle terms up to t = T - 1: the sum lacks that of t = T. Bound: the integration's, as for the check
+/// of (17).
 fn eq17() -> Misprint {
     let (prior, middle, decoder) = integrated_terms(FixedLarge);
     let whole = prior + middle.iter().sum::<f64>() + decoder;
@@ -191,7 +194,8 @@ fn eq17() -> Misprint {
     )
 }
 
-/// The distance of the means alone for sigma_t^2 = beta_t. Bound: the integration's, as for the check of (18).
+/// The distance of the means alone for sigma_t^2 = beta_t. Bound: the integration's, as for the check of
+/// (18).
 fn eq18() -> Misprint {
     let error = |with_constant: f64| {
         worst(cases().iter().map(|case| {
@@ -211,8 +215,9 @@ fn eq18() -> Misprint {
     )
 }
 
-/// sqrt(alpha_t) x_0 inside eps_theta, with the eps_theta that is best for Gaussian data: the expected distance, integrated over x_0 and
-/// eps (exact for a square), against the variance of eps given x_t. Bound: rounding of 481 x 481 terms.
+/// sqrt(alpha_t) x_0 inside eps_theta, with the eps_theta that is best for Gaussian data: the expected
+/// distance, integrated over x_0 and eps (exact for a square), against the variance of eps given x_t. Bound:
+/// rounding of 481 x 481 terms.
 fn eq20_and_eq21() -> [Misprint; 2] {
     let schedule = coarse();
     let level = &schedule.levels()[6];
@@ -246,8 +251,8 @@ fn eq20_and_eq21() -> [Misprint; 2] {
     ]
 }
 
-/// Algorithm 2 as printed, on Gaussian data with the best eps_theta: its affine steps x -> gain x + offset, read off at two points, give the
-/// variance of x_0. Bound: rounding, as for the check of Algorithm 2.
+/// Algorithm 2 as printed, on Gaussian data with the best eps_theta: its affine steps x -> gain x + offset,
+/// read off at two points, give the variance of x_0. Bound: rounding, as for the check of Algorithm 2.
 fn alg2() -> [Misprint; 2] {
     let schedule = coarse();
     let exact = DATA.sampled(&schedule, FixedSmall, 1).variance;
@@ -293,7 +298,8 @@ fn alg2() -> [Misprint; 2] {
     ]
 }
 
-/// w_1 in the last component: the estimate is another mean over the projections than (24) says. Bound: rounding.
+/// w_1 in the last component: the estimate is another mean over the projections than (24) says. Bound:
+/// rounding.
 fn eq25() -> Misprint {
     let phi = |x: &Array1<f64>, w: &Array2<f64>| {
         eq25_positive_features(x.view().insert_axis(Axis(0)), w.view())

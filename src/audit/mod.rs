@@ -1,8 +1,8 @@
-//! The audit: every equation of [`INDEX`] checked against something that is not itself (numerical integration, simulation,
-//! another algebraic route), and every misprint of the slides refuted by a number.
+//! The audit: every equation of [`INDEX`] checked against something that is not itself (numerical
+//! integration, simulation, another algebraic route), and every misprint of the slides refuted by a number.
 //!
-//! [`run`] measures and returns a [`Report`]; printing is the caller's. Every random draw has a fixed seed, so a report is the
-//! same on every run of a build.
+//! [`run`] measures and returns a [`Report`]; printing is the caller's. Every random draw has a fixed seed,
+//! so a report is the same on every run of a build.
 
 mod algorithms;
 mod attention;

@@ -49,10 +49,11 @@ pub fn product_error(phi: impl Fn(&Array1<f64>, &Array2<f64>) -> Array1<f64>) ->
     worst(products)
 }
 
-/// (25): inner products against one mean over the projections, and against (24) at x/d^(1/4) (rounding); positive; unbiased for aligned
-/// q = k, i.i.d. and orthogonal; the mean squared errors of Choromanski et al. (2021), Lemma 2 for i.i.d. projections (exact) and Theorem 2
-/// for orthogonal ones (an upper bound), falling as 1/m; and the trigonometric map's error where the kernel is small, also Lemma 2.
-/// Simulated over 6000 draws of 16 projections in 16 dimensions: five standard errors.
+/// (25): inner products against one mean over the projections, and against (24) at x/d^(1/4) (rounding);
+/// positive; unbiased for aligned q = k, i.i.d. and orthogonal; the mean squared errors of Choromanski et al.
+/// (2021), Lemma 2 for i.i.d. projections (exact) and Theorem 2 for orthogonal ones (an upper bound), falling
+/// as 1/m; and the trigonometric map's error where the kernel is small, also Lemma 2. Simulated over 6000
+/// draws of 16 projections in 16 dimensions: five standard errors.
 pub fn eq25() -> Vec<Check> {
     let mut rng = draws(125);
     let w = draw(ORTHOGONAL, 21, D, &mut rng);
@@ -151,7 +152,8 @@ fn small_kernel(rng: &mut ChaCha8Rng) -> Vec<Check> {
     let error = (trigonometric.mean - lemma).abs();
     vec![
         Check::new("trigonometric map where K is small: Lemma 2", error, 5.0 * trigonometric.standard_error),
-        // Lemma 2's ratio is 2 K^4 (1 - exp(-|x+y|^2)) or about 5e-5 here; 1e-3 leaves room for both sampling errors.
+        // Lemma 2's ratio is 2 K^4 (1 - exp(-|x+y|^2)) or about 5e-5 here; 1e-3 leaves room for both sampling
+        // errors.
         Check::new(
             "positive over trigonometric squared error where K is small",
             positive.mean / trigonometric.mean,
@@ -170,7 +172,8 @@ mod tests {
         assert_all(&eq25());
     }
 
-    /// The saving of Theorem 2 is larger than the sampling error, so that the check can tell orthogonal from i.i.d.
+    /// The saving of Theorem 2 is larger than the sampling error, so that the check can tell orthogonal from
+    /// i.i.d.
     #[test]
     fn eq25_orthogonal_projections_beat_independent_ones() {
         let mut rng = draws(126);

@@ -12,12 +12,14 @@ use crate::equations::{Level, Schedule};
 /// The two equally likely values of (4)'s data.
 pub const POINTS: [f64; 2] = [-1.0, 0.6];
 
-/// Bayes' rule on a grid: 4000 roundings, times what 1 - abar_{t-1} and beta_t lose at t = 2 of 1000 (1e-16/1e-4).
+/// Bayes' rule on a grid: 4000 roundings, times what 1 - abar_{t-1} and beta_t lose at t = 2 of 1000
+/// (1e-16/1e-4).
 const GRID: f64 = 1e-10;
 
-/// (4) for two-point data, against a mixture of posteriors from Bayes' rule on a grid; and its approach to a Gaussian: ln q(x_{t-1})
-/// is smooth, so the skewness is of order beta^(3/2) and the divergence from the Gaussian of the same moments of order beta^3. The
-/// exponent between beta = 0.02 and 0.01 may miss 3 by the next order, beta itself times a constant near ten.
+/// (4) for two-point data, against a mixture of posteriors from Bayes' rule on a grid; and its approach to a
+/// Gaussian: ln q(x_{t-1}) is smooth, so the skewness is of order beta^(3/2) and the divergence from the
+/// Gaussian of the same moments of order beta^3. The exponent between beta = 0.02 and 0.01 may miss 3 by the
+/// next order, beta itself times a constant near ten.
 pub fn eq04() -> Vec<Check> {
     let data: [&[f64]; 2] = [&POINTS[..1], &POINTS[1..]];
     // x_t must come from the data: far from both points the density's mass is not where x_t says.
@@ -50,7 +52,8 @@ pub fn eq04() -> Vec<Check> {
     ]
 }
 
-/// KL of (4) from the Gaussian of its own mean and variance, for [`POINTS`], abar_{t-1} = 0.5, x_t = 0.1 and `beta`.
+/// KL of (4) from the Gaussian of its own mean and variance, for [`POINTS`], abar_{t-1} = 0.5, x_t = 0.1 and
+/// `beta`.
 pub fn divergence_from_gaussian(beta: f64) -> f64 {
     let schedule = schedule(Schedule::from_betas(&[0.5, beta]));
     let data: [&[f64]; 2] = [&POINTS[..1], &POINTS[1..]];
@@ -62,7 +65,8 @@ pub fn divergence_from_gaussian(beta: f64) -> f64 {
     })
 }
 
-/// (8) against Bayes' rule on a grid: mass, and the density at points over eight standard deviations, relative to its peak.
+/// (8) against Bayes' rule on a grid: mass, and the density at points over eight standard deviations,
+/// relative to its peak.
 pub fn eq08() -> Vec<Check> {
     let cases = cases();
     let density =
@@ -142,8 +146,8 @@ pub fn eq10() -> Vec<Check> {
     ]
 }
 
-/// (11) against Bayes' rule on a grid, at t = 1 exactly, and against (9) for all 1000 t: 1e-11 for the digits that 1 - abar_{t-1} loses
-/// at small t, in another order.
+/// (11) against Bayes' rule on a grid, at t = 1 exactly, and against (9) for all 1000 t: 1e-11 for the digits
+/// that 1 - abar_{t-1} loses at small t, in another order.
 pub fn eq11() -> Vec<Check> {
     let schedule = ho();
     let forms = schedule
@@ -161,8 +165,8 @@ pub fn eq11() -> Vec<Check> {
     ]
 }
 
-/// (12) against Bayes' rule on a grid at the x_0 that (3) gives, and at t = 1 against x_0: 1e-12 of the digits lost by 1 - abar_1; and
-/// against (9) at that x_0 for all 1000 t, with the bound of (11).
+/// (12) against Bayes' rule on a grid at the x_0 that (3) gives, and at t = 1 against x_0: 1e-12 of the
+/// digits lost by 1 - abar_1; and against (9) at that x_0 for all 1000 t, with the bound of (11).
 pub fn eq12() -> Vec<Check> {
     let scalar = |x_t: f64, eps: f64, level: &Level| {
         let mut mean = [0.0];

@@ -13,7 +13,8 @@ use crate::equations::reverse::{
 /// As for the posterior: 4000 roundings and four lost digits at t = 2 of 1000.
 const GRID: f64 = 1e-10;
 
-/// (5) in two dimensions with two different variances, integrated on a grid of 400 x 400: the trapezoid rule is exact to rounding.
+/// (5) in two dimensions with two different variances, integrated on a grid of 400 x 400: the trapezoid rule
+/// is exact to rounding.
 pub fn eq05() -> Vec<Check> {
     let (mean, variances) = ([0.4, -1.1], [0.3, 0.05]);
     let over = |f: &dyn Fn([f64; 2]) -> f64| {
@@ -33,8 +34,9 @@ pub fn eq05() -> Vec<Check> {
     ]
 }
 
-/// (6) against the variance of (15)'s draws, by unit steps of z, one component at a time: 1e-12 for the subtraction of the mean from a
-/// step of size sqrt(sigma_t^2) >= 0.007; and against the best variance by Bayes' rule on a grid.
+/// (6) against the variance of (15)'s draws, by unit steps of z, one component at a time: 1e-12 for the
+/// subtraction of the mean from a step of size sqrt(sigma_t^2) >= 0.007; and against the best variance by
+/// Bayes' rule on a grid.
 pub fn eq06() -> Vec<Check> {
     let (mut drawn, mut exact) = (Vec::new(), Vec::new());
     for case in cases() {
@@ -75,8 +77,9 @@ fn response(level: &Level, variance: VarianceKind, z: [f64; 3]) -> [f64; 3] {
     [0, 1, 2].map(|i| moved[i] - still[i])
 }
 
-/// (7) against the variance of x_{t-1} given x_t by Bayes' rule on a grid, for the data that makes each choice optimal; its logarithm, which
-/// densities use, against the same for t >= 2 and at t = 1, for both choices, against beta~_2 from (2) iterated (the digits of 1 - abar_2).
+/// (7) against the variance of x_{t-1} given x_t by Bayes' rule on a grid, for the data that makes each
+/// choice optimal; its logarithm, which densities use, against the same for t >= 2 and at t = 1, for both
+/// choices, against beta~_2 from (2) iterated (the digits of 1 - abar_2).
 pub fn eq07() -> Vec<Check> {
     let error = |variance| {
         worst(
@@ -146,8 +149,8 @@ pub fn eq14() -> Vec<Check> {
     ]
 }
 
-/// (15): its mean (z = 0) and the square of its response to z against Bayes' rule on a grid; at t = 1 no response at all, and for the
-/// true noise x_0 itself to the twelve digits that 1 - abar_1 leaves.
+/// (15): its mean (z = 0) and the square of its response to z against Bayes' rule on a grid; at t = 1 no
+/// response at all, and for the true noise x_0 itself to the twelve digits that 1 - abar_1 leaves.
 pub fn eq15() -> Vec<Check> {
     let step = |x_t: f64, eps: f64, z: f64, level: &Level, reverse: Reverse| {
         let mut x_prev = [0.0];

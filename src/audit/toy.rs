@@ -23,13 +23,15 @@ pub fn strided() -> Schedule {
     schedule(ho().respaced(&kept))
 }
 
-/// A schedule of ten coarse steps, beta from 0.02 to 0.29, whose abar_T of about 0.19 leaves much of x_0 in x_T.
+/// A schedule of ten coarse steps, beta from 0.02 to 0.29, whose abar_T of about 0.19 leaves much of x_0 in
+/// x_T.
 pub fn coarse() -> Schedule {
     let betas: Vec<f64> = (0..10).map(|i| 0.02 + 0.03 * f64::from(i)).collect();
     schedule(Schedule::from_betas(&betas))
 }
 
-/// The factor of x_0 in x_t and the variance around it, for t = 0, 1, ..: (2) iterated on the betas, without abar.
+/// The factor of x_0 in x_t and the variance around it, for t = 0, 1, ..: (2) iterated on the betas, without
+/// abar.
 pub fn walk(schedule: &Schedule) -> Vec<(f64, f64)> {
     let (mut signal, mut variance) = (1.0, 0.0);
     let mut out = vec![(signal, variance)];
@@ -97,13 +99,15 @@ impl Case {
         (self.x_t - self.variance.sqrt() * self.eps_hat) / self.signal
     }
 
-    /// The moments of `likelihood(x_{t-1})` times the density of x_{t-1} given x_0 = `x0`, integrated numerically.
+    /// The moments of `likelihood(x_{t-1})` times the density of x_{t-1} given x_0 = `x0`, integrated
+    /// numerically.
     pub fn bayes_with(&self, x0: f64, likelihood: impl Fn(f64) -> f64) -> Moments {
         let (centre, spread) = self.support();
         moments(centre, spread, |x| likelihood(x) * pdf(x, self.signal_prev * x0, self.variance_prev))
     }
 
-    /// Bayes' rule on a grid: the moments of x_{t-1} given x_t and x_0 = `x0`. The mass is the density of x_t.
+    /// Bayes' rule on a grid: the moments of x_{t-1} given x_t and x_0 = `x0`. The mass is the density of
+    /// x_t.
     pub fn bayes(&self, x0: f64) -> Moments {
         self.bayes_with(x0, |x| self.likelihood(x))
     }
@@ -119,8 +123,8 @@ impl Case {
         (self.x_t / keep.sqrt(), (self.level.beta / keep).sqrt())
     }
 
-    /// The variance of x_{t-1} given x_t where it is optimal to have it as sigma_t^2: for data at one point (small) and for data
-    /// from N(0, 1) (large), by Bayes' rule on a grid.
+    /// The variance of x_{t-1} given x_t where it is optimal to have it as sigma_t^2: for data at one point
+    /// (small) and for data from N(0, 1) (large), by Bayes' rule on a grid.
     pub fn optimal_variance(&self, kind: VarianceKind) -> f64 {
         match kind {
             VarianceKind::FixedSmall => self.bayes(self.x0).variance,
@@ -131,8 +135,8 @@ impl Case {
         }
     }
 
-    /// KL( q(x_{t-1}|x_t, x_0) || p_theta(x_{t-1}|x_t) ) integrated numerically, both densities from Bayes' rule on a grid, p_theta's at
-    /// the predicted x_0 = `x0_hat`.
+    /// KL( q(x_{t-1}|x_t, x_0) || p_theta(x_{t-1}|x_t) ) integrated numerically, both densities from Bayes'
+    /// rule on a grid, p_theta's at the predicted x_0 = `x0_hat`.
     pub fn kl_by_integration(&self, kind: VarianceKind, x0_hat: f64) -> f64 {
         let (q, p) = (self.bayes(self.x0), self.bayes(x0_hat));
         let p_variance = self.optimal_variance(kind);
@@ -182,7 +186,8 @@ impl GaussianData {
             .collect()
     }
 
-    /// The mean and variance of the x_{t-1} that Algorithm 2 draws from x_T ~ N(0, 1), t = `last`, with the optimal eps_theta.
+    /// The mean and variance of the x_{t-1} that Algorithm 2 draws from x_T ~ N(0, 1), t = `last`, with the
+    /// optimal eps_theta.
     pub fn sampled(self, schedule: &Schedule, kind: VarianceKind, last: usize) -> GaussianData {
         let means = self.reverse_means(schedule);
         let walk = walk(schedule);

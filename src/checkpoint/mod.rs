@@ -1,8 +1,9 @@
 //! Models and training runs on disk.
 //!
-//! A model folder ([`model_folder`]) is diffusers' pipeline layout, so that other programs read our models and ours reads
-//! theirs. A training state ([`state`]) is one checksummed file from which a run goes on with the same bits. Both hold
-//! their tensors as safetensors; whatever is read is checked, and what is wrong is named with its file.
+//! A model folder ([`model_folder`]) is diffusers' pipeline layout, so that other programs read our models
+//! and ours reads theirs. A training state ([`state`]) is one checksummed file from which a run goes on with
+//! the same bits. Both hold their tensors as safetensors; whatever is read is checked, and what is wrong is
+//! named with its file.
 
 mod keys;
 pub mod model_folder;

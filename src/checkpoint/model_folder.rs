@@ -8,8 +8,8 @@
 //! scheduler/scheduler_config.json             the diffusion process
 //! ```
 //!
-//! A model with softmax attention loads in Python with `DDPMPipeline.from_pretrained(DIR)`. One with FAVOR+ is refused
-//! there by its block types, since diffusers has no such attention.
+//! A model with softmax attention loads in Python with `DDPMPipeline.from_pretrained(DIR)`. One with FAVOR+
+//! is refused there by its block types, since diffusers has no such attention.
 
 use super::safetensors_io::{self, Tensors};
 use super::state::{self, Newest, TrainingState};
@@ -46,7 +46,8 @@ pub struct LoadedModel<T> {
 }
 
 /// Loads a model. `path` is one of
-/// - a run folder that has checkpoints: its newest undamaged checkpoint's averaged weights (its `unet` is never newer);
+/// - a run folder that has checkpoints: its newest undamaged checkpoint's averaged weights (its `unet` is
+///   never newer);
 /// - a model folder, ours or one that diffusers wrote;
 /// - a folder with just a network's `config.json` and weights, such as a model folder's `unet`;
 /// - a checkpoint's file.
@@ -54,7 +55,8 @@ pub struct LoadedModel<T> {
 /// Where no scheduler is found, Ho et al.'s is assumed, linear with T = 1000, and the note says so.
 ///
 /// # Errors
-/// [`Error::Invalid`] naming the file, the key or tensor, what was expected and what was found; [`Error::Read`].
+/// [`Error::Invalid`] naming the file, the key or tensor, what was expected and what was found;
+/// [`Error::Read`].
 pub fn load<T: Real>(path: &Path) -> Result<LoadedModel<T>> {
     if let Some(found) = checkpoint(path)? {
         return from_state(&found.state, found.file, found.note);
@@ -76,8 +78,8 @@ pub fn load<T: Real>(path: &Path) -> Result<LoadedModel<T>> {
     Ok(LoadedModel { model, diffusion, file, step: None, note })
 }
 
-/// Loads the network of a folder with its averaged weights, whatever its scheduler: a model folder or a folder with
-/// `config.json` and `diffusion_pytorch_model.safetensors`.
+/// Loads the network of a folder with its averaged weights, whatever its scheduler: a model folder or a
+/// folder with `config.json` and `diffusion_pytorch_model.safetensors`.
 ///
 /// # Errors
 /// As [`load`].
@@ -110,8 +112,8 @@ pub fn load_unet_config(path: &Path) -> Result<UnetConfig> {
     }
 }
 
-/// Writes a model folder, each file whole or not at all. `raw`, in the layout of `average.weights`, are the weights that
-/// training stopped at; without them a file of earlier ones is removed.
+/// Writes a model folder, each file whole or not at all. `raw`, in the layout of `average.weights`, are the
+/// weights that training stopped at; without them a file of earlier ones is removed.
 ///
 /// # Errors
 /// [`Error::Write`] where the system refuses a step.
@@ -250,8 +252,8 @@ fn check_index(file: &Path) -> Result<()> {
     keys.finish()
 }
 
-/// Where the scheduler may lie: in a pipeline's subfolder, beside the network (diffusers' first models), or, where `path` is
-/// the `unet` of a pipeline, beside that.
+/// Where the scheduler may lie: in a pipeline's subfolder, beside the network (diffusers' first models), or,
+/// where `path` is the `unet` of a pipeline, beside that.
 fn scheduler_file(path: &Path, unet: &Path) -> Option<PathBuf> {
     let subfolder = Path::new("scheduler").join(SCHEDULER);
     let pipeline = unet.join("..");

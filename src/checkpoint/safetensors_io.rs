@@ -44,8 +44,8 @@ impl<'a> Tensors<'a> {
         self.tensors.iter().map(|(name, view)| (name.as_str(), view))
     }
 
-    /// Takes the first tensor of `names` that is there; it must have one of the `shapes`, a floating-point type and finite
-    /// values only.
+    /// Takes the first tensor of `names` that is there; it must have one of the `shapes`, a floating-point
+    /// type and finite values only.
     pub(super) fn take<T: Real>(&mut self, names: &[&str], shapes: &[&[usize]]) -> Result<Vec<T>> {
         let Some((name, view)) = names.iter().find_map(|n| self.tensors.remove_entry(*n)) else {
             let got = format!("no such tensor among the {} that are left", self.tensors.len());
@@ -105,8 +105,8 @@ fn decode<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<
 
 /// Takes every parameter of a network out of a file, into the flat vector's order and layout.
 ///
-/// Attention's tensors may have the names of diffusers' first versions (`query`, `key`, `value`, `proj_attn`), and linear
-/// weights the shape of a 1x1 convolution, \[c_out, c_in, 1, 1\].
+/// Attention's tensors may have the names of diffusers' first versions (`query`, `key`, `value`,
+/// `proj_attn`), and linear weights the shape of a 1x1 convolution, \[c_out, c_in, 1, 1\].
 pub(super) fn take_weights<T: Real>(tensors: &mut Tensors<'_>, graph: &Graph) -> Result<Vec<T>> {
     let mut weights = Vec::new();
     for param in graph.params.iter() {

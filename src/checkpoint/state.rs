@@ -1,9 +1,11 @@
-//! Training states: what a run needs to go on with the same bits, in one file, `RUN/checkpoints/step-00001234.safetensors`.
+//! Training states: what a run needs to go on with the same bits, in one file,
+//! `RUN/checkpoints/step-00001234.safetensors`.
 //!
-//! The file is a safetensors file: `weights`, `ema`, `first_moment` and `second_moment` are the flat vectors, in the engine's
-//! order and layout, and the FAVOR+ projections have the graph's names. Its header's one entry of free text is JSON with
-//! the step, the configuration and a CRC-32 of all of it, so that a file that was cut or damaged is never resumed from.
-//! Random numbers need no state: they are functions of the seed and the step ([`crate::rng`]).
+//! The file is a safetensors file: `weights`, `ema`, `first_moment` and `second_moment` are the flat vectors,
+//! in the engine's order and layout, and the FAVOR+ projections have the graph's names. Its header's one
+//! entry of free text is JSON with the step, the configuration and a CRC-32 of all of it, so that a file that
+//! was cut or damaged is never resumed from. Random numbers need no state: they are functions of the seed and
+//! the step ([`crate::rng`]).
 
 use super::safetensors_io::{self, Tensor, Tensors, little_endian};
 use crate::config::Config;
@@ -67,12 +69,12 @@ struct Header {
     crc32: u32,
 }
 
-/// Saves a state under the run folder and removes checkpoints other than the last two up to this step. Later ones, which
-/// can only be damaged ones that [`newest`] passed over, are removed too.
+/// Saves a state under the run folder and removes checkpoints other than the last two up to this step. Later
+/// ones, which can only be damaged ones that [`newest`] passed over, are removed too.
 ///
 /// # Errors
-/// [`Error::Write`] where the system refuses a step; earlier checkpoints are then all there. [`Error::Invalid`] for vectors
-/// that do not have the network's lengths.
+/// [`Error::Write`] where the system refuses a step; earlier checkpoints are then all there.
+/// [`Error::Invalid`] for vectors that do not have the network's lengths.
 pub fn save(run: &Path, state: &TrainingState) -> Result<PathBuf> {
     let graph = unet::build(&state.config.unet)?;
     let tensors = tensors(state, &graph);
@@ -166,7 +168,8 @@ pub fn load(file: &Path) -> Result<TrainingState> {
     Ok(state)
 }
 
-/// Loads a run's newest checkpoint. One that is damaged is passed over, and the note says so; `None` where there is none.
+/// Loads a run's newest checkpoint. One that is damaged is passed over, and the note says so; `None` where
+/// there is none.
 ///
 /// # Errors
 /// The newest checkpoint's, where none can be read.

@@ -1,10 +1,11 @@
 //! `config.json` of diffusers' `UNet2DModel`, read and written.
 //!
 //! FAVOR+ blocks have types of their own: `FavorAttnDownBlock2D`, `FavorAttnUpBlock2D` and, in the middle,
-//! `UNetMidBlock2DFavor`, with [`crate::config::FavorConfig`] under the key `favor`. diffusers refuses block types that it
-//! does not know, but looks neither at the middle block's type nor at unknown keys, and would compute softmax attention
-//! where only the middle attends with FAVOR+. There the last block on the way down is written with the prefix `FavorMid`
-//! (`FavorMidDownBlock2D`, `FavorMidAttnDownBlock2D`), which changes nothing but that diffusers refuses the folder.
+//! `UNetMidBlock2DFavor`, with [`crate::config::FavorConfig`] under the key `favor`. diffusers refuses block
+//! types that it does not know, but looks neither at the middle block's type nor at unknown keys, and would
+//! compute softmax attention where only the middle attends with FAVOR+. There the last block on the way down
+//! is written with the prefix `FavorMid` (`FavorMidDownBlock2D`, `FavorMidAttnDownBlock2D`), which changes
+//! nothing but that diffusers refuses the folder.
 
 use super::keys::Keys;
 use crate::config::{BlockAttention, FavorConfig, UnetConfig};
@@ -168,8 +169,8 @@ fn outer_blocks_use_favor(config: &UnetConfig) -> bool {
     config.down_attention.iter().chain(&config.up_attention).any(|a| *a == BlockAttention::Favor)
 }
 
-/// The text of a `config.json`. diffusers loads it and builds the same network if no block is a FAVOR+ block, and refuses
-/// it otherwise. The settings of FAVOR+ are written only where a block uses them.
+/// The text of a `config.json`. diffusers loads it and builds the same network if no block is a FAVOR+ block,
+/// and refuses it otherwise. The settings of FAVOR+ are written only where a block uses them.
 pub(super) fn text(config: &UnetConfig) -> String {
     let name = |known: &[(BlockAttention, &str); 3], attention: BlockAttention| {
         known.iter().find(|(kind, _)| *kind == attention).map_or("", |(_, name)| *name).to_owned()

@@ -17,17 +17,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Measure images per second: a full training step (forward, backward, clipping, Adam, average) and a forward pass.
+/// Measure images per second: a full training step (forward, backward, clipping, Adam, average) and a forward
+/// pass.
 ///
-/// Shares of the machine's peak count useful work only: the multiply-adds of convolutions as written, linear layers and
-/// attention, once for a forward pass and three times for a training step, whatever the kernels save or add. The peak is
-/// measured, by a loop of multiply-adds in registers on every thread. The times by kind of work are averages of further
-/// steps, which a clock watches.
+/// Shares of the machine's peak count useful work only: the multiply-adds of convolutions as written, linear
+/// layers and attention, once for a forward pass and three times for a training step, whatever the kernels
+/// save or add. The peak is measured, by a loop of multiply-adds in registers on every thread. The times by
+/// kind of work are averages of further steps, which a clock watches.
 ///
 /// Example: performer-ddpm bench --batch 64 --threads 2
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Model folder, run folder, or a diffusers config.json [default: runs/latest, or the fashion preset where there is none]
+    /// Model folder, run folder, or a diffusers config.json [default: runs/latest, or the fashion preset
+    /// where there is none]
     model: Option<PathBuf>,
     /// A named configuration
     #[arg(long, value_enum, value_name = "NAME", conflicts_with = "model")]
@@ -74,7 +76,8 @@ struct Speed {
 }
 
 impl Speed {
-    /// A step of `seconds`, of `multiply_adds`; the clock has watched `runs` more, which took `clocked` seconds together.
+    /// A step of `seconds`, of `multiply_adds`; the clock has watched `runs` more, which took `clocked`
+    /// seconds together.
     fn new(
         seconds: f64,
         multiply_adds: f64,

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::Ordering;
 
-/// Compare attention: train the same network with softmax and with FAVOR+, on the same batches, and write a report.
+/// Compare attention: train the same network with softmax and with FAVOR+, on the same batches, and write a
+/// report.
 ///
 /// Five parts (--only does some of them):
 ///   runs             each variant trained for the budget; loss, speed, memory, samples from the same noise
@@ -22,13 +23,14 @@ use std::sync::atomic::Ordering;
 ///   approximation    the error of the random features over m
 ///   conversion       the softmax run's weights run with FAVOR+, and what a short fine-tuning restores
 ///
-/// --minutes M counts training alone, for each variant: five variants train 5 M minutes. Full resolution takes M/2 minutes for
-/// each of its two networks, fine-tuning a tenth of the softmax run's steps for each of three; the measurements take a few
-/// minutes more, on fewer images where M is below 5. With --steps N full resolution takes N/20 steps (10 to 400), and the
-/// measurements are short where N is below 2000. Whatever is left out is named in the report.
+/// --minutes M counts training alone, for each variant: five variants train 5 M minutes. Full resolution
+/// takes M/2 minutes for each of its two networks, fine-tuning a tenth of the softmax run's steps for each of
+/// three; the measurements take a few minutes more, on fewer images where M is below 5. With --steps N full
+/// resolution takes N/20 steps (10 to 400), and the measurements are short where N is below 2000. Whatever is
+/// left out is named in the report.
 ///
-/// A comparison that was stopped goes on where it was when it is run again, with the same options or with --out alone; each run
-/// is an ordinary run folder under DIR/runs.
+/// A comparison that was stopped goes on where it was when it is run again, with the same options or with
+/// --out alone; each run is an ordinary run folder under DIR/runs.
 ///
 /// Example: performer-ddpm compare --minutes 2
 #[derive(Debug, Args)]
@@ -55,8 +57,8 @@ pub struct CompareArgs {
     /// What is compared [default: softmax,favor,favor-hyperbolic,favor-trig,relu]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     variants: Option<Vec<String>>,
-    /// Compare samples under this features network, and not by the means of 8x8 blocks of pixels: Fréchet and kernel distance,
-    /// precision and recall
+    /// Compare samples under this features network, and not by the means of 8x8 blocks of pixels: Fréchet and
+    /// kernel distance, precision and recall
     #[arg(long, value_name = "FILE.onnx")]
     features: Option<PathBuf>,
     /// Samples of each variant that are compared with images [default: 2000, or 500 for short budgets]

@@ -17,12 +17,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Measure a model: bits per dimension of held-out images (--nll), and its samples against images (--features).
+/// Measure a model: bits per dimension of held-out images (--nll), and its samples against images
+/// (--features).
 ///
-/// --nll is the variational bound (16)-(21), an upper bound of -log2 p(x_0) per pixel and channel, with both reverse variances
-/// and with standard errors over images, noise and timesteps left out. --features compares the features of samples with those
-/// of images under any network in an ONNX file: Frechet distance (FID), kernel distance (KID), precision and recall, and the
-/// nearest training image of each sample.
+/// --nll is the variational bound (16)-(21), an upper bound of -log2 p(x_0) per pixel and channel, with both
+/// reverse variances and with standard errors over images, noise and timesteps left out. --features compares
+/// the features of samples with those of images under any network in an ONNX file: Frechet distance (FID),
+/// kernel distance (KID), precision and recall, and the nearest training image of each sample.
 ///
 /// Examples:
 ///   performer-ddpm evaluate --nll -n 500 --out evaluation
@@ -45,8 +46,8 @@ pub struct EvaluateArgs {
     /// Compare samples with images by the features of this network
     #[arg(long, value_name = "FILE.onnx")]
     features: Option<PathBuf>,
-    /// Held-out images of --nll, and samples of --features [default: 256, and 2000 (more where the features are
-    /// as many) or all that --samples has]
+    /// Held-out images of --nll, and samples of --features [default: 256, and 2000 (more where the features
+    /// are as many) or all that --samples has]
     #[arg(short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     n: Option<u32>,
     /// Images to evaluate on [default: test for --nll, train for --features]

@@ -60,8 +60,8 @@ struct ComputeArgs {
     /// Instruction set of the kernels: reference, portable, avx2 or avx512 [default: the fastest here]
     #[arg(long, value_name = "NAME")]
     isa: Option<Isa>,
-    /// Convolutions: direct, or winograd with a quarter of the products. Training and resuming give the same bits only with the
-    /// same one [default: winograd]
+    /// Convolutions: direct, or winograd with a quarter of the products. Training and resuming give the same
+    /// bits only with the same one [default: winograd]
     #[arg(long, value_name = "NAME")]
     conv: Option<ConvAlgorithm>,
     /// No progress, results only
@@ -82,7 +82,8 @@ impl ComputeArgs {
     }
 }
 
-/// Parses the arguments, runs the command, reports an error; exit status 0 done, 1 the work failed, 2 bad input.
+/// Parses the arguments, runs the command, reports an error; exit status 0 done, 1 the work failed, 2 bad
+/// input.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(args),
@@ -134,7 +135,8 @@ fn parse_size(text: &str) -> Result<[usize; 2], String> {
     }
 }
 
-/// Prints a line on stdout. Where its reader has gone the command goes on: its exit status still says how the work went.
+/// Prints a line on stdout. Where its reader has gone the command goes on: its exit status still says how the
+/// work went.
 fn print_line(line: fmt::Arguments) {
     if let Err(error) = writeln!(std::io::stdout(), "{line}")
         && error.kind() != ErrorKind::BrokenPipe

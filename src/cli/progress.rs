@@ -9,8 +9,8 @@ pub struct Progress {
     bar: ProgressBar,
     plain: bool,
     quiet: bool,
-    /// When the work that is shown began and how much was done then: a resumed run does not begin at 0, and where the share falls,
-    /// another piece of work has begun.
+    /// When the work that is shown began and how much was done then: a resumed run does not begin at 0, and
+    /// where the share falls, another piece of work has begun.
     begun: Option<(Instant, f64)>,
     done: f64,
     last: Option<Instant>,

@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 /// Sample images from a model (Algorithm 2 or DDIM); image i depends on the seed and i alone.
 ///
-/// A model folder runs in the engine, an .onnx file in ONNX Runtime; --backend and --device choose others, with the same
-/// images to rounding. Nothing is ever replaced silently: a runtime or device that cannot be had is an error.
+/// A model folder runs in the engine, an .onnx file in ONNX Runtime; --backend and --device choose others,
+/// with the same images to rounding. Nothing is ever replaced silently: a runtime or device that cannot be
+/// had is an error.
 ///
 /// Examples:
 ///   performer-ddpm sample -n 64 --sampler ddim --steps 50 --out grid.png
@@ -62,7 +63,8 @@ pub struct SampleArgs {
     /// Where ONNX Runtime computes: cpu, cuda or cuda:INDEX
     #[arg(long, default_value_t = Device::Cpu, value_name = "NAME")]
     device: Device,
-    /// How a runtime goes through the steps [default: device in ort, host in tract, or what an .onnx file holds]
+    /// How a runtime goes through the steps [default: device in ort, host in tract, or what an .onnx file
+    /// holds]
     #[arg(long, value_enum, value_name = "NAME")]
     r#loop: Option<LoopName>,
     /// Let a GPU compute products in TF32: faster, about three decimal digits
@@ -267,7 +269,8 @@ fn check_writable(path: &Path) -> Result<()> {
     if begun { Ok(()) } else { attempt }
 }
 
-/// Writes what was asked for, each file whatever becomes of the others; the names of those written, and the first failure.
+/// Writes what was asked for, each file whatever becomes of the others; the names of those written, and the
+/// first failure.
 fn write(
     args: &SampleArgs,
     images: &Array4<f32>,

@@ -31,7 +31,8 @@ pub struct TrainArgs {
     /// The run's folder [default: runs/PRESET-N]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Stop after this many steps in all, those before a --resume included; like the clock, this changes nothing else
+    /// Stop after this many steps in all, those before a --resume included; like the clock, this changes
+    /// nothing else
     #[arg(long, value_name = "N", conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Stop after this many minutes; the clock changes nothing else
@@ -177,7 +178,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The command that goes on with a stopped run to the same end and the same bits; threads do not matter to either.
+/// The command that goes on with a stopped run to the same end and the same bits; threads do not matter to
+/// either.
 fn command_to_resume(args: &TrainArgs, folder: &Path, config: &Config) -> String {
     // A run may be resumed to another length than the one that it keeps.
     let steps = args.steps.filter(|steps| *steps != config.train.steps);

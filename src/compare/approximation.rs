@@ -1,4 +1,5 @@
-//! The random features' error over m, in `f64` by the equations themselves: against the kernel, and against exact attention.
+//! The random features' error over m, in `f64` by the equations themselves: against the kernel, and against
+//! exact attention.
 
 use super::context::Context;
 use super::sizes::ApproximationSizes;
@@ -25,11 +26,11 @@ pub struct ApproximationPoint {
     pub features: usize,
     /// The kernel's relative error: the root of the mean over draws and pairs of ((phi(q) phi(k) - K) / K)^2.
     pub kernel_error: f64,
-    /// What Lemma 2 of Choromanski et al. (2021) predicts of it: the root of the pairs' mean of (exp(|x + y|^2) - 1) / m, for
-    /// positive features and i.i.d. projections.
+    /// What Lemma 2 of Choromanski et al. (2021) predicts of it: the root of the pairs' mean of (exp(|x +
+    /// y|^2) - 1) / m, for positive features and i.i.d. projections.
     pub predicted_kernel_error: Option<f64>,
-    /// The output's relative error against exact attention: the root of the mean over draws of |Att^ - Att|^2 / |Att|^2; `None`
-    /// for features of another kernel.
+    /// The output's relative error against exact attention: the root of the mean over draws of |Att^ - Att|^2
+    /// / |Att|^2; `None` for features of another kernel.
     pub attention_error: Option<f64>,
 }
 
@@ -193,7 +194,8 @@ mod tests {
         ApproximationSizes { tokens: 12, dim: 4, features, draws: 300, spreads: vec![0.5] }
     }
 
-    /// The mean square of 300 draws and 144 pairs has a relative error of some percent (measured: 3 %); 10 % are allowed.
+    /// The mean square of 300 draws and 144 pairs has a relative error of some percent (measured: 3 %); 10 %
+    /// are allowed.
     #[test]
     fn the_kernels_error_is_lemma_2s_and_smaller_for_orthogonal_projections() {
         let exact = Exact::new(&sizes(Vec::new()), 0.5).unwrap();

@@ -34,7 +34,8 @@ impl Comparison {
     /// Goes on with the comparison in a folder, or begins one. Nothing is written yet.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the folder holds one with another plan, or if the images are not of the network's size.
+    /// [`Error::Invalid`] if the folder holds one with another plan, or if the images are not of the
+    /// network's size.
     pub fn open(folder: &Path, plan: Plan, data: &Datasets) -> Result<Comparison> {
         check_fit(&plan.config, &data.train)?;
         let held_out = data.test.as_ref().unwrap_or(&data.train).len();
@@ -72,12 +73,12 @@ impl Comparison {
         &self.findings
     }
 
-    /// Does the parts that are not done, recording each stage; false where it was asked to stop first. Without `features` samples
-    /// are compared by the means of blocks of pixels.
+    /// Does the parts that are not done, recording each stage; false where it was asked to stop first.
+    /// Without `features` samples are compared by the means of blocks of pixels.
     ///
     /// # Errors
-    /// [`Error::Write`] if the system refuses; [`Error::Invalid`] for a features network that does not take the images or
-    /// has too many features, or for a run in the folder that is not the comparison's.
+    /// [`Error::Write`] if the system refuses; [`Error::Invalid`] for a features network that does not take
+    /// the images or has too many features, or for a run in the folder that is not the comparison's.
     pub fn run(
         &mut self,
         parts: &[Part],

@@ -19,8 +19,9 @@ pub enum Event<'a> {
     Note(&'a str),
 }
 
-/// The MiB that a process of its own holds at its peak while it trains the network of a run's folder on batches of a size;
-/// `None` where that cannot be measured. Memory that this process has freed would hide what a network takes here.
+/// The MiB that a process of its own holds at its peak while it trains the network of a run's folder on
+/// batches of a size; `None` where that cannot be measured. Memory that this process has freed would hide
+/// what a network takes here.
 pub type PeakMib<'a> = dyn Fn(&Path, usize) -> Option<f64> + 'a;
 
 /// What the stages share: where they write, what computes, when to stop, who is told.

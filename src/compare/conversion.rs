@@ -21,13 +21,13 @@ use std::path::Path;
 pub struct BesideSoftmax {
     /// The held-out loss.
     pub held_out_loss: Option<f64>,
-    /// How much it is above that of the softmax weights, image by image; where there are several draws of the projections, the error
-    /// holds theirs too.
+    /// How much it is above that of the softmax weights, image by image; where there are several draws of the
+    /// projections, the error holds theirs too.
     pub above_softmax: Option<Estimate>,
     /// The bound in bits per dimension.
     pub bits_per_dim: Option<Estimate>,
-    /// The root mean square difference of samples from the softmax weights', from the same noise, in units where images span -1
-    /// to 1.
+    /// The root mean square difference of samples from the softmax weights', from the same noise, in units
+    /// where images span -1 to 1.
     pub sample_difference: Option<f64>,
     /// What could not be measured, and why.
     pub notes: Vec<String>,
@@ -187,7 +187,8 @@ fn measure(subject: &mut Subject, plan: &Plan, baseline: &Baseline) -> Result<Me
     Ok(measurement)
 }
 
-/// An estimate over images with the error of the draws of the projections, whose losses of each image are given, added.
+/// An estimate over images with the error of the draws of the projections, whose losses of each image are
+/// given, added.
 fn with_draws(over_images: Estimate, of_draws: &[Vec<f64>]) -> Estimate {
     if of_draws.len() < 2 {
         return over_images;
@@ -196,7 +197,8 @@ fn with_draws(over_images: Estimate, of_draws: &[Vec<f64>]) -> Estimate {
     Estimate { standard_error: over_images.standard_error.hypot(over_draws.standard_error), ..over_images }
 }
 
-/// Measures the softmax weights with one kind of attention in their place; the first draw's samples beside it.
+/// Measures the softmax weights with one kind of attention in their place; the first draw's samples beside
+/// it.
 fn replaced(
     context: &Context,
     plan: &Plan,
@@ -341,8 +343,8 @@ fn start_from(folder: &Path, config: &Config, model: &Model<f32>) -> Result<()> 
 mod tests {
     use super::*;
 
-    /// Two draws whose losses differ by 2 at every image: means -1 and 1 about theirs, so a standard error of 1, beside 0.75 over
-    /// images. Exact up to rounding.
+    /// Two draws whose losses differ by 2 at every image: means -1 and 1 about theirs, so a standard error of
+    /// 1, beside 0.75 over images. Exact up to rounding.
     #[test]
     fn the_error_holds_images_and_draws() {
         let over_images = Estimate { mean: 3.0, standard_error: 0.75 };

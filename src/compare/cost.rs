@@ -23,7 +23,8 @@ pub struct CostPoint {
     pub forward_seconds: f64,
     /// The median seconds of a forward and a backward pass.
     pub step_seconds: f64,
-    /// MiB that the two need beyond q, k, v, the output and their gradients: what is kept between them, and scratch.
+    /// MiB that the two need beyond q, k, v, the output and their gradients: what is kept between them, and
+    /// scratch.
     pub extra_mib: f64,
 }
 
@@ -175,8 +176,8 @@ fn measure(
     Ok(CostPoint { variant, features, tokens, forward_seconds, step_seconds, extra_mib })
 }
 
-/// The median of what `seconds` have room for, three at least; a first call that does not count warms the caches, unless it
-/// alone takes longer than that.
+/// The median of what `seconds` have room for, three at least; a first call that does not count warms the
+/// caches, unless it alone takes longer than that.
 fn median(seconds: f64, mut run: impl FnMut() -> f64) -> f64 {
     let first = run();
     if first > seconds {

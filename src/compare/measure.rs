@@ -44,8 +44,8 @@ impl Subject {
         })
     }
 
-    /// The loss (21) of each of `count` images; which they are, t and eps are functions of the seed and of the image's place alone,
-    /// so that models are compared on the same draws.
+    /// The loss (21) of each of `count` images; which they are, t and eps are functions of the seed and of
+    /// the image's place alone, so that models are compared on the same draws.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if one is not finite.
@@ -72,11 +72,12 @@ impl Subject {
         Ok(losses)
     }
 
-    /// The bound (16)-(21) on the same images, at one timestep of each of `timesteps` strata; draws are a function of the seed
-    /// and of the image's place, as for the losses.
+    /// The bound (16)-(21) on the same images, at one timestep of each of `timesteps` strata; draws are a
+    /// function of the seed and of the image's place, as for the losses.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for a prediction that is not finite; [`Error::Invalid`] for fewer than two images.
+    /// [`Error::NotFinite`] for a prediction that is not finite; [`Error::Invalid`] for fewer than two
+    /// images.
     pub fn likelihood(
         &mut self,
         images: &Dataset,

@@ -1,9 +1,9 @@
-//! FAVOR+ beside softmax: the same network trained with each attention under one budget, training at full resolution, the
-//! layer's cost, the features' error, and softmax weights run with FAVOR+.
+//! FAVOR+ beside softmax: the same network trained with each attention under one budget, training at full
+//! resolution, the layer's cost, the features' error, and softmax weights run with FAVOR+.
 //!
-//! A comparison lives in a folder. Each finished stage is recorded in `comparison.json`, and runs are ordinary run folders
-//! with checkpoints, so that a comparison that was stopped goes on where it was. The report is a function of that record
-//! and of the sample grids.
+//! A comparison lives in a folder. Each finished stage is recorded in `comparison.json`, and runs are
+//! ordinary run folders with checkpoints, so that a comparison that was stopped goes on where it was. The
+//! report is a function of that record and of the sample grids.
 
 mod approximation;
 mod comparison;

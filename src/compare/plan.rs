@@ -116,7 +116,8 @@ pub struct Plan {
 const FULL_SIDE: usize = 64;
 
 impl Plan {
-    /// The plan for a budget: short ones are measured on fewer images and timesteps, and the report states how many.
+    /// The plan for a budget: short ones are measured on fewer images and timesteps, and the report states
+    /// how many.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a budget that is none, no variants, or a network that attends nowhere.
@@ -204,8 +205,8 @@ impl Plan {
         })
     }
 
-    /// The configuration of a variant's run; the learning rate's linear fall, where there is one, ends with the budget of
-    /// `steps` steps.
+    /// The configuration of a variant's run; the learning rate's linear fall, where there is one, ends with
+    /// the budget of `steps` steps.
     pub fn run_config(&self, variant: Variant, steps: u64) -> Config {
         let mut config = self.config.clone();
         config.unet = variant.of(&config.unet);
@@ -233,7 +234,8 @@ impl Plan {
     }
 }
 
-/// Makes training end where the budget does: the rate's linear fall, and the steps that resuming by hand goes on to.
+/// Makes training end where the budget does: the rate's linear fall, and the steps that resuming by hand goes
+/// on to.
 fn end_with(config: &mut Config, steps: u64) {
     let train = &mut config.train;
     train.steps = steps;
@@ -265,7 +267,8 @@ fn heads(unet: &UnetConfig) -> (usize, usize) {
     (channels / dim, dim)
 }
 
-/// The longer side enlarged to [`FULL_SIDE`] (never shrunk), the other in proportion, both divisible as the levels need.
+/// The longer side enlarged to [`FULL_SIDE`] (never shrunk), the other in proportion, both divisible as the
+/// levels need.
 fn full_size(unet: &UnetConfig) -> [usize; 2] {
     let factor = 1 << (unet.block_out_channels.len() - 1);
     let longest = unet.sample_size[0].max(unet.sample_size[1]);

@@ -46,8 +46,8 @@ impl Quality {
         Estimate::of(self.held_out_losses.iter().copied())
     }
 
-    /// How much higher the held-out loss is than another model's, image by image: what all images have in common, their
-    /// t foremost, does not add to the error.
+    /// How much higher the held-out loss is than another model's, image by image: what all images have in
+    /// common, their t foremost, does not add to the error.
     pub fn loss_above(&self, other: &Quality) -> Estimate {
         loss_above(&self.held_out_losses, &other.held_out_losses)
     }

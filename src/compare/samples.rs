@@ -1,4 +1,5 @@
-//! How the variants' samples compare with images by features: Fréchet and kernel distance, precision and recall.
+//! How the variants' samples compare with images by features: Fréchet and kernel distance, precision and
+//! recall.
 
 use super::context::Context;
 use super::measure::{Subject, or_note};
@@ -110,8 +111,8 @@ impl Features {
         matches!((&self.extraction, &study.source), (Extraction::Blocks, FeatureSource::Network { .. }))
     }
 
-    /// Refuses a network that does not take the images, or has more features than there will be samples: before hours of
-    /// training, not after.
+    /// Refuses a network that does not take the images, or has more features than there will be samples:
+    /// before hours of training, not after.
     pub(super) fn check(&mut self, plan: &Plan, data: &Datasets) -> Result<()> {
         let samples = self.samples(plan).min(data.train.len());
         let Extraction::Network { extractor, file, .. } = &mut self.extraction else { return Ok(()) };

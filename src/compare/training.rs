@@ -25,7 +25,8 @@ pub struct Training {
     pub seconds: f64,
     /// The median step's seconds; `None` where no step was finished.
     pub step_seconds: Option<f64>,
-    /// MiB that a process holds at its peak that does nothing but train this network; `None` where it was not measured.
+    /// MiB that a process holds at its peak that does nothing but train this network; `None` where it was not
+    /// measured.
     pub peak_mib: Option<f64>,
     /// MiB of weights, moments, gradients and buffers, counted from the network's plan.
     pub planned_mib: f64,
@@ -55,9 +56,10 @@ const POINTS: usize = 100;
 
 /// Trains in `folder` to the end of the budget and reads the run's course; `None` where it was asked to stop.
 ///
-/// `config_of` makes the configuration from the number of steps that the budget comes to; where the budget is in minutes,
-/// they are estimated from a few steps, so that the rate's fall ends about when the minutes do. `begin` may put a first
-/// checkpoint into a new run's folder. Training that diverges is an outcome, not an error.
+/// `config_of` makes the configuration from the number of steps that the budget comes to; where the budget is
+/// in minutes, they are estimated from a few steps, so that the rate's fall ends about when the minutes do.
+/// `begin` may put a first checkpoint into a new run's folder. Training that diverges is an outcome, not an
+/// error.
 pub(super) fn train(
     context: &mut Context,
     folder: &Path,

@@ -49,8 +49,9 @@ impl Variant {
         }
     }
 
-    /// `base` with this attention in the blocks that are compared: those that attend by FAVOR+ in `base`, or, where none
-    /// does, all that attend. A block whose few tokens are better served by softmax so keeps it in every variant.
+    /// `base` with this attention in the blocks that are compared: those that attend by FAVOR+ in `base`, or,
+    /// where none does, all that attend. A block whose few tokens are better served by softmax so keeps it in
+    /// every variant.
     pub fn of(self, base: &UnetConfig) -> UnetConfig {
         let compared = if blocks(base).any(|block| block == BlockAttention::Favor) {
             BlockAttention::Favor

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum FeatureMap {
     /// h = exp(-|x|^2/2), f = exp: positive features of the softmax kernel, equation (25).
     Positive,
-    /// h = exp(-|x|^2/2)/sqrt(2), f = exp(u), exp(-u): positive, with the variance of both signs of w at once.
+    /// h = exp(-|x|^2/2)/sqrt(2), f = exp(u), exp(-u): positive, with the variance of both signs of w at
+    /// once.
     Hyperbolic,
     /// h = exp(|x|^2/2), f = sin, cos: not positive, and useless where the kernel is small.
     Trigonometric,
@@ -44,7 +45,8 @@ pub enum ProjectionKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowNorms {
-    /// Drawn from the chi distribution with d degrees, like those of Gaussian vectors: the estimate stays unbiased.
+    /// Drawn from the chi distribution with d degrees, like those of Gaussian vectors: the estimate stays
+    /// unbiased.
     Chi,
     /// sqrt(d): a smaller variance, but a biased estimate; not the default.
     Fixed,

@@ -9,7 +9,8 @@ use BlockAttention::{Favor, None as Plain, Softmax};
 /// A named configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
-    /// 28x28 grey garments, FAVOR+ at 28x28 and 14x14: a network and a run for about ten minutes on two cores.
+    /// 28x28 grey garments, FAVOR+ at 28x28 and 14x14: a network and a run for about ten minutes on two
+    /// cores.
     Fashion,
     /// The same with softmax attention.
     FashionSoftmax,

@@ -46,7 +46,8 @@ pub struct UnetConfig {
     pub attn_norm_num_groups: Option<usize>,
     /// The constant added to a normalisation's variance.
     pub norm_eps: f64,
-    /// Zero border of a downsampling convolution: 1 on every side, or 0 for one row below and one column to the right.
+    /// Zero border of a downsampling convolution: 1 on every side, or 0 for one row below and one column to
+    /// the right.
     pub downsample_padding: usize,
     /// Whether the time embedding is \[cos, sin\] (true) or Ho's \[sin, cos\] (false).
     pub flip_sin_to_cos: bool,

@@ -16,8 +16,8 @@ pub struct Dataset {
     /// `[N, H, W, C]`.
     pixels: Vec<u8>,
     labels: Option<Vec<u8>>,
-    /// Whether an image mirrored left to right is as good a training image. It is for photographs; it is not for
-    /// digits, letters or anything else that keeps one direction, as the shoes of Fashion-MNIST do.
+    /// Whether an image mirrored left to right is as good a training image. It is for photographs; it is not
+    /// for digits, letters or anything else that keeps one direction, as the shoes of Fashion-MNIST do.
     flip_makes_sense: bool,
 }
 
@@ -65,8 +65,8 @@ impl Dataset {
     /// `pixels` is `[N, H, W, C]` with `shape` = [H, W, C] and C 1 or 3; `labels` has one byte per image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no images, a side of 0 or above 4096, other channels, pixels that are no whole number
-    /// of images, or a different number of labels.
+    /// [`Error::Invalid`] for no images, a side of 0 or above 4096, other channels, pixels that are no whole
+    /// number of images, or a different number of labels.
     pub fn new(
         name: impl Into<String>,
         shape: [usize; 3],
@@ -148,8 +148,9 @@ impl Dataset {
         self.labels.as_deref()
     }
 
-    /// Whether mirroring an image left to right makes another good one: yes for CIFAR-10 and folders of images, no for
-    /// IDX files, whose digits and letters read one way and whose shoes (Fashion-MNIST's) all point one way.
+    /// Whether mirroring an image left to right makes another good one: yes for CIFAR-10 and folders of
+    /// images, no for IDX files, whose digits and letters read one way and whose shoes (Fashion-MNIST's) all
+    /// point one way.
     pub fn flip_makes_sense(&self) -> bool {
         self.flip_makes_sense
     }
@@ -163,8 +164,8 @@ impl Dataset {
         &self.pixels[index * each..(index + 1) * each]
     }
 
-    /// Writes one image, `[H, W, C]` in [-1, 1], into `out`; mirrored left to right where `flip` is set. The values
-    /// are [`unit_from_byte`]'s, rounded once to `T`.
+    /// Writes one image, `[H, W, C]` in [-1, 1], into `out`; mirrored left to right where `flip` is set. The
+    /// values are [`unit_from_byte`]'s, rounded once to `T`.
     ///
     /// # Panics
     /// If `index` is not below [`len`](Self::len) or `out` is not [`image_len`](Self::image_len) long.

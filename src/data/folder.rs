@@ -64,8 +64,8 @@ fn dataset(folder: &Path, name: &str, size: Option<(usize, usize)>) -> Result<Da
     }
 }
 
-/// The images in order, with labels where they lie in sub-folders (at most 256, so that a label is a byte; beyond
-/// that the images have none).
+/// The images in order, with labels where they lie in sub-folders (at most 256, so that a label is a byte;
+/// beyond that the images have none).
 fn list(folder: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u8>>)> {
     let (files, folders) = entries(folder)?;
     let direct = images(files)?;
@@ -101,8 +101,8 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u8>>)> {
     }
 }
 
-/// The images among `files`. Other files (texts, tables) are passed over, but an image format that cannot be read is
-/// an error: training on a part of the images unawares would be worse.
+/// The images among `files`. Other files (texts, tables) are passed over, but an image format that cannot be
+/// read is an error: training on a part of the images unawares would be worse.
 fn images(files: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     for file in files {

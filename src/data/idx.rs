@@ -9,7 +9,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
-/// More bytes than any data set that is to be held in memory; a header that promises more is taken for damaged.
+/// More bytes than any data set that is to be held in memory; a header that promises more is taken for
+/// damaged.
 const MAX_BYTES: u64 = 1 << 36;
 
 /// Reads an array of `D` dimensions from `reader`, to its end. `what` is what messages call it.
@@ -17,8 +18,8 @@ const MAX_BYTES: u64 = 1 << 36;
 /// Memory grows with what is really there, whatever the header promises.
 ///
 /// # Errors
-/// [`Error::Invalid`] for another magic number, a dimension of 0, too few or too many bytes, or a damaged gzip
-/// stream under `reader`; [`Error::Read`] where reading fails otherwise.
+/// [`Error::Invalid`] for another magic number, a dimension of 0, too few or too many bytes, or a damaged
+/// gzip stream under `reader`; [`Error::Read`] where reading fails otherwise.
 pub fn read<const D: usize>(what: &str, mut reader: impl Read) -> Result<([usize; D], Vec<u8>)> {
     let header_len = 4 + 4 * D as u64;
     let header = read_up_to(what, &mut reader, header_len)?;
@@ -63,7 +64,8 @@ pub fn read<const D: usize>(what: &str, mut reader: impl Read) -> Result<([usize
     Ok((sizes.map(|d| d as usize), data))
 }
 
-/// Reads the file at `path`, plain or gzip (recognised by its first bytes, not by its name), as [`read`] does.
+/// Reads the file at `path`, plain or gzip (recognised by its first bytes, not by its name), as [`read`]
+/// does.
 ///
 /// # Errors
 /// Those of [`read`], naming the file.
@@ -81,8 +83,8 @@ pub fn read_file<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
 /// Writes an array, uncompressed.
 ///
 /// # Errors
-/// `InvalidInput` where a dimension does not fit the format, there are more than 255 of them, or `data` is not their
-/// product long; else the writer's own.
+/// `InvalidInput` where a dimension does not fit the format, there are more than 255 of them, or `data` is
+/// not their product long; else the writer's own.
 pub fn write(mut writer: impl Write, dims: &[usize], data: &[u8]) -> io::Result<()> {
     let invalid = |e: String| io::Error::new(io::ErrorKind::InvalidInput, e);
     let rank = u8::try_from(dims.len()).map_err(|e| invalid(e.to_string()))?;
@@ -97,7 +99,8 @@ pub fn write(mut writer: impl Write, dims: &[usize], data: &[u8]) -> io::Result<
     writer.write_all(data)
 }
 
-/// An array as a gzip file in memory, without time or name in it: the same input gives the same bytes everywhere.
+/// An array as a gzip file in memory, without time or name in it: the same input gives the same bytes
+/// everywhere.
 ///
 /// # Errors
 /// Those of [`write()`].

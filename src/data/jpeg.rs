@@ -1,8 +1,8 @@
-//! Whether a JPEG file is whole. Decoders, ours among them, fill what is missing with grey and say nothing, and a
-//! model would learn the grey.
+//! Whether a JPEG file is whole. Decoders, ours among them, fill what is missing with grey and say nothing,
+//! and a model would learn the grey.
 
-/// Whether the segments and scans of `bytes` reach the end-of-image marker (ITU-T T.81, annex B.1). Bytes after it
-/// are allowed, as many cameras write some.
+/// Whether the segments and scans of `bytes` reach the end-of-image marker (ITU-T T.81, annex B.1). Bytes
+/// after it are allowed, as many cameras write some.
 pub(super) fn is_whole(bytes: &[u8]) -> bool {
     reaches_end(bytes).is_some()
 }
@@ -24,8 +24,8 @@ fn reaches_end(bytes: &[u8]) -> Option<()> {
     }
 }
 
-/// After 0xff: neither a stuffed zero, nor a restart marker inside a scan, nor fill, nor the one marker (TEM) that has
-/// no length.
+/// After 0xff: neither a stuffed zero, nor a restart marker inside a scan, nor fill, nor the one marker (TEM)
+/// that has no length.
 fn is_marker(byte: u8) -> bool {
     !matches!(byte, 0x00 | 0x01 | 0xd0..=0xd7 | 0xff)
 }

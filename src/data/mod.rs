@@ -1,11 +1,11 @@
-//! Training images: the embedded part of Fashion-MNIST, and folders of IDX files, of CIFAR-10's binary batches or of
-//! pictures.
+//! Training images: the embedded part of Fashion-MNIST, and folders of IDX files, of CIFAR-10's binary
+//! batches or of pictures.
 //!
 //! Everything is held in memory as bytes, `[N, H, W, C]`, and handed out as numbers in [-1, 1].
 //!
 //! # Adding a format
-//! 1. One file here, with a function from a folder to [`Datasets`] that checks every length it reads, reports bad
-//!    input by file, and allocates only what the file really holds.
+//! 1. One file here, with a function from a folder to [`Datasets`] that checks every length it reads, reports
+//!    bad input by file, and allocates only what the file really holds.
 //! 2. One line in [`load`], which recognises the format by names that no other format uses.
 //! 3. A case for each way to be wrong in `tests/data_sources/`.
 
@@ -26,16 +26,17 @@ use std::path::{Path, PathBuf};
 
 /// Loads training images, and test images where there are some.
 ///
-/// Without a path: the embedded first 10,000 training and 2,000 test images of Fashion-MNIST. With one, a folder,
-/// recognised from what is in it:
-/// - IDX files under MNIST's names (`train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`; plain or
-///   gzip; labels and the test pair may be missing),
+/// Without a path: the embedded first 10,000 training and 2,000 test images of Fashion-MNIST. With one, a
+/// folder, recognised from what is in it:
+/// - IDX files under MNIST's names (`train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`; plain
+///   or gzip; labels and the test pair may be missing),
 /// - CIFAR-10's binary batches (`data_batch_1.bin` to `data_batch_5.bin`; `test_batch.bin` may be missing),
-/// - images, directly, in one sub-folder per class (the class's place among them, by name, is the label), or either of the two under `train/`
-///   and, for the test images, `test/`. All are grey if every file is, else colour.
+/// - images, directly, in one sub-folder per class (the class's place among them, by name, is the label), or
+///   either of the two under `train/` and, for the test images, `test/`. All are grey if every file is, else
+///   colour.
 ///
-/// `size` is (height, width): every image is cut to that aspect around its centre and then resized. Without it,
-/// images keep their one size.
+/// `size` is (height, width): every image is cut to that aspect around its centre and then resized. Without
+/// it, images keep their one size.
 ///
 /// # Errors
 /// [`Error::Invalid`] or [`Error::Read`] naming the file or folder that cannot be used.

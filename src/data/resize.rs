@@ -2,8 +2,8 @@
 
 use image::{DynamicImage, GrayImage, RgbImage, imageops::FilterType};
 
-/// Cuts the image to the aspect of `size` (height, width) around its centre and resizes it (Catmull-Rom, widened when
-/// shrinking so that nothing aliases). An image of that size already is left as it is.
+/// Cuts the image to the aspect of `size` (height, width) around its centre and resizes it (Catmull-Rom,
+/// widened when shrinking so that nothing aliases). An image of that size already is left as it is.
 pub(super) fn fit(image: DynamicImage, (height, width): (usize, usize)) -> DynamicImage {
     let (h, w) = (u64::from(image.height()), u64::from(image.width()));
     let (to_h, to_w) = (height as u64, width as u64);

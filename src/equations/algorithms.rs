@@ -9,9 +9,9 @@ use rand::RngExt;
 
 /// Algorithm 1's draws for one training sample: t ~ Uniform{1..T}, eps ~ N(0, I), and x_t by (3); returns t.
 ///
-/// The draws are a function of (`seed`, `step`, `sample`) alone, whoever makes them. The algorithm's last line, the gradient
-/// step on || eps - eps_theta(x_t, t) ||^2, is [`eq21_gradient`](super::loss::eq21_gradient) and what follows it in the
-/// network.
+/// The draws are a function of (`seed`, `step`, `sample`) alone, whoever makes them. The algorithm's last
+/// line, the gradient step on || eps - eps_theta(x_t, t) ||^2, is
+/// [`eq21_gradient`](super::loss::eq21_gradient) and what follows it in the network.
 ///
 /// Source: Ho et al. (2020), Algorithm 1.
 ///
@@ -34,12 +34,12 @@ pub fn alg1_draw<T: Real>(
     level.t
 }
 
-/// Algorithm 2: for t = T..1, x_{t-1} by (15). `x` holds x_T ~ N(0, I) on entry and x_0 on return; it may be a whole
-/// batch, one sample after the other.
+/// Algorithm 2: for t = T..1, x_{t-1} by (15). `x` holds x_T ~ N(0, I) on entry and x_0 on return; it may be
+/// a whole batch, one sample after the other.
 ///
-/// `z(k, t, out)` fills `out` with N(0, I) for the k-th step from the start, k = 0..; it is not asked at the last, where z = 0.
-/// `eps_theta(x_t, t, out)` writes the predicted noise. `observer(k, t, x)` sees every x_{t-1}. For a respaced schedule t is the
-/// timestep that the network was trained with.
+/// `z(k, t, out)` fills `out` with N(0, I) for the k-th step from the start, k = 0..; it is not asked at the
+/// last, where z = 0. `eps_theta(x_t, t, out)` writes the predicted noise. `observer(k, t, x)` sees every
+/// x_{t-1}. For a respaced schedule t is the timestep that the network was trained with.
 ///
 /// Source: Ho et al. (2020), Algorithm 2.
 ///
@@ -129,7 +129,8 @@ mod tests {
             .is_err()
         );
         assert_eq!(seen, [50, 49]);
-        // With eps_theta = z = 0 each step divides by sqrt(alpha): two of them by alpha, to a rounding or two.
+        // With eps_theta = z = 0 each step divides by sqrt(alpha): two of them by alpha, to a rounding or
+        // two.
         assert!((x[0] - 0.4 / 0.9).abs() < 1e-15);
     }
 }

@@ -27,8 +27,9 @@ pub fn eq22_attention(q: ArrayView2<f64>, k: ArrayView2<f64>, v: ArrayView2<f64>
     Ok(a.dot(&v))
 }
 
-/// (26) Att^(Q, K, V) = D^^-1 ( Q' ((K')^T V) ), D^ = diag( Q' ((K')^T 1_L) ), from the features Q' and K'. The products are taken in
-/// this order, so that the largest thing formed is [features, e], never [L, L]. Cost O(L m e).
+/// (26) Att^(Q, K, V) = D^^-1 ( Q' ((K')^T V) ), D^ = diag( Q' ((K')^T 1_L) ), from the features Q' and K'.
+/// The products are taken in this order, so that the largest thing formed is [features, e], never [L, L].
+/// Cost O(L m e).
 ///
 /// D^ is used as it is: with features that are not positive it can be near zero or negative.
 ///

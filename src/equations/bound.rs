@@ -6,16 +6,18 @@ use crate::config::VarianceKind;
 use crate::error::Result;
 use crate::real::Real;
 
-/// (16) -ln p_theta(x_0) from `log_weights` = independent draws of [`eq16_log_weight`] for one x_0: minus the logarithm of
-/// their mean weight. It converges to the exact value as the number of draws grows, and is above it on average before.
+/// (16) -ln p_theta(x_0) from `log_weights` = independent draws of [`eq16_log_weight`] for one x_0: minus the
+/// logarithm of their mean weight. It converges to the exact value as the number of draws grows, and is above
+/// it on average before.
 ///
 /// Source: Ho et al. (2020), section 2, equation 3.
 pub fn eq16_negative_log_likelihood(log_weights: &[f64]) -> f64 {
     -posterior::log_mean_exp(log_weights)
 }
 
-/// ln [ p_theta(x_{0:T}) / q(x_{1:T} | x_0) ] for one path x_1 .. x_T drawn from q by (2). The mean of its exponential is
-/// p_theta(x_0); minus its own mean is the bound L of (17), before any Gaussian integral was done by hand.
+/// ln [ p_theta(x_{0:T}) / q(x_{1:T} | x_0) ] for one path x_1 .. x_T drawn from q by (2). The mean of its
+/// exponential is p_theta(x_0); minus its own mean is the bound L of (17), before any Gaussian integral was
+/// done by hand.
 ///
 /// `noise` fills its slice with N(0, I); `eps_theta(x_t, t, out)` writes the predicted noise.
 ///
@@ -124,8 +126,8 @@ pub fn eq17_middle_term<T: Real>(
     gaussian::kl_divergence(&mean_q, variance_q, &mean_p, eq07_sigma2(level, reverse.variance))
 }
 
-/// (17) L_0 = -ln p_theta(x_0 | x_1) by the discretised decoder, around mu_theta(x_1, 1) with the standard deviation of
-/// [`eq07_log_sigma2`]. `level` is that of t = 1.
+/// (17) L_0 = -ln p_theta(x_0 | x_1) by the discretised decoder, around mu_theta(x_1, 1) with the standard
+/// deviation of [`eq07_log_sigma2`]. `level` is that of t = 1.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -159,8 +161,8 @@ pub fn eq18_mean_distance(mu_tilde: &[f64], mu_theta: &[f64], sigma2: f64) -> f6
     mu_tilde.iter().zip(mu_theta).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / (2.0 * sigma2)
 }
 
-/// (18) C_t = D/2 ( beta~_t/sigma_t^2 - 1 + ln(sigma_t^2/beta~_t) ) for D = `dims` pixels, for t >= 2: zero iff sigma_t^2 =
-/// beta~_t, and part of the bound otherwise.
+/// (18) C_t = D/2 ( beta~_t/sigma_t^2 - 1 + ln(sigma_t^2/beta~_t) ) for D = `dims` pixels, for t >= 2: zero
+/// iff sigma_t^2 = beta~_t, and part of the bound otherwise.
 ///
 /// Source: Ho et al. (2020), section 3.2, equation 8, where it is called C.
 pub fn eq18_constant(level: &Level, variance: VarianceKind, dims: usize) -> f64 {
@@ -186,7 +188,8 @@ pub fn eq20_weight(level: &Level, sigma2: f64) -> f64 {
     (1.0 - level.alpha).powi(2) / (2.0 * level.alpha * (1.0 - level.alpha_bar) * sigma2)
 }
 
-/// (20) the weight times || eps - eps_theta( sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t ) ||^2, one draw of the expectation.
+/// (20) the weight times || eps - eps_theta( sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t ) ||^2, one draw of
+/// the expectation.
 ///
 /// `eps_theta(x_t, t, out)` writes the predicted noise.
 ///
@@ -228,8 +231,8 @@ mod tests {
         Ok(())
     }
 
-    /// The driver's terms are those of the three functions, in the order of t, and `f32` images are widened before anything is
-    /// subtracted: the terms are equal, not close.
+    /// The driver's terms are those of the three functions, in the order of t, and `f32` images are widened
+    /// before anything is subtracted: the terms are equal, not close.
     #[test]
     fn eq17_bound_is_the_sum_of_its_terms() {
         let (schedule, x0, eps) = (schedule(), [0.5f32, -0.25], [0.3f32, -0.8]);

@@ -5,15 +5,16 @@ use super::{Level, Schedule, Timestep, forward, posterior};
 use crate::error::{Error, Result};
 use crate::real::Real;
 
-/// What becomes of a predicted x_0 outside [-1, 1]. The last two are different samplers, and libraries differ in which they mean.
+/// What becomes of a predicted x_0 outside [-1, 1]. The last two are different samplers, and libraries differ
+/// in which they mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipX0 {
     /// It is used as it is.
     Off,
     /// It is clipped; the noise stays as predicted (diffusers' default).
     KeepEps,
-    /// It is clipped and the noise is derived from it again by (3), so that the two agree with x_t. With eta = 1 this is
-    /// Algorithm 2 with its x_0 clipped.
+    /// It is clipped and the noise is derived from it again by (3), so that the two agree with x_t. With
+    /// eta = 1 this is Algorithm 2 with its x_0 clipped.
     RederiveEps,
 }
 
@@ -26,8 +27,9 @@ pub struct Ddim {
     pub clip_x0: ClipX0,
 }
 
-/// x_{t-1} = sqrt(abar_{t-1}) x0^ + sqrt(1 - abar_{t-1} - sigma_t^2) eps^ + sigma_t z with x0^ the x_0 that eps_theta
-/// implies and sigma_t^2 = eta^2 beta~_t. `t - 1` is the step before in the (respaced) schedule; the step to x_0 has no noise.
+/// x_{t-1} = sqrt(abar_{t-1}) x0^ + sqrt(1 - abar_{t-1} - sigma_t^2) eps^ + sigma_t z with x0^ the x_0 that
+/// eps_theta implies and sigma_t^2 = eta^2 beta~_t. `t - 1` is the step before in the (respaced) schedule;
+/// the step to x_0 has no noise.
 ///
 /// Source: Song, Meng & Ermon (2021), equations 12 and 16.
 ///
@@ -52,7 +54,8 @@ pub fn ddim_step<T: Real>(x_t: &[T], eps_theta: &[T], z: &[T], level: &Level, dd
 }
 
 /// DDIM's loop over `schedule`, usually [respaced](Schedule::respaced); arguments as for
-/// [`alg2_sample`](super::algorithms::alg2_sample). `z` is asked only where noise is added: never with eta = 0.
+/// [`alg2_sample`](super::algorithms::alg2_sample). `z` is asked only where noise is added: never with
+/// eta = 0.
 ///
 /// # Errors
 /// [`Error::Invalid`] unless 0 <= eta <= 1; those of `eps_theta`, `x` then being the last x_t.
@@ -97,8 +100,8 @@ mod tests {
         full.respaced(&Spacing::Trailing.timesteps(1000, 10).unwrap()).unwrap()
     }
 
-    /// With the true noise each noiseless step lands on (3) of the step before, and the last one on x_0, for every kind of clipping, since x_0 is
-    /// in range. 1e-12: rounding times 1/sqrt(abar_T) = 157.
+    /// With the true noise each noiseless step lands on (3) of the step before, and the last one on x_0, for
+    /// every kind of clipping, since x_0 is in range. 1e-12: rounding times 1/sqrt(abar_T) = 157.
     #[test]
     fn ddim_without_noise_follows_the_true_noise_back() {
         let schedule = short();
@@ -127,8 +130,8 @@ mod tests {
         }
     }
 
-    /// One step by hand: abar_t = 0.36, abar_{t-1} = 0.64, x_t = 0.6 x0^ + 0.8 eps with x0^ = 2, eps = 0.5. Clipped, x0^ = 1; the noise that
-    /// agrees with it is (1.6 - 0.6)/0.8 = 1.25. To rounding.
+    /// One step by hand: abar_t = 0.36, abar_{t-1} = 0.64, x_t = 0.6 x0^ + 0.8 eps with x0^ = 2, eps = 0.5.
+    /// Clipped, x0^ = 1; the noise that agrees with it is (1.6 - 0.6)/0.8 = 1.25. To rounding.
     #[test]
     fn ddim_clips_in_the_way_it_says() {
         let schedule = Schedule::from_betas(&[0.36, 1.0 - 0.36 / 0.64]).unwrap();
@@ -146,7 +149,8 @@ mod tests {
         }
     }
 
-    /// The response to z is eta sqrt(beta~_t), and the rest of the variance 1 - abar_{t-1} stays in the direction of eps.
+    /// The response to z is eta sqrt(beta~_t), and the rest of the variance 1 - abar_{t-1} stays in the
+    /// direction of eps.
     #[test]
     fn ddim_noise_is_scaled_by_eta() {
         let schedule = short();

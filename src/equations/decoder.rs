@@ -3,7 +3,8 @@
 use super::gaussian::normal_cdf;
 use crate::real::Real;
 
-/// The smallest probability that a pixel is given, as in the code of Ho et al. (2020), so that no logarithm is infinite.
+/// The smallest probability that a pixel is given, as in the code of Ho et al. (2020), so that no logarithm
+/// is infinite.
 pub const PROBABILITY_FLOOR: f64 = 1e-12;
 
 /// The value in [-1, 1] of a pixel's byte.
@@ -11,9 +12,9 @@ pub fn pixel(byte: u8) -> f64 {
     f64::from(byte) / 127.5 - 1.0
 }
 
-/// The probability that N(mean, sigma^2) gives the pixel value `x0`: its mass on (x0 - 1/255, x0 + 1/255), where the bins
-/// of -1 and of 1 reach to infinity; at least [`PROBABILITY_FLOOR`]. The normal distribution function is exact here; the
-/// code of Ho et al. approximates it by a tanh.
+/// The probability that N(mean, sigma^2) gives the pixel value `x0`: its mass on (x0 - 1/255, x0 + 1/255),
+/// where the bins of -1 and of 1 reach to infinity; at least [`PROBABILITY_FLOOR`]. The normal distribution
+/// function is exact here; the code of Ho et al. approximates it by a tanh.
 ///
 /// Source: Ho et al. (2020), section 3.3, equation 13.
 pub fn eq17_pixel_probability(x0: f64, mean: f64, sigma: f64) -> f64 {
@@ -45,7 +46,8 @@ mod tests {
         assert!((pixel(1) - pixel(0) - 2.0 / 255.0).abs() < 1e-16);
     }
 
-    /// The edge bins take all the mass beyond them, the floor what is left of nothing, and mirror images agree (rounding).
+    /// The edge bins take all the mass beyond them, the floor what is left of nothing, and mirror images
+    /// agree (rounding).
     #[test]
     fn eq17_edges_floor_and_symmetry() {
         assert!((eq17_pixel_probability(1.0, 50.0, 0.5) - 1.0).abs() < 1e-15);

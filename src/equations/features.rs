@@ -4,7 +4,8 @@ pub use crate::config::FeatureMap;
 use crate::error::{Error, Result};
 use ndarray::{Array2, ArrayView2, s};
 
-/// c of the ReLU features max(u, 0) + c (Choromanski et al. 2021, their code). It is added before the factor 1/sqrt(m).
+/// c of the ReLU features max(u, 0) + c (Choromanski et al. 2021, their code). It is added before the factor
+/// 1/sqrt(m).
 pub const RELU_CONSTANT: f64 = 1e-3;
 
 /// h(x) of (24) as a function of |x|^2.
@@ -28,7 +29,8 @@ fn f(map: FeatureMap, i: usize, u: f64) -> f64 {
     }
 }
 
-/// (24) phi(x) = h(x)/sqrt(m) ( f_1(w_1^T x), .., f_1(w_m^T x), .., f_l(w_1^T x), .., f_l(w_m^T x) ) for every row x.
+/// (24) phi(x) = h(x)/sqrt(m) ( f_1(w_1^T x), .., f_1(w_m^T x), .., f_l(w_1^T x), .., f_l(w_m^T x) ) for
+/// every row x.
 ///
 /// Plain `f64` without a stabiliser: exponents beyond about +-700 leave its range.
 ///
@@ -54,8 +56,8 @@ pub fn eq24_features(map: FeatureMap, x: ArrayView2<f64>, w: ArrayView2<f64>) ->
     Ok(phi)
 }
 
-/// (25) phi(x) = 1/sqrt(m) exp( -|x|^2 / (2 sqrt(d)) ) ( exp( w_1^T x / d^(1/4) ), .., exp( w_m^T x / d^(1/4) ) ) for every row x:
-/// the positive features of attention's kernel exp(q^T k / sqrt(d)).
+/// (25) phi(x) = 1/sqrt(m) exp( -|x|^2 / (2 sqrt(d)) ) ( exp( w_1^T x / d^(1/4) ), .., exp( w_m^T x / d^(1/4)
+/// ) ) for every row x: the positive features of attention's kernel exp(q^T k / sqrt(d)).
 ///
 /// Source: Choromanski et al. (2021), section 2.3, Lemma 1 at x / d^(1/4).
 ///

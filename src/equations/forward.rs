@@ -48,7 +48,8 @@ pub fn eq03_q_sample<T: Real>(x0: &[T], eps: &[T], alpha_bar_t: f64, x_t: &mut [
     combine(alpha_bar_t.sqrt(), x0, (1.0 - alpha_bar_t).sqrt(), eps, x_t);
 }
 
-/// (3) solved for x_0 = ( x_t - sqrt(1 - abar_t) eps ) / sqrt(abar_t): the x_0 that a noise prediction implies.
+/// (3) solved for x_0 = ( x_t - sqrt(1 - abar_t) eps ) / sqrt(abar_t): the x_0 that a noise prediction
+/// implies.
 ///
 /// # Panics
 /// If the lengths differ.

@@ -3,7 +3,8 @@
 /// One numbered equation or algorithm of the slides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Equation {
-    /// `eq01` .. `eq26`, `alg1`, `alg2`: the prefix of its functions and tests, and the filter of `cargo test`.
+    /// `eq01` .. `eq26`, `alg1`, `alg2`: the prefix of its functions and tests, and the filter of
+    /// `cargo test`.
     pub id: &'static str,
     /// What it is, in a few words.
     pub title: &'static str,
@@ -17,8 +18,8 @@ pub struct Equation {
     pub misprint: Option<&'static str>,
 }
 
-/// Every equation of the slides "Performers-backed Denoising Diffusion Probabilistic Models" (Pisa, October 2022), in
-/// their order and under their numbers.
+/// Every equation of the slides "Performers-backed Denoising Diffusion Probabilistic Models" (Pisa, October
+/// 2022), in their order and under their numbers.
 pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq01",

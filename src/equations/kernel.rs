@@ -6,11 +6,13 @@ use std::f64::consts::PI;
 
 /// (23) the kernel K(x, y) that `map` estimates: K(x, y) = E[ phi(x)^T phi(y) ] over w ~ N(0, I).
 ///
-/// The softmax kernel exp(x^T y) for the positive, hyperbolic and trigonometric maps; for ReLU with constant c
+/// The softmax kernel exp(x^T y) for the positive, hyperbolic and trigonometric maps; for ReLU with constant
+/// c
 /// |x||y| (sin th + (pi - th) cos th)/(2 pi) + c (|x| + |y|)/sqrt(2 pi) + c^2, th the angle between x and y.
 /// Attention's exp(q^T k / sqrt(d)) is the softmax kernel at x = q/d^(1/4), y = k/d^(1/4).
 ///
-/// Source: Choromanski et al. (2021), section 2.2, equation 3 and Lemma 1; the ReLU term: Cho & Saul (2009), degree 1.
+/// Source: Choromanski et al. (2021), section 2.2, equation 3 and Lemma 1; the ReLU term: Cho & Saul (2009),
+/// degree 1.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -41,7 +43,8 @@ mod tests {
     use super::*;
     use ndarray::array;
 
-    /// Angles of 0, 90 and 180 degrees: the arc-cosine kernel's known values 1/2, 1/(2 pi) and 0 of |x||y|, to rounding.
+    /// Angles of 0, 90 and 180 degrees: the arc-cosine kernel's known values 1/2, 1/(2 pi) and 0 of |x||y|,
+    /// to rounding.
     #[test]
     fn eq23_relu_kernel_at_known_angles() {
         let c = RELU_CONSTANT;

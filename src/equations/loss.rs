@@ -7,10 +7,11 @@ use crate::real::Real;
 /// Partial sums of [`eq21_l_simple`]; enough for two vectors of four `f64`.
 const LANES: usize = 8;
 
-/// (21) L_simple for one draw: the mean over the elements of (eps - eps_hat)^2, where eps_hat = eps_theta(x_t, t).
+/// (21) L_simple for one draw: the mean over the elements of (eps - eps_hat)^2, where eps_hat =
+/// eps_theta(x_t, t).
 ///
-/// The differences are rounded to `T`; squares and sum are `f64`, in an order that depends on the length alone, so an `f32`
-/// input loses nothing to the summation. Zero elements give zero.
+/// The differences are rounded to `T`; squares and sum are `f64`, in an order that depends on the length
+/// alone, so an `f32` input loses nothing to the summation. Zero elements give zero.
 ///
 /// Source: Ho et al. (2020), section 3.4, equation 14.
 ///
@@ -34,7 +35,8 @@ pub fn eq21_l_simple<T: Real>(eps: &[T], eps_hat: &[T]) -> f64 {
     (sums.iter().sum::<f64>() + rest) / eps.len().max(1) as f64
 }
 
-/// The gradient of `scale` times [`eq21_l_simple`] in eps_hat, 2 scale (eps_hat - eps) / n, written to `d_eps_hat`.
+/// The gradient of `scale` times [`eq21_l_simple`] in eps_hat, 2 scale (eps_hat - eps) / n, written to
+/// `d_eps_hat`.
 ///
 /// `scale` is 1 over the number of samples where the loss is averaged over a batch.
 ///
@@ -45,8 +47,8 @@ pub fn eq21_gradient<T: Real>(eps: &[T], eps_hat: &[T], scale: f64, d_eps_hat: &
     super::combine(slope, eps_hat, -slope, eps, d_eps_hat);
 }
 
-/// (21) for one draw of its expectation, whole: || eps - eps_theta( sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t ) ||^2 as a mean
-/// over the elements. `eps_theta(x_t, t, out)` writes the predicted noise.
+/// (21) for one draw of its expectation, whole: || eps - eps_theta( sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,
+/// t ) ||^2 as a mean over the elements. `eps_theta(x_t, t, out)` writes the predicted noise.
 ///
 /// # Errors
 /// Those of `eps_theta`.
@@ -81,8 +83,8 @@ mod tests {
         assert_eq!(eq21_l_simple::<f32>(&[], &[]), 0.0);
     }
 
-    /// A million `f32` of 0.1 against 0: an `f32` sum of squares would stop growing near 2^24 times its terms. 1e-14 a lane's rounding of
-    /// 131072 terms, at random.
+    /// A million `f32` of 0.1 against 0: an `f32` sum of squares would stop growing near 2^24 times its
+    /// terms. 1e-14 a lane's rounding of 131072 terms, at random.
     #[test]
     fn eq21_keeps_the_digits_of_long_f32_inputs() {
         let n = 1 << 20;

@@ -3,10 +3,12 @@
 use super::{Level, combine, forward, gaussian};
 use crate::real::Real;
 
-/// (4) ln q(x_{t-1} | x_t), the reverse process's target, for data that is one of finitely many equally likely
-/// points: by Bayes' rule q(x_t | x_{t-1}) q(x_{t-1}) / q(x_t), where q(x_s) averages (3) over the points.
+/// (4) ln q(x_{t-1} | x_t), the reverse process's target, for data that is one of finitely many equally
+/// likely points: by Bayes' rule q(x_t | x_{t-1}) q(x_{t-1}) / q(x_t), where q(x_s) averages (3) over the
+/// points.
 ///
-/// It is a mixture, Gaussian only in the limit of small beta_t. For t >= 2: at t = 1 it is a sum of point masses.
+/// It is a mixture, Gaussian only in the limit of small beta_t. For t >= 2: at t = 1 it is a sum of point
+/// masses.
 ///
 /// Source: Ho et al. (2020), section 2; Sohl-Dickstein et al. (2015), section 2.2 (the limit).
 ///
@@ -97,7 +99,8 @@ pub fn eq11_posterior_mean<T: Real>(x_t: &[T], x0: &[T], level: &Level, mean: &m
     combine(from_x_t, x_t, from_x0, x0, mean);
 }
 
-/// (12) mu~_t(x_t) = 1/sqrt(alpha_t) ( x_t - (1 - alpha_t)/sqrt(1 - abar_t) eps_t ): (9) with x_0 solved from (3).
+/// (12) mu~_t(x_t) = 1/sqrt(alpha_t) ( x_t - (1 - alpha_t)/sqrt(1 - abar_t) eps_t ): (9) with x_0 solved from
+/// (3).
 ///
 /// Source: Ho et al. (2020), section 3.2, equation 10.
 ///
@@ -108,7 +111,8 @@ pub fn eq12_posterior_mean<T: Real>(x_t: &[T], eps: &[T], level: &Level, mean: &
     combine(from_x_t, x_t, from_eps, eps, mean);
 }
 
-/// (12)'s coefficients of x_t and of eps: 1/sqrt(alpha_t) and -(1 - alpha_t) / ( sqrt(1 - abar_t) sqrt(alpha_t) ).
+/// (12)'s coefficients of x_t and of eps: 1/sqrt(alpha_t) and -(1 - alpha_t) / ( sqrt(1 - abar_t)
+/// sqrt(alpha_t) ).
 pub fn eq12_coefficients(level: &Level) -> [f64; 2] {
     let scale = 1.0 / level.alpha.sqrt();
     [scale, -scale * (1.0 - level.alpha) / (1.0 - level.alpha_bar).sqrt()]

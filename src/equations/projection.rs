@@ -40,8 +40,8 @@ impl Projection {
     }
 }
 
-/// (24)'s orthogonal w_1 .. w_m: blocks of d rows of an orthogonal matrix, each drawn afresh from the Haar measure, the
-/// last one cut when d does not divide m; then each row is given its length. Returns [m, d].
+/// (24)'s orthogonal w_1 .. w_m: blocks of d rows of an orthogonal matrix, each drawn afresh from the Haar
+/// measure, the last one cut when d does not divide m; then each row is given its length. Returns [m, d].
 ///
 /// Source: Choromanski et al. (2021), section 2.4; m and d at least 1.
 fn eq24_orthogonal_projections(m: usize, d: usize, norms: RowNorms, rng: &mut ChaCha8Rng) -> Array2<f64> {
@@ -59,9 +59,9 @@ fn eq24_orthogonal_projections(m: usize, d: usize, norms: RowNorms, rng: &mut Ch
     w
 }
 
-/// A d x d orthogonal matrix from the Haar measure: the Q of a Gaussian matrix's QR decomposition by Householder reflections,
-/// its columns multiplied by the signs of R's diagonal. Without the signs Q's first row and column lean to one side, and
-/// estimates from it are biased (Mezzadri 2007).
+/// A d x d orthogonal matrix from the Haar measure: the Q of a Gaussian matrix's QR decomposition by
+/// Householder reflections, its columns multiplied by the signs of R's diagonal. Without the signs Q's first
+/// row and column lean to one side, and estimates from it are biased (Mezzadri 2007).
 fn haar_orthogonal(d: usize, rng: &mut ChaCha8Rng) -> Array2<f64> {
     let mut r = gaussian(d, d, rng);
     let mut q = Array2::eye(d);
@@ -113,8 +113,8 @@ mod tests {
         }
     }
 
-    /// The Haar measure is symmetric: every entry of the orthogonal matrix has mean 0 and mean square 1/d. Five standard errors of 4000 draws (the
-    /// variance of a square is at most 2/d^2).
+    /// The Haar measure is symmetric: every entry of the orthogonal matrix has mean 0 and mean square 1/d.
+    /// Five standard errors of 4000 draws (the variance of a square is at most 2/d^2).
     #[test]
     fn eq24_directions_lean_to_no_side() {
         let (d, n) = (4, 4000);

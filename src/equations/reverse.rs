@@ -48,9 +48,9 @@ pub fn eq07_sigma2(level: &Level, variance: VarianceKind) -> f64 {
     }
 }
 
-/// ln of (7), for densities. At t = 1, where beta~_1 = 0 has no logarithm, it is ln beta~_2 for **both** kinds, as in
-/// the code of Ho et al. (2020), who found that it gives the better likelihood; libraries that clamp differ there.
-/// A schedule of one step has no beta~_2 and takes ln beta_1.
+/// ln of (7), for densities. At t = 1, where beta~_1 = 0 has no logarithm, it is ln beta~_2 for **both**
+/// kinds, as in the code of Ho et al. (2020), who found that it gives the better likelihood; libraries that
+/// clamp differ there. A schedule of one step has no beta~_2 and takes ln beta_1.
 pub fn eq07_log_sigma2(level: &Level, variance: VarianceKind) -> f64 {
     match variance {
         VarianceKind::FixedLarge if !level.is_first() => level.beta.ln(),
@@ -60,8 +60,9 @@ pub fn eq07_log_sigma2(level: &Level, variance: VarianceKind) -> f64 {
 
 /// (13) mu_theta(x_t, t): (12) with the predicted noise eps_theta(x_t, t) for eps_t.
 ///
-/// With `clip_x0` the x_0 that eps_theta implies by (3) is clipped to [-1, 1] and put into (11) instead, as the code of
-/// Ho et al. (2020) does without the paper's saying so. The two forms are equal where nothing is clipped.
+/// With `clip_x0` the x_0 that eps_theta implies by (3) is clipped to [-1, 1] and put into (11) instead, as
+/// the code of Ho et al. (2020) does without the paper's saying so. The two forms are equal where nothing is
+/// clipped.
 ///
 /// Source: Ho et al. (2020), section 3.2, equation 11.
 ///
@@ -84,8 +85,8 @@ pub fn clip<T: Real>(x: T) -> T {
     num_traits::clamp(x, -T::one(), T::one())
 }
 
-/// (14) ln p_theta(x_{t-1} | x_t) = ln N(x_{t-1}; mu_theta(x_t, t), sigma_t^2 I): (5) with (6), (7) and (13), for t >= 2
-/// (at t = 1 the decoder of (17) takes its place).
+/// (14) ln p_theta(x_{t-1} | x_t) = ln N(x_{t-1}; mu_theta(x_t, t), sigma_t^2 I): (5) with (6), (7) and (13),
+/// for t >= 2 (at t = 1 the decoder of (17) takes its place).
 ///
 /// Source: Ho et al. (2020), section 3.2.
 ///
@@ -133,7 +134,8 @@ mod tests {
     use super::*;
     use crate::equations::Schedule;
 
-    /// The two forms of the mean agree where nothing is clipped, and only there. 1e-11: the x_0-form divides by 1 - abar_t.
+    /// The two forms of the mean agree where nothing is clipped, and only there. 1e-11: the x_0-form divides
+    /// by 1 - abar_t.
     #[test]
     fn eq13_clipping_matters_only_outside_the_data_range() {
         let schedule = Schedule::from_betas(&[0.1, 0.2, 0.3]).unwrap();

@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 /// The scalars of one timestep. Every equation that needs more than one of them takes a `Level`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Level {
-    /// The timestep that the network is told: for a respaced schedule that of the schedule it was trained with.
+    /// The timestep that the network is told: for a respaced schedule that of the schedule it was trained
+    /// with.
     pub t: Timestep,
     /// beta_t.
     pub beta: f64,
@@ -32,9 +33,11 @@ impl Level {
 /// How K of T timesteps are chosen for sampling in fewer steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spacing {
-    /// Indices 0, s, 2 s, .. with s = floor(T / K): always holds t = 1, seldom t = T (DDIM's code; diffusers' default).
+    /// Indices 0, s, 2 s, .. with s = floor(T / K): always holds t = 1, seldom t = T (DDIM's code; diffusers'
+    /// default).
     Leading,
-    /// Indices T - 1, T - 1 - T/K, .. rounded half to even: always holds t = T (Lin et al. 2024, section 3.3).
+    /// Indices T - 1, T - 1 - T/K, .. rounded half to even: always holds t = T (Lin et al. 2024, section
+    /// 3.3).
     Trailing,
 }
 
@@ -100,9 +103,9 @@ impl Schedule {
         )
     }
 
-    /// The process that visits only the `kept` timesteps of this one: abar keeps its values there and the betas
-    /// are recomputed from it, beta = 1 - abar_t / abar_s with s the kept timestep before t
-    /// (Nichol & Dhariwal 2021, section 4). Levels remember the timestep that the network was trained with.
+    /// The process that visits only the `kept` timesteps of this one: abar keeps its values there and the
+    /// betas are recomputed from it, beta = 1 - abar_t / abar_s with s the kept timestep before t (Nichol &
+    /// Dhariwal 2021, section 4). Levels remember the timestep that the network was trained with.
     ///
     /// # Errors
     /// [`Error::Invalid`] if `kept` is empty, not strictly ascending, or names a timestep that is not here.
@@ -138,7 +141,8 @@ impl Schedule {
         let mut levels: Vec<Level> = Vec::new();
         let mut alpha_bar_prev = 1.0;
         for (t, beta, alpha, alpha_bar) in steps {
-            // True for 0 < beta < 1, but for betas so small that 1 - beta is 1 and so large that abar underflows; false for a NaN.
+            // True for 0 < beta < 1, but for betas so small that 1 - beta is 1 and so large that abar
+            // underflows; false for a NaN.
             if !(alpha_bar < alpha_bar_prev && alpha_bar > 0.0) {
                 return Err(Error::invalid(
                     format!("noise schedule, beta at t = {t}"),
@@ -246,8 +250,9 @@ mod tests {
         assert_eq!(cosine.betas().iter().filter(|&&b| b == 0.999).count(), 1);
     }
 
-    /// Why schedules are `f64`: betas recovered from `f32` tables of abar, as 1 - abar_t / abar_{t-1}, miss by 1e-4 and more at small t (an ulp
-    /// of 6e-8 in a beta of 1e-4). Ours come back to the digits that 1 - abar_t leaves.
+    /// Why schedules are `f64`: betas recovered from `f32` tables of abar, as 1 - abar_t / abar_{t-1}, miss
+    /// by 1e-4 and more at small t (an ulp of 6e-8 in a beta of 1e-4). Ours come back to the digits that 1 -
+    /// abar_t leaves.
     #[test]
     fn eq03_tables_in_f32_lose_the_small_betas() {
         let linear = schedule(BetaSchedule::Linear { start: 1e-4, end: 0.02 });

@@ -1,8 +1,9 @@
-//! One formula for one step of every sampler: what a host loop, an ONNX graph or a GPU computes between two calls of the
-//! network, given eight numbers per step.
+//! One formula for one step of every sampler: what a host loop, an ONNX graph or a GPU computes between two
+//! calls of the network, given eight numbers per step.
 //!
-//! x0 = clamp(a_x x + a_eps eps, low, high), x_next = b_x0 x0 + b_x x + b_eps eps + sigma z. It is (15) and DDIM's step with
-//! their coefficients worked out in `f64`: [`algorithms::alg2_sample`](super::algorithms::alg2_sample) and
+//! x0 = clamp(a_x x + a_eps eps, low, high), x_next = b_x0 x0 + b_x x + b_eps eps + sigma z. It is (15) and
+//! DDIM's step with their coefficients worked out in `f64`:
+//! [`algorithms::alg2_sample`](super::algorithms::alg2_sample) and
 //! [`ddim::ddim_sample`](super::ddim::ddim_sample) remain the text, and the tests hold the two together.
 
 use super::ddim::{ClipX0, Ddim};
@@ -21,8 +22,8 @@ pub enum ReverseProcess {
 }
 
 impl ReverseProcess {
-    /// The steps in the order of sampling, from the schedule's last level to x_0: the timestep that the network is told, and
-    /// the coefficients.
+    /// The steps in the order of sampling, from the schedule's last level to x_0: the timestep that the
+    /// network is told, and the coefficients.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless 0 <= eta <= 1.
@@ -66,15 +67,16 @@ pub struct StepCoefficients {
     pub sigma: f64,
 }
 
-/// The bound that bounds nothing: the largest `f32`. An infinity would be as good to compute with, but not to store as JSON.
+/// The bound that bounds nothing: the largest `f32`. An infinity would be as good to compute with, but not to
+/// store as JSON.
 pub const UNBOUNDED: f64 = f32::MAX as f64;
 
 impl StepCoefficients {
     /// The step that leaves x_t as it is.
     pub const IDENTITY: StepCoefficients = Self::without_x0(1.0, 0.0, 0.0);
 
-    /// (15) with [`eq13_mu_theta`](super::reverse::eq13_mu_theta)'s two forms of the mean: (11) of the clipped x_0, or (12),
-    /// which needs no x_0.
+    /// (15) with [`eq13_mu_theta`](super::reverse::eq13_mu_theta)'s two forms of the mean: (11) of the
+    /// clipped x_0, or (12), which needs no x_0.
     pub fn alg2(level: &Level, reverse: Reverse) -> Self {
         let sigma = if level.is_first() { 0.0 } else { eq07_sigma2(level, reverse.variance).sqrt() };
         if reverse.clip_x0 {
@@ -86,8 +88,9 @@ impl StepCoefficients {
         }
     }
 
-    /// [`ddim_step`](super::ddim::ddim_step): sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1} - sigma^2) eps + sigma z. Where eps is
-    /// derived again from the clipped x_0 by (3), or x_0 is not clipped, what is linear in x_t and eps is collected.
+    /// [`ddim_step`](super::ddim::ddim_step): sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1} - sigma^2) eps +
+    /// sigma z. Where eps is derived again from the clipped x_0 by (3), or x_0 is not clipped, what is linear
+    /// in x_t and eps is collected.
     pub fn ddim(level: &Level, ddim: Ddim) -> Self {
         let sigma2 = ddim.eta * ddim.eta * posterior::eq10_posterior_variance(level);
         let direction = (1.0 - level.alpha_bar_prev - sigma2).max(0.0).sqrt();
@@ -140,7 +143,8 @@ impl StepCoefficients {
         [self.a_x, self.a_eps, self.low, self.high, self.b_x0, self.b_x, self.b_eps, self.sigma].map(T::of)
     }
 
-    /// x_{t-1} from x_t, the predicted noise and fresh noise. Where `sigma` is 0, `z` is multiplied by it, not skipped.
+    /// x_{t-1} from x_t, the predicted noise and fresh noise. Where `sigma` is 0, `z` is multiplied by it,
+    /// not skipped.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -218,7 +222,8 @@ mod tests {
         steps.map(|(((t, x, eps), z), next)| (t, [x, eps, z, next])).collect()
     }
 
-    /// Exactly: x is multiplied by 1, and all that is added is 0. Its bounds are an interval, which others than `apply` may insist on.
+    /// Exactly: x is multiplied by 1, and all that is added is 0. Its bounds are an interval, which others
+    /// than `apply` may insist on.
     #[test]
     fn the_identity_changes_nothing() {
         let StepCoefficients { low, high, .. } = StepCoefficients::IDENTITY;
@@ -228,9 +233,9 @@ mod tests {
         assert_eq!(next, x);
     }
 
-    /// Every step of both samplers with every option. Tolerance: 16 roundings of the terms that either way sums; those of
-    /// the predicted x_0, which is what a coefficient a_x = 1/sqrt(abar_t) of up to 2e4 makes large, among them. (Collected, a coefficient may be the difference of
-    /// two larger ones, by at most 1.)
+    /// Every step of both samplers with every option. Tolerance: 16 roundings of the terms that either way
+    /// sums; those of the predicted x_0, which is what a coefficient a_x = 1/sqrt(abar_t) of up to 2e4 makes
+    /// large, among them. (Collected, a coefficient may be the difference of two larger ones, by at most 1.)
     #[test]
     fn one_formula_is_every_sampler_s_step() {
         let (mut clipped, mut unclipped) = (0, 0);

@@ -2,8 +2,8 @@
 
 use ndarray::{Array2, ArrayView4, s};
 
-/// The means of the blocks of images \[n, c, h, w\], \[n, c r s\]: r rows and s columns of blocks of nearly equal size, `side` each, or
-/// a block for each pixel row or column where there are fewer.
+/// The means of the blocks of images \[n, c, h, w\], \[n, c r s\]: r rows and s columns of blocks of nearly
+/// equal size, `side` each, or a block for each pixel row or column where there are fewer.
 pub fn block_means(images: ArrayView4<f32>, side: usize) -> Array2<f64> {
     let (n, c, h, w) = images.dim();
     let (rows, columns) = (side.min(h), side.min(w));

@@ -6,8 +6,8 @@ use crate::rng::{Stream, rng};
 use ndarray::{Array2, Array4};
 use rand::RngExt;
 
-/// `count` of `total` indices, ascending: all where `count` is not smaller, otherwise drawn without replacement, since a dataset
-/// may be ordered by class.
+/// `count` of `total` indices, ascending: all where `count` is not smaller, otherwise drawn without
+/// replacement, since a dataset may be ordered by class.
 pub fn choose(total: usize, count: usize, seed: u64) -> Vec<usize> {
     let mut indices = shuffled(total, seed);
     indices.truncate(count);

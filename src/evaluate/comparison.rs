@@ -37,12 +37,12 @@ pub fn fewest(features: usize) -> usize {
 }
 
 impl Comparison {
-    /// Compares the features \[n, d\] of samples and of images by one network. Precision and recall are of equal numbers, as
-    /// many as there are of the fewer, drawn by the seed.
+    /// Compares the features \[n, d\] of samples and of images by one network. Precision and recall are of
+    /// equal numbers, as many as there are of the fewer, drawn by the seed.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for fewer than [`fewest`] of either, and for features that are not finite or
-    /// differ in number.
+    /// [`Error::Invalid`](crate::Error::Invalid) for fewer than [`fewest`] of either, and for features that
+    /// are not finite or differ in number.
     pub fn of(images: ArrayView2<f64>, samples: ArrayView2<f64>, seed: u64) -> Result<Comparison> {
         let features = images.ncols();
         let why = format!(

@@ -28,8 +28,8 @@ pub(super) fn squared_distance<T: Real>(a: &[T], b: &[T]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// Calls `work` with each tile of `TILE` rows of `a`: the first row's index and the tile's squared distances to all rows of `b`,
-/// a list for each row. The results are in the tiles' order.
+/// Calls `work` with each tile of `TILE` rows of `a`: the first row's index and the tile's squared distances
+/// to all rows of `b`, a list for each row. The results are in the tiles' order.
 pub(super) fn by_tiles<R: Send>(
     a: ArrayView2<f64>,
     b: ArrayView2<f64>,

@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Its standard error: the sample standard deviation over the square root of the number of independent draws.
+    /// Its standard error: the sample standard deviation over the square root of the number of independent
+    /// draws.
     pub standard_error: f64,
 }
 
 impl Estimate {
-    /// The mean of independent draws, in the order given; of fewer than two the standard error is not a number.
+    /// The mean of independent draws, in the order given; of fewer than two the standard error is not a
+    /// number.
     pub fn of(draws: impl IntoIterator<Item = f64>) -> Estimate {
         let mut moments = Moments::default();
         draws.into_iter().for_each(|x| moments.add(x));
@@ -32,7 +34,8 @@ impl Estimate {
     }
 }
 
-/// The running mean and sum of squared deviations (Welford 1962): stable, and a function of the draws' order alone.
+/// The running mean and sum of squared deviations (Welford 1962): stable, and a function of the draws' order
+/// alone.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Moments {
     count: f64,

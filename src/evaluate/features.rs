@@ -39,7 +39,8 @@ impl FeatureOptions {
         FeatureOptions { input: None, output: None, range, size: None, batch: 64, runtime }
     }
 
-    /// How images enter and which output is taken, as options of the command line: what features depend on beside the file.
+    /// How images enter and which output is taken, as options of the command line: what features depend on
+    /// beside the file.
     pub fn feeding(&self) -> Vec<String> {
         let named =
             |flag: &str, name: &Option<String>| name.as_ref().map(|name| format!("--features-{flag} {name}"));
@@ -88,8 +89,8 @@ impl Extractor {
     /// Loads a network.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a file whose inputs and outputs are not a features network's, listing them, or where several need
-    /// a name; [`Error::Onnx`] where the runtime is missing or refuses it.
+    /// [`Error::Invalid`] for a file whose inputs and outputs are not a features network's, listing them, or
+    /// where several need a name; [`Error::Onnx`] where the runtime is missing or refuses it.
     pub fn load(model: &Model, options: &FeatureOptions) -> Result<Self> {
         let (origin, summary) = (model.origin().to_owned(), model.summary()?);
         if options.batch == 0 {
@@ -122,8 +123,8 @@ impl Extractor {
     /// The features \[n, d\] of images \[n, c, h, w\] in [-1, 1]; what is outside is cut off.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for images that the network does not take, an output that is no list of features, or features that are
-    /// not finite; [`Error::Onnx`] of the runtime.
+    /// [`Error::Invalid`] for images that the network does not take, an output that is no list of features,
+    /// or features that are not finite; [`Error::Onnx`] of the runtime.
     pub fn features(&mut self, images: ArrayView4<f32>) -> Result<Array2<f64>> {
         let (n, c, h, w) = images.dim();
         let fill = |i: usize, out: &mut [f32]| {

@@ -1,5 +1,5 @@
-//! The Frechet distance between two sets of features, each taken for Gaussian: with Inception's features, the FID of
-//! Heusel et al. (2017).
+//! The Frechet distance between two sets of features, each taken for Gaussian: with Inception's features, the
+//! FID of Heusel et al. (2017).
 
 use super::check_pair;
 use crate::error::{Error, Result};
@@ -19,8 +19,8 @@ impl Statistics {
     /// The moments of features \[n, d\].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for d images or fewer, whose covariance has not its full rank, so that the distance would say more
-    /// of their number than of what they show; and for features that are not finite.
+    /// [`Error::Invalid`] for d images or fewer, whose covariance has not its full rank, so that the distance
+    /// would say more of their number than of what they show; and for features that are not finite.
     pub fn of(features: ArrayView2<f64>) -> Result<Statistics> {
         let (n, d) = features.dim();
         check_pair(features, features, d + 1, &rank(d))?;
@@ -39,9 +39,9 @@ impl Statistics {
 
     /// |mu_a - mu_b|^2 + tr( C_a + C_b - 2 (C_a C_b)^(1/2) ).
     ///
-    /// The trace of the root is that of ( C_a^(1/2) C_b C_a^(1/2) )^(1/2), whose argument is symmetric and positive
-    /// semi-definite: its eigenvalues are real, unlike those that a root of C_a C_b itself finds where that is singular. What
-    /// rounding makes negative counts as 0.
+    /// The trace of the root is that of ( C_a^(1/2) C_b C_a^(1/2) )^(1/2), whose argument is symmetric and
+    /// positive semi-definite: its eigenvalues are real, unlike those that a root of C_a C_b itself finds
+    /// where that is singular. What rounding makes negative counts as 0.
     ///
     /// # Errors
     /// [`Error::Invalid`] for different numbers of features.
@@ -125,8 +125,9 @@ mod tests {
         assert!(a.distance(&a).unwrap() < 1e-13);
     }
 
-    /// Moving a set by v adds |v|^2, scaling it by 3 about its mean gives (3 - 1)^2 times its trace, and a rotation of both
-    /// changes nothing. 1e-9: rounding of sums over 200 rows, and its square root where it meets an eigenvalue of 0.
+    /// Moving a set by v adds |v|^2, scaling it by 3 about its mean gives (3 - 1)^2 times its trace, and a
+    /// rotation of both changes nothing. 1e-9: rounding of sums over 200 rows, and its square root where it
+    /// meets an eigenvalue of 0.
     #[test]
     fn what_is_known_of_moved_scaled_and_turned_features() {
         let a = normal(200, 5, 1);
@@ -144,8 +145,9 @@ mod tests {
         assert!((turned - plain).abs() < 1e-9, "{turned} {plain}");
     }
 
-    /// Features that never change and features that repeat others leave the covariance singular, where a root of the plain
-    /// product fails; they add nothing. 1e-6: the root of a rounding error of 1e-15 is 3e-8, of each null direction.
+    /// Features that never change and features that repeat others leave the covariance singular, where a root
+    /// of the plain product fails; they add nothing. 1e-6: the root of a rounding error of 1e-15 is 3e-8, of
+    /// each null direction.
     #[test]
     fn singular_covariances_are_no_obstacle() {
         let (a, b) = (normal(100, 4, 3), normal(90, 4, 4) * 1.2);

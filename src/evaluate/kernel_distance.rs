@@ -1,5 +1,5 @@
-//! The kernel distance (KID) of Binkowski et al. (2018): the squared maximum mean discrepancy of two sets of features under the
-//! cubic kernel, without bias for any number of images.
+//! The kernel distance (KID) of Binkowski et al. (2018): the squared maximum mean discrepancy of two sets of
+//! features under the cubic kernel, without bias for any number of images.
 
 use super::choice::shuffled;
 use super::{Estimate, check_pair};
@@ -14,15 +14,15 @@ pub fn usual_subsets(images: usize) -> usize {
 
 /// The kernel distance between features \[n, d\] of one network, under k(x, y) = (x y / d + 1)^3.
 ///
-/// Both sets are shuffled by the seed and cut into `subsets` parts; the estimates of the pairs of parts are independent and each
-/// without bias, so that the standard error of their mean is honest (of overlapping subsets it would be too small). It may
-/// be negative where the sets are alike.
+/// Both sets are shuffled by the seed and cut into `subsets` parts; the estimates of the pairs of parts are
+/// independent and each without bias, so that the standard error of their mean is honest (of overlapping
+/// subsets it would be too small). It may be negative where the sets are alike.
 ///
 /// Source: Binkowski et al. (2018), section 3; Gretton et al. (2012), equation 3, for the estimate.
 ///
 /// # Errors
-/// [`Error::Invalid`] for features that are not finite or differ in number, fewer than two subsets, or fewer than two images
-/// for one.
+/// [`Error::Invalid`] for features that are not finite or differ in number, fewer than two subsets, or fewer
+/// than two images for one.
 pub fn kernel_distance(
     a: ArrayView2<f64>,
     b: ArrayView2<f64>,
@@ -45,7 +45,8 @@ fn parts(features: ArrayView2<f64>, subsets: usize, seed: u64) -> Vec<Array2<f64
     order.chunks_exact(size).take(subsets).map(|rows| features.select(Axis(0), rows)).collect()
 }
 
-/// The unbiased estimate of one pair of sets: mean of k over pairs of different rows of each, less twice that between them.
+/// The unbiased estimate of one pair of sets: mean of k over pairs of different rows of each, less twice that
+/// between them.
 fn discrepancy(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
     let kernel = |x: &Array2<f64>, y: &Array2<f64>| {
         let d = x.ncols() as f64;
@@ -77,9 +78,9 @@ mod tests {
         assert_eq!(discrepancy(&a, &b), 1.0 + 27.0 - 2.0 * (8.0 + 64.0 + 8.0 + 8.0) / 4.0);
     }
 
-    /// With one feature k = (x y + 1)^3, so that the distance of two distributions is 3 (difference of means)^2 + 3 (of second
-    /// moments)^2 + (of third moments)^2: for N(0.5, 1.5^2) against N(0, 1) they are 0.5, 1.5 and 0.125 + 3 0.5 2.25 = 3.5.
-    /// Four standard errors, those below 10 %.
+    /// With one feature k = (x y + 1)^3, so that the distance of two distributions is 3 (difference of
+    /// means)^2 + 3 (of second moments)^2 + (of third moments)^2: for N(0.5, 1.5^2) against N(0, 1) they are
+    /// 0.5, 1.5 and 0.125 + 3 0.5 2.25 = 3.5. Four standard errors, those below 10 %.
     #[test]
     fn the_estimate_converges_to_the_closed_form() {
         let exact = 3.0 * 0.5f64.powi(2) + 3.0 * 1.5f64.powi(2) + 3.5f64.powi(2);
@@ -89,9 +90,9 @@ mod tests {
         assert!(found.standard_error < 0.1 * exact, "{found:?}");
     }
 
-    /// Of two sets from one distribution the mean over repetitions is 0 within four standard errors of it, where the biased
-    /// estimate would be far above (its diagonal alone adds 2 E k(x, x) / 25 = 1.8), and the stated errors are the spread that
-    /// is seen, within four times the 5 % that 200 values leave open.
+    /// Of two sets from one distribution the mean over repetitions is 0 within four standard errors of it,
+    /// where the biased estimate would be far above (its diagonal alone adds 2 E k(x, x) / 25 = 1.8), and the
+    /// stated errors are the spread that is seen, within four times the 5 % that 200 values leave open.
     #[test]
     fn equal_distributions_are_at_0_on_average_and_errors_are_honest() {
         let repeat = |i: u64| {

@@ -1,8 +1,9 @@
-//! How good a model is: its likelihood ([`nll`]), and how its samples compare with images ([`features`] and what is computed
-//! from them: [`frechet`], [`kernel_distance`], [`precision_recall`]; [`nearest`] in the images themselves).
+//! How good a model is: its likelihood ([`nll`]), and how its samples compare with images ([`features`] and
+//! what is computed from them: [`frechet`], [`kernel_distance`], [`precision_recall`]; [`nearest`] in the
+//! images themselves).
 //!
-//! Everything is a function of its inputs and a seed: the same bits from any number of threads. Work that is shared out uses
-//! the rayon pool that the caller is in.
+//! Everything is a function of its inputs and a seed: the same bits from any number of threads. Work that is
+//! shared out uses the rayon pool that the caller is in.
 
 mod block_means;
 mod choice;
@@ -24,8 +25,8 @@ pub use estimate::Estimate;
 use crate::error::{Error, Result};
 use ndarray::ArrayView2;
 
-/// Refuses two sets of features \[n, d\] that cannot be compared: of different lengths, with fewer than `least` rows, or with
-/// numbers that are not finite.
+/// Refuses two sets of features \[n, d\] that cannot be compared: of different lengths, with fewer than
+/// `least` rows, or with numbers that are not finite.
 fn check_pair(a: ArrayView2<f64>, b: ArrayView2<f64>, least: usize, why: &str) -> Result<()> {
     if a.ncols() != b.ncols() || a.ncols() == 0 {
         return Err(Error::invalid(

@@ -21,8 +21,8 @@ pub struct Nearest {
     pub rmse: f64,
 }
 
-/// The nearest of `training` to each of `images` \[n, h, w, c\] in [-1, 1], by Euclidean distance of the pixels; of equally
-/// near ones the first.
+/// The nearest of `training` to each of `images` \[n, h, w, c\] in [-1, 1], by Euclidean distance of the
+/// pixels; of equally near ones the first.
 ///
 /// # Errors
 /// [`Error::Invalid`] for images of another shape.
@@ -68,7 +68,8 @@ pub fn nearest(images: ArrayView4<f32>, training: &Dataset) -> Result<Vec<Neares
         .collect())
 }
 
-/// Writes a sheet: rows of at most `columns` images, each row followed by one of their nearest training images.
+/// Writes a sheet: rows of at most `columns` images, each row followed by one of their nearest training
+/// images.
 ///
 /// # Errors
 /// [`Error::Write`], and those of a grid that is too large.
@@ -113,7 +114,8 @@ mod tests {
         Array4::from_shape_vec((1, 1, 2, 1), pixels).unwrap()
     }
 
-    /// In every chunk, and the first of equal ones; a step of 3 in one of two pixels is an error of 3/sqrt(2), to `f32`'s digits.
+    /// In every chunk, and the first of equal ones; a step of 3 in one of two pixels is an error of
+    /// 3/sqrt(2), to `f32`'s digits.
     #[test]
     fn an_image_of_the_set_is_its_own_nearest_and_a_changed_one_is_near_it() {
         let dataset = dataset();
@@ -136,7 +138,8 @@ mod tests {
         assert!(error.contains("[1, 2, 1]") && error.contains("[2, 1, 1]"), "{error}");
     }
 
-    /// Five images in rows of three: 3 samples, 3 neighbours, 2 samples and 2 neighbours with black beside them.
+    /// Five images in rows of three: 3 samples, 3 neighbours, 2 samples and 2 neighbours with black beside
+    /// them.
     #[test]
     fn a_sheet_has_each_nearest_image_below_its_sample() {
         let dataset = dataset();

@@ -1,9 +1,10 @@
-//! The variational bound (17) on held-out images, in bits per dimension: L_T, every L_{t-1}, L_0, their sum, and what the
-//! predicted x_0 is worth at each rate (Ho et al. 2020, section 4.3).
+//! The variational bound (17) on held-out images, in bits per dimension: L_T, every L_{t-1}, L_0, their sum,
+//! and what the predicted x_0 is worth at each rate (Ho et al. 2020, section 4.3).
 //!
-//! The terms are those of [`crate::equations::bound`]. Of an image, the sum over t is estimated from one timestep of each stratum
-//! (all timesteps where the strata are of one), drawn anew for each image and draw; so the spread of the images' sums holds
-//! every source of error at once: the images, the noise of x_t, and the timesteps that were left out.
+//! The terms are those of [`crate::equations::bound`]. Of an image, the sum over t is estimated from one
+//! timestep of each stratum (all timesteps where the strata are of one), drawn anew for each image and draw;
+//! so the spread of the images' sums holds every source of error at once: the images, the noise of x_t, and
+//! the timesteps that were left out.
 
 mod strata;
 mod tally;
@@ -38,11 +39,13 @@ pub enum Timesteps {
 /// What to evaluate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NllConfig {
-    /// Independent evaluations of each image, at least 1; from 2 on they tell the noise's error from the images'.
+    /// Independent evaluations of each image, at least 1; from 2 on they tell the noise's error from the
+    /// images'.
     pub draws: usize,
     /// The timesteps.
     pub timesteps: Timesteps,
-    /// Whether the predicted x_0 is clipped to [-1, 1] before the reverse mean is formed, as the code of Ho et al. does.
+    /// Whether the predicted x_0 is clipped to [-1, 1] before the reverse mean is formed, as the code of Ho
+    /// et al. does.
     pub clip_x0: bool,
     /// The seed of noises and timesteps.
     pub seed: u64,
@@ -72,7 +75,8 @@ struct Job<'a> {
 /// What an evaluation found.
 #[derive(Clone, Copy, Debug, Default)]
 struct Found {
-    /// The slot's share of the bound with each of [`VARIANCES`], in nats: of a stratum, its number of timesteps times one term.
+    /// The slot's share of the bound with each of [`VARIANCES`], in nats: of a stratum, its number of
+    /// timesteps times one term.
     nats: [f64; 2],
     /// The part of it that a receiver of x_t has, the mean over the t of the stratum, in nats.
     received: [f64; 2],
@@ -112,11 +116,12 @@ pub fn bound<T: Element>(
     bound_by(eps_theta, schedule, images, config, observer)
 }
 
-/// The bound of whatever predicts the noise: `eps_theta(x_t, t, out)` for a batch x_t \[n, dims\] and its n timesteps.
+/// The bound of whatever predicts the noise: `eps_theta(x_t, t, out)` for a batch x_t \[n, dims\] and its n
+/// timesteps.
 ///
 /// # Errors
-/// [`Error::Invalid`] for fewer than two images, no draws or a batch of 0; [`Error::NotFinite`] for a prediction that is not
-/// finite; those of `eps_theta`.
+/// [`Error::Invalid`] for fewer than two images, no draws or a batch of 0; [`Error::NotFinite`] for a
+/// prediction that is not finite; those of `eps_theta`.
 pub fn bound_by<T: Real>(
     mut eps_theta: impl FnMut(&[T], &[Timestep], &mut [T]) -> Result<()>,
     schedule: &Schedule,

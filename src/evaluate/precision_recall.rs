@@ -1,5 +1,5 @@
-//! Precision and recall of samples (Kynkaanniemi et al. 2019): how many samples lie where images are, and how many images lie
-//! where samples are.
+//! Precision and recall of samples (Kynkaanniemi et al. 2019): how many samples lie where images are, and how
+//! many images lie where samples are.
 
 use super::check_pair;
 use super::distance::by_tiles;
@@ -20,15 +20,17 @@ pub struct PrecisionRecall {
 /// The neighbour whose distance is a ball's radius, in the paper.
 pub const NEIGHBOUR: usize = 3;
 
-/// Precision and recall of `samples` against `images`, both features \[n, d\] of one network. A set's manifold is the union of
-/// balls around its points, each as large as the distance to its `k`-th nearest neighbour in the set.
+/// Precision and recall of `samples` against `images`, both features \[n, d\] of one network. A set's
+/// manifold is the union of balls around its points, each as large as the distance to its `k`-th nearest
+/// neighbour in the set.
 ///
 /// The paper compares equal numbers; with more of one the balls of that are smaller.
 ///
 /// Source: Kynkaanniemi et al. (2019), section 2, equations 1 and 2; k = 3 is [`NEIGHBOUR`].
 ///
 /// # Errors
-/// [`Error::Invalid`](crate::Error::Invalid) for features that are not finite or differ in number, or sets of k or fewer.
+/// [`Error::Invalid`](crate::Error::Invalid) for features that are not finite or differ in number, or sets of
+/// k or fewer.
 pub fn precision_recall(
     images: ArrayView2<f64>,
     samples: ArrayView2<f64>,
@@ -75,9 +77,9 @@ mod tests {
         Array2::from_shape_vec((points.len(), 1), points.to_vec()).unwrap()
     }
 
-    /// By hand, k = 1. Images 0, 1, 10 have radii 1, 1, 9; samples -1, 1.5, 20, 30 have 2.5, 2.5, 10, 10. Of the samples -1 lies
-    /// within 0's ball and 1.5 within 1's, and 20, which is 10 from 10, within none. Of the images 0 and 1 lie within those
-    /// of -1 and 1.5, and 10 just within that of 20.
+    /// By hand, k = 1. Images 0, 1, 10 have radii 1, 1, 9; samples -1, 1.5, 20, 30 have 2.5, 2.5, 10, 10. Of
+    /// the samples -1 lies within 0's ball and 1.5 within 1's, and 20, which is 10 from 10, within none. Of
+    /// the images 0 and 1 lie within those of -1 and 1.5, and 10 just within that of 20.
     #[test]
     fn balls_on_a_line() {
         let (images, samples) = (line(&[0.0, 1.0, 10.0]), line(&[-1.0, 1.5, 20.0, 30.0]));
@@ -100,8 +102,9 @@ mod tests {
         assert_eq!(found.precision, 0.5);
     }
 
-    /// Samples of one of two clusters are precise and recall half; samples of both and of noise recall all. The clusters are 100
-    /// apart, so that only chance within a cluster is left: of 200 points in a cluster, a ball of three neighbours misses few.
+    /// Samples of one of two clusters are precise and recall half; samples of both and of noise recall all.
+    /// The clusters are 100 apart, so that only chance within a cluster is left: of 200 points in a cluster,
+    /// a ball of three neighbours misses few.
     #[test]
     fn a_lost_mode_costs_recall_and_noise_costs_precision() {
         let cloud = |n: usize, centre: f64, id: u64| {

@@ -1,8 +1,9 @@
-//! Attention as ONNX operators: exact (22), and FAVOR+ (26) with the engine's features, its stabilisation and its guard.
+//! Attention as ONNX operators: exact (22), and FAVOR+ (26) with the engine's features, its stabilisation and
+//! its guard.
 //!
-//! Everything is channels first, q, k, v \[N, heads, d, L\] and features \[N, heads, l m, L\], so that no image is transposed on
-//! the way in or out. FAVOR+ never forms an L x L matrix. What the symbols mean, and why nothing overflows or divides by
-//! zero, stands in [`crate::nn`]'s `favor_features`.
+//! Everything is channels first, q, k, v \[N, heads, d, L\] and features \[N, heads, l m, L\], so that no
+//! image is transposed on the way in or out. FAVOR+ never forms an L x L matrix. What the symbols mean, and
+//! why nothing overflows or divides by zero, stands in [`crate::nn`]'s `favor_features`.
 
 use crate::config::FeatureMap;
 use crate::equations::features::RELU_CONSTANT;
@@ -14,8 +15,8 @@ use performer_ddpm_onnx::builder::{Binary, GraphBuilder, Reduction, ReshapeDim, 
 const ROWS: usize = 2;
 const TOKENS: usize = 3;
 
-/// Writes attention over the pixels of q, k, v \[N, C, H, W\], its heads over neighbouring channels; exact, or FAVOR+ with a
-/// feature map and its projections \[m, d\].
+/// Writes attention over the pixels of q, k, v \[N, C, H, W\], its heads over neighbouring channels; exact,
+/// or FAVOR+ with a feature map and its projections \[m, d\].
 pub(super) fn write(
     g: &mut GraphBuilder,
     heads: usize,
@@ -42,7 +43,8 @@ pub(super) fn write(
     g.reshape(out, &image)
 }
 
-/// (22). A's rows are normalised by the Softmax operator, which takes their maximum off before it exponentiates.
+/// (22). A's rows are normalised by the Softmax operator, which takes their maximum off before it
+/// exponentiates.
 fn softmax(g: &mut GraphBuilder, dim: usize, q: Value, k: Value, v: Value) -> Result<Value> {
     let queries = g.transpose(q, &[0, 1, TOKENS, ROWS])?;
     let products = g.matmul(queries, k)?;
@@ -95,8 +97,8 @@ fn favor(
     })
 }
 
-/// The features of (25), h's sign and constant left out where they cancel: keys exp(e_lj - c_j) with e_lj = u_lj - |k_l|^2/2 and
-/// c_j = max_l e_lj, queries exp(u_ij + c_j - s_i) with s_i = max_j (u_ij + c_j).
+/// The features of (25), h's sign and constant left out where they cancel: keys exp(e_lj - c_j) with e_lj =
+/// u_lj - |k_l|^2/2 and c_j = max_l e_lj, queries exp(u_ij + c_j - s_i) with s_i = max_j (u_ij + c_j).
 fn exponential(
     g: &mut GraphBuilder,
     map: FeatureMap,

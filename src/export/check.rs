@@ -16,10 +16,11 @@ use performer_ddpm_onnx::Tensor;
 use performer_ddpm_onnx::runner::Runner;
 use serde::Serialize;
 
-/// The largest difference allowed of a denoiser's or a step's output, relative to the largest value: `f32` rounding (6e-8)
-/// through some fifty layers and sums of hundreds of terms.
+/// The largest difference allowed of a denoiser's or a step's output, relative to the largest value: `f32`
+/// rounding (6e-8) through some fifty layers and sums of hundreds of terms.
 pub const BOUND: f64 = 2e-5;
-/// The same for a sampler's images, absolute, the images being in [-1, 1]: each of the K steps adds its own rounding.
+/// The same for a sampler's images, absolute, the images being in [-1, 1]: each of the K steps adds its own
+/// rounding.
 pub const IMAGE_BOUND: f64 = 1e-3;
 
 /// How far a start is moved to see what the chain makes of it: some ten roundings.
@@ -72,8 +73,8 @@ struct Case {
 }
 
 impl Expectation {
-    /// Random inputs for a graph and what the engine makes of them in `f64` by its reference text: t at both ends and between,
-    /// batches of 3 and of 1. `progress` is told the share done of a sampler's chain.
+    /// Random inputs for a graph and what the engine makes of them in `f64` by its reference text: t at both
+    /// ends and between, batches of 3 and of 1. `progress` is told the share done of a sampler's chain.
     ///
     /// # Errors
     /// As [`build`](super::build); [`Error::NotFinite`] where the network's output is not finite.
@@ -95,8 +96,8 @@ impl Expectation {
         Ok(Expectation { cases, amplification, graph: spec.kind().name() })
     }
 
-    /// By how much a sampler's chain enlarges a small change of x_T; 1 for other graphs. Above 100 the bound on images is wider
-    /// than [`IMAGE_BOUND`].
+    /// By how much a sampler's chain enlarges a small change of x_T; 1 for other graphs. Above 100 the bound
+    /// on images is wider than [`IMAGE_BOUND`].
     pub fn amplification(&self) -> f64 {
         self.amplification
     }
@@ -191,8 +192,8 @@ impl Reference {
         Ok(cases)
     }
 
-    /// Steps of both samplers at both ends and between. The scale is the largest sum of the terms' magnitudes: the predicted
-    /// x_0 is a difference of terms that are far larger than itself at t = T.
+    /// Steps of both samplers at both ends and between. The scale is the largest sum of the terms'
+    /// magnitudes: the predicted x_0 is a difference of terms that are far larger than itself at t = T.
     fn step(&mut self, schedule: &Schedule) -> Result<Vec<Case>> {
         let total = schedule.steps();
         let processes = [
@@ -233,8 +234,8 @@ impl Reference {
         Ok(Case { inputs, continued: Vec::new(), want, scale, bound: BOUND })
     }
 
-    /// The chain of an untrained network can be chaotic: it then says nothing of rounding errors, and the bound is wider.
-    /// One more image, the first with its start moved by 1e-6, shows how far.
+    /// The chain of an untrained network can be chaotic: it then says nothing of rounding errors, and the
+    /// bound is wider. One more image, the first with its start moved by 1e-6, shows how far.
     fn sampler(
         &mut self,
         process: ReverseProcess,

@@ -6,12 +6,12 @@ use performer_ddpm_onnx::Model;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Writes a model so that `path` holds it only after it has been read back, is what was built, and `check` accepts it: until
-/// then it is `.NAME.unchecked` in the same folder, and what was under `path` before stays.
+/// Writes a model so that `path` holds it only after it has been read back, is what was built, and `check`
+/// accepts it: until then it is `.NAME.unchecked` in the same folder, and what was under `path` before stays.
 ///
 /// # Errors
-/// [`Error::Write`] where the system refuses, [`Error::Invalid`] where `path` is a folder or the file reads back otherwise;
-/// what `check` returns. The unchecked file is then gone.
+/// [`Error::Write`] where the system refuses, [`Error::Invalid`] where `path` is a folder or the file reads
+/// back otherwise; what `check` returns. The unchecked file is then gone.
 pub fn write_checked(path: &Path, model: &Model, check: impl FnOnce(&Model) -> Result<()>) -> Result<()> {
     let name = path.file_name().filter(|_| !path.is_dir()).ok_or_else(|| {
         Error::invalid(path.display().to_string(), "a file to write", "a folder", "give a file's name")

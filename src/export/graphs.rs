@@ -1,4 +1,5 @@
-//! The three graphs: the network, the network with one step of a sampler, and K steps of one sampler in a Scan.
+//! The three graphs: the network, the network with one step of a sampler, and K steps of one sampler in a
+//! Scan.
 
 use super::metadata::{GraphKind, Metadata, SamplerSummary};
 use super::network::Network;
@@ -28,13 +29,16 @@ pub struct Source<'a> {
 pub enum GraphSpec {
     /// Inputs `x` f32 \[N, C, H, W\] and `t` int64 \[N\], the index 0..T-1; output `eps` f32 \[N, C, H, W\].
     Denoiser,
-    /// Inputs `x`, `t`, `coefficients` f32 \[8\] ([`StepCoefficients::to_array`]) and `z` f32 \[N, C, H, W\]; output `x_next`.
+    /// Inputs `x`, `t`, `coefficients` f32 \[8\] ([`StepCoefficients::to_array`]) and `z` f32 \[N, C, H, W\];
+    /// output `x_next`.
     Step,
-    /// Inputs `x_T` f32 \[N, C, H, W\] and `noise` f32 \[K, N, C, H, W\], the steps' z in the order of sampling; output `images`.
-    /// A sampler without noise (DDIM with eta = 0) has the input too and does not read it.
+    /// Inputs `x_T` f32 \[N, C, H, W\] and `noise` f32 \[K, N, C, H, W\], the steps' z in the order of
+    /// sampling; output `images`. A sampler without noise (DDIM with eta = 0) has the input too and does not
+    /// read it.
     ///
-    /// In runs of fewer steps `noise` is that of one run's steps and a third input, `first` int64 \[1\], is how many steps went
-    /// before; `images` is then the next run's `x_T`. What the last run has above K steps leaves the images as they are.
+    /// In runs of fewer steps `noise` is that of one run's steps and a third input, `first` int64 \[1\], is
+    /// how many steps went before; `images` is then the next run's `x_T`. What the last run has above K steps
+    /// leaves the images as they are.
     Sampler {
         /// The sampler.
         process: ReverseProcess,
@@ -58,14 +62,15 @@ impl GraphSpec {
     }
 }
 
-/// The network in a graph of this kind, with all that is needed to sample from the file alone in its metadata.
+/// The network in a graph of this kind, with all that is needed to sample from the file alone in its
+/// metadata.
 ///
-/// A t outside 0..T-1 is not the graph's to refuse: on a processor the runtimes report it, except that -T..-1 count from the
-/// end; on a GPU the result is undefined.
+/// A t outside 0..T-1 is not the graph's to refuse: on a processor the runtimes report it, except that -T..-1
+/// count from the end; on a GPU the result is undefined.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a network whose output is no noise for its input, a diffusion process, sampler or number of steps
-/// out of range; [`Error::Onnx`] for a network that the format does not hold.
+/// [`Error::Invalid`] for a network whose output is no noise for its input, a diffusion process, sampler or
+/// number of steps out of range; [`Error::Onnx`] for a network that the format does not hold.
 pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
     let model = source.model;
     let shape = model.graph.shape(model.graph.input);

@@ -1,4 +1,5 @@
-//! The trained network as an ONNX file that runs without this program: graphs, metadata, and the check of what was written.
+//! The trained network as an ONNX file that runs without this program: graphs, metadata, and the check of
+//! what was written.
 
 mod attention;
 pub mod check;

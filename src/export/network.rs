@@ -1,8 +1,10 @@
-//! The network's graph as ONNX operators: the same walk as the engine's forward sweep, one exhaustive match over [`Op`].
+//! The network's graph as ONNX operators: the same walk as the engine's forward sweep, one exhaustive match
+//! over [`Op`].
 //!
-//! Images are \[N, C, H, W\] throughout and vectors \[N, C\]. Weights are initialisers under diffusers' names, in the layout that
-//! they have in model folders: \[c_out, c_in, k, k\] and \[c_out, c_in\]. Whatever is computed from weights alone (a transpose, a
-//! scaled projection) stands in the graph and is computed once, when a runtime loads it.
+//! Images are \[N, C, H, W\] throughout and vectors \[N, C\]. Weights are initialisers under diffusers'
+//! names, in the layout that they have in model folders: \[c_out, c_in, k, k\] and \[c_out, c_in\]. Whatever
+//! is computed from weights alone (a transpose, a scaled projection) stands in the graph and is computed
+//! once, when a runtime loads it.
 
 use super::attention;
 use crate::error::Result;

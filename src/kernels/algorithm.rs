@@ -9,7 +9,8 @@ use std::str::FromStr;
 pub enum ConvAlgorithm {
     /// As the definition says: nine products a pixel.
     Direct,
-    /// Winograd's minimal filtering where it pays, which needs a quarter of the products and rounds a little coarser.
+    /// Winograd's minimal filtering where it pays, which needs a quarter of the products and rounds a little
+    /// coarser.
     #[default]
     Winograd,
 }

@@ -1,9 +1,10 @@
 //! Dropout's masks: sixteen blocks of ChaCha8 (Bernstein 2008) at a time, side by side in vectors.
 //!
-//! The numbers are those of [`rand_chacha::ChaCha8Rng`] with the same key; what differs is the order in which they are
-//! used, so that no word has to change its lane. Of the 256 words of blocks 16 r .. 16 r + 15, word w of block b decides by
-//! its lower half over element 512 r + 32 w + b and by its upper half over element 512 r + 32 w + 16 + b: 16 random bits an
-//! element. The arithmetic is integral, so every instruction set makes the same mask.
+//! The numbers are those of [`rand_chacha::ChaCha8Rng`] with the same key; what differs is the order in which
+//! they are used, so that no word has to change its lane. Of the 256 words of blocks 16 r .. 16 r + 15, word
+//! w of block b decides by its lower half over element 512 r + 32 w + b and by its upper half over element
+//! 512 r + 32 w + 16 + b: 16 random bits an element. The arithmetic is integral, so every instruction set
+//! makes the same mask.
 
 use super::simd::{Kernel, Simd, dispatch};
 use super::{Isa, vectorised};
@@ -38,7 +39,8 @@ struct Blocks<'a> {
 impl Kernel for Blocks<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: arithmetic on registers; vectors are read from and written to rows of BLOCKS integers, which LANES divides.
+        // SAFETY: arithmetic on registers; vectors are read from and written to rows of BLOCKS integers,
+        // which LANES divides.
         unsafe {
             for b in (0..BLOCKS).step_by(S::LANES) {
                 let mut v = [S::splat_u32(0); 16];
@@ -89,8 +91,8 @@ fn keep<T: Real>(bits: u32, threshold: u32, scale: T, x: &mut T) {
     *x = if bits >= threshold { *x * scale } else { T::zero() };
 }
 
-/// Drops each element with probability q and divides the others by 1 - q, q being p rounded to a multiple of 2^-16: the
-/// expectation is kept exactly. The mask is a function of the key alone.
+/// Drops each element with probability q and divides the others by 1 - q, q being p rounded to a multiple of
+/// 2^-16: the expectation is kept exactly. The mask is a function of the key alone.
 pub fn drop_out<T: Real>(isa: Isa, key: &[u8; 32], p: f64, x: &mut [T]) {
     let threshold = (p * 65536.0).round().min(65535.0) as u32;
     let scale = T::of(65536.0 / (65536.0 - f64::from(threshold)));
@@ -172,7 +174,8 @@ mod tests {
         }
     }
 
-    /// The share kept is within five standard errors sqrt(p (1 - p) / n) of 1 - p; probabilities of 0 and nearly 1 work.
+    /// The share kept is within five standard errors sqrt(p (1 - p) / n) of 1 - p; probabilities of 0 and
+    /// nearly 1 work.
     #[test]
     fn the_share_kept_is_one_minus_p() {
         let n = 100_000;

@@ -1,19 +1,21 @@
-//! Powers of two of a matrix less what makes them at most 1, in one pass: the middle of softmax and of FAVOR+'s features.
+//! Powers of two of a matrix less what makes them at most 1, in one pass: the middle of softmax and of
+//! FAVOR+'s features.
 //!
-//! The base is 2 and not e, since the matrix is a product of which one factor is scaled anyway, there by log2(e) too: then the
-//! integral part n of an exponent is taken off exactly, without Cody's and Waite's two pieces of ln 2. 2^r for what is
-//! left, |r| <= 1/2, is a polynomial of degree 6, 1 at 0, fitted to the least largest relative error, with rounded coefficients
-//! 2^-25. Below 2^-126 the result is 0.
+//! The base is 2 and not e, since the matrix is a product of which one factor is scaled anyway, there by
+//! log2(e) too: then the integral part n of an exponent is taken off exactly, without Cody's and Waite's two
+//! pieces of ln 2. 2^r for what is left, |r| <= 1/2, is a polynomial of degree 6, 1 at 0, fitted to the least
+//! largest relative error, with rounded coefficients 2^-25. Below 2^-126 the result is 0.
 //!
-//! An exponent is the matrix's element x_tj and a shift by row and, where there are any, by column: see [`Exponent`]. With
-//! [`exp2_below_maxima_reference`] the shift by row is the row's largest exponent, and the row's weighted sum is found beside:
+//! An exponent is the matrix's element x_tj and a shift by row and, where there are any, by column: see
+//! [`Exponent`]. With [`exp2_below_maxima_reference`] the shift by row is the row's largest exponent, and the
+//! row's weighted sum is found beside:
 //!
 //! - softmax: maxima_t = max_j x_tj, x_tj <- 2^(x_tj - maxima_t), sums_t = sum_j x_tj;
-//! - FAVOR+'s queries: maxima_t = max_j (x_tj + columns_j), x_tj <- 2^((x_tj + columns_j) - maxima_t), sums_t = sum_j weights_j
-//!   x_tj, the denominator if the weights are the sums of the keys' features.
+//! - FAVOR+'s queries: maxima_t = max_j (x_tj + columns_j), x_tj <- 2^((x_tj + columns_j) - maxima_t),
+//!   sums_t = sum_j weights_j x_tj, the denominator if the weights are the sums of the keys' features.
 //!
-//! Maxima pass over NaN, which the exponentials still see. A row's sum is taken in as many partial sums as a vector has lanes,
-//! in an order that its length and the instruction set decide.
+//! Maxima pass over NaN, which the exponentials still see. A row's sum is taken in as many partial sums as a
+//! vector has lanes, in an order that its length and the instruction set decide.
 
 use super::Isa;
 use super::simd::{Kernel, Simd, dispatch};
@@ -100,7 +102,8 @@ pub(super) fn exp2_of_fast(isa: Isa, x: &mut [f32], width: usize, stride: usize,
     let columns = columns.unwrap_or_default().as_ptr();
     let matrix = Matrix { x: x.as_mut_ptr(), rows: rows.len(), width, stride, columns };
     let rows = rows.as_ptr();
-    // SAFETY: `check` holds the matrix's and the shifts' lengths; the form without shifts by column reads none.
+    // SAFETY: `check` holds the matrix's and the shifts' lengths; the form without shifts by column reads
+    // none.
     unsafe {
         match exponent {
             Exponent::Rows(_) => dispatch(isa, Exp2Of::<ByRow> { matrix, rows, form: PhantomData }),
@@ -211,7 +214,8 @@ struct Matrix {
 }
 
 impl Matrix {
-    /// Calls `f(x, columns' offset, elements)` for the row's vectors, the last one partial if `elements < LANES`.
+    /// Calls `f(x, columns' offset, elements)` for the row's vectors, the last one partial if
+    /// `elements < LANES`.
     #[inline(always)]
     unsafe fn for_row<S: Simd>(&self, t: usize, mut f: impl FnMut(*mut f32, usize, usize)) {
         // SAFETY: row t exists.
@@ -304,7 +308,8 @@ struct Exp2BelowMaxima<F> {
     form: PhantomData<F>,
 }
 
-/// Rows whose maxima are found before their exponentials are taken, so that the folds of one wait for no other.
+/// Rows whose maxima are found before their exponentials are taken, so that the folds of one wait for no
+/// other.
 const BLOCK: usize = 4;
 
 impl<F: Form> Kernel for Exp2BelowMaxima<F> {

@@ -1,8 +1,9 @@
 //! The SIMD floor: the few inner loops that take nearly all of the time.
 //!
-//! Each file gives the mathematics, the plain reference and the fast version, in that order. Fast versions are written
-//! once over one trait of vectors and compiled for every instruction set; [`Isa`] chooses one at run time. `f64`, and
-//! [`Isa::Reference`] in `f32`, run the reference text. All of the crate's `unsafe` lives here.
+//! Each file gives the mathematics, the plain reference and the fast version, in that order. Fast versions
+//! are written once over one trait of vectors and compiled for every instruction set; [`Isa`] chooses one at
+//! run time. `f64`, and [`Isa::Reference`] in `f32`, run the reference text. All of the crate's `unsafe`
+//! lives here.
 #![allow(unsafe_code)]
 
 mod algorithm;
@@ -39,8 +40,8 @@ pub trait Element: Real {
     fn product(isa: Isa, shape: &Product, a: &[Self], b: &[Self], c: &mut [Self]);
     /// The same product with a layer's weight as B, shared out over `team`: the same bits.
     fn team_product(isa: Isa, team: Team, shape: &Product, a: &[Self], b: &[Self], c: &mut [Self]);
-    /// y \[n, h, w, c_out\] = or, if `add`, += the convolution of x \[n, h, w, c_in\] with weight \[3, 3, c_in, c_out\], and
-    /// the bias if there is one; `work` has [`Winograd::work_len`] elements.
+    /// y \[n, h, w, c_out\] = or, if `add`, += the convolution of x \[n, h, w, c_in\] with weight \[3, 3,
+    /// c_in, c_out\], and the bias if there is one; `work` has [`Winograd::work_len`] elements.
     fn winograd(
         isa: Isa,
         team: Team,
@@ -52,7 +53,8 @@ pub trait Element: Real {
         y: &mut [Self],
         work: &mut [Self],
     );
-    /// d_weight += the convolution's gradient in its weight, from x and d_y \[n, h, w, c_out\]; `work` as above.
+    /// d_weight += the convolution's gradient in its weight, from x and d_y \[n, h, w, c_out\]; `work` as
+    /// above.
     fn winograd_weight_gradient(
         isa: Isa,
         team: Team,
@@ -66,8 +68,8 @@ pub trait Element: Real {
     fn exp_in_place(isa: Isa, x: &mut [Self]);
     /// x_tj <- 2 to its [`Exponent`] for the first `width` elements of every `stride`.
     fn exp2_of(isa: Isa, x: &mut [Self], width: usize, stride: usize, exponent: Exponent<Self>);
-    /// x_tj <- 2^(x_tj + column_j - maxima_t), where maxima_t is the row's largest exponent, and the rows' weighted sums;
-    /// see `exponentials.rs`.
+    /// x_tj <- 2^(x_tj + column_j - maxima_t), where maxima_t is the row's largest exponent, and the rows'
+    /// weighted sums; see `exponentials.rs`.
     fn exp2_below_maxima(
         isa: Isa,
         x: &mut [Self],
@@ -97,7 +99,8 @@ pub trait Element: Real {
         sum: &mut [Self],
         sum_x: &mut [Self],
     );
-    /// d_x = or, if `add`, += factor_c d + slope_c (x - centre_c) + term_c; d takes the result where d_x is `None`.
+    /// d_x = or, if `add`, += factor_c d + slope_c (x - centre_c) + term_c; d takes the result where d_x is
+    /// `None`.
     fn channel_centred(
         isa: Isa,
         x: &[Self],

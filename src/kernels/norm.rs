@@ -1,9 +1,9 @@
 //! The passes of a group normalisation over an image \[rows, c\], its channels contiguous.
 //!
-//! Every pass takes a few vectors of neighbouring channels from the first row to the last, so that a channel's
-//! coefficients and sums stay in registers. Moments are taken in chunks of rows: the chunk's mean, then the squared
-//! deviations from it while it is in cache, combined with those before by Chan, Golub and LeVeque's formula (1983); so
-//! memory is read once and nothing cancels, however large the mean.
+//! Every pass takes a few vectors of neighbouring channels from the first row to the last, so that a
+//! channel's coefficients and sums stay in registers. Moments are taken in chunks of rows: the chunk's mean,
+//! then the squared deviations from it while it is in cache, combined with those before by Chan, Golub and
+//! LeVeque's formula (1983); so memory is read once and nothing cancels, however large the mean.
 
 mod fast;
 
@@ -75,7 +75,8 @@ pub(super) fn affine_backward_reference<T: Real>(
     }
 }
 
-/// d_x = or, if `add`, += factor_c d + (slope_c (x - centre_c) + term_c); d itself is overwritten where d_x is `None`.
+/// d_x = or, if `add`, += factor_c d + (slope_c (x - centre_c) + term_c); d itself is overwritten where d_x
+/// is `None`.
 pub(super) fn centred_reference<T: Real>(
     x: &[T],
     channels: Channels<T>,
@@ -128,8 +129,9 @@ mod tests {
         }
     }
 
-    /// Bounds: a mean is a sum, off by at most rows roundings of the largest |x|. Of a deviation d = x - m a rounding of m
-    /// shows as EPS |m|, so that a sum of d^2 errs by (rows EPS) of itself, and by what the mean's error squared adds.
+    /// Bounds: a mean is a sum, off by at most rows roundings of the largest |x|. Of a deviation d = x - m a
+    /// rounding of m shows as EPS |m|, so that a sum of d^2 errs by (rows EPS) of itself, and by what the
+    /// mean's error squared adds.
     #[test]
     fn moments_agree_with_f64_however_large_the_mean() {
         for (rows, c) in SIZES {
@@ -151,8 +153,8 @@ mod tests {
         }
     }
 
-    /// Bounds: z is two roundings of its terms; SiLU and its derivative have slopes below 1.1 and errors of 6 EPS of |z| + 1,
-    /// as `vector`'s tests state; a sum of n terms errs by n EPS of the sum of their sizes.
+    /// Bounds: z is two roundings of its terms; SiLU and its derivative have slopes below 1.1 and errors of 6
+    /// EPS of |z| + 1, as `vector`'s tests state; a sum of n terms errs by n EPS of the sum of their sizes.
     #[test]
     fn affine_passes_agree_with_f64() {
         for (rows, c) in SIZES {

@@ -1,4 +1,5 @@
-//! A loop of nothing but multiply-adds: the most that this processor can do, against which `bench` holds what it does.
+//! A loop of nothing but multiply-adds: the most that this processor can do, against which `bench` holds what
+//! it does.
 
 use super::Isa;
 use super::simd::{Kernel, Simd, dispatch};
@@ -48,8 +49,8 @@ const SEARCH: Duration = Duration::from_secs(1);
 /// Rounds of a try: some milliseconds, which hide what starting the threads takes.
 const ROUNDS: usize = 4_000_000;
 
-/// The most multiply-adds that this processor does on so many threads at a time, in GFLOP/s: the best of the tries of a second,
-/// since all that happens beside slows most of them.
+/// The most multiply-adds that this processor does on so many threads at a time, in GFLOP/s: the best of the
+/// tries of a second, since all that happens beside slows most of them.
 pub fn peak_gflops(threads: usize) -> f64 {
     let alone = || black_box(multiply_adds(Isa::detect(), black_box(ROUNDS))).0;
     let rate = || {
@@ -76,8 +77,9 @@ fn multiply_adds(isa: Isa, rounds: usize) -> (usize, f32) {
 mod tests {
     use super::*;
 
-    /// 1 is the fixed point of x -> 0.999 x + 0.001, and the chains begin within 0.011 of it; ten thousand rounds leave
-    /// 0.999^10000 = 5e-5 of that. Tolerance 1e-4: roundings of 6e-8 that add up to 1 / (1 - 0.999) times as much.
+    /// 1 is the fixed point of x -> 0.999 x + 0.001, and the chains begin within 0.011 of it; ten thousand
+    /// rounds leave 0.999^10000 = 5e-5 of that. Tolerance 1e-4: roundings of 6e-8 that add up to 1 / (1 -
+    /// 0.999) times as much.
     #[test]
     fn every_round_is_counted_and_done() {
         for isa in Isa::available() {

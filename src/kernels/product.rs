@@ -1,14 +1,15 @@
 //! The one matrix product behind convolutions, linear layers and attention.
 //!
-//! C(o, i, j) = sum over s < S, k < K of A(o, i, s, k) B(o, s, k, j), where every operand is addressed by strides:
-//! A(o, i, s, k) = a\[o a_outer + i a_row + s a_segment + k a_k\], B(o, s, k, j) = b\[o b_outer + s b_segment + k b_k + j\],
-//! C(o, i, j) = c\[o c_outer + i c_row + j\]. Rows in two levels and the reduction in S segments are what makes a 3x3
-//! convolution over a zero-bordered NHWC image a product without an im2col copy: o is an image row, i a pixel in it, and a
-//! segment is one kernel row, whose three taps times C channels are contiguous in memory. With a B for each o it is a batch
-//! of products.
+//! C(o, i, j) = sum over s < S, k < K of A(o, i, s, k) B(o, s, k, j), where every operand is addressed by
+//! strides: A(o, i, s, k) = a\[o a_outer + i a_row + s a_segment + k a_k\], B(o, s, k, j) = b\[o b_outer + s
+//! b_segment + k b_k + j\], C(o, i, j) = c\[o c_outer + i c_row + j\]. Rows in two levels and the reduction
+//! in S segments are what makes a 3x3 convolution over a zero-bordered NHWC image a product without an im2col
+//! copy: o is an image row, i a pixel in it, and a segment is one kernel row, whose three taps times C
+//! channels are contiguous in memory. With a B for each o it is a batch of products.
 //!
-//! Each C(i, j) is summed over s, then k, in order, in one accumulator, whatever m and n are: a row's bits depend
-//! neither on the number of rows nor on their place, so neither on the batch nor on the number of threads.
+//! Each C(i, j) is summed over s, then k, in order, in one accumulator, whatever m and n are: a row's bits
+//! depend neither on the number of rows nor on their place, so neither on the batch nor on the number of
+//! threads.
 
 use super::simd::{Kernel, LINE, Simd, dispatch, prefetch};
 use super::{Isa, Team};
@@ -170,8 +171,8 @@ pub(super) fn product_fast(isa: Isa, p: &Product, a: &[f32], b: &[f32], c: &mut 
     unsafe { dispatch(isa, kernel) }
 }
 
-/// The same shared out over `team`, by columns first: B, a layer's weight, is then read once, from main memory, and asked for
-/// ahead of its use where there are few rows to hide the reading behind.
+/// The same shared out over `team`, by columns first: B, a layer's weight, is then read once, from main
+/// memory, and asked for ahead of its use where there are few rows to hide the reading behind.
 pub(super) fn team_product_fast(isa: Isa, team: Team, p: &Product, a: &[f32], b: &[f32], c: &mut [f32]) {
     const COLUMNS: usize = 64;
     const ROWS: usize = 8;
@@ -210,7 +211,8 @@ pub(super) fn team_product_fast(isa: Isa, team: Team, p: &Product, a: &[f32], b:
             c: tiles.c.wrapping_add(o * p.c_outer + i * p.c_row + j),
             ..tiles
         };
-        // SAFETY: `check` holds every index that the whole product's tiles form; the parts' are disjoint in C.
+        // SAFETY: `check` holds every index that the whole product's tiles form; the parts' are disjoint in
+        // C.
         unsafe { dispatch(isa, part) }
     });
 }
@@ -316,8 +318,8 @@ impl Tiles {
         tail: usize,
     ) {
         let Tiles { p, a, b, c, .. } = self;
-        // SAFETY: the caller's rows and columns exist, `Product::check` holds the strides' reach, and the partial
-        // forms touch `tail` elements only.
+        // SAFETY: the caller's rows and columns exist, `Product::check` holds the strides' reach, and the
+        // partial forms touch `tail` elements only.
         unsafe {
             let mut sum = [[S::splat(0.0); V]; R];
             for s in 0..p.segments {
@@ -369,8 +371,8 @@ mod tests {
         x
     }
 
-    /// Bound: each of the two sums of `terms` products errs by at most terms * eps/2 times the sum of absolute
-    /// products (Higham 2002, section 3.1); the comparison is against f64.
+    /// Bound: each of the two sums of `terms` products errs by at most terms * eps/2 times the sum of
+    /// absolute products (Higham 2002, section 3.1); the comparison is against f64.
     fn compare(p: Product, a_len: usize, b_len: usize, c_len: usize) {
         let (a, b, c0) = (normal(a_len, 1), normal(b_len, 2), normal(c_len, 3));
         let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
@@ -466,7 +468,8 @@ mod tests {
         }
     }
 
-    /// Each stride alone, and sums of strides, reach beyond usize; what is left of them modulo 2^64 fits the operands.
+    /// Each stride alone, and sums of strides, reach beyond usize; what is left of them modulo 2^64 fits the
+    /// operands.
     #[test]
     fn strides_that_wrap_around_are_refused() {
         let half = usize::MAX / 2 + 1;

@@ -1,15 +1,16 @@
 //! One vector of `f32` per instruction set behind one trait, so that every kernel is written once.
 //!
-//! A kernel implements [`Kernel`] with `#[inline(always)] fn run<S: Simd>`; [`dispatch`] enters it through a function
-//! compiled with the instruction set's features, into which the whole kernel is inlined.
+//! A kernel implements [`Kernel`] with `#[inline(always)] fn run<S: Simd>`; [`dispatch`] enters it through a
+//! function compiled with the instruction set's features, into which the whole kernel is inlined.
 
 use super::Isa;
 
 /// A vector of `LANES` floats and what can be done with it.
 ///
 /// # Safety
-/// Methods must only run on a processor with the implementor's features; [`dispatch`] sees to it. Pointers must be
-/// valid for `LANES` elements (or for `n` of them, for the `partial` ones); no alignment is asked for.
+/// Methods must only run on a processor with the implementor's features; [`dispatch`] sees to it. Pointers
+/// must be valid for `LANES` elements (or for `n` of them, for the `partial` ones); no alignment is asked
+/// for.
 pub(super) trait Simd: Copy {
     /// The vector register.
     type V: Copy;
@@ -113,7 +114,8 @@ pub(super) unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
 
 /// Calls `f` compiled with `isa`'s features, for loops that the compiler vectorises by itself.
 ///
-/// `f` is plain Rust, whose arithmetic is never reordered or fused: its results have the same bits on every `isa`.
+/// `f` is plain Rust, whose arithmetic is never reordered or fused: its results have the same bits on every
+/// `isa`.
 #[inline]
 pub fn vectorised<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
     match isa {

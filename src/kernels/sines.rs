@@ -1,9 +1,10 @@
 //! Sines and cosines over slices.
 //!
-//! With n = round(2 x / pi) and r = x - n pi/2, |r| <= pi/4, sin x and cos x are +-sin r or +-cos r by n mod 4. pi/2 is taken
-//! off in three pieces, the first two of at most eleven bits (Cody and Waite), so that n times each of them is exact also
-//! where products are rounded, for |n| < 2^13. sin r and cos r are the polynomials of Cephes' `sinf` and `cosf`. The quadrant
-//! is found in floating point, where all numbers are small integers and exact.
+//! With n = round(2 x / pi) and r = x - n pi/2, |r| <= pi/4, sin x and cos x are +-sin r or +-cos r by n
+//! mod 4. pi/2 is taken off in three pieces, the first two of at most eleven bits (Cody and Waite), so that n
+//! times each of them is exact also where products are rounded, for |n| < 2^13. sin r and cos r are the
+//! polynomials of Cephes' `sinf` and `cosf`. The quadrant is found in floating point, where all numbers are
+//! small integers and exact.
 //!
 //! Arguments beyond [`LIMIT`], which no feature of a finite network nears, go to the reference.
 
@@ -109,7 +110,8 @@ impl Kernel for Waves {
 mod tests {
     use crate::kernels::{Element, Isa};
 
-    /// Bound: 2^-23 (an ULP at one) absolutely; the reference is f64's. Multiples of pi/2 are where reduction cancels most.
+    /// Bound: 2^-23 (an ULP at one) absolutely; the reference is f64's. Multiples of pi/2 are where reduction
+    /// cancels most.
     #[test]
     fn sines_and_cosines_agree_with_f64_everywhere() {
         let even = (0..200_003).map(|i| -8200.0 + 16_400.0 * i as f32 / 200_003.0);

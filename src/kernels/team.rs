@@ -1,17 +1,18 @@
 //! Splitting one layer's work over threads when there are fewer samples than threads.
 //!
-//! A layer of one small image takes tens of microseconds, no more than the system takes to wake a sleeping thread. A
-//! [`Crew`]'s threads therefore stay awake from the first layer to the last: one walks the graph and opens a job for each
-//! layer, the others wait for it in [`Crew::serve`], and whoever is free takes the next task. A thread that the system has
-//! stopped takes none, so that a core which is busy elsewhere does not hold up the others for longer than one task.
+//! A layer of one small image takes tens of microseconds, no more than the system takes to wake a sleeping
+//! thread. A [`Crew`]'s threads therefore stay awake from the first layer to the last: one walks the graph
+//! and opens a job for each layer, the others wait for it in [`Crew::serve`], and whoever is free takes the
+//! next task. A thread that the system has stopped takes none, so that a core which is busy elsewhere does
+//! not hold up the others for longer than one task.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Who works on a layer: one thread, or a crew of them.
 ///
-/// The cut into tasks is the caller's and never depends on the number of threads, and every task's arithmetic is its
-/// own, so the result has the same bits either way.
+/// The cut into tasks is the caller's and never depends on the number of threads, and every task's arithmetic
+/// is its own, so the result has the same bits either way.
 #[derive(Clone, Copy, Debug)]
 pub enum Team<'a> {
     /// The calling thread alone.
@@ -34,7 +35,8 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// The team for a pass over so many elements: sharing out what takes a microsecond costs more than it saves.
+    /// The team for a pass over so many elements: sharing out what takes a microsecond costs more than it
+    /// saves.
     pub fn for_work(self, elements: usize) -> Team<'a> {
         const LEAST: usize = 1 << 14;
         if elements < LEAST { Team::Solo } else { self }
@@ -55,8 +57,8 @@ impl<'a> Team<'a> {
         self.run(a.count(), |i| f(i, unsafe { a.take(i) }));
     }
 
-    /// Calls `f(first row, rows from there on)` for a few parts of a pass over rows of `row` elements, or for all of it where
-    /// sharing would not pay.
+    /// Calls `f(first row, rows from there on)` for a few parts of a pass over rows of `row` elements, or for
+    /// all of it where sharing would not pay.
     pub fn rows<A: Send>(self, a: &mut [A], row: usize, f: impl Fn(usize, &mut [A]) + Sync) {
         const PARTS: usize = 8;
         let team = self.for_work(a.len());
@@ -65,7 +67,8 @@ impl<'a> Team<'a> {
         team.each(a, rows * row, |i, part| f(i * rows, part));
     }
 
-    /// [`Team::each`] over two slices cut side by side, each with its own chunk length; stops with the shorter.
+    /// [`Team::each`] over two slices cut side by side, each with its own chunk length; stops with the
+    /// shorter.
     pub fn each2<A: Send, B: Send>(
         self,
         (a, chunk_a): (&mut [A], usize),
@@ -99,7 +102,8 @@ struct Chunks<A> {
     chunk: usize,
 }
 
-// SAFETY: a chunk is taken by one thread only, which `take`'s callers see to, and its elements may go to another thread.
+// SAFETY: a chunk is taken by one thread only, which `take`'s callers see to, and its elements may go to
+// another thread.
 unsafe impl<A: Send> Sync for Chunks<A> {}
 
 impl<A> Chunks<A> {
@@ -138,8 +142,8 @@ pub struct Crew {
     dismissed: AtomicBool,
 }
 
-// SAFETY: `job` is written by the one thread that has set `at_work`, while no task is open, and read by those who have taken
-// a task: the writer waits until their tasks are done.
+// SAFETY: `job` is written by the one thread that has set `at_work`, while no task is open, and read by those
+// who have taken a task: the writer waits until their tasks are done.
 unsafe impl Sync for Crew {}
 
 impl std::fmt::Debug for Crew {
@@ -149,7 +153,8 @@ impl std::fmt::Debug for Crew {
 }
 
 impl Crew {
-    /// A crew of so many threads, the leader among them; they come when they call [`Crew::lead`] and [`Crew::serve`].
+    /// A crew of so many threads, the leader among them; they come when they call [`Crew::lead`] and
+    /// [`Crew::serve`].
     pub fn new(threads: usize) -> Crew {
         Crew {
             threads,
@@ -184,8 +189,8 @@ impl Crew {
         if tasks < 2 || self.at_work.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(f);
         }
-        // SAFETY: the lifetime alone changes, and `finish` keeps this call from returning while a task is at work. The cell is
-        // this thread's: it has set `at_work`, and no task is open.
+        // SAFETY: the lifetime alone changes, and `finish` keeps this call from returning while a task is at
+        // work. The cell is this thread's: it has set `at_work`, and no task is open.
         unsafe { *self.job.get() = Some(std::mem::transmute::<Job<'_>, Job<'static>>(f)) };
         self.done.store(0, Ordering::Relaxed);
         self.taken.store((tasks as u64) << 32, Ordering::Release);
@@ -209,7 +214,8 @@ impl Crew {
             let _done = OnDrop(|| {
                 self.done.fetch_add(1, Ordering::Release);
             });
-            // SAFETY: taking the task, which acquires what its publisher released, keeps the job open until it is done.
+            // SAFETY: taking the task, which acquires what its publisher released, keeps the job open until
+            // it is done.
             let job = unsafe { *self.job.get() }.expect("an open job");
             job(task);
         }
@@ -232,8 +238,8 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     }
 }
 
-/// Waiting for what takes microseconds, and after so many turns without keeping others from the core: where there are others,
-/// the system gives it back only after milliseconds.
+/// Waiting for what takes microseconds, and after so many turns without keeping others from the core: where
+/// there are others, the system gives it back only after milliseconds.
 struct Wait(usize);
 
 impl Wait {

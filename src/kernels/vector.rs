@@ -1,8 +1,8 @@
 //! exp and SiLU over slices.
 //!
-//! exp(x) = 2^n exp(r) with n = round(x / ln 2) and r = x - n ln 2 in two pieces (Cody and Waite), |r| <= ln(2)/2, where
-//! a polynomial of degree 7 (Cephes' `expf`) errs by less than an ULP; 2^n is applied as two factors, so that results
-//! down to the smallest subnormal and up to infinity come out right.
+//! exp(x) = 2^n exp(r) with n = round(x / ln 2) and r = x - n ln 2 in two pieces (Cody and Waite), |r| <=
+//! ln(2)/2, where a polynomial of degree 7 (Cephes' `expf`) errs by less than an ULP; 2^n is applied as two
+//! factors, so that results down to the smallest subnormal and up to infinity come out right.
 
 use super::Isa;
 use super::simd::{Kernel, Simd, dispatch};
@@ -55,8 +55,8 @@ unsafe fn exp_up_to_89<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// p = 1 / (1 + e) and q = e / (1 + e) with e = exp(-|z|), in which nothing overflows or cancels: 1 / (1 + exp(-z)) is p
-/// where z >= 0 and q = 1 - p where z < 0.
+/// p = 1 / (1 + e) and q = e / (1 + e) with e = exp(-|z|), in which nothing overflows or cancels: 1 / (1 +
+/// exp(-z)) is p where z >= 0 and q = 1 - p where z < 0.
 #[inline(always)]
 unsafe fn sigmoids<S: Simd>(z: S::V) -> (S::V, S::V) {
     // SAFETY: as above.
@@ -131,8 +131,8 @@ struct Map<F> {
 impl<F: Lanewise> Kernel for Map<F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the three pointers are valid for `len` elements; `out` may equal `x`, since a vector is read
-        // before it is written.
+        // SAFETY: the three pointers are valid for `len` elements; `out` may equal `x`, since a vector is
+        // read before it is written.
         unsafe {
             let mut i = 0;
             while i + S::LANES <= self.len {

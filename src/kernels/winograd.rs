@@ -1,27 +1,31 @@
-//! Winograd's minimal filtering F(4x4, 3x3) for convolutions with 3x3 kernels, stride 1 and a border of one zero.
+//! Winograd's minimal filtering F(4x4, 3x3) for convolutions with 3x3 kernels, stride 1 and a border of one
+//! zero.
 //!
-//! One dimension first. Four outputs y of a three-tap filter g over six inputs d are the coefficients that a product of
-//! polynomials leaves when it is read backwards (Toom and Cook): evaluate at six points, multiply, interpolate. With the
-//! points 0, p, -p, q, -q and infinity (Winograd 1980; Lavin and Gray 2016, arXiv:1509.09308),
+//! One dimension first. Four outputs y of a three-tap filter g over six inputs d are the coefficients that a
+//! product of polynomials leaves when it is read backwards (Toom and Cook): evaluate at six points, multiply,
+//! interpolate. With the points 0, p, -p, q, -q and infinity (Winograd 1980; Lavin and Gray 2016,
+//! arXiv:1509.09308),
 //!
-//! y = A^T \[ (G g) * (B^T d) \], where * is element by element, and with N_i = the product of (p_i - p_j) over j != i:
+//! y = A^T \[ (G g) * (B^T d) \], where * is element by element, and with N_i = the product of (p_i - p_j)
+//! over j != i:
 //! - row i of A is 1, p_i, p_i^2, p_i^3; infinity's is 0, 0, 0, 1;
 //! - row i of G is 1, p_i, p_i^2, each over N_i; infinity's is 0, 0, 1;
-//! - row i of B^T holds the coefficients of the product of (t - p_j) over j != i, lowest first; infinity's is the product
-//!   over all five.
+//! - row i of B^T holds the coefficients of the product of (t - p_j) over j != i, lowest first; infinity's is
+//!   the product over all five.
 //!
-//! In two dimensions both directions go through the same matrices: for every 4x4 tile of outputs, from its 6x6 inputs d and
-//! the kernel g, summed over the input channels c before the way back,
-//! y\[o\] = A^T ( sum over c of (G g\[c, o\] G^T) * (B^T d\[c\] B) ) A.
-//! That is 36 products for sixteen outputs instead of 144; each of the 36 is a matrix product over tiles x c x o.
+//! In two dimensions both directions go through the same matrices: for every 4x4 tile of outputs, from its
+//! 6x6 inputs d and the kernel g, summed over the input channels c before the way back, y\[o\] = A^T ( sum
+//! over c of (G g\[c, o\] G^T) * (B^T d\[c\] B) ) A. That is 36 products for sixteen outputs instead of 144;
+//! each of the 36 is a matrix product over tiles x c x o.
 //!
-//! The gradients are the transposed map. In the input it is the same convolution with the turned kernel. In the kernel, from
-//! the output's gradient e, summed over all tiles before the way back:
-//! dg\[c, o\] = G^T ( sum over tiles of (B^T d\[c\] B) * (A e\[o\] A^T) ) G.
+//! The gradients are the transposed map. In the input it is the same convolution with the turned kernel. In
+//! the kernel, from the output's gradient e, summed over all tiles before the way back: dg\[c, o\] = G^T (
+//! sum over tiles of (B^T d\[c\] B) * (A e\[o\] A^T) ) G.
 //!
-//! Rounding grows with the matrices' entries. Points of 5/8 and 3/2, exact in binary, err five times less than the usual 1 and
-//! 2 (largest error over largest output, unit normals, 256 channels: 3e-6 against 15e-6, and 4e-7 for a direct sum).
-//! An infinite input makes every output of its tiles NaN or infinite, where the direct sum spoils only its neighbours'.
+//! Rounding grows with the matrices' entries. Points of 5/8 and 3/2, exact in binary, err five times less
+//! than the usual 1 and 2 (largest error over largest output, unit normals, 256 channels: 3e-6 against 15e-6,
+//! and 4e-7 for a direct sum). An infinite input makes every output of its tiles NaN or infinite, where the
+//! direct sum spoils only its neighbours'.
 
 mod fast;
 mod points;

@@ -104,8 +104,9 @@ impl Work {
     }
 }
 
-/// Thread-seconds spent on each part since it was made, by threads that work on it or wait for it; they add to it side by side.
-/// Divided by the number of threads they add up to the time of the steps, less what threads spent without a shard to work on.
+/// Thread-seconds spent on each part since it was made, by threads that work on it or wait for it; they add
+/// to it side by side. Divided by the number of threads they add up to the time of the steps, less what
+/// threads spent without a shard to work on.
 #[derive(Debug)]
 pub struct OpClock {
     threads: u64,

@@ -1,9 +1,11 @@
-//! Batches over threads: a batch is cut into fixed shards, each thread walks the whole graph for one shard at a time.
+//! Batches over threads: a batch is cut into fixed shards, each thread walks the whole graph for one shard at
+//! a time.
 //!
-//! The cut depends on the batch alone and gradients are added up in an order that the batch and the network decide (see
-//! `super::lanes`), so the result has the same bits on any number of threads. Where fewer shards can be worked on at a
-//! time than there are threads, the threads work inside the layers. After the first call an engine allocates nothing
-//! as large as a tensor, and without input gradients nothing at all, but for the pool's queue: a block for every 63 jobs.
+//! The cut depends on the batch alone and gradients are added up in an order that the batch and the network
+//! decide (see `super::lanes`), so the result has the same bits on any number of threads. Where fewer shards
+//! can be worked on at a time than there are threads, the threads work inside the layers. After the first
+//! call an engine allocates nothing as large as a tensor, and without input gradients nothing at all, but for
+//! the pool's queue: a block for every 63 jobs.
 
 use super::Model;
 use super::clock::{OpClock, Work, timed, timed_for_all};
@@ -15,8 +17,8 @@ use crate::error::{Error, Result};
 use crate::kernels::{Crew, Element, Kernels, Team, transpose};
 use std::sync::Mutex;
 
-/// Samples in a shard of a batch of `batch`: enough to share the reading of the weights, which is what small images wait for,
-/// few enough to stay in cache and to leave a shard for many threads.
+/// Samples in a shard of a batch of `batch`: enough to share the reading of the weights, which is what small
+/// images wait for, few enough to stay in cache and to leave a shard for many threads.
 pub(super) fn shard_len(batch: usize) -> usize {
     batch.div_ceil(2).clamp(1, 4)
 }
@@ -47,8 +49,8 @@ impl<T: Element> Buffers<T> {
         Buffers { plan, samples: 0, free: Mutex::default() }
     }
 
-    /// Arenas for `workers` shards of up to `samples` at a time. All are made here and none on demand: a later call may find more
-    /// threads at work at once than the first did.
+    /// Arenas for `workers` shards of up to `samples` at a time. All are made here and none on demand: a
+    /// later call may find more threads at work at once than the first did.
     fn fit(&mut self, samples: usize, workers: usize) {
         let free = self.free.get_mut().expect("no thread panicked");
         if samples > self.samples {
@@ -84,8 +86,8 @@ pub struct Gradient<T> {
 }
 
 impl<T: Element> Engine<T> {
-    /// An engine for a network's graph; `threads` may exceed the processor's, and an [`Isa`](crate::kernels::Isa) alone stands for itself with the
-    /// default algorithms.
+    /// An engine for a network's graph; `threads` may exceed the processor's, and an
+    /// [`Isa`](crate::kernels::Isa) alone stands for itself with the default algorithms.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the threads cannot be started.
@@ -154,8 +156,8 @@ impl<T: Element> Engine<T> {
         self.threads.min(shards)
     }
 
-    /// Calls `work` on as many threads of the pool as there are shards to work on at a time; those that are left over join
-    /// their crews.
+    /// Calls `work` on as many threads of the pool as there are shards to work on at a time; those that are
+    /// left over join their crews.
     fn share_out(&self, shards: usize, work: impl Fn(Team<'_>) + Sync) {
         self.install(|| start_teams(self.threads, self.leaders(shards), &work));
     }
@@ -204,7 +206,8 @@ impl<T: Element> Engine<T> {
         });
     }
 
-    /// The loss (21), averaged over a batch of `n` samples that `example` makes, and its gradients into `result`.
+    /// The loss (21), averaged over a batch of `n` samples that `example` makes, and its gradients into
+    /// `result`.
     ///
     /// `dropout` is the seed and the step of dropout's masks, `None` for none.
     pub fn gradient(
@@ -295,8 +298,9 @@ impl<T: Element> Engine<T> {
     }
 }
 
-/// Calls `work` once for each of `leaders` teams that `threads` threads of the pool form. Jobs and crews live on the stacks of
-/// those who share them out: a crew's threads serve until its leader, who is at work by then, is done.
+/// Calls `work` once for each of `leaders` teams that `threads` threads of the pool form. Jobs and crews live
+/// on the stacks of those who share them out: a crew's threads serve until its leader, who is at work by
+/// then, is done.
 fn start_teams(threads: usize, leaders: usize, work: &(impl Fn(Team<'_>) + Sync)) {
     if leaders > 1 {
         let half = leaders / 2;

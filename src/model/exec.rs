@@ -1,4 +1,5 @@
-//! The two sweeps over the graph: forward in order, backward in reverse, each one exhaustive match over the operations.
+//! The two sweeps over the graph: forward in order, backward in reverse, each one exhaustive match over the
+//! operations.
 //!
 //! A sweep runs a shard of a batch, a few samples whose activations stay in cache, in buffers of its own.
 
@@ -27,8 +28,8 @@ pub struct DropoutKey {
 pub struct Weights<'a, T> {
     /// The flat parameter vector.
     pub flat: &'a [T],
-    /// The same with every convolution's kernel turned and every linear weight transposed, by [`turn_weights`]; empty for
-    /// forward sweeps.
+    /// The same with every convolution's kernel turned and every linear weight transposed, by
+    /// [`turn_weights`]; empty for forward sweeps.
     pub turned: &'a [T],
     /// The projections and their transposes.
     pub projections: &'a [(Vec<T>, Vec<T>)],
@@ -51,8 +52,8 @@ impl<T: Real> Arena<T> {
     }
 }
 
-/// turned = for each weight, what its layer's input gradient multiplies by; the layers are shared out over the pool that the
-/// caller runs in.
+/// turned = for each weight, what its layer's input gradient multiplies by; the layers are shared out over
+/// the pool that the caller runs in.
 pub fn turn_weights<T: Element>(graph: &Graph, plan: &Plan, flat: &[T], turned: &mut Vec<T>) {
     turned.resize(flat.len(), T::zero());
     turn_layers(graph, &plan.weighted, flat, 0, turned);
@@ -147,7 +148,8 @@ impl<'a, T: Element> Sweep<'a, T> {
         self.value(arena, self.graph.output)
     }
 
-    /// The loss's gradient in eps_theta, where the caller writes it before [`Sweep::backward`], beside eps_theta itself.
+    /// The loss's gradient in eps_theta, where the caller writes it before [`Sweep::backward`], beside
+    /// eps_theta itself.
     pub fn output_gradient<'b>(&self, arena: &'b mut Arena<T>) -> (&'b [T], &'b mut [T]) {
         let output = self.graph.output;
         let slot = self.plan.gradient[output.0].expect("a training plan has the output's gradient");
@@ -264,8 +266,8 @@ impl<'a, T: Element> Sweep<'a, T> {
         }
     }
 
-    /// Adds the loss's gradient in every parameter to `gradient`, a vector like the weights, or sets it; reads what
-    /// [`Sweep::forward`] left and the output's gradient.
+    /// Adds the loss's gradient in every parameter to `gradient`, a vector like the weights, or sets it;
+    /// reads what [`Sweep::forward`] left and the output's gradient.
     pub fn backward(&self, arena: &mut Arena<T>, gradient: &mut [T]) {
         for (i, node) in self.graph.nodes.iter().enumerate().rev() {
             timed(self.clock, self.team, Work::Backward(OpKind::of(&node.op)), || {
@@ -420,8 +422,8 @@ impl<'a, T: Element> Sweep<'a, T> {
         }
     }
 
-    /// The gradients of a weight and of the bias that follows it in the table, cleared while they are in cache if the sweep is
-    /// to set them: every parameter belongs to one operation.
+    /// The gradients of a weight and of the bias that follows it in the table, cleared while they are in
+    /// cache if the sweep is to set them: every parameter belongs to one operation.
     fn pair<'g>(&self, gradient: &'g mut [T], weight: ParamId, bias: ParamId) -> (&'g mut [T], &'g mut [T]) {
         let (weight, bias) = (self.graph.params.get(weight).range(), self.graph.params.get(bias).range());
         let both = &mut gradient[weight.start..bias.end];

@@ -1,7 +1,8 @@
 //! The network as data: values, and the operations between them in order of execution.
 //!
-//! The architecture is written once ([`super::unet`]) and walked by the forward pass, the backward pass, the exporter and
-//! `info`; each walk is one exhaustive match over [`Op`]. Shapes are those of one sample, channels last.
+//! The architecture is written once ([`super::unet`]) and walked by the forward pass, the backward pass, the
+//! exporter and `info`; each walk is one exhaustive match over [`Op`]. Shapes are those of one sample,
+//! channels last.
 
 use super::params::{ParamId, ParamKind, ParamTable};
 use crate::config::FeatureMap;

@@ -1,7 +1,8 @@
 //! Partial sums of a batch's gradient, so that neither their number nor their order depends on the threads.
 //!
-//! Shard s of a batch adds its gradient to the sum of lane s mod lanes, after shard s - lanes and before s + lanes; any
-//! thread takes the next shard of any lane that no other works on. In the end the lanes are added up in their order.
+//! Shard s of a batch adds its gradient to the sum of lane s mod lanes, after shard s - lanes and before s +
+//! lanes; any thread takes the next shard of any lane that no other works on. In the end the lanes are added
+//! up in their order.
 
 use crate::kernels::{Element, Isa};
 use rayon::prelude::*;
@@ -66,7 +67,8 @@ impl<T> Default for Lanes<T> {
 }
 
 impl<T: Element> Lanes<T> {
-    /// Makes ready for a batch of so many shards and for gradients of so many elements, the first lane's in `buffer`.
+    /// Makes ready for a batch of so many shards and for gradients of so many elements, the first lane's in
+    /// `buffer`.
     pub(super) fn start(&mut self, shards: usize, parameters: usize, buffer: &mut Vec<T>) {
         let count = lane_count(shards, parameters);
         self.lanes.resize_with(count, Default::default);
@@ -92,8 +94,8 @@ impl<T: Element> Lanes<T> {
         self.lanes[i].get_mut().expect("no thread panicked")
     }
 
-    /// Calls `f(shard, its lane, whether it is the lane's first)`, which gives the shard's loss, until no shard is left that no
-    /// thread has begun; every thread of a pool may call this at once.
+    /// Calls `f(shard, its lane, whether it is the lane's first)`, which gives the shard's loss, until no
+    /// shard is left that no thread has begun; every thread of a pool may call this at once.
     pub(super) fn work(&self, f: impl Fn(usize, &mut Lane<T>, bool) -> f64) {
         let queue = || self.queue.lock().expect("no thread panicked");
         loop {
@@ -108,7 +110,8 @@ impl<T: Element> Lanes<T> {
         }
     }
 
-    /// Adds the lanes up into `total`, by chunks over the pool that this runs in; gives the sum of the shards' losses.
+    /// Adds the lanes up into `total`, by chunks over the pool that this runs in; gives the sum of the
+    /// shards' losses.
     pub(super) fn finish(&mut self, isa: Isa, total: &mut Vec<T>) -> f64 {
         std::mem::swap(&mut self.lane(0).sum, total);
         let others = &self.lanes[1..];

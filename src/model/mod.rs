@@ -35,9 +35,9 @@ pub struct Model<T> {
 }
 
 impl<T: Real> Model<T> {
-    /// A network as Ho et al. (2020) start it: weights uniform with variance 2 / (fan_in + fan_out), scales one, biases
-    /// zero, and zero for the last convolution of each residual block, the attention's output projection and the network's
-    /// last convolution.
+    /// A network as Ho et al. (2020) start it: weights uniform with variance 2 / (fan_in + fan_out), scales
+    /// one, biases zero, and zero for the last convolution of each residual block, the attention's output
+    /// projection and the network's last convolution.
     ///
     /// # Errors
     /// What [`UnetConfig::validate`] finds.
@@ -104,7 +104,8 @@ impl<T: Real> Model<T> {
     }
 }
 
-/// Uniform with variance 1 / ((fan_in + fan_out) / 2): "variance scaling, fan_avg, uniform" of Ho et al.'s code.
+/// Uniform with variance 1 / ((fan_in + fan_out) / 2): "variance scaling, fan_avg, uniform" of Ho et al.'s
+/// code.
 fn fill_uniform<T: Real>(weights: &mut [T], fans: usize, seed: u64, index: usize) {
     let limit = (6.0 / fans as f64).sqrt();
     let mut rng = rng(seed, Stream::Init, 0, index as u64);

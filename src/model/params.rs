@@ -96,8 +96,8 @@ pub struct Param {
     pub kind: ParamKind,
     /// First element in the flat vector.
     pub offset: usize,
-    /// Whether Ho et al. start it at (nearly) zero: the last convolution of each residual block, the attention's output
-    /// projection and the network's last convolution.
+    /// Whether Ho et al. start it at (nearly) zero: the last convolution of each residual block, the
+    /// attention's output projection and the network's last convolution.
     pub starts_at_zero: bool,
 }
 

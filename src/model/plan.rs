@@ -1,7 +1,9 @@
-//! Which buffer holds what, when: every value, gradient and saved number gets a slot, and slots are shared by tensors whose
-//! lifetimes do not meet. An operation that works in place finds its output where its input was.
+//! Which buffer holds what, when: every value, gradient and saved number gets a slot, and slots are shared by
+//! tensors whose lifetimes do not meet. An operation that works in place finds its output where its input
+//! was.
 //!
-//! Time runs 0 .. n over the forward pass of n nodes and n .. 2n over the backward pass, node i's backward at 2n - 1 - i.
+//! Time runs 0 .. n over the forward pass of n nodes and n .. 2n over the backward pass, node i's backward at
+//! 2n - 1 - i.
 
 use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
 use crate::nn::{Attention, AttentionKind, Conv, GroupNorm, Linear};
@@ -29,7 +31,8 @@ pub struct Plan {
     pub gradient: Vec<Option<usize>>,
     /// The slot of each node's saved numbers.
     pub saved: Vec<Option<usize>>,
-    /// For each node, the inputs whose gradient the node's backward is the first to write, so that it sets and does not add.
+    /// For each node, the inputs whose gradient the node's backward is the first to write, so that it sets
+    /// and does not add.
     pub first_touch: Vec<Vec<bool>>,
     /// Scratch elements that the neediest node asks for.
     pub work: usize,
@@ -135,8 +138,8 @@ impl Plan {
         plan
     }
 
-    /// Gives every tensor the slot of one that it may replace, the smallest free slot that holds it, the largest free one,
-    /// grown, or a new one.
+    /// Gives every tensor the slot of one that it may replace, the smallest free slot that holds it, the
+    /// largest free one, grown, or a new one.
     fn assign(&mut self, graph: &Graph, mut tensors: Vec<Lifetime>) {
         tensors.sort_by_key(|tensor| (tensor.birth, usize::MAX - tensor.len));
         let mut busy_until: Vec<usize> = Vec::new();
@@ -172,8 +175,9 @@ impl Plan {
         }
     }
 
-    /// The slot of a tensor of the same length that is read for the last time when `tensor` is born, by an operation that
-    /// works in place; or, for the gradients of an addition's two inputs, which are both the output's, of that.
+    /// The slot of a tensor of the same length that is read for the last time when `tensor` is born, by an
+    /// operation that works in place; or, for the gradients of an addition's two inputs, which are both the
+    /// output's, of that.
     fn replaced(&self, graph: &Graph, tensor: Tensor, birth: usize, busy_until: &[usize]) -> Option<usize> {
         let n = graph.nodes.len();
         let producer = |v: usize| graph.nodes.iter().position(|node| node.output.0 == v);
@@ -247,12 +251,12 @@ impl Lifetime {
     }
 }
 
-/// Whether, after the backward pass of addition `i`, the gradients of its inputs `a` and `b` can be one buffer: neither is
-/// written again before the other's last use.
+/// Whether, after the backward pass of addition `i`, the gradients of its inputs `a` and `b` can be one
+/// buffer: neither is written again before the other's last use.
 fn only_read_together(graph: &Graph, i: usize, a: usize, b: usize) -> bool {
     let producer = |v: usize| graph.nodes.iter().position(|node| node.output.0 == v);
-    // The node in whose backward pass v's gradient is next written: an earlier consumer adds to it; a producer that works
-    // in place overwrites it.
+    // The node in whose backward pass v's gradient is next written: an earlier consumer adds to it; a
+    // producer that works in place overwrites it.
     let writer = |v: usize| {
         let before = graph.nodes[..i].iter().rposition(|node| node.inputs.contains(&ValueId(v)));
         let in_place = |p: &usize| !matches!(graph.nodes[*p].op, Op::Conv { .. } | Op::Linear { .. });

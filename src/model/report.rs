@@ -37,11 +37,13 @@ pub struct AttentionReport {
     pub map: Option<FeatureMap>,
     /// m, the number of projections; `None` for softmax.
     pub features: Option<usize>,
-    /// The L from which FAVOR+ with this m takes fewer operations than softmax: 2m for one function, 3m for two.
+    /// The L from which FAVOR+ with this m takes fewer operations than softmax: 2m for one function, 3m for
+    /// two.
     pub break_even: Option<usize>,
     /// Whether FAVOR+ takes fewer operations here.
     pub favor_is_cheaper: Option<bool>,
-    /// The relative variance of the kernel's estimate for independent q and k of unit variance and i.i.d. projections, with the mean
+    /// The relative variance of the kernel's estimate for independent q and k of unit variance and i.i.d.
+    /// projections, with the mean
     /// |q^ + k^|^2 = |q^ - k^|^2 = 2 sqrt(d); `None` for softmax, and for ReLU, whose kernel is another.
     pub relative_variance: Option<f64>,
 }
@@ -141,7 +143,8 @@ fn attention_report(
     }
 }
 
-/// Lemma 2 of Choromanski et al. (2021) for m projections, over the kernel's square: `norm2` is |x + y|^2, with trigonometric features
+/// Lemma 2 of Choromanski et al. (2021) for m projections, over the kernel's square: `norm2` is |x + y|^2,
+/// with trigonometric features
 /// |x - y|^2. The hyperbolic map's 1/2 (1 - exp(-|x + y|^2)) of the positive one's is 2 sinh^2(|x + y|^2 / 2) / m, and the trigonometric one's is the
 /// same in x - y.
 fn relative_variance(map: FeatureMap, norm2: f64, m: usize) -> Option<f64> {

@@ -1,4 +1,5 @@
-//! The U-Net: diffusers' `UNet2DModel` (Ho et al. 2020, appendix B), the only place where the architecture is written.
+//! The U-Net: diffusers' `UNet2DModel` (Ho et al. 2020, appendix B), the only place where the architecture is
+//! written.
 
 use super::graph::{AttentionOp, Graph, Op, Projection, ProjectionId, Shape, ValueId};
 use super::params::{ParamId, ParamKind};
@@ -87,7 +88,8 @@ impl Builder<'_> {
         self.graph
     }
 
-    /// The timestep's sinusoids through two linear layers, and the SiLU before every block's projection (computed once).
+    /// The timestep's sinusoids through two linear layers, and the SiLU before every block's projection
+    /// (computed once).
     fn time_embedding(&mut self) -> ValueId {
         let dim = self.config.block_out_channels[0];
         let op = Op::TimeEmbedding {
@@ -203,7 +205,8 @@ mod tests {
     use super::*;
     use crate::config::Preset;
 
-    /// 35,746,307 is what diffusers counts for Ho et al.'s CIFAR-10 network, and 35.7 million what the paper says.
+    /// 35,746,307 is what diffusers counts for Ho et al.'s CIFAR-10 network, and 35.7 million what the paper
+    /// says.
     #[test]
     fn ho_et_al_s_network_has_its_number_of_parameters() {
         let graph = build(&Preset::Cifar10.config().unet).expect("a network");

@@ -1,7 +1,7 @@
 //! Multi-head attention of one sample.
 //!
-//! The mathematics of a head stands in `softmax_attention` (exact, equation (22)) and in `favor_attention` and
-//! `favor_backward` (FAVOR+, equations (24) to (26)).
+//! The mathematics of a head stands in `softmax_attention` (exact, equation (22)) and in `favor_attention`
+//! and `favor_backward` (FAVOR+, equations (24) to (26)).
 
 use super::favor_shares::Favor;
 use super::{favor_attention, favor_backward, softmax_attention};
@@ -72,8 +72,8 @@ impl Attention {
 
     /// out = Att(q, k, v), the work shared out over `team`; the bits do not depend on it.
     ///
-    /// `saved` and `work` are lent: at least [`Attention::saved_len`] and [`Attention::forward_work_len`] elements, of
-    /// any content.
+    /// `saved` and `work` are lent: at least [`Attention::saved_len`] and [`Attention::forward_work_len`]
+    /// elements, of any content.
     pub fn forward<T: Element>(
         &self,
         isa: Isa,

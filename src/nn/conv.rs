@@ -6,14 +6,14 @@ use crate::real::Real;
 
 /// A k x k convolution of an \[h, w, c_in\] image with zero borders.
 ///
-/// With X the image inside its border, y\[i, j, o\] = b\[o\] + sum over u, v, c of X\[s i + u, s j + v, c\] W\[u, v, c, o\].
-/// Hence, for a loss whose gradient in y is dY,
-/// dW\[u, v, c, o\] = sum over i, j of X\[s i + u, s j + v, c\] dY\[i, j, o\], db\[o\] = sum over i, j of dY\[i, j, o\], and
-/// dX\[p, q, c\] = sum over u, v, o of E\[p - u, q - v, o\] W\[u, v, c, o\], where E\[s i, s j\] = dY\[i, j\] and 0 elsewhere:
-/// again a convolution, of the spread-out dY with the kernel turned by half a turn and its channels swapped.
+/// With X the image inside its border, y\[i, j, o\] = b\[o\] + sum over u, v, c of X\[s i + u, s j + v, c\]
+/// W\[u, v, c, o\]. Hence, for a loss whose gradient in y is dY, dW\[u, v, c, o\] = sum over i, j of X\[s i +
+/// u, s j + v, c\] dY\[i, j, o\], db\[o\] = sum over i, j of dY\[i, j, o\], and dX\[p, q, c\] = sum over u,
+/// v, o of E\[p - u, q - v, o\] W\[u, v, c, o\], where E\[s i, s j\] = dY\[i, j\] and 0 elsewhere: again a
+/// convolution, of the spread-out dY with the kernel turned by half a turn and its channels swapped.
 ///
-/// Each of the three is one [`Product`] a sample: a row of the kernel with its channels is contiguous in X, in E and in W.
-/// Where [`Winograd`] serves, its fewer products take their place.
+/// Each of the three is one [`Product`] a sample: a row of the kernel with its channels is contiguous in X,
+/// in E and in W. Where [`Winograd`] serves, its fewer products take their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv {
     /// Input height.
@@ -71,8 +71,8 @@ impl Conv {
         fits.then_some(Winograd { h: self.h, w: self.w, c_in: self.c_in, c_out: self.c_out })
     }
 
-    /// The one place that chooses: Winograd's algorithm if asked for, if the layer fits it, and if the `depth` channels that
-    /// a pass sums over are enough to pay for the transforms.
+    /// The one place that chooses: Winograd's algorithm if asked for, if the layer fits it, and if the
+    /// `depth` channels that a pass sums over are enough to pay for the transforms.
     fn winograd<T: Element>(&self, kernels: Kernels, depth: usize) -> Option<Winograd> {
         let wanted = kernels.conv == ConvAlgorithm::Winograd && T::has_fast_kernels(kernels.isa);
         self.as_winograd().filter(|_| wanted && depth >= 8)
@@ -110,7 +110,8 @@ impl Conv {
         }
     }
 
-    /// y \[n, out_h, out_w, c_out\] from x \[n, h, w, c_in\], weight \[k, k, c_in, c_out\] and bias \[c_out\].
+    /// y \[n, out_h, out_w, c_out\] from x \[n, h, w, c_in\], weight \[k, k, c_in, c_out\] and bias
+    /// \[c_out\].
     pub fn forward<T: Element>(
         &self,
         kernels: Kernels,

@@ -1,8 +1,9 @@
 //! Layers without sums: additions, concatenation, nearest upsampling, and SiLU's gradient.
 //!
-//! Their derivatives are read off: y = a + b passes dY to both, a concatenation cuts dY, an upsampled pixel collects the dY of
-//! its four copies. Additions work in place: the executor keeps y where an input was that nobody reads any more.
-//! Dropout, which scales dY by the mask that it scaled x by, is [`drop_out`](crate::kernels::drop_out) both ways.
+//! Their derivatives are read off: y = a + b passes dY to both, a concatenation cuts dY, an upsampled pixel
+//! collects the dY of its four copies. Additions work in place: the executor keeps y where an input was that
+//! nobody reads any more. Dropout, which scales dY by the mask that it scaled x by, is
+//! [`drop_out`](crate::kernels::drop_out) both ways.
 
 use crate::kernels::{Element, Isa, Team, vectorised};
 use crate::real::Real;
@@ -95,7 +96,8 @@ pub fn concat<T: Real>(team: Team, a: &[T], c_a: usize, b: &[T], c_b: usize, y: 
     });
 }
 
-/// d_x = or, if `add`, += channels `from` .. `from` + `c` of d_y, of `c_y` channels: one input of a concatenation.
+/// d_x = or, if `add`, += channels `from` .. `from` + `c` of d_y, of `c_y` channels: one input of a
+/// concatenation.
 pub fn concat_backward<T: Real>(
     isa: Isa,
     d_y: &[T],

@@ -1,15 +1,16 @@
-//! FAVOR+ attention, equation (26), in O(L m d): no L x L and no L x m matrix exists, only tiles of features, made anew in the
-//! backward pass.
+//! FAVOR+ attention, equation (26), in O(L m d): no L x L and no L x m matrix exists, only tiles of features,
+//! made anew in the backward pass.
 //!
-//! For a head with the features q'_i, k'_l of [`favor_features`](super::favor_features) and v extended by a one, v~ = (v, 1), both
-//! sums of (26) are one: S = sum_l v~_l k'_l^T \[d + 1, l m\], and S q'_i = (N_i, D_i). The output is O_i = N_i / D^_i with D^ the
-//! [`guarded`] D.
+//! For a head with the features q'_i, k'_l of [`favor_features`](super::favor_features) and v extended by a
+//! one, v~ = (v, 1), both sums of (26) are one: S = sum_l v~_l k'_l^T \[d + 1, l m\], and S q'_i = (N_i,
+//! D_i). The output is O_i = N_i / D^_i with D^ the [`guarded`] D.
 //!
-//! The tokens are cut into [shares](super::favor_shares). First every share of the keys has its own S and c, which are then
-//! merged in the shares' order, S = sum over shares g of 2^(c_g - c) S_g with c = max_g c_g; then every share of the queries
-//! reads them.
+//! The tokens are cut into [shares](super::favor_shares). First every share of the keys has its own S and c,
+//! which are then merged in the shares' order, S = sum over shares g of 2^(c_g - c) S_g with c = max_g c_g;
+//! then every share of the queries reads them.
 //!
-//! Multiply-adds for one function f: 4 L m d forward, 8 L m d backward (8 and 16 operations); 6 and 12 for two.
+//! Multiply-adds for one function f: 4 L m d forward, 8 L m d backward (8 and 16 operations); 6 and 12 for
+//! two.
 
 use super::attention::{Attention, Input, Projections, scale_row, take};
 use super::favor_features::{Features, guarded};

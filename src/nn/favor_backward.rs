@@ -1,18 +1,18 @@
 //! The backward pass of [`favor_attention`](super::favor_attention), in its terms.
 //!
-//! From dO: the derivatives by (N_i, D_i) are y_i = (dO_i / D^_i, -(dO_i . O_i) / D^_i), the last 0 where the guard is active.
-//! Then
+//! From dO: the derivatives by (N_i, D_i) are y_i = (dO_i / D^_i, -(dO_i . O_i) / D^_i), the last 0 where the
+//! guard is active. Then
 //!
 //! - over the queries: dS = sum_i y_i q'_i^T, dq'_i = S^T y_i;
 //! - over the keys: dv_l = dS k'_l without its last element, dk'_l = dS^T v~_l;
 //! - from features to q and k by [`Features::pull_back`] and [`Features::project_back`].
 //!
-//! c and s of the features cancel in N / D and have no gradient. Where the guard is active, N stands alone: s is 0
-//! (the map is trigonometric), but c = |k^_l|^2/2 at the largest key l, and O_i is proportional to exp(-c), so that
-//! -(sum of dO_i . O_i over the guarded i) k^_l joins k^_l's derivative.
+//! c and s of the features cancel in N / D and have no gradient. Where the guard is active, N stands alone: s
+//! is 0 (the map is trigonometric), but c = |k^_l|^2/2 at the largest key l, and O_i is proportional to
+//! exp(-c), so that -(sum of dO_i . O_i over the guarded i) k^_l joins k^_l's derivative.
 //!
-//! Shares as in the forward pass: first those of the queries, each with a dS of its own, which are added up in order, then those
-//! of the keys.
+//! Shares as in the forward pass: first those of the queries, each with a dS of its own, which are added up
+//! in order, then those of the keys.
 
 use super::attention::{Attention, Input, Projections, map_row, take};
 use super::favor_features::{Features, guarded, is_guarded};
@@ -91,7 +91,8 @@ impl<T: Element> Backward<'_, T> {
         self.states[head * len..][..len].split_at(self.favor.sums_len())
     }
 
-    /// d_q of a head's queries in share `g` and what they add to dS; returns the sum of dO_i . O_i over the guarded.
+    /// d_q of a head's queries in share `g` and what they add to dS; returns the sum of dO_i . O_i over the
+    /// guarded.
     fn queries(&self, head: usize, g: usize, d_s: &mut [T], d_q: &mut [T], tiles: &mut Tiles<T>) -> T {
         let Backward { favor, input, features, .. } = self;
         let (isa, d, len) = (input.isa, favor.attention.dim, favor.len);
@@ -146,7 +147,8 @@ impl<T: Element> Backward<'_, T> {
         guarded_rows
     }
 
-    /// d_k and d_v of a head's keys and values in share `g`; `guarded_rows` is the sum that [`Backward::queries`] returned.
+    /// d_k and d_v of a head's keys and values in share `g`; `guarded_rows` is the sum that
+    /// [`Backward::queries`] returned.
     fn keys(
         &self,
         head: usize,

@@ -1,27 +1,31 @@
-//! FAVOR+'s features, equation (24), on a tile of tokens, stabilised so that attention (26) holds at any norm.
+//! FAVOR+'s features, equation (24), on a tile of tokens, stabilised so that attention (26) holds at any
+//! norm.
 //!
-//! With x^ = x / d^(1/4) (q or k scaled) and u_j = w_j . x^, attention is O_i = N_i / D_i with N_i = sum_j q'_ij sum_l k'_lj v_l
-//! and D_i the same sums without v. Whatever multiplies a query's features for all j leaves O_i as it is; so does what
-//! multiplies feature j of the keys for all l and divides feature j of the queries. That frees us of 1/sqrt(m), of the
-//! queries' factor h, and of overflow:
+//! With x^ = x / d^(1/4) (q or k scaled) and u_j = w_j . x^, attention is O_i = N_i / D_i with N_i = sum_j
+//! q'_ij sum_l k'_lj v_l and D_i the same sums without v. Whatever multiplies a query's features for all j
+//! leaves O_i as it is; so does what multiplies feature j of the keys for all l and divides feature j of the
+//! queries. That frees us of 1/sqrt(m), of the queries' factor h, and of overflow:
 //!
-//! - Positive, equation (25), exponents e_lj = u_lj - |k^_l|^2/2. With c_j the largest e_lj over the tokens of the sample and head,
-//!   or some e_lj that lies at most [`SLACK`] below it: k'_lj = exp(e_lj - c_j), q'_ij = exp(u_ij + c_j - s_i),
-//!   s_i = max_j (u_ij + c_j). A query's features are at most 1, a key's at most 2^SLACK, and D_i >= 1: at the j of s_i the
-//!   query's feature is 1, and so is one of the keys'. Nothing overflows, D cannot underflow, and no constant is added. Subtracting a query's and the keys' maxima by themselves, as usual, lets D underflow where
-//!   the two lie at different j.
+//! - Positive, equation (25), exponents e_lj = u_lj - |k^_l|^2/2. With c_j the largest e_lj over the tokens
+//!   of the sample and head, or some e_lj that lies at most [`SLACK`] below it: k'_lj = exp(e_lj - c_j),
+//!   q'_ij = exp(u_ij + c_j - s_i), s_i = max_j (u_ij + c_j). A query's features are at most 1, a key's at
+//!   most 2^SLACK, and D_i >= 1: at the j of s_i the query's feature is 1, and so is one of the keys'.
+//!   Nothing overflows, D cannot underflow, and no constant is added. Subtracting a query's and the keys'
+//!   maxima by themselves, as usual, lets D underflow where the two lie at different j.
 //! - Hyperbolic: the same over the 2m exponents +-u_j - |k^|^2/2.
-//! - Trigonometric: q'_i = (sin u_i, cos u_i), k'_l = exp(|k^_l|^2/2 - c) (sin u_l, cos u_l), c = max_l |k^_l|^2/2 (kept m l times, so
-//!   that all maps share their code). D may have any sign: see [`guarded`].
+//! - Trigonometric: q'_i = (sin u_i, cos u_i), k'_l = exp(|k^_l|^2/2 - c) (sin u_l, cos u_l), c =
+//!   max_l |k^_l|^2/2 (kept m l times, so that all maps share their code). D may have any sign: see
+//!   [`guarded`].
 //! - ReLU: max(u, 0) + [`RELU_CONSTANT`], not stabilised.
 //!
-//! c is found in one pass over the keys: where a tile raises it, what was summed is multiplied by exp(c_old - c_new), as
-//! in online softmax; the slack makes that rare. No gradient flows through c and s, since they cancel (but see
-//! `favor_backward` on the guard).
+//! c is found in one pass over the keys: where a tile raises it, what was summed is multiplied by exp(c_old -
+//! c_new), as in online softmax; the slack makes that rare. No gradient flows through c and s, since they
+//! cancel (but see `favor_backward` on the guard).
 //!
 //! In the code all exponents, and so c and s, are to base 2: times log2(e).
 //!
-//! Source: Choromanski et al. (2021), sections 2.3 and 2.4, Lemma 1; the stabiliser by feature is this project's.
+//! Source: Choromanski et al. (2021), sections 2.3 and 2.4, Lemma 1; the stabiliser by feature is this
+//! project's.
 
 use super::attention::Head;
 use super::reductions::{dot, larger, raise_to_columns};
@@ -31,15 +35,17 @@ use crate::kernels::{Element, Exponent, Isa, Product, vectorised};
 use crate::real::Real;
 use std::ops::Range;
 
-/// 2^-20, the least |D|. Only trigonometric features, whose D is a sum of up to L m cosines, the largest term of order
-/// one, come near it: then D is all cancellation, and in `f32` all rounding error. The other maps' D lies above it by
-/// construction, in `f32` too: positive and hyperbolic at 1 or more, ReLU at L m 1e-6 or more.
+/// 2^-20, the least |D|. Only trigonometric features, whose D is a sum of up to L m cosines, the largest term
+/// of order one, come near it: then D is all cancellation, and in `f32` all rounding error. The other maps' D
+/// lies above it by construction, in `f32` too: positive and hyperbolic at 1 or more, ReLU at L m 1e-6 or
+/// more.
 pub const DENOMINATOR_GUARD: f64 = 1.0 / 1_048_576.0;
 
 /// By how much an exponent exceeds c_j before it raises it: 2 to it is far from the largest `f32`.
 const SLACK: f64 = 12.0;
 
-/// D^: D where |D| >= [`DENOMINATOR_GUARD`], elsewhere the guard with D's sign (plus at both zeros). NaN stays.
+/// D^: D where |D| >= [`DENOMINATOR_GUARD`], elsewhere the guard with D's sign (plus at both zeros). NaN
+/// stays.
 pub fn guarded<T: Real>(d: T) -> T {
     let guard = T::of(DENOMINATOR_GUARD);
     match is_guarded(d) {
@@ -54,7 +60,8 @@ pub fn is_guarded<T: Real>(d: T) -> bool {
     d.abs() < T::of(DENOMINATOR_GUARD)
 }
 
-/// A feature map with its projections. Tiles of features are \[rows, l m\], row-major: f_1 of all w, then f_2.
+/// A feature map with its projections. Tiles of features are \[rows, l m\], row-major: f_1 of all w, then
+/// f_2.
 pub(super) struct Features<'a, T> {
     pub isa: Isa,
     pub map: FeatureMap,
@@ -80,8 +87,8 @@ impl<T: Element> Features<'_, T> {
         });
     }
 
-    /// The features of the keys `tokens` of `k` during the pass that finds c. Returns whether `rescale` \[l m\] now holds what to multiply
-    /// the sums over earlier tiles by. `row` \[rows\] is scratch.
+    /// The features of the keys `tokens` of `k` during the pass that finds c. Returns whether `rescale` \[l
+    /// m\] now holds what to multiply the sums over earlier tiles by. `row` \[rows\] is scratch.
     pub fn keys_raising_c(
         &self,
         k: Head<T>,
@@ -184,15 +191,16 @@ impl<T: Element> Features<'_, T> {
         }
     }
 
-    /// From the features f and the derivatives g_tj + a_t b_j by them, in place (a is 1 where there is none; b is \[l m\]): g's first m
-    /// columns become the derivatives by u,
+    /// From the features f and the derivatives g_tj + a_t b_j by them, in place (a is 1 where there is none;
+    /// b is \[l m\]): g's first m columns become the derivatives by u,
     ///
     /// - positive: f = exp(u + ..), so d_u = g f; hyperbolic: d_u = g_1 f_1 - g_2 f_2;
     /// - trigonometric: f = a (sin u, cos u), so d_u = g_1 f_2 - g_2 f_1;
     /// - ReLU: d_u = g where u > 0, which is f > c (but for a u that rounding takes from f), else 0;
     ///
-    /// and `radial` \[rows\] what h's factor adds: the derivative by x^ is d_u W + radial x^. As h = exp(-+|x^|^2/2), that is
-    /// radial = -+sum_j g_j f_j, and 0 for ReLU. For queries sum_j g_j f_j is 0 in theory; they need no `radial`.
+    /// and `radial` \[rows\] what h's factor adds: the derivative by x^ is d_u W + radial x^. As h =
+    /// exp(-+|x^|^2/2), that is radial = -+sum_j g_j f_j, and 0 for ReLU. For queries sum_j g_j f_j is 0 in
+    /// theory; they need no `radial`.
     pub fn pull_back(
         &self,
         f: &[T],
@@ -240,7 +248,8 @@ impl<T: Element> Features<'_, T> {
         );
     }
 
-    /// d_x = d_u W / d^(1/4), or += if `accumulate`, to `rows` rows of d, `stride` apart, from the first m columns of `d_u`.
+    /// d_x = d_u W / d^(1/4), or += if `accumulate`, to `rows` rows of d, `stride` apart, from the first m
+    /// columns of `d_u`.
     pub fn project_back(&self, d_u: &[T], rows: usize, stride: usize, accumulate: bool, d_x: &mut [T]) {
         let shape =
             Product { a_row: self.len(), c_row: stride, accumulate, ..Product::dense(rows, self.d, self.m) };
@@ -265,7 +274,8 @@ impl<T: Element> Features<'_, T> {
         );
     }
 
-    /// u = x^ W^T, as an exponent to base 2 if it is one, to the first m columns of f; -u to the others if the map is hyperbolic.
+    /// u = x^ W^T, as an exponent to base 2 if it is one, to the first m columns of f; -u to the others if
+    /// the map is hyperbolic.
     fn exponents(&self, x: Head<T>, tokens: &Range<usize>, f: &mut [T]) {
         let shape =
             Product { a_row: x.stride, c_row: self.len(), ..Product::dense(tokens.len(), self.m, self.d) };
@@ -284,8 +294,8 @@ impl<T: Element> Features<'_, T> {
         }
     }
 
-    /// Raises c_j to max_t (f_tj - half_norm_t) where that exceeds it by more than the slack, and says whether any was: then `rescale`
-    /// is 2^(c_old - c_new).
+    /// Raises c_j to max_t (f_tj - half_norm_t) where that exceeds it by more than the slack, and says
+    /// whether any was: then `rescale` is 2^(c_old - c_new).
     fn raise(&self, f: &[T], half_norms: &[T], c: &mut [T], rescale: &mut [T]) -> bool {
         vectorised(
             self.isa,

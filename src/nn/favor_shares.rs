@@ -1,7 +1,9 @@
-//! How FAVOR+'s work on a sample is cut: its tokens in shares, as many as the shape alone says, a share in tiles.
+//! How FAVOR+'s work on a sample is cut: its tokens in shares, as many as the shape alone says, a share in
+//! tiles.
 //!
-//! Shares run one after the other or on many threads, at most sixteen at a time, and each has scratch of its own; every number is
-//! summed within a share, by tiles, and then over the shares, in order. Neither cut depends on the threads or on the batch.
+//! Shares run one after the other or on many threads, at most sixteen at a time, and each has scratch of its
+//! own; every number is summed within a share, by tiles, and then over the shares, in order. Neither cut
+//! depends on the threads or on the batch.
 
 use super::attention::{Attention, take, tiles};
 use crate::config::FeatureMap;
@@ -114,7 +116,8 @@ impl Favor {
         scaled
     }
 
-    /// The rows of the share's `tokens` and of one head in a share of a \[L, heads * d\] tensor, with their stride.
+    /// The rows of the share's `tokens` and of one head in a share of a \[L, heads * d\] tensor, with their
+    /// stride.
     pub fn rows<'a, T>(&self, tile: &Range<usize>, head: usize, share: &'a mut [T]) -> &'a mut [T] {
         let a = &self.attention;
         let rows = &mut share[(tile.start % self.share) * a.stride() + head * a.dim..];

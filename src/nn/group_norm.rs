@@ -3,13 +3,13 @@
 use crate::kernels::{Channels, Element, Isa, Team};
 use crate::real::Real;
 
-/// y = SiLU(z), z = gamma_c xhat + beta_c, xhat = (x - mean_g) / sqrt(var_g + eps), over the pixels and channels of group g of
-/// one sample; without the SiLU if `silu` is false.
+/// y = SiLU(z), z = gamma_c xhat + beta_c, xhat = (x - mean_g) / sqrt(var_g + eps), over the pixels and
+/// channels of group g of one sample; without the SiLU if `silu` is false.
 ///
-/// With dZ = dY silu'(z), n the size of a group and sums over it,
-/// dgamma_c = sum of dZ xhat and dbeta_c = sum of dZ over the pixels of channel c, and
-/// dX = r (gamma_c dZ - S / n - xhat T / n), r = 1 / sqrt(var_g + eps), S = sum of gamma_c dZ, T = sum of gamma_c dZ xhat.
-/// z is recomputed from x, the mean and r, which are all that is saved.
+/// With dZ = dY silu'(z), n the size of a group and sums over it, dgamma_c = sum of dZ xhat and dbeta_c = sum
+/// of dZ over the pixels of channel c, and dX = r (gamma_c dZ - S / n - xhat T / n), r = 1 / sqrt(var_g +
+/// eps), S = sum of gamma_c dZ, T = sum of gamma_c dZ xhat. z is recomputed from x, the mean and r, which are
+/// all that is saved.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNorm {
     /// Pixels of the sample.
@@ -49,8 +49,8 @@ impl GroupNorm {
     ) {
         let [factor, term, centre, deviations, _] = self.per_channel(work);
         T::channel_moments(isa, x, centre, deviations);
-        // Over the channels of a group, with m_c their means: mean = the mean of m_c, and the squared deviations from it are
-        // those from m_c and, for every pixel, (m_c - mean)^2.
+        // Over the channels of a group, with m_c their means: mean = the mean of m_c, and the squared
+        // deviations from it are those from m_c and, for every pixel, (m_c - mean)^2.
         let (mean, rstd) = saved.split_at_mut(self.groups);
         let per_group = self.channels / self.groups;
         let (pixels, n) = (T::of(self.pixels as f64), self.group_len::<T>());
@@ -70,8 +70,8 @@ impl GroupNorm {
         });
     }
 
-    /// d_x = or, if `add`, += the gradient in x, and d_gamma += and d_beta += theirs; d_y is overwritten, and takes the
-    /// gradient in x where d_x is `None`.
+    /// d_x = or, if `add`, += the gradient in x, and d_gamma += and d_beta += theirs; d_y is overwritten, and
+    /// takes the gradient in x where d_x is `None`.
     pub fn backward<T: Element>(
         &self,
         isa: Isa,
@@ -89,7 +89,8 @@ impl GroupNorm {
         let [factor, term, centre, sum, slope] = self.per_channel(work);
         self.coefficients(gamma, beta, saved, factor, term, centre);
         T::channel_affine_backward(isa, x, Channels { factor, term, centre }, self.silu, d_y, sum, slope);
-        // dX = (gamma r) dZ + (-r r T / n) (x - mean) + (-r S / n), with T's sum of dZ xhat = r times that of dZ (x - mean).
+        // dX = (gamma r) dZ + (-r r T / n) (x - mean) + (-r S / n), with T's sum of dZ xhat = r times that of
+        // dZ (x - mean).
         let rstd = &saved[self.groups..];
         let (per_group, n) = (self.channels / self.groups, self.group_len::<T>());
         for g in 0..self.groups {

@@ -1,8 +1,8 @@
 //! The layers: one file each, forward and backward side by side, the derivation in the doc comment.
 //!
-//! A layer works on one sample (or, where rows are independent, on any number of rows), channels last. Scratch and saved
-//! values are lent by the executor, so no layer allocates. Parameters' gradients are added to what is there; an input's is
-//! added or, where it is the first, set.
+//! A layer works on one sample (or, where rows are independent, on any number of rows), channels last.
+//! Scratch and saved values are lent by the executor, so no layer allocates. Parameters' gradients are added
+//! to what is there; an input's is added or, where it is the first, set.
 
 mod attention;
 mod conv;

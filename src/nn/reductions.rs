@@ -1,4 +1,5 @@
-//! Sums and maxima of slices, in an order that the length alone decides: the same bits on every instruction set.
+//! Sums and maxima of slices, in an order that the length alone decides: the same bits on every instruction
+//! set.
 //!
 //! All are inline, for the loops that [`vectorised`](crate::kernels::vectorised) compiles.
 

@@ -1,8 +1,10 @@
-//! Exact attention of one head, equation (22): O = D^-1 A V with A = exp(Q K^T / sqrt(d)) and D = diag(A 1_L).
+//! Exact attention of one head, equation (22): O = D^-1 A V with A = exp(Q K^T / sqrt(d)) and D = diag(A
+//! 1_L).
 //!
-//! A's rows are made a tile of queries at a time and never kept. The forward pass saves z_i = log sum_l exp(s_il) of the
-//! scores s = Q K^T / sqrt(d), taken as z_i = max_l s_il + log sum_l exp(s_il - max_l s_il), so that the backward pass makes the
-//! normalised P_il = exp(s_il - z_i) again without sums. With O = P V, dP = dO V^T, and P's rows summing to one,
+//! A's rows are made a tile of queries at a time and never kept. The forward pass saves z_i = log sum_l
+//! exp(s_il) of the scores s = Q K^T / sqrt(d), taken as z_i = max_l s_il + log sum_l exp(s_il - max_l s_il),
+//! so that the backward pass makes the normalised P_il = exp(s_il - z_i) again without sums. With O = P V,
+//! dP = dO V^T, and P's rows summing to one,
 //!
 //! - dV = P^T dO,
 //! - dS = P o (dP - delta 1^T) with delta_i = sum_l P_il dP_il = dO_i . O_i,
@@ -24,8 +26,8 @@ const TILE: usize = 32;
 const SHARE: usize = 64;
 const MOST_SHARES: usize = 16;
 
-/// Distance between rows of L elements: whole cache lines, and an odd number of them, since at powers of two all rows would lie
-/// in a few of the cache's sets.
+/// Distance between rows of L elements: whole cache lines, and an odd number of them, since at powers of two
+/// all rows would lie in a few of the cache's sets.
 fn row_stride(tokens: usize) -> usize {
     tokens.next_multiple_of(16) | 16
 }

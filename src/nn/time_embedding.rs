@@ -5,8 +5,8 @@ use crate::real::Real;
 /// out = \[sin(t w_0), .., sin(t w_{h-1}), cos(t w_0), .., cos(t w_{h-1})\] with h = out.len() / 2 and
 /// w_i = exp(-i ln 10000 / (h - freq_shift)); cosines first if `flip_sin_to_cos`.
 ///
-/// `index` is t - 1, as the paper's code and diffusers feed it. The angle is computed in f64 and the result rounded once: in
-/// f32 the angle alone would be off by 6e-5 at t = 1000.
+/// `index` is t - 1, as the paper's code and diffusers feed it. The angle is computed in f64 and the result
+/// rounded once: in f32 the angle alone would be off by 6e-5 at t = 1000.
 pub fn time_embedding<T: Real>(index: usize, flip_sin_to_cos: bool, freq_shift: f64, out: &mut [T]) {
     let half = out.len() / 2;
     let (first, second) = out.split_at_mut(half);

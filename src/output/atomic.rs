@@ -5,13 +5,14 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes a file so that at every moment, a crash or a power cut included, `path` holds either what it held before or
-/// everything that `write` wrote: into `.NAME.tmp` in the same folder, synced, then renamed, and the folder synced.
-/// A file left under the temporary name by a killed process is overwritten.
+/// Writes a file so that at every moment, a crash or a power cut included, `path` holds either what it held
+/// before or everything that `write` wrote: into `.NAME.tmp` in the same folder, synced, then renamed, and
+/// the folder synced. A file left under the temporary name by a killed process is overwritten.
 ///
 /// # Errors
-/// [`Error::Write`] with `path` where the system refuses a step or `write` fails; the temporary file is then gone and
-/// `path` unchanged. [`Error::Invalid`] where `path` is a folder or a device, which a rename would replace.
+/// [`Error::Write`] with `path` where the system refuses a step or `write` fails; the temporary file is then
+/// gone and `path` unchanged. [`Error::Invalid`] where `path` is a folder or a device, which a rename would
+/// replace.
 pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,

@@ -34,7 +34,8 @@ impl Scale {
 /// Numbers beyond are left out: the ratio of two of them has to be a number.
 const LARGEST: f64 = 1e150;
 
-/// An axis with [`marks`]; the library's own logarithmic one has next to none where the numbers span few powers of ten.
+/// An axis with [`marks`]; the library's own logarithmic one has next to none where the numbers span few
+/// powers of ten.
 #[derive(Clone, Debug)]
 pub(super) struct Axis {
     scale: Scale,
@@ -87,8 +88,8 @@ impl Ranged for Axis {
     }
 }
 
-/// Where a logarithmic axis is marked: at round multiples of the powers of ten, as many as there is room for, or evenly
-/// where the numbers span little.
+/// Where a logarithmic axis is marked: at round multiples of the powers of ten, as many as there is room for,
+/// or evenly where the numbers span little.
 fn marks(range: Range<f64>) -> Vec<f64> {
     let span = range.end / range.start;
     if span < 5.0 {

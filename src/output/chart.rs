@@ -90,8 +90,8 @@ pub struct Chart<'a> {
 }
 
 impl Chart<'_> {
-    /// The chart as an SVG document. Points that an axis cannot show (no numbers, or not positive on a logarithmic one) are
-    /// left out; a chart without a point is an empty one that says so.
+    /// The chart as an SVG document. Points that an axis cannot show (no numbers, or not positive on a
+    /// logarithmic one) are left out; a chart without a point is an empty one that says so.
     ///
     /// # Errors
     /// [`Error::Invalid`] for values that cannot be drawn.
@@ -112,7 +112,8 @@ impl Chart<'_> {
         Ok(canvas)
     }
 
-    /// Writes [`Chart::svg`] and [`Chart::pixels`] as `NAME.svg` and `NAME.png` into a folder, and returns the files.
+    /// Writes [`Chart::svg`] and [`Chart::pixels`] as `NAME.svg` and `NAME.png` into a folder, and returns
+    /// the files.
     ///
     /// # Errors
     /// Those of [`Chart::svg`], and [`Error::Write`].
@@ -263,8 +264,8 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 3);
     }
 
-    /// The pixels are the SVG's shapes at twice its size: the line's colour is where its ends are, and nothing else is dark
-    /// but the letters, below and left of the axes.
+    /// The pixels are the SVG's shapes at twice its size: the line's colour is where its ends are, and
+    /// nothing else is dark but the letters, below and left of the axes.
     #[test]
     fn pixels_show_line_and_letters() {
         let mut chart = chart(Scale::Linear, Scale::Linear, &[(0.0, 0.0), (1.0, 1.0)]);

@@ -19,17 +19,18 @@ const LARGEST_SIDE: usize = 16_384;
 const GUTTER: usize = 2;
 const GUTTER_COLOUR: Rgb<u8> = Rgb([96, 96, 96]);
 
-/// The byte of a number in [-1, 1]: -1 is 0 and 1 is 255, rounded to the nearest; numbers outside are cut off, and a
-/// NaN is 0.
+/// The byte of a number in [-1, 1]: -1 is 0 and 1 is 255, rounded to the nearest; numbers outside are cut
+/// off, and a NaN is 0.
 pub fn byte_from_unit(value: f32) -> u8 {
     ((f64::from(value) + 1.0) * 127.5).round() as u8
 }
 
-/// A grid of `images`, `[N, H, W, C]` in [-1, 1] with C 1 or 3, row by row, in `columns` columns (where left out,
-/// about as many as rows), small images enlarged by a whole factor.
+/// A grid of `images`, `[N, H, W, C]` in [-1, 1] with C 1 or 3, row by row, in `columns` columns (where left
+/// out, about as many as rows), small images enlarged by a whole factor.
 ///
 /// # Errors
-/// [`Error::Invalid`] for no images, another number of channels, 0 columns, or a grid above 16384 pixels a side.
+/// [`Error::Invalid`] for no images, another number of channels, 0 columns, or a grid above 16384 pixels a
+/// side.
 pub fn grid(images: ArrayView4<'_, f32>, columns: Option<usize>) -> Result<RgbImage> {
     let (n, h, w, c) = images.dim();
     let columns = columns.unwrap_or_else(|| (n as f64).sqrt().ceil() as usize);
@@ -90,8 +91,8 @@ pub fn write_png(path: &Path, images: ArrayView4<'_, f32>, columns: Option<usize
     write_atomically(path, |file| canvas.write_with_encoder(PngEncoder::new(file)).map_err(io::Error::other))
 }
 
-/// Writes an animation that repeats for ever: the [`grid`] of each frame's images, `frame_time` long, the last one
-/// held for `hold`. GIF keeps time in hundredths of a second.
+/// Writes an animation that repeats for ever: the [`grid`] of each frame's images, `frame_time` long, the
+/// last one held for `hold`. GIF keeps time in hundredths of a second.
 ///
 /// # Errors
 /// Those of [`grid`], [`Error::Invalid`] for no frames or frames of different shapes, and [`Error::Write`].

@@ -1,7 +1,7 @@
 //! NumPy's `.npy` files of 32-bit floats in C order: format 1.0 written; 1.0, 2.0 and 3.0 read.
 //!
-//! Written here rather than taken from a crate: those there are bring a parser generator for the header's one line
-//! (a third of this project's own build time), and allocate what a damaged header asks for.
+//! Written here rather than taken from a crate: those there are bring a parser generator for the header's one
+//! line (a third of this project's own build time), and allocate what a damaged header asks for.
 
 use super::write_atomically;
 use crate::error::{Error, Result};
@@ -16,7 +16,8 @@ const MAX_HEADER: u32 = 10_000;
 /// The data begins at a multiple of this.
 const ALIGNMENT: usize = 64;
 
-/// Writes `array` as f32 in its logical order, whatever its layout in memory; images go out as `[N, C, H, W]`.
+/// Writes `array` as f32 in its logical order, whatever its layout in memory; images go out as
+/// `[N, C, H, W]`.
 ///
 /// # Errors
 /// [`Error::Write`] where the file cannot be written; what was there before is then unchanged.
@@ -30,8 +31,9 @@ pub fn write_npy<D: Dimension>(path: &Path, array: ArrayView<'_, f32, D>) -> Res
 /// Reads an f32 array with as many dimensions as `D` has.
 ///
 /// # Errors
-/// [`Error::Read`] where the file cannot be read; [`Error::Invalid`] where it is no `.npy` file of little-endian f32
-/// in C order, has another number of dimensions, is cut short or too long, or holds a NaN or an infinity.
+/// [`Error::Read`] where the file cannot be read; [`Error::Invalid`] where it is no `.npy` file of
+/// little-endian f32 in C order, has another number of dimensions, is cut short or too long, or holds a NaN
+/// or an infinity.
 pub fn read_npy<D: Dimension>(path: &Path) -> Result<Array<f32, D>> {
     let what = path.display().to_string();
     let read = |e| Error::read(path, e);

@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::path::Path;
 
 pub(super) const SIZE: (u32, u32) = (900, 540);
-/// Of the single losses, the lowest and the highest of this many stretches are drawn; more could not be told apart and
-/// would make a large file.
+/// Of the single losses, the lowest and the highest of this many stretches are drawn; more could not be told
+/// apart and would make a large file.
 const STRETCHES: usize = 700;
 /// The running mean forgets half over this part of the curve.
 const HALF_LIFE: f64 = 1.0 / 60.0;
@@ -22,9 +22,9 @@ const MEAN_COLOUR: RGBColor = RGBColor(0x0b, 0x4f, 0x8a);
 pub(super) const TEXT_COLOUR: RGBColor = RGBColor(0x33, 0x33, 0x33);
 pub(super) const GRID_COLOUR: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
-/// The curve of `points` (step, loss), in the order of training, as an SVG document: every loss in a light line, thinned
-/// where there are many, and their running mean in a dark one, on a logarithmic axis. Losses that are not positive and
-/// finite are left out.
+/// The curve of `points` (step, loss), in the order of training, as an SVG document: every loss in a light
+/// line, thinned where there are many, and their running mean in a dark one, on a logarithmic axis. Losses
+/// that are not positive and finite are left out.
 ///
 /// # Errors
 /// [`Error::Invalid`] where no loss is left.
@@ -102,8 +102,9 @@ fn draw(svg: &mut String, points: &[(u64, f64)]) -> std::result::Result<(), Box<
     Ok(())
 }
 
-/// The exponentially weighted mean up to each point, the weights made to sum to one. Of the i-th point's mean, half
-/// comes from the last i/4 points, where those are fewer than [`HALF_LIFE`] says, so that it follows the first fall.
+/// The exponentially weighted mean up to each point, the weights made to sum to one. Of the i-th point's
+/// mean, half comes from the last i/4 points, where those are fewer than [`HALF_LIFE`] says, so that it
+/// follows the first fall.
 fn running_mean(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let longest = (HALF_LIFE * points.len() as f64).max(4.0);
     let (mut sum, mut weight) = (0.0, 0.0);
@@ -151,7 +152,8 @@ mod tests {
         // The first fall is followed at once: at point 8 half the weight lies on the last 2 points.
         let fall: Vec<(u64, f64)> = (0..600).map(|i| (i, if i < 4 { 1.0 } else { 0.0 })).collect();
         assert!(running_mean(&fall)[8].1 < 0.3, "{:?}", running_mean(&fall)[8]);
-        // Half is forgotten over 600 / 60 = 10 points; before them, weights missing from 300 points are 2^-30.
+        // Half is forgotten over 600 / 60 = 10 points; before them, weights missing from 300 points are
+        // 2^-30.
         assert!((mean[309].1 - 0.5).abs() < 1e-8, "{:?}", mean[309]);
     }
 

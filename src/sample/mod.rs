@@ -1,7 +1,7 @@
 //! Sampling: Algorithm 2 and DDIM over batches, image i a function of the seed and i alone.
 //!
-//! Whatever takes a batch from x_T to x_0 is a [`Denoiser`]: the engine ([`Native`]), or a graph in an ONNX runtime
-//! ([`onnx::OnnxDenoiser`]). All of them are given the same numbers.
+//! Whatever takes a batch from x_T to x_0 is a [`Denoiser`]: the engine ([`Native`]), or a graph in an ONNX
+//! runtime ([`onnx::OnnxDenoiser`]). All of them are given the same numbers.
 
 mod native;
 mod noise;
@@ -98,11 +98,12 @@ pub trait Denoiser<T> {
     /// Height, width and channels of an image.
     fn image(&self) -> [usize; 3];
 
-    /// Replaces x_T by x_0; `x` is \[n, h, w, c\]. `z` is asked in the order of the steps, and only where noise is added.
+    /// Replaces x_T by x_0; `x` is \[n, h, w, c\]. `z` is asked in the order of the steps, and only where
+    /// noise is added.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if a prediction or an image is not finite; those of the runtime; [`Error::Invalid`] for steps that
-    /// it cannot take.
+    /// [`Error::NotFinite`] if a prediction or an image is not finite; those of the runtime;
+    /// [`Error::Invalid`] for steps that it cannot take.
     fn denoise(
         &mut self,
         process: &Process,
@@ -152,8 +153,8 @@ pub fn sample<T: Element>(
 
 /// Samples images \[n, h, w, c\], nominally in [-1, 1].
 ///
-/// `noise` \[K + 1, n, c, h, w\] gives x_T and the noise of the K steps in order instead of the seed. `observer` sees every step
-/// (where a runtime takes several at a time, the last of them).
+/// `noise` \[K + 1, n, c, h, w\] gives x_T and the noise of the K steps in order instead of the seed.
+/// `observer` sees every step (where a runtime takes several at a time, the last of them).
 ///
 /// # Errors
 /// [`Error::Invalid`] for options or noise that do not fit; those of [`Denoiser::denoise`].

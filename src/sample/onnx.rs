@@ -1,5 +1,5 @@
-//! Sampling with a graph in an ONNX runtime: a denoiser with the update on the host, a step whose x_t stays on the device, or
-//! a whole sampler in one run.
+//! Sampling with a graph in an ONNX runtime: a denoiser with the update on the host, a step whose x_t stays
+//! on the device, or a whole sampler in one run.
 
 mod frame;
 mod graphs;
@@ -37,13 +37,14 @@ pub struct OnnxDenoiser {
 }
 
 impl OnnxDenoiser {
-    /// Loads a graph: one of ours as what its metadata say, any other as a denoiser, by the roles of its inputs.
+    /// Loads a graph: one of ours as what its metadata say, any other as a denoiser, by the roles of its
+    /// inputs.
     ///
     /// `batch` matters to a CUDA graph alone, which is captured for one batch; smaller ones are filled up.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for inputs or outputs that are not such a graph's, naming them; [`Error::Onnx`] where the runtime is
-    /// missing, its device cannot be used, or it refuses the graph.
+    /// [`Error::Invalid`] for inputs or outputs that are not such a graph's, naming them; [`Error::Onnx`]
+    /// where the runtime is missing, its device cannot be used, or it refuses the graph.
     pub fn load(model: &Model, runtime: &Runtime, batch: usize) -> Result<Self> {
         let (origin, metadata) = (model.origin(), Metadata::read(model)?);
         let captured = matches!(runtime, Runtime::OnnxRuntime(options) if options.cuda_graph);
@@ -121,8 +122,8 @@ impl Denoiser<f32> for OnnxDenoiser {
 }
 
 impl OnnxDenoiser {
-    /// Tries half the batch, a quarter, and so on, by one step (a sampler graph: all of its own), and returns the first that
-    /// fits. A graph of one fixed batch has no smaller one.
+    /// Tries half the batch, a quarter, and so on, by one step (a sampler graph: all of its own), and returns
+    /// the first that fits. A graph of one fixed batch has no smaller one.
     fn largest_below(&mut self, batch: usize, process: &Process) -> Option<usize> {
         if self.fixed_batch().is_some() {
             return None;

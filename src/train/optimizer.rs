@@ -1,4 +1,5 @@
-//! Adam (Kingma & Ba 2015) with global-norm clipping, and the exponential moving average of the weights, in one pass.
+//! Adam (Kingma & Ba 2015) with global-norm clipping, and the exponential moving average of the weights, in
+//! one pass.
 
 use crate::config::TrainConfig;
 use crate::kernels::{Isa, vectorised};
@@ -55,7 +56,8 @@ fn sum_of_squares<T: Real>(g: &[T]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().map(|g| g.f64() * g.f64()).sum::<f64>()
 }
 
-/// The factor that keeps a gradient of norm `norm` within `limit` (0 for none): min(1, limit / (norm + 1e-6)), as in PyTorch.
+/// The factor that keeps a gradient of norm `norm` within `limit` (0 for none): min(1, limit / (norm +
+/// 1e-6)), as in PyTorch.
 pub fn clip_factor(norm: f64, limit: f64) -> f64 {
     if limit == 0.0 { 1.0 } else { (limit / (norm + 1e-6)).min(1.0) }
 }
@@ -66,8 +68,9 @@ impl<T: Real> Adam<T> {
         Adam { first_moment: vec![T::zero(); len], second_moment: vec![T::zero(); len] }
     }
 
-    /// m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, w <- w - lr (m / (1 - b1^k)) / (sqrt(v / (1 - b2^k)) + eps), and
-    /// average <- decay average + (1 - decay) w, with g the clipped gradient and k the update's number.
+    /// m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, w <- w - lr (m / (1 - b1^k)) / (sqrt(v / (1 -
+    /// b2^k)) + eps), and average <- decay average + (1 - decay) w, with g the clipped gradient and k the
+    /// update's number.
     pub fn update(
         &mut self,
         isa: Isa,
@@ -132,8 +135,9 @@ mod tests {
         assert_eq!(global_norm(&vec![0.5f32; len]), (0.25 * len as f64).sqrt());
     }
 
-    /// After the first update m / (1 - b1) = g and v / (1 - b2) = g^2, so the weight moves by lr g / (|g| + eps) whatever g is;
-    /// the second is worked out by hand. Tolerance 1e-15: f64 rounding of a dozen operations.
+    /// After the first update m / (1 - b1) = g and v / (1 - b2) = g^2, so the weight moves by lr g / (|g| +
+    /// eps) whatever g is; the second is worked out by hand. Tolerance 1e-15: f64 rounding of a dozen
+    /// operations.
     #[test]
     fn two_updates_are_the_textbook_ones() {
         let mut config = Preset::Tiny.config().train;
@@ -170,7 +174,8 @@ mod tests {
         x.iter().map(|x| T::of(f64::from(0.01 * x))).collect()
     }
 
-    /// m, v, the weights and their average after some updates; from the gradients' sizes and from weights of 0 if `sizes`.
+    /// m, v, the weights and their average after some updates; from the gradients' sizes and from weights of
+    /// 0 if `sizes`.
     fn updated<T: Real>(isa: Isa, sizes: bool) -> [Vec<T>; 4] {
         let mut config = Preset::Tiny.config().train;
         (config.beta1, config.beta2, config.adam_eps) = (0.9, 0.99, 1e-8);
@@ -188,11 +193,12 @@ mod tests {
         [adam.first_moment, adam.second_moment, w, average]
     }
 
-    /// Bounds after k updates, with u = EPSILON / 2: a term of m is rounded at most 5 times when it comes and 3 times in each
-    /// later update, so m errs by 5 k u of the sum of its terms' sizes, and v, whose terms have 8 roundings, by 8 k u of itself.
-    /// A step's divisor then errs by (4 k + 4) u, the step by 16 k u of its size with |g| for g, the weight by that sum and its own
-    /// k roundings, 17 k u of |w_0| and all steps' sizes, and the average, a mean of weights rounded 7 times, by 24 k u of the same.
-    /// The bits are the same everywhere, as `vectorised` has it.
+    /// Bounds after k updates, with u = EPSILON / 2: a term of m is rounded at most 5 times when it comes and
+    /// 3 times in each later update, so m errs by 5 k u of the sum of its terms' sizes, and v, whose terms
+    /// have 8 roundings, by 8 k u of itself. A step's divisor then errs by (4 k + 4) u, the step by 16 k u of
+    /// its size with |g| for g, the weight by that sum and its own k roundings, 17 k u of |w_0| and all
+    /// steps' sizes, and the average, a mean of weights rounded 7 times, by 24 k u of the same. The bits are
+    /// the same everywhere, as `vectorised` has it.
     #[test]
     fn f32_agrees_with_f64_and_has_the_same_bits_on_every_isa() {
         let [exact, sizes] = [false, true].map(|sizes| updated::<f64>(Isa::Reference, sizes));

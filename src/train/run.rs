@@ -111,7 +111,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Makes a folder for a new run and writes its configuration. The run begins from a checkpoint that is there already.
+    /// Makes a folder for a new run and writes its configuration. The run begins from a checkpoint that is
+    /// there already.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the folder holds a run already; [`Error::Write`] if the system refuses.
@@ -129,7 +130,8 @@ impl Run {
         Ok(Run { folder: folder.to_path_buf() })
     }
 
-    /// As [`Run::create`], where the folder has nothing of another model or run: what would be written over, or begun from.
+    /// As [`Run::create`], where the folder has nothing of another model or run: what would be written over,
+    /// or begun from.
     ///
     /// # Errors
     /// Those of [`Run::create`], and [`Error::Invalid`] naming what is there.
@@ -172,7 +174,8 @@ impl Run {
     /// Trains on `data` until the limit or until `stop` says so, from the newest checkpoint if there is one.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the system refuses.
+    /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the
+    /// system refuses.
     pub fn train(
         &self,
         config: &Config,
@@ -250,8 +253,8 @@ impl Run {
         Ok(Outcome { step: trainer.step(), interrupted, grid })
     }
 
-    /// Tells of training that diverged how to go on from the checkpoint of step `saved`, or from the beginning where there is
-    /// none and `saved` is 0.
+    /// Tells of training that diverged how to go on from the checkpoint of step `saved`, or from the
+    /// beginning where there is none and `saved` is 0.
     fn advise(&self, error: Error, saved: u64) -> Error {
         match error {
             Error::NotFinite { what, step, .. } => {
@@ -340,8 +343,8 @@ impl Run {
         self.metrics_up_to(u64::MAX)
     }
 
-    /// Seconds of training that led to the newest checkpoint, all calls together; what was done after it is lost when the
-    /// process is killed, and does not count.
+    /// Seconds of training that led to the newest checkpoint, all calls together; what was done after it is
+    /// lost when the process is killed, and does not count.
     ///
     /// # Errors
     /// Those of [`Run::metrics`] and of an unreadable checkpoint.

@@ -213,7 +213,8 @@ impl<T: Element> Trainer<T> {
     }
 }
 
-/// The order in which images are seen: a fresh permutation for every pass over the data, a function of the seed alone.
+/// The order in which images are seen: a fresh permutation for every pass over the data, a function of the
+/// seed alone.
 #[derive(Debug, Default)]
 struct Order {
     images: u64,

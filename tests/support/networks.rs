@@ -1,4 +1,5 @@
-//! Small networks to export: every kind of attention, weights that are random everywhere, and the engine's `f64` reference.
+//! Small networks to export: every kind of attention, weights that are random everywhere, and the engine's
+//! `f64` reference.
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use performer_ddpm::config::{BlockAttention, FavorConfig, FeatureMap, Preset, UnetConfig};
@@ -15,8 +16,8 @@ pub fn kinds() -> Vec<(String, UnetConfig)> {
     std::iter::once(softmax).chain(favor).collect()
 }
 
-/// The `tiny` preset for images of 12 x 16 pixels and two channels, whose middle block and last down and first up block attend
-/// in two heads.
+/// The `tiny` preset for images of 12 x 16 pixels and two channels, whose middle block and last down and
+/// first up block attend in two heads.
 pub fn config(attention: BlockAttention, map: FeatureMap) -> UnetConfig {
     let plain = BlockAttention::None;
     UnetConfig {
@@ -34,9 +35,9 @@ pub fn config(attention: BlockAttention, map: FeatureMap) -> UnetConfig {
     }
 }
 
-/// A network whose parameters are all random, of the size that training gives them: weights of variance 1 / fan-in, biases and
-/// scales a little off 0 and 1. Queries and keys are small where `trigonometric` features are to make sense: their norms stay
-/// below one.
+/// A network whose parameters are all random, of the size that training gives them: weights of variance 1 /
+/// fan-in, biases and scales a little off 0 and 1. Queries and keys are small where `trigonometric` features
+/// are to make sense: their norms stay below one.
 pub fn randomised(config: &UnetConfig, seed: u64) -> Model<f32> {
     let mut model = Model::<f32>::new(config, seed).unwrap();
     let mut numbers = rng(seed, Stream::Check, 1, 0);

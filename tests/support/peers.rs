@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Mutex;
 
-/// Says, once, what is not compared for want of a peer; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1` asks for every peer.
+/// Says, once, what is not compared for want of a peer; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1` asks for
+/// every peer.
 pub fn skipped(what: impl Display) {
     static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let what = what.to_string();

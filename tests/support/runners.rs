@@ -11,7 +11,8 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Loading and running a small graph takes seconds at most; a runtime that hangs must fail the test, not stall it.
+/// Loading and running a small graph takes seconds at most; a runtime that hangs must fail the test, not
+/// stall it.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The result of `work`, which has to come within the limit.
@@ -50,8 +51,8 @@ pub fn run(runner: &mut dyn Runner, inputs: &[(&str, &Tensor)]) -> (String, Vec<
     (name, outputs.remove(0).1.into_f32().expect("floats"))
 }
 
-/// A Python interpreter that has these packages, or `None` with the reason printed. `ONNX_PYTHON` names one where the default
-/// one does not serve.
+/// A Python interpreter that has these packages, or `None` with the reason printed. `ONNX_PYTHON` names one
+/// where the default one does not serve.
 pub fn python(packages: &str) -> Option<String> {
     let python = std::env::var("ONNX_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let found = Command::new(&python).args(["-c", &format!("import {packages}")]).output();

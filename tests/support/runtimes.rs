@@ -20,7 +20,8 @@ pub fn load_all(model: &Model) -> Vec<(&'static str, OnnxDenoiser)> {
     all
 }
 
-/// The graph in ONNX Runtime on one thread of the processor; `None`, with the reason printed, where there is none.
+/// The graph in ONNX Runtime on one thread of the processor; `None`, with the reason printed, where there is
+/// none.
 pub fn ort(model: &Model) -> Option<OnnxDenoiser> {
     match load_ort(model) {
         Err(Error::Onnx(error @ OnnxError::RuntimeMissing { .. })) => {

@@ -21,7 +21,8 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Floating-point operations of the block's convolutions and linear layers, forward; a backward pass has twice as many.
+    /// Floating-point operations of the block's convolutions and linear layers, forward; a backward pass has
+    /// twice as many.
     pub fn forward_flops(&self) -> f64 {
         let taps = 9 * (self.c_in + self.c_out) + if self.c_in == self.c_out { 0 } else { self.c_in };
         2.0 * (self.batch * self.c_out * (self.side * self.side * taps + 4 * self.c_out)) as f64
@@ -64,7 +65,8 @@ impl Block {
             let numbers = &mut network.weights[param.range()];
             let (mean, deviation) = match param.kind {
                 ParamKind::Conv { kernel, c_in, .. } => (0.0, 1.0 / ((kernel * kernel * c_in) as f32).sqrt()),
-                // The timestep's embedding becomes the same for every t, so that the others need not compute it.
+                // The timestep's embedding becomes the same for every t, so that the others need not compute
+                // it.
                 ParamKind::Linear { .. } if param.name == "time_embedding.linear_2.weight" => (0.0, 0.0),
                 ParamKind::Linear { c_in, .. } => (0.0, 1.0 / (c_in as f32).sqrt()),
                 ParamKind::Bias { .. } => (0.0, 0.5),
@@ -88,7 +90,8 @@ impl Block {
         Ok(Block { sizes, x, target, time, parameters, network })
     }
 
-    /// The block's place in the network: the way down keeps the channels, the way up halves the concatenated ones.
+    /// The block's place in the network: the way down keeps the channels, the way up halves the concatenated
+    /// ones.
     pub fn path(sizes: Sizes) -> &'static str {
         if sizes.c_in == sizes.c_out { "down_blocks.0.resnets.0." } else { "up_blocks.0.resnets.0." }
     }
@@ -101,7 +104,8 @@ impl Block {
     }
 }
 
-/// What a pass found, to see that everyone computes the same; sums of squares do not depend on a tensor's layout.
+/// What a pass found, to see that everyone computes the same; sums of squares do not depend on a tensor's
+/// layout.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
     /// The mean square of the difference to the target.

@@ -43,7 +43,8 @@ impl Candle {
 }
 
 impl Layers {
-    /// Layers whose parameters and input are `variable` of their numbers: variables are followed by the operations on them.
+    /// Layers whose parameters and input are `variable` of their numbers: variables are followed by the
+    /// operations on them.
     fn new(block: &Block, variable: impl Fn(Tensor) -> Result<Tensor>) -> Result<Layers> {
         let sizes = block.sizes;
         let tensor = |numbers: &[f32], shape: &[usize]| Tensor::from_slice(numbers, shape, &Device::Cpu);

@@ -1,4 +1,5 @@
-//! A residual block's forward and backward pass in this engine, in candle and in burn: milliseconds and ratios.
+//! A residual block's forward and backward pass in this engine, in candle and in burn: milliseconds and
+//! ratios.
 //!
 //! `cd benches/rust_peers && cargo run --release -- --json results.json`
 
@@ -15,11 +16,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-/// Blocks of the Fashion-MNIST network: at full resolution and at half, with and without a convolution on the shortcut.
+/// Blocks of the Fashion-MNIST network: at full resolution and at half, with and without a convolution on the
+/// shortcut.
 const BLOCKS: [(usize, usize, usize); 4] = [(28, 32, 32), (28, 64, 32), (14, 64, 64), (14, 128, 64)];
 const BATCHES: [usize; 2] = [16, 64];
 
-/// Times a residual block in this engine, in candle and in burn, in turn on the same numbers and as many threads.
+/// Times a residual block in this engine, in candle and in burn, in turn on the same numbers and as many
+/// threads.
 #[derive(Parser)]
 struct Arguments {
     /// Rounds; in each, everyone runs once. Medians count
@@ -74,8 +77,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// So many threads for candle and burn, which else count cores each in its own way. They read the variables when they first
-/// compute: rayon's is candle's and burn's, the other is that of matrixmultiply, which burn's `ndarray` multiplies with.
+/// So many threads for candle and burn, which else count cores each in its own way. They read the variables
+/// when they first compute: rayon's is candle's and burn's, the other is that of matrixmultiply, which burn's
+/// `ndarray` multiplies with.
 fn limit_peers(threads: usize) {
     for variable in ["RAYON_NUM_THREADS", "MATMUL_NUM_THREADS"] {
         // SAFETY: `main` calls this before there is another thread.

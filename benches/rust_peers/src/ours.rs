@@ -68,7 +68,8 @@ impl Peer for Ours {
     }
 }
 
-/// The part of a graph that is the residual block at `path` and the timestep's embedding, which is its second input.
+/// The part of a graph that is the residual block at `path` and the timestep's embedding, which is its second
+/// input.
 fn cut(mut graph: Graph, path: &str) -> Graph {
     let inside = |name: &str| name.starts_with(path);
     let first = graph

@@ -10,7 +10,8 @@ impl GraphBuilder {
     /// Adds a float initialiser (a weight) of this shape; the elements are row-major.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when the name is empty or taken, or the number of elements is not the shape's.
+    /// [`Invalid`](crate::Error::Invalid) when the name is empty or taken, or the number of elements is not
+    /// the shape's.
     pub fn initializer_f32(&mut self, name: &str, shape: &[usize], data: &[f32]) -> Result<Value> {
         check_count(&format!("initialiser {name}"), shape, data.len())?;
         let bytes = data.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -20,7 +21,8 @@ impl GraphBuilder {
     /// Adds an integer initialiser of this shape; the elements are row-major.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when the name is empty or taken, or the number of elements is not the shape's.
+    /// [`Invalid`](crate::Error::Invalid) when the name is empty or taken, or the number of elements is not
+    /// the shape's.
     pub fn initializer_i64(&mut self, name: &str, shape: &[usize], data: &[i64]) -> Result<Value> {
         check_count(&format!("initialiser {name}"), shape, data.len())?;
         let bytes = data.iter().flat_map(|x| x.to_le_bytes()).collect();

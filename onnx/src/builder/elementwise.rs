@@ -4,8 +4,8 @@ use super::{GraphBuilder, Op, Value, int};
 use crate::error::Result;
 use crate::types::{Dim, ElementType, Shape};
 
-/// Operators of one operand; floats in, floats out, except that [`Unary::Identity`] takes any type and [`Unary::Neg`],
-/// [`Unary::Abs`] and [`Unary::Sign`] take integers too.
+/// Operators of one operand; floats in, floats out, except that [`Unary::Identity`] takes any type and
+/// [`Unary::Neg`], [`Unary::Abs`] and [`Unary::Sign`] take integers too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unary {
     /// |x|.
@@ -140,8 +140,8 @@ impl GraphBuilder {
     /// `if_true` where the condition holds, `if_false` elsewhere; all three are broadcast together.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when the condition is not of truth values or the others' types differ,
-    /// [`Shape`](crate::Error::Shape) when the shapes cannot be broadcast.
+    /// [`Invalid`](crate::Error::Invalid) when the condition is not of truth values or the others' types
+    /// differ, [`Shape`](crate::Error::Shape) when the shapes cannot be broadcast.
     pub fn choose(&mut self, condition: Value, if_true: Value, if_false: Value) -> Result<Value> {
         self.expect_type(Op::Where, condition, ElementType::Bool)?;
         let element = self.expect_same_type(Op::Where, if_true, if_false)?;
@@ -184,7 +184,8 @@ impl GraphBuilder {
         self.broadcast_shapes(op, self.shape(a)?, self.shape(b)?)
     }
 
-    /// NumPy's rule: shapes are aligned at their last dimension, and a dimension of 1 (or none) takes the other's length.
+    /// NumPy's rule: shapes are aligned at their last dimension, and a dimension of 1 (or none) takes the
+    /// other's length.
     pub(super) fn broadcast_shapes(&self, op: Op, a: &Shape, b: &Shape) -> Result<Shape> {
         let rank = a.rank().max(b.rank());
         let at = |shape: &Shape, i: usize| {

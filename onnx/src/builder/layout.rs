@@ -137,8 +137,8 @@ impl GraphBuilder {
     /// The values one after the other along an axis.
     ///
     /// # Errors
-    /// [`Shape`](Error::Shape) when another axis differs, [`Error::Invalid`] when types differ, there is nothing to join, or
-    /// the axis' length is not fixed.
+    /// [`Shape`](Error::Shape) when another axis differs, [`Error::Invalid`] when types differ, there is
+    /// nothing to join, or the axis' length is not fixed.
     pub fn concat(&mut self, axis: usize, parts: &[Value]) -> Result<Value> {
         let Some(&first) = parts.first() else {
             return Err(Error::invalid(self.place(Op::Concat), "at least one value", "none", ""));
@@ -217,7 +217,8 @@ impl GraphBuilder {
     /// x with elements added `(before, after)` it on every axis.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when x is not of floats, the pairs are not one per axis, or an axis without a fixed length is padded.
+    /// [`Error::Invalid`] when x is not of floats, the pairs are not one per axis, or an axis without a fixed
+    /// length is padded.
     pub fn pad(&mut self, x: Value, amounts: &[(usize, usize)], mode: PadMode) -> Result<Value> {
         self.expect_type(Op::Pad, x, ElementType::F32)?;
         let mut shape = self.shape(x)?.clone();

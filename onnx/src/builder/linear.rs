@@ -46,8 +46,8 @@ impl GraphBuilder {
     /// The matrix product of the last two axes; the axes before them are broadcast together.
     ///
     /// # Errors
-    /// [`Error::Shape`] when an operand has fewer than two axes, the inner lengths differ or the outer ones cannot be
-    /// broadcast; [`Error::Invalid`] when the operands are not floats.
+    /// [`Error::Shape`] when an operand has fewer than two axes, the inner lengths differ or the outer ones
+    /// cannot be broadcast; [`Error::Invalid`] when the operands are not floats.
     pub fn matmul(&mut self, a: Value, b: Value) -> Result<Value> {
         self.expect_type(Op::MatMul, a, ElementType::F32)?;
         self.expect_type(Op::MatMul, b, ElementType::F32)?;
@@ -77,8 +77,8 @@ impl GraphBuilder {
     /// The convolution of x `[N, C, H, W]` with a kernel `[M, C / groups, kh, kw]`, plus a bias `[M]`.
     ///
     /// # Errors
-    /// [`Error::Shape`] when channels, groups, bias or kernel size do not fit; [`Error::Invalid`] when height or width is not
-    /// fixed or the operands are not floats.
+    /// [`Error::Shape`] when channels, groups, bias or kernel size do not fit; [`Error::Invalid`] when height
+    /// or width is not fixed or the operands are not floats.
     pub fn conv(&mut self, x: Value, kernel: Value, bias: Option<Value>, spec: &ConvSpec) -> Result<Value> {
         let op = Op::Conv;
         self.expect_conv_operands(op, x, kernel, bias)?;
@@ -111,7 +111,8 @@ impl GraphBuilder {
         self.node(op, &inputs, attributes, ElementType::F32, dims.into())
     }
 
-    /// The transposed convolution of x `[N, C, H, W]` with a kernel `[C, M / groups, kh, kw]`, plus a bias `[M]`.
+    /// The transposed convolution of x `[N, C, H, W]` with a kernel `[C, M / groups, kh, kw]`, plus a bias
+    /// `[M]`.
     ///
     /// # Errors
     /// As [`GraphBuilder::conv`].

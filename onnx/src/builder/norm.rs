@@ -5,12 +5,12 @@ use crate::error::{Error, Result};
 use crate::types::{ElementType, Shape};
 
 impl GraphBuilder {
-    /// Layer normalisation (Ba et al. 2016) over all axes from `axis` on: mean 0, variance 1 (with `epsilon` added to the
-    /// variance), then scaled and shifted.
+    /// Layer normalisation (Ba et al. 2016) over all axes from `axis` on: mean 0, variance 1 (with `epsilon`
+    /// added to the variance), then scaled and shifted.
     ///
     /// # Errors
-    /// [`Error::Shape`] when scale or shift do not have the shape of the normalised axes, [`Error::Invalid`] when a value is
-    /// not of floats or the axis is not there.
+    /// [`Error::Shape`] when scale or shift do not have the shape of the normalised axes, [`Error::Invalid`]
+    /// when a value is not of floats or the axis is not there.
     pub fn layer_norm(
         &mut self,
         x: Value,
@@ -43,15 +43,16 @@ impl GraphBuilder {
         self.node(op, &inputs, attributes, ElementType::F32, shape)
     }
 
-    /// Group normalisation (Wu & He 2018) of x `[N, C, H, W]`: mean 0 and variance 1 (with `epsilon` added) within each of
-    /// `groups` runs of channels, then scale and shift `[C]` per channel.
+    /// Group normalisation (Wu & He 2018) of x `[N, C, H, W]`: mean 0 and variance 1 (with `epsilon` added)
+    /// within each of `groups` runs of channels, then scale and shift `[C]` per channel.
     ///
-    /// Written as a reshape to `[N, groups, C H W / groups]`, a layer normalisation over the last axis, and the reverse reshape:
-    /// GroupNormalization itself is newer than this opset, and ONNX Runtime inlines it into many more nodes.
+    /// Written as a reshape to `[N, groups, C H W / groups]`, a layer normalisation over the last axis, and
+    /// the reverse reshape: GroupNormalization itself is newer than this opset, and ONNX Runtime inlines it
+    /// into many more nodes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when x is not a batch of images of fixed size or the groups do not divide the channels,
-    /// [`Error::Shape`] when scale or shift are not `[C]`.
+    /// [`Error::Invalid`] when x is not a batch of images of fixed size or the groups do not divide the
+    /// channels, [`Error::Shape`] when scale or shift are not `[C]`.
     pub fn group_norm(
         &mut self,
         x: Value,

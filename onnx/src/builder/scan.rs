@@ -18,14 +18,14 @@ pub struct ScanOutputs {
 impl GraphBuilder {
     /// Runs `body` once for each index of the scanned values' first axis.
     ///
-    /// The body's inputs are first the states, then one slice of each scanned value (without its first axis). Its outputs are
-    /// first the states for the next step, then whatever is to be stacked. It sees nothing of the outer graph: weights belong
-    /// into the body, which also keeps ONNX Runtime's layout optimisation.
+    /// The body's inputs are first the states, then one slice of each scanned value (without its first axis).
+    /// Its outputs are first the states for the next step, then whatever is to be stacked. It sees nothing of
+    /// the outer graph: weights belong into the body, which also keeps ONNX Runtime's layout optimisation.
     ///
     /// # Errors
-    /// [`Error::Shape`] when a state or slice does not have the type and shape that the body declares, a step changes a state's
-    /// shape, or the scanned values' first axes differ; [`Error::Invalid`] when there is nothing to scan, a type or a number of
-    /// inputs or outputs is wrong.
+    /// [`Error::Shape`] when a state or slice does not have the type and shape that the body declares, a step
+    /// changes a state's shape, or the scanned values' first axes differ; [`Error::Invalid`] when there is
+    /// nothing to scan, a type or a number of inputs or outputs is wrong.
     pub fn scan(&mut self, body: GraphBuilder, states: &[Value], scanned: &[Value]) -> Result<ScanOutputs> {
         let op = Op::Scan;
         let Some(&first) = scanned.first() else {

@@ -26,8 +26,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// How ONNX Runtime is to be found and used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrtOptions {
-    /// The library (or the folder that holds it); when given, no other is tried. Otherwise, in this order: `ORT_DYLIB_PATH`, a
-    /// `lib` folder beside the executable, the active Python environment's `onnxruntime` package, the system's loader.
+    /// The library (or the folder that holds it); when given, no other is tried. Otherwise, in this order:
+    /// `ORT_DYLIB_PATH`, a `lib` folder beside the executable, the active Python environment's `onnxruntime`
+    /// package, the system's loader.
     pub library: Option<PathBuf>,
     /// Threads within an operator on the processor; `None` leaves it to the runtime.
     pub threads: Option<usize>,
@@ -35,7 +36,8 @@ pub struct OrtOptions {
     pub device: Device,
     /// Whether a GPU may compute products in TF32 (about three decimal digits, faster).
     pub tf32: bool,
-    /// Whether [`Runner::step_loop`] replays its steps as a CUDA graph: shapes must be fixed and the model free of control flow.
+    /// Whether [`Runner::step_loop`] replays its steps as a CUDA graph: shapes must be fixed and the model
+    /// free of control flow.
     pub cuda_graph: bool,
     /// Whether [`Description::placement`] is filled in.
     pub placement: bool,
@@ -53,7 +55,8 @@ pub struct OrtRunner {
     outputs: Vec<Port>,
 }
 
-/// The minor version from which on the binding can copy to a device: it asks for an optimisation level that older ones refuse.
+/// The minor version from which on the binding can copy to a device: it asks for an optimisation level that
+/// older ones refuse.
 const COPIES_FROM: u32 = 23;
 
 /// The process's one runtime: ONNX Runtime allows no second environment.
@@ -70,8 +73,8 @@ impl OrtRunner {
     ///
     /// # Errors
     /// [`Error::RuntimeMissing`] when no library serves, [`Error::Device`] when the device cannot be used,
-    /// [`Error::OutOfMemory`], [`Error::Run`] when the runtime refuses the model, [`Error::Invalid`] when its weights lie in
-    /// another file, the options contradict each other, or another library is loaded already.
+    /// [`Error::OutOfMemory`], [`Error::Run`] when the runtime refuses the model, [`Error::Invalid`] when its
+    /// weights lie in another file, the options contradict each other, or another library is loaded already.
     pub fn load(model: &Model, options: &OrtOptions) -> Result<Self> {
         if options.device == Device::Cpu && options.cuda_graph {
             return Err(Error::invalid(

@@ -26,7 +26,8 @@ impl TractRunner {
     /// Loads and optimises a model; symbols stay open, so that one load serves every batch size.
     ///
     /// # Errors
-    /// [`Error::Run`] when tract does not take the model, [`Error::Invalid`] when its weights lie in another file.
+    /// [`Error::Run`] when tract does not take the model, [`Error::Invalid`] when its weights lie in another
+    /// file.
     pub fn load(model: &Model) -> Result<Self> {
         let summary = model.summary()?;
         let bytes = model.runnable_bytes()?;

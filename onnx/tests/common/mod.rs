@@ -9,7 +9,8 @@ use std::fmt::Display;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
-/// Loading and running a test graph takes milliseconds; a runtime that hangs must fail the test, not stall it.
+/// Loading and running a test graph takes milliseconds; a runtime that hangs must fail the test, not stall
+/// it.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The result of `work`, which has to come within the limit.
@@ -29,7 +30,8 @@ pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     }
 }
 
-/// Says, once, what is not compared for want of a peer; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1` asks for every peer.
+/// Says, once, what is not compared for want of a peer; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1` asks for
+/// every peer.
 pub fn skipped(what: impl Display) {
     static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let what = what.to_string();
@@ -95,7 +97,8 @@ pub fn check(model: Model, inputs: &[(&str, Tensor)], want: Vec<Tensor>, toleran
     });
 }
 
-/// Compares shapes exactly, integers exactly, floats to `tolerance` times the largest magnitude (or 1 if that is less).
+/// Compares shapes exactly, integers exactly, floats to `tolerance` times the largest magnitude (or 1 if that
+/// is less).
 pub fn close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
     assert_eq!(got.shape(), want.shape(), "{what}");
     match (got, want) {

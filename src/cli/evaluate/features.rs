@@ -51,7 +51,8 @@ pub struct Figures {
     source: String,
     #[serde(flatten)]
     comparison: Comparison,
-    /// Held-out images in the samples' place, as many as there are of both: what no model can be expected to beat.
+    /// Held-out images in the samples' place, as many as there are of both: what no model can be expected to
+    /// beat.
     #[serde(skip_serializing_if = "Option::is_none")]
     held_out: Option<Comparison>,
     /// What could not be compared, and why.
@@ -97,7 +98,8 @@ pub fn run(
     }
     let split = if std::ptr::eq(dataset, &subject.data.train) { "train" } else { "test" };
     let count = args.network.images.map_or(IMAGES, |n| n as usize);
-    // One image tells how many features there are, and so whether there are enough of both, before hours of sampling.
+    // One image tells how many features there are, and so whether there are enough of both, before hours of
+    // sampling.
     let dimensions = extractor.features_of(dataset, &[0], &mut |_| {})?.ncols();
     let usual = SAMPLES.max(fewest(dimensions));
     let wanted = given.as_ref().map_or(args.n.map_or(usual, |n| n as usize), |x| x.len_of(Axis(0)));

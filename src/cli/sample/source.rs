@@ -250,7 +250,8 @@ fn runtime(args: &SampleArgs, backend: BackendName) -> Result<Runtime> {
     }
 }
 
-/// The graph of a model folder that serves a loop; by default the step graph where the runtime keeps x_t on its device.
+/// The graph of a model folder that serves a loop; by default the step graph where the runtime keeps x_t on
+/// its device.
 fn graph_for(asked: Option<LoopName>, backend: BackendName) -> GraphKind {
     match (asked, backend) {
         (Some(LoopName::Sampler), _) => GraphKind::Sampler,

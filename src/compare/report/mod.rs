@@ -1,4 +1,5 @@
-//! The report: a function of what was found and of the sample grids, so that it can be made anew without running anything.
+//! The report: a function of what was found and of the sample grids, so that it can be made anew without
+//! running anything.
 
 mod approximation;
 mod conversion;
@@ -98,8 +99,8 @@ impl Draft<'_> {
     }
 }
 
-/// Reads the sample grids of a comparison's folder and writes its report: `report.html`, `plots/*.svg` and `*.png`, `tables/*.csv`.
-/// Returns the page's file.
+/// Reads the sample grids of a comparison's folder and writes its report: `report.html`, `plots/*.svg` and
+/// `*.png`, `tables/*.csv`. Returns the page's file.
 ///
 /// # Errors
 /// Those of [`report`]; [`Error::Read`], [`Error::Write`].

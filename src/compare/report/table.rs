@@ -89,7 +89,8 @@ impl Table {
         html
     }
 
-    /// The table as CSV (RFC 4180), a line of headings first; a column of means is followed by one of their standard errors.
+    /// The table as CSV (RFC 4180), a line of headings first; a column of means is followed by one of their
+    /// standard errors.
     pub fn csv(&self) -> String {
         let has_errors = |column: usize| {
             self.rows.iter().any(|row| row.get(column).is_some_and(|cell| cell.error.is_some()))

@@ -16,7 +16,8 @@ pub enum PixelRange {
     Unit,
     /// [0, 255].
     Bytes,
-    /// Less the mean and over the deviation of ImageNet's red, green and blue, as torchvision's networks take them.
+    /// Less the mean and over the deviation of ImageNet's red, green and blue, as torchvision's networks take
+    /// them.
     ImageNet,
 }
 
@@ -60,7 +61,8 @@ impl Entry {
     /// For images [c, h, w] and a network whose input has these four dimensions.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for images that the network does not take as they are or as the options have them resized.
+    /// [`Error::Invalid`] for images that the network does not take as they are or as the options have them
+    /// resized.
     pub(super) fn new(
         origin: &str,
         port: &[Dim],
@@ -104,8 +106,8 @@ impl Entry {
         Ok(Tensor::f32([batch, channels, height, width], out)?)
     }
 
-    /// One channel in the network's size and range. Enlarging is bilinear between pixels' centres, as in the usual code of the
-    /// FID; shrinking widens the filter, so that nothing aliases.
+    /// One channel in the network's size and range. Enlarging is bilinear between pixels' centres, as in the
+    /// usual code of the FID; shrinking widens the filter, so that nothing aliases.
     fn plane(&self, channel: usize, from: &[f32], to: &mut [f32]) {
         let unit = from.iter().map(|x| (x.clamp(-1.0, 1.0) + 1.0) / 2.0);
         let [_, h, w] = self.from;

@@ -4,8 +4,8 @@ use super::Timesteps;
 
 /// The strata (first, last) of t = 2..=`total`, ascending, together all of them.
 ///
-/// The terms of the bound fall about as 1/t, so the strata grow with t: equal shares of ln t, but at least one timestep each.
-/// Those of few timesteps, where most bits are, are then evaluated whole.
+/// The terms of the bound fall about as 1/t, so the strata grow with t: equal shares of ln t, but at least
+/// one timestep each. Those of few timesteps, where most bits are, are then evaluated whole.
 pub(super) fn strata(total: usize, timesteps: Timesteps) -> Vec<(usize, usize)> {
     let all = total.saturating_sub(1);
     let count = match timesteps {

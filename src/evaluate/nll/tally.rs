@@ -36,14 +36,16 @@ impl Likelihood {
     }
 }
 
-/// The bound (17) with one reverse variance, in bits per dimension; errors are over images, draws and timesteps left out.
+/// The bound (17) with one reverse variance, in bits per dimension; errors are over images, draws and
+/// timesteps left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bound {
     /// sigma_t^2, (7).
     pub variance: VarianceKind,
     /// L = L_T + sum over t = 2..T of L_{t-1} + L_0.
     pub bits_per_dim: Estimate,
-    /// The part of its error that comes from noise and timesteps alone, and would go with more draws; known from two draws on.
+    /// The part of its error that comes from noise and timesteps alone, and would go with more draws; known
+    /// from two draws on.
     pub draws_error: Option<f64>,
     /// L_T.
     pub l_t: Estimate,
@@ -86,9 +88,11 @@ impl Term {
 pub struct RatePoint {
     /// The x_t that it has; of a stratum the middle.
     pub t: f64,
-    /// The bits per dimension that gave it x_t: L_T and the terms L_{s-1} of s > t; of a stratum their mean over its t.
+    /// The bits per dimension that gave it x_t: L_T and the terms L_{s-1} of s > t; of a stratum their mean
+    /// over its t.
     pub rate: f64,
-    /// The root mean squared error of the x_0 predicted from x_t (and over the t of a stratum), pixels in [0, 255].
+    /// The root mean squared error of the x_0 predicted from x_t (and over the t of a stratum), pixels in [0,
+    /// 255].
     pub rmse: Estimate,
 }
 
@@ -113,7 +117,8 @@ pub(super) struct Tally<'a> {
     whole: [Moments; 2],
     /// The variance between the draws of each image.
     between_draws: [Moments; 2],
-    /// The image under way: the sums over its draws of each slot, the draws' sums over slots, the number of evaluations.
+    /// The image under way: the sums over its draws of each slot, the draws' sums over slots, the number of
+    /// evaluations.
     current: Vec<Found>,
     by_draw: Vec<[f64; 2]>,
     evaluations: usize,

@@ -154,8 +154,9 @@ fn difference(got: &[f32], want: &[f64]) -> f64 {
     worst.fold(0.0, |m: f64, e| if m.is_nan() || e <= m { m } else { e }) / largest
 }
 
-/// Queries and keys of norm 1 at most: 5e-6 of the largest value, f32 rounding in sums of 30 terms and a quotient. (For
-/// trigonometric features the denominator is far from zero there, as their relative variance (exp(|q + k|^2) - 1)/m is small.)
+/// Queries and keys of norm 1 at most: 5e-6 of the largest value, f32 rounding in sums of 30 terms and a
+/// quotient. (For trigonometric features the denominator is far from zero there, as their relative variance
+/// (exp(|q + k|^2) - 1)/m is small.)
 #[test]
 fn eq22_eq26_every_kind_agrees_with_the_engine() {
     let input = Input::scaled(0.3, 0.3);
@@ -168,8 +169,8 @@ fn eq22_eq26_every_kind_agrees_with_the_engine() {
     }
 }
 
-/// exp(u) leaves f32's range at 88.7. The tolerance is what rounding an exponent of 110 once or twice does to its exponential,
-/// 110 x 2^-23 = 1.3e-5, in both queries and keys.
+/// exp(u) leaves f32's range at 88.7. The tolerance is what rounding an exponent of 110 once or twice does to
+/// its exponential, 110 x 2^-23 = 1.3e-5, in both queries and keys.
 #[test]
 fn eq25_positive_and_hyperbolic_agree_where_a_naive_exp_overflows() {
     for (target, keys) in [(88.0, 1.0), (97.0, 3.0), (110.0, 0.3)] {
@@ -198,9 +199,10 @@ fn eq25_nothing_finite_becomes_nan() {
     }
 }
 
-/// All projections alike, keys at angles pi/2 and -pi/2 and queries near pi/2: the keys' sines cancel exactly, what is left of D
-/// is L m cos(q) times the cosine of the rounded pi/2, -4.4e-8, while N is of order one. Within 0.03 of pi/2 that is below the
-/// guard 2^-20, on either side with another sign; at 0.1 it is above. (d^(1/4) = 2 keeps the angles exact.)
+/// All projections alike, keys at angles pi/2 and -pi/2 and queries near pi/2: the keys' sines cancel
+/// exactly, what is left of D is L m cos(q) times the cosine of the rounded pi/2, -4.4e-8, while N is of
+/// order one. Within 0.03 of pi/2 that is below the guard 2^-20, on either side with another sign; at 0.1 it
+/// is above. (d^(1/4) = 2 keeps the angles exact.)
 #[test]
 fn eq26_the_denominator_s_guard_is_the_engine_s() {
     let right_angle = std::f32::consts::FRAC_PI_2;

@@ -12,8 +12,8 @@ fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
-/// Bound: an exponent of at most three terms, none above 20, is rounded twice, and its power of two by 2 ULP, so that it errs
-/// by at most (2 * 40 + 2) eps of itself; in the gaps nothing changes.
+/// Bound: an exponent of at most three terms, none above 20, is rounded twice, and its power of two by 2 ULP,
+/// so that it errs by at most (2 * 40 + 2) eps of itself; in the gaps nothing changes.
 #[test]
 fn every_isa_agrees_with_f64_on_awkward_sizes() {
     for (rows, width, stride) in [(1, 1, 1), (3, 7, 9), (2, 16, 16), (5, 33, 40), (4, 70, 70), (1, 0, 3)] {
@@ -47,8 +47,8 @@ fn every_isa_agrees_with_f64_on_awkward_sizes() {
     }
 }
 
-/// Bounds: maxima exact but for one rounding; exponentials as above; sums by as many eps more as they have terms, of the sum of
-/// absolute terms.
+/// Bounds: maxima exact but for one rounding; exponentials as above; sums by as many eps more as they have
+/// terms, of the sum of absolute terms.
 #[test]
 fn maxima_and_sums_agree_with_f64_on_every_isa() {
     for (rows, width, stride) in [(1, 1, 1), (3, 7, 9), (2, 16, 16), (5, 33, 40), (4, 70, 70)] {

@@ -7,8 +7,8 @@ use crate::kernels::vector::{silu, silu_slope};
 
 /// A pass over \[rows, c\], by columns.
 trait Pass {
-    /// Takes `B` vectors of columns from `first` on through every row; the vectors hold `lanes` columns each, `LANES` unless
-    /// `B` is 1.
+    /// Takes `B` vectors of columns from `first` on through every row; the vectors hold `lanes` columns each,
+    /// `LANES` unless `B` is 1.
     ///
     /// # Safety
     /// The processor has S's features, and the pass's pointers are valid for those columns.

@@ -1,9 +1,10 @@
 //! The fast passes: transforms and products over blocks that stay in a core's second-level cache.
 //!
-//! A block is some rows (tiles, of any samples), up to [`DEPTH`] channels of one side and up to [`WIDTH`] of the other. The
-//! kernel's transform is made on the way, block by block: reading a transformed kernel, four times the plain one, from main
-//! memory takes longer than making it. Every result's order of summation depends on the layer's sizes alone in the forward
-//! pass, and on these and the number of samples in the kernel's gradient.
+//! A block is some rows (tiles, of any samples), up to [`DEPTH`] channels of one side and up to [`WIDTH`] of
+//! the other. The kernel's transform is made on the way, block by block: reading a transformed kernel, four
+//! times the plain one, from main memory takes longer than making it. Every result's order of summation
+//! depends on the layer's sizes alone in the forward pass, and on these and the number of samples in the
+//! kernel's gradient.
 
 use super::Winograd;
 use super::transforms::{Grid, Input, Kernel3, Kernel3Gradient, Output, OutputGradient, Transform};
@@ -25,7 +26,8 @@ const TASKS: usize = 8;
 /// Channels are stored in whole vectors of up to this many.
 const LANES: usize = 16;
 
-/// Elements from one point's matrix to the next: off the powers of two, whose lines would share one set of the cache.
+/// Elements from one point's matrix to the next: off the powers of two, whose lines would share one set of
+/// the cache.
 fn spaced(elements: usize) -> usize {
     elements + LANES
 }
@@ -37,8 +39,8 @@ fn blocks_len(rows: usize, channels: usize, block: usize) -> usize {
     POINTS * (whole * spaced(rows * block) + last)
 }
 
-/// Channels whose taps are asked for before their turn: a layer reads its weights once, from main memory, two or three lines at a
-/// time.
+/// Channels whose taps are asked for before their turn: a layer reads its weights once, from main memory, two
+/// or three lines at a time.
 const AHEAD: usize = 8;
 
 const KERNEL_LEN: usize = POINTS * (DEPTH * WIDTH + LANES);
@@ -147,8 +149,8 @@ struct Forward<'a> {
     y: Shared,
 }
 
-/// y \[n, h, w, c_out\] = or, if `add`, += the convolution of x \[n, h, w, c_in\] with weight \[3, 3, c_in, c_out\], and the
-/// bias; `work` has [`Winograd::work_len`] elements.
+/// y \[n, h, w, c_out\] = or, if `add`, += the convolution of x \[n, h, w, c_in\] with weight \[3, 3, c_in,
+/// c_out\], and the bias; `work` has [`Winograd::work_len`] elements.
 pub(in crate::kernels) fn forward_fast(
     isa: Isa,
     team: Team,
@@ -197,8 +199,8 @@ pub(in crate::kernels) fn forward_fast(
 }
 
 impl Forward<'_> {
-    /// `n` rows from `first` on. In a layer of one block the kernel's transform stays in `work` from call to call; `fresh`
-    /// says that it is not there yet.
+    /// `n` rows from `first` on. In a layer of one block the kernel's transform stays in `work` from call to
+    /// call; `fresh` says that it is not there yet.
     fn rows(self, team: Team, (first, n): (usize, usize), work: &mut [f32], fresh: bool) {
         let Winograd { c_in, c_out, .. } = *self.layer;
         let widths = c_out.div_ceil(WIDTH);
@@ -221,8 +223,8 @@ impl Forward<'_> {
         });
     }
 
-    /// The transformed inputs of `n` rows from `first` on, in blocks of DEPTH channels: for each point \[n, channels of the
-    /// block in whole vectors\].
+    /// The transformed inputs of `n` rows from `first` on, in blocks of DEPTH channels: for each point \[n,
+    /// channels of the block in whole vectors\].
     fn inputs(self, team: Team, (first, n): (usize, usize), inputs: &mut [f32]) {
         let c_in = self.layer.c_in;
         assert!(inputs.len() >= blocks_len(n, c_in, DEPTH));
@@ -234,7 +236,8 @@ impl Forward<'_> {
             let (c, depth) = block(c_in, DEPTH, k);
             let rows = part * n / parts..(part + 1) * n / parts;
             let to = to.at(k * POINTS * spaced(n * DEPTH));
-            // SAFETY: the image is x, block k of `inputs` has n rows for every point, and no other task has these.
+            // SAFETY: the image is x, block k of `inputs` has n rows for every point, and no other task has
+            // these.
             unsafe {
                 input_transform(self.isa, self.tiles, self.x.at(c), c_in, depth, (first, n), rows, to);
             }
@@ -250,7 +253,8 @@ impl Forward<'_> {
             let to = to.wrapping_add(i * WIDTH);
             (taps(self.layer, self.weight.at(0), c + i, o), points(to, spaced(DEPTH * WIDTH)))
         };
-        // SAFETY: the weight has 3 x 3 x c_in x c_out elements, and `kernel` DEPTH rows of WIDTH for every point.
+        // SAFETY: the weight has 3 x 3 x c_in x c_out elements, and `kernel` DEPTH rows of WIDTH for every
+        // point.
         unsafe { dispatch(self.isa, Transform::new(Kernel3, depth, width, place).prefetching(AHEAD)) }
     }
 
@@ -288,18 +292,18 @@ impl Forward<'_> {
         if self.add {
             transform = transform.adding();
         }
-        // SAFETY: y has every pixel that the tiles' grids hold, this task alone writes these rows' channels o .. o + width,
-        // and `sums` has n rows of WIDTH for every point.
+        // SAFETY: y has every pixel that the tiles' grids hold, this task alone writes these rows' channels o
+        // .. o + width, and `sums` has n rows of WIDTH for every point.
         unsafe { dispatch(self.isa, transform) }
     }
 }
 
-/// For each point the `rows` of \[n, depth in whole vectors\] at `to`, from `depth` channels at `x` of images of `channels`
-/// channels; row 0 is tile `first`.
+/// For each point the `rows` of \[n, depth in whole vectors\] at `to`, from `depth` channels at `x` of images
+/// of `channels` channels; row 0 is tile `first`.
 ///
 /// # Safety
-/// `x` is such an image's first element of these channels, and `to` has n rows for every point, of which nobody else reads or
-/// writes these.
+/// `x` is such an image's first element of these channels, and `to` has n rows for every point, of which
+/// nobody else reads or writes these.
 unsafe fn input_transform(
     isa: Isa,
     tiles: Tiles,
@@ -320,8 +324,8 @@ unsafe fn input_transform(
     unsafe { dispatch(isa, Transform::new(Input, rows.len(), depth, place)) }
 }
 
-/// d_weight \[3, 3, c_in, c_out\] += the gradient from x \[n, h, w, c_in\] and d_y \[n, h, w, c_out\]; `work` has
-/// [`Winograd::work_len`] elements.
+/// d_weight \[3, 3, c_in, c_out\] += the gradient from x \[n, h, w, c_in\] and d_y \[n, h, w, c_out\]; `work`
+/// has [`Winograd::work_len`] elements.
 pub(in crate::kernels) fn weight_gradient_fast(
     isa: Isa,
     team: Team,
@@ -359,7 +363,8 @@ pub(in crate::kernels) fn weight_gradient_fast(
             let (o, width) = block(c_out, WIDTH, j);
             output_gradient_transform(isa, tiles, d_y.at(o), c_out, width, (first, n), to);
         });
-        // A layer of one block keeps its sum over all rows, the others go back to the taps after each block of rows.
+        // A layer of one block keeps its sum over all rows, the others go back to the taps after each block
+        // of rows.
         let one_block = depths * widths == 1;
         let last = first + n == rows;
         team.each(slots, KERNEL_LEN, |task, sums| {
@@ -386,8 +391,8 @@ pub(in crate::kernels) fn weight_gradient_fast(
                         (from, taps(layer, d_weight.at(0), c + i, o))
                     };
                     let transform = Transform::new(Kernel3Gradient, depth, width, place).adding();
-                    // SAFETY: d_weight has 3 x 3 x c_in x c_out elements, of which this task alone writes the pairs of
-                    // these channels, and `sums` DEPTH rows of WIDTH for every point.
+                    // SAFETY: d_weight has 3 x 3 x c_in x c_out elements, of which this task alone writes the
+                    // pairs of these channels, and `sums` DEPTH rows of WIDTH for every point.
                     unsafe { dispatch(isa, transform) }
                 }
             }
@@ -395,7 +400,8 @@ pub(in crate::kernels) fn weight_gradient_fast(
     }
 }
 
-/// For each point \[n, width in whole vectors\] from `width` channels at `d_y` of images of `channels` channels.
+/// For each point \[n, width in whole vectors\] from `width` channels at `d_y` of images of `channels`
+/// channels.
 fn output_gradient_transform(
     isa: Isa,
     tiles: Tiles,

@@ -65,8 +65,8 @@ fn weight_gradient(isa: Isa, team: Team, case: &Case) -> Vec<f32> {
     d_weight
 }
 
-/// The convolution and its gradient in the weight as sums over pixels and taps; tolerance 1e-11 of the largest value: f64
-/// rounding through matrices whose entries reach 3.
+/// The convolution and its gradient in the weight as sums over pixels and taps; tolerance 1e-11 of the
+/// largest value: f64 rounding through matrices whose entries reach 3.
 #[test]
 fn the_reference_is_the_convolution() {
     for case in cases().iter().filter(|case| case.x.len() < 5000) {
@@ -108,8 +108,9 @@ fn magnitudes() -> Matrices {
     }
 }
 
-/// Bound: `terms` machine epsilons of the same computation on absolute values, matrices included (Higham 2002, sections 3.1
-/// and 3.5), where `terms` counts the summands of a product, 30 roundings in the transforms and the two last sums.
+/// Bound: `terms` machine epsilons of the same computation on absolute values, matrices included (Higham
+/// 2002, sections 3.1 and 3.5), where `terms` counts the summands of a product, 30 roundings in the
+/// transforms and the two last sums.
 fn compare(what: &str, got: &[f32], want: &[f64], scale: &[f64], terms: usize) {
     for (i, ((got, want), scale)) in got.iter().zip(want).zip(scale).enumerate() {
         let bound = (terms + 32) as f64 * f64::from(f32::EPSILON) * scale;
@@ -172,7 +173,8 @@ fn a_team_gives_the_same_bits_and_a_sample_does_not_depend_on_the_others() {
     }
 }
 
-/// What is not a number or infinite reaches every output that its pixel reaches, and none whose tile it does not touch.
+/// What is not a number or infinite reaches every output that its pixel reaches, and none whose tile it does
+/// not touch.
 #[test]
 fn not_a_number_and_infinity_spread_over_their_tiles_and_no_further() {
     for isa in Isa::available() {

@@ -1,4 +1,5 @@
-//! The five transforms of [`super`], one text for all: y = M x M^T over grids of pixels, vectors along channels.
+//! The five transforms of [`super`], one text for all: y = M x M^T over grids of pixels, vectors along
+//! channels.
 
 use super::points::*;
 use crate::kernels::simd::{Kernel, LINE, Simd, prefetch};
@@ -35,7 +36,8 @@ pub(super) struct Kernel3Gradient;
 /// The processor has `S`'s features; so below.
 #[inline(always)]
 unsafe fn opposite<S: Simd>(even: S::V, odd: S::V, point: f32) -> (S::V, S::V) {
-    // SAFETY: arithmetic on registers, with the caller's promise of S's features; so in all of these functions.
+    // SAFETY: arithmetic on registers, with the caller's promise of S's features; so in all of these
+    // functions.
     unsafe { (S::fma(odd, S::splat(point), even), S::fma(odd, S::splat(-point), even)) }
 }
 
@@ -137,7 +139,8 @@ impl Matrix<6, 3> for Kernel3Gradient {
     }
 }
 
-/// A square of pixels, each some channels long, in a larger array: where one item of a transform is read or written.
+/// A square of pixels, each some channels long, in a larger array: where one item of a transform is read or
+/// written.
 #[derive(Clone, Copy)]
 pub(super) struct Grid {
     /// Pixel (0, 0), channel 0; that pixel need not exist.
@@ -169,7 +172,8 @@ impl Grid {
     }
 }
 
-/// `$body` for every `$i` below `$n`, at most 6, as so many copies with a constant: what it indexes stays in registers.
+/// `$body` for every `$i` below `$n`, at most 6, as so many copies with a constant: what it indexes stays in
+/// registers.
 macro_rules! unrolled {
     ($i:ident < $n:expr, $body:expr) => {
         unrolled!(@ $i, $n, $body, 0 1 2 3 4 5)
@@ -238,11 +242,13 @@ where
         }
     }
 
-    /// The last channels, where no whole vector of them is left, may take the slower way of what has borders and is added.
+    /// The last channels, where no whole vector of them is left, may take the slower way of what has borders
+    /// and is added.
     #[inline(always)]
     unsafe fn item<S: Simd, const PLAIN: bool, const WHOLE: bool>(&self, from: Grid, to: Grid) {
         let mut c = 0;
-        // SAFETY: the channels c .. c + LANES, or the `left` last ones, exist in every pixel that the grids hold.
+        // SAFETY: the channels c .. c + LANES, or the `left` last ones, exist in every pixel that the grids
+        // hold.
         unsafe {
             while c + S::LANES <= self.channels {
                 self.vector::<S, PLAIN, WHOLE, false>(from, to, c, S::LANES);
@@ -306,8 +312,8 @@ where
     F: Fn(usize) -> (Grid, Grid),
 {
     /// # Safety
-    /// The grids from `place` are whole where the matrix has no borders. Every pixel that they hold has `channels` elements,
-    /// which nothing else writes meanwhile, and so has the bias.
+    /// The grids from `place` are whole where the matrix has no borders. Every pixel that they hold has
+    /// `channels` elements, which nothing else writes meanwhile, and so has the bias.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         for item in 0..self.items {
@@ -317,8 +323,8 @@ where
             }
             let is_plain = self.bias.is_none() && !self.add;
             let is_whole = from.is_whole(IN) && to.is_whole(OUT);
-            // What a matrix never needs is not compiled: the transforms are long, and there are five in three vector sizes.
-            // SAFETY: the caller's promise.
+            // What a matrix never needs is not compiled: the transforms are long, and there are five in three
+            // vector sizes. SAFETY: the caller's promise.
             unsafe {
                 if M::HAS_BORDERS && !is_whole {
                     if M::ADDS {

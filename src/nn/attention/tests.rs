@@ -74,7 +74,8 @@ impl<T: Element> Case<T> {
         w_t
     }
 
-    /// The output and what is saved. Everything lent holds NaN first: nothing may be read before it is written.
+    /// The output and what is saved. Everything lent holds NaN first: nothing may be read before it is
+    /// written.
     fn forward(&self, isa: Isa, team: Team) -> (Vec<T>, Vec<T>) {
         let s = &self.shape;
         let w_t = self.w_t();
@@ -192,8 +193,8 @@ fn check_gradients(case: &Case<f64>, h: f64, tolerance: f64) {
     }
 }
 
-/// Tolerance: the differences err by about h^2 = 1e-10 times third derivatives (some tens of the first ones here) and by
-/// the loss's rounding over h, 1e-15 * 100 / 1e-5 = 1e-8, of derivatives of order 0.1 to 1.
+/// Tolerance: the differences err by about h^2 = 1e-10 times third derivatives (some tens of the first ones
+/// here) and by the loss's rounding over h, 1e-15 * 100 / 1e-5 = 1e-8, of derivatives of order 0.1 to 1.
 #[test]
 fn gradients_are_the_central_differences() {
     let shapes = [
@@ -211,8 +212,8 @@ fn gradients_are_the_central_differences() {
     }
 }
 
-/// Tolerance: both sides are sums of at most 130 * 9 terms in f64, each with a relative error of a few 1e-16 times the
-/// exponent (below 30); the trigonometric denominators cancel all but about a hundredth.
+/// Tolerance: both sides are sums of at most 130 * 9 terms in f64, each with a relative error of a few 1e-16
+/// times the exponent (below 30); the trigonometric denominators cancel all but about a hundredth.
 #[test]
 fn attention_is_that_of_the_equations() {
     for (shape, m) in [([67, 2, 5], 7), ([1, 2, 5], 3), ([130, 1, 3], 9), ([64, 2, 16], 8)] {
@@ -248,8 +249,9 @@ fn with_denominator(target: f64) -> Case<f64> {
     case
 }
 
-/// Steps well inside the guard's width and the denominator's size, off the jump at D = 0. Tolerances: the loss, of order N / D, is rounded to
-/// 1e-16 of itself; over h = 1e-8 that is at most 1e-7 of the largest derivative, of order N / D (guarded) or N / D^2.
+/// Steps well inside the guard's width and the denominator's size, off the jump at D = 0. Tolerances: the
+/// loss, of order N / D, is rounded to 1e-16 of itself; over h = 1e-8 that is at most 1e-7 of the largest
+/// derivative, of order N / D (guarded) or N / D^2.
 #[test]
 fn gradients_are_the_central_differences_where_the_guard_is_near_or_active() {
     for target in [1e-4, -1e-4, 1e-2] {
@@ -275,7 +277,8 @@ fn the_guard_keeps_sign_and_size_and_not_a_number() {
     const { assert!(RELU_CONSTANT * RELU_CONSTANT > DENOMINATOR_GUARD) };
 }
 
-/// Largest |u| + |x^|^2/2, or |score|, that queries and keys can have: what rounding in exponents is relative to.
+/// Largest |u| + |x^|^2/2, or |score|, that queries and keys can have: what rounding in exponents is relative
+/// to.
 fn exponent_scale(case: &Case<f64>) -> f64 {
     let d = case.shape.dim;
     let longest = |x: &[f64]| x.chunks_exact(d).map(|x| dot(x, x).sqrt()).fold(0.0, f64::max);
@@ -283,18 +286,20 @@ fn exponent_scale(case: &Case<f64>) -> f64 {
     x * if case.map().is_some() { longest(&case.w) + x / 2.0 } else { x }
 }
 
-/// Bound on the relative error of attention's output for positive weights: exponents err by (d + 4) eps times their scale,
-/// on the query's and on the key's side, sums of L and of M terms by (L + M) eps, exp and the rest by 16 eps; so much do the
-/// weights err relatively, and their weighted mean by twice that of the largest |v|.
+/// Bound on the relative error of attention's output for positive weights: exponents err by (d + 4) eps times
+/// their scale, on the query's and on the key's side, sums of L and of M terms by (L + M) eps, exp and the
+/// rest by 16 eps; so much do the weights err relatively, and their weighted mean by twice that of the
+/// largest |v|.
 fn f32_bound(case: &Case<f64>) -> f64 {
     let Attention { tokens, dim, .. } = case.shape;
     let sums = (tokens + 2 * case.w.len() / dim + 16) as f64;
     2.0 * f64::from(f32::EPSILON) * ((dim + 4) as f64 * 2.0 * exponent_scale(case) + sums)
 }
 
-/// Tolerance: a third of `f32_bound` of each tensor's largest, since roundings do not conspire: about twice the largest seen
-/// on all instruction sets, which is the trigonometric map's, and ten times that of the others. An absolute 4 eps
-/// serves the single token, whose d_q and d_k are 0 in theory and a difference of numbers of order one in practice.
+/// Tolerance: a third of `f32_bound` of each tensor's largest, since roundings do not conspire: about twice
+/// the largest seen on all instruction sets, which is the trigonometric map's, and ten times that of the
+/// others. An absolute 4 eps serves the single token, whose d_q and d_k are 0 in theory and a difference of
+/// numbers of order one in practice.
 #[test]
 fn f32_agrees_with_f64_on_every_isa() {
     for (shape, m) in

@@ -1,4 +1,5 @@
-//! Images on their way into a graph and back: \[n, h, w, c\] on the engine's side, \[n, c, h, w\] on the graph's.
+//! Images on their way into a graph and back: \[n, h, w, c\] on the engine's side, \[n, c, h, w\] on the
+//! graph's.
 
 use crate::error::{Error, Result};
 use performer_ddpm_onnx::Tensor;

@@ -36,8 +36,8 @@ impl Loaded {
         denoise_by_eps(process, x, z, eps_theta, watch)
     }
 
-    /// The step graph's output goes back to its input, on the device where the runtime can; the host sends the timestep, the
-    /// coefficients and, where a step adds it, the noise.
+    /// The step graph's output goes back to its input, on the device where the runtime can; the host sends
+    /// the timestep, the coefficients and, where a step adds it, the noise.
     pub(super) fn by_steps(
         &mut self,
         process: &Process,
@@ -81,7 +81,8 @@ impl Loaded {
         finite(x, || "an image".to_owned(), steps.len() as u64)
     }
 
-    /// The whole process in one run, or in the runs that the graph cuts it into; the noise of a run's steps is sent along.
+    /// The whole process in one run, or in the runs that the graph cuts it into; the noise of a run's steps
+    /// is sent along.
     pub(super) fn by_sampler(
         &mut self,
         summary: &SamplerSummary,

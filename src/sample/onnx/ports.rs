@@ -97,7 +97,8 @@ pub(super) fn denoiser(origin: &str, summary: &Summary) -> Result<(DenoiserPorts
     Ok((ports, frame))
 }
 
-/// Checks that a graph of our own has the inputs and the output of its kind; the first input is \[N, C, H, W\].
+/// Checks that a graph of our own has the inputs and the output of its kind; the first input is \[N, C, H,
+/// W\].
 ///
 /// # Errors
 /// [`Error::Invalid`] naming what the graph has instead.

@@ -1,4 +1,5 @@
-//! Matrix products on the networks' shapes, this engine's beside `gemm`'s and matrixmultiply's, on one thread: GFLOP/s.
+//! Matrix products on the networks' shapes, this engine's beside `gemm`'s and matrixmultiply's, on one
+//! thread: GFLOP/s.
 //!
 //! `cd benches/rust_peers && cargo run --release --bin products`
 
@@ -85,7 +86,8 @@ fn main() {
             }
         }
         drop(everyone);
-        // Two sums of k products of at most a quarter each err by at most k eps/2 of k/4 each (Higham 2002, section 3.1).
+        // Two sums of k products of at most a quarter each err by at most k eps/2 of k/4 each (Higham 2002,
+        // section 3.1).
         let bound = (k * k) as f32 / 4.0 * f32::EPSILON;
         for theirs in [&of_gemm, &of_matrixmultiply] {
             let agree = ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() <= bound);

@@ -20,9 +20,9 @@ pub(super) struct BoundLoop<'a> {
     current: usize,
 }
 
-/// Two device buffers take turns as the state's input and output, since a runtime may write an output before it has read all
-/// of an input. Every buffer keeps its address, as a CUDA graph requires; each turn is captured as a graph of its own, and
-/// later loops of the same shapes replay it.
+/// Two device buffers take turns as the state's input and output, since a runtime may write an output before
+/// it has read all of an input. Every buffer keeps its address, as a CUDA graph requires; each turn is
+/// captured as a graph of its own, and later loops of the same shapes replay it.
 pub(super) struct Buffers {
     turns: [Turn; 2],
     states: [DynTensor; 2],
@@ -57,8 +57,8 @@ impl<'a> BoundLoop<'a> {
         Ok(this)
     }
 
-    /// Binding hands the runtime the buffer itself, or a copy where it wants the value in other memory; hence it is repeated
-    /// whenever the buffer's contents change.
+    /// Binding hands the runtime the buffer itself, or a copy where it wants the value in other memory; hence
+    /// it is repeated whenever the buffer's contents change.
     fn bind_other(&mut self, i: usize) -> ::ort::Result<()> {
         let (name, buffer) = &self.buffers.others[i];
         for turn in &mut self.buffers.turns {
@@ -132,8 +132,8 @@ impl StepLoop for BoundLoop<'_> {
 }
 
 impl Buffers {
-    /// Buffers with the loop's first values. A captured graph bears a number that no other may have: `graph` or, of the second
-    /// turn, the one after.
+    /// Buffers with the loop's first values. A captured graph bears a number that no other may have: `graph`
+    /// or, of the second turn, the one after.
     pub(super) fn new(
         session: &Session,
         device: Device,
@@ -206,7 +206,8 @@ fn uploaded(allocator: &Allocator, value: &Tensor) -> ::ort::Result<DynTensor> {
     Ok(buffer)
 }
 
-/// Into the processor's memory the values are written; to a device the binding copies by a session of its own.
+/// Into the processor's memory the values are written; to a device the binding copies by a session of its
+/// own.
 fn uploaded_into(value: &Tensor, buffer: &mut DynTensor) -> ::ort::Result<()> {
     if buffer.memory_info().is_cpu_accessible() {
         match value {

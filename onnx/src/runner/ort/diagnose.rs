@@ -33,8 +33,8 @@ const WORDS: [(&str, Cause); 15] = [
     ("CUDA failure 100", Cause::NoDevice),
 ];
 
-/// The error for a message that ONNX Runtime gave while loading or running on a device. `refused` are the CUDA libraries that
-/// were found but could not be loaded.
+/// The error for a message that ONNX Runtime gave while loading or running on a device. `refused` are the
+/// CUDA libraries that were found but could not be loaded.
 pub(super) fn explain(device: Device, action: &'static str, message: &str, refused: &[Attempt]) -> Error {
     let reason = message.trim().trim_end_matches('.').to_owned();
     let cause =

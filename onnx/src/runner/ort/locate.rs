@@ -151,7 +151,8 @@ fn system_names() -> Vec<String> {
     if cfg!(target_os = "linux") { vec![plain.clone(), format!("{plain}.1")] } else { vec![plain] }
 }
 
-/// ONNX Runtime's libraries in a folder, the newest version first. Python packages carry only the versioned name.
+/// ONNX Runtime's libraries in a folder, the newest version first. Python packages carry only the versioned
+/// name.
 fn libraries(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> =
         entries(folder).into_iter().filter(|path| is_library(path) && path.is_file()).collect();
@@ -220,7 +221,8 @@ fn ask_python(python: &OsString) -> std::result::Result<Vec<PathBuf>, Attempt> {
     if found.is_empty() { Err(attempt(NO_LIBRARY.to_owned())) } else { Ok(found) }
 }
 
-/// The folders of Python packages that may hold CUDA libraries: the one that the library lies in, and the environments'.
+/// The folders of Python packages that may hold CUDA libraries: the one that the library lies in, and the
+/// environments'.
 pub(super) fn site_packages(library: &Path) -> Vec<PathBuf> {
     let search = Search::from_environment(None);
     // site-packages/onnxruntime/capi/LIBRARY

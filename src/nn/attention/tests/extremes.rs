@@ -2,10 +2,11 @@
 
 use super::*;
 
-/// Queries so long that exp(w . q^) leaves f32: the largest |u| is `exponent`. Positive and hyperbolic weights stay within the
-/// `f32_bound` where it says anything, that is, where it is below the 2 that two means of the values differ by at most. At 1e5 it
-/// does not, as no digit of some exponents is right; the output still is a mean of the values, up to the rounding of sums of
-/// L and 2 M terms, below 1e-4. No denominator is below 1, and all derivatives are finite.
+/// Queries so long that exp(w . q^) leaves f32: the largest |u| is `exponent`. Positive and hyperbolic
+/// weights stay within the `f32_bound` where it says anything, that is, where it is below the 2 that two
+/// means of the values differ by at most. At 1e5 it does not, as no digit of some exponents is right; the
+/// output still is a mean of the values, up to the rounding of sums of L and 2 M terms, below 1e-4. No
+/// denominator is below 1, and all derivatives are finite.
 #[test]
 fn long_queries_and_keys_do_not_overflow() {
     for map in [Positive, Hyperbolic] {
