@@ -7,7 +7,7 @@
 //! 1. One file here, with a function from a folder to [`Datasets`] that checks every length it reads, reports
 //!    bad input by file, and allocates only what the file really holds.
 //! 2. One line in [`load`], which recognises the format by names that no other format uses.
-//! 3. A case for each way to be wrong in `tests/data_sources/`.
+//! 3. A case for each way to be wrong in `tests/suite/data_sources/`.
 
 mod cifar;
 mod dataset;

@@ -1,9 +1,6 @@
 //! `config.json` and `scheduler_config.json`: what is read, what is written, what is refused.
 
-#[path = "support/models.rs"]
-mod models;
-
-use models::{bits, favor_in_the_middle, random, softmax};
+use crate::support::models::{bits, favor_in_the_middle, random, softmax};
 use performer_ddpm::checkpoint::model_folder::{load, load_unet_config, save};
 use performer_ddpm::config::{
     BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, Preset, UnetConfig, VarianceKind,

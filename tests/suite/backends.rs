@@ -1,11 +1,8 @@
 //! The same seed, or the same noise, gives the same images in the engine, in tract and in ONNX Runtime, by
 //! every graph.
 
-#[path = "support/runners.rs"]
-mod runners;
-#[path = "support/runtimes.rs"]
-mod runtimes;
-
+use crate::support::runners::in_time;
+use crate::support::runtimes::load_all;
 use ndarray::{Array4, Array5};
 use performer_ddpm::config::{DiffusionConfig, Preset, VarianceKind};
 use performer_ddpm::equations::Schedule;
@@ -14,8 +11,6 @@ use performer_ddpm::kernels::Isa;
 use performer_ddpm::model::{Engine, Model};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 use performer_ddpm::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample, sample_with};
-use runners::in_time;
-use runtimes::load_all;
 
 /// The tiny preset's network without a parameter at its zero initialisation (FAVOR+ and softmax attention),
 /// and Ho et al.'s process.

@@ -1,9 +1,6 @@
 //! Features by networks in ONNX files, in every runtime at hand.
 
-#[path = "support/feature_nets.rs"]
-mod feature_nets;
-
-use feature_nets::{FeatureNet, in_every_runtime, refusal};
+use crate::support::feature_nets::{FeatureNet, in_every_runtime, refusal};
 use ndarray::{Array2, Array4};
 use performer_ddpm::data::Dataset;
 use performer_ddpm::evaluate::features::{Extractor, FeatureOptions, PixelRange};

@@ -1,8 +1,6 @@
 //! Python with diffusers, where there is one.
 
-#[path = "peers.rs"]
-mod peers;
-
+use super::peers;
 use std::path::Path;
 use std::process::{Command, Output};
 

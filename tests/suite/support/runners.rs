@@ -1,9 +1,6 @@
 //! Graphs in every runtime at hand, under a time limit.
-#![allow(dead_code, reason = "each test program uses a part")]
 
-#[path = "peers.rs"]
-pub mod peers;
-
+use super::peers;
 use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
 use performer_ddpm_onnx::runner::{Runner, load_tract};
 use performer_ddpm_onnx::{Error, Model, Tensor};

@@ -1,8 +1,6 @@
 //! The runners' own behaviour: inputs checked, loops, devices, libraries that are missing.
 
-mod common;
-
-use common::{f32s, floats, i64s, in_time, load_all, model, random};
+use crate::common::{self, f32s, floats, i64s, in_time, load_all, model, random};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, ReshapeDim};
 use performer_ddpm_onnx::runner::{Device, LoopSpec};
 use performer_ddpm_onnx::{Dim, ElementType, Error, Model, Result, Tensor};
@@ -218,7 +216,7 @@ mod onnx_runtime {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let text_file = folder.path().join("libonnxruntime.so");
         std::fs::write(&text_file, "not a library").expect("a file");
-        let text = alone("onnx_runtime::a_missing_runtime_is_told_with_every_place", |command| {
+        let text = alone("runtimes::onnx_runtime::a_missing_runtime_is_told_with_every_place", |command| {
             // No Python on the path; the system's loader finds nothing unless one is installed.
             command
                 .env("ORT_DYLIB_PATH", &text_file)
@@ -245,7 +243,7 @@ mod onnx_runtime {
     #[test]
     fn a_library_that_is_not_there_is_the_only_one_told() {
         if std::env::var_os(CHILD).is_none() {
-            alone("onnx_runtime::a_library_that_is_not_there_is_the_only_one_told", |_| {});
+            alone("runtimes::onnx_runtime::a_library_that_is_not_there_is_the_only_one_told", |_| {});
             return;
         }
         let options =

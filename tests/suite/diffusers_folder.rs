@@ -1,12 +1,8 @@
 //! Model folders against the real diffusers. Skipped, with a line that says so, where Python has none;
 //! `PERFORMER_DDPM_PYTHON` names the interpreter.
 
-#[path = "support/models.rs"]
-mod models;
-#[path = "support/python.rs"]
-mod python;
-
-use models::{bits, favor_in_the_middle, random, softmax};
+use crate::support::models::{bits, favor_in_the_middle, random, softmax};
+use crate::support::python;
 use performer_ddpm::checkpoint::model_folder::{load, load_unet_config, save};
 use performer_ddpm::config::{BetaSchedule, DiffusionConfig, Preset, UnetConfig, VarianceKind};
 use std::fs;

@@ -1,9 +1,6 @@
 //! The Frechet distance against scipy's.
 
-#[allow(dead_code, reason = "features are neither images nor of a chosen folder")]
-#[path = "support/golden.rs"]
-mod golden;
-
+use crate::support::golden;
 use ndarray::Array2;
 use performer_ddpm::evaluate::frechet::frechet_distance;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! What the integration tests share: every runtime at hand, a time limit, comparison with a stated tolerance.
-#![allow(dead_code, reason = "each test program uses a part")]
 
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, Value};
 use performer_ddpm_onnx::runner::Runner;

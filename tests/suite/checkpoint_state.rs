@@ -1,9 +1,6 @@
 //! Training states: what is stored comes back bit for bit, damage is found, and the last two are kept.
 
-#[path = "support/models.rs"]
-mod models;
-
-use models::{bits, favor_in_the_middle, random, softmax};
+use crate::support::models::{bits, favor_in_the_middle, random, softmax};
 use performer_ddpm::checkpoint::model_folder::{self, load_unet_config};
 use performer_ddpm::checkpoint::state::{TrainingState, load, newest, save};
 use performer_ddpm::config::{Config, DiffusionConfig, Preset};

@@ -1,6 +1,6 @@
 //! Denoisers in the ONNX runtimes at hand.
 
-use crate::runners::peers;
+use super::peers;
 use performer_ddpm::sample::onnx::{OnnxDenoiser, Runtime};
 use performer_ddpm::{Error, Result};
 use performer_ddpm_onnx::runner::TRACT_BUILT_IN;

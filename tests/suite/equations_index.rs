@@ -1,6 +1,6 @@
 //! The index, the functions, their tests and `docs/equations.md` agree for (1)-(26) and both algorithms.
 //!
-//! `PERFORMER_DDPM_BLESS=1 cargo test --test equations_index` writes the document anew.
+//! `PERFORMER_DDPM_BLESS=1 cargo test --test suite equations_index` writes the document anew.
 
 use performer_ddpm::audit;
 use performer_ddpm::equations::INDEX;
@@ -35,7 +35,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 /// whether it is a test).
 fn functions() -> Vec<(String, String, bool)> {
     let mut found = Vec::new();
-    for folder in ["src/equations", "src/audit", "tests"] {
+    for folder in ["src/equations", "src/audit", "tests/suite"] {
         for (path, text) in sources(folder) {
             let module = path.trim_start_matches("src/").replace('/', "::");
             let mut test = false;
@@ -164,7 +164,7 @@ equation is stated as it is implemented; where the slides print something else, 
 Papers: Ho, Jain & Abbeel 2020, \"Denoising Diffusion Probabilistic Models\"; Sohl-Dickstein et al. 2015, \"Deep Unsupervised Learning
 using Nonequilibrium Thermodynamics\"; Choromanski et al. 2021, \"Rethinking Attention with Performers\".
 
-This file is written by `PERFORMER_DDPM_BLESS=1 cargo test --test equations_index` from `src/equations/index.rs` and the tests' names,
+This file is written by `PERFORMER_DDPM_BLESS=1 cargo test --test suite equations_index` from `src/equations/index.rs` and the tests' names,
 and the same test without the variable fails where it is out of date.
 
 | no. | what | function | test | misprinted |
@@ -179,5 +179,8 @@ fn the_document_is_that_of_the_index() {
         std::fs::write(&path, &document).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == document, "docs/equations.md is out of date: see the top of tests/equations_index.rs");
+    assert!(
+        written == document,
+        "docs/equations.md is out of date: see the top of tests/suite/equations_index.rs"
+    );
 }

@@ -1,9 +1,6 @@
 //! `evaluate` through the binary: the figures, the files, and one clear message for what cannot be evaluated.
 
-#[path = "support/feature_nets.rs"]
-mod feature_nets;
-
-use feature_nets::FeatureNet;
+use crate::support::feature_nets::FeatureNet;
 use ndarray::Array4;
 use performer_ddpm::evaluate::frechet::frechet_distance;
 use performer_ddpm::output::{read_npy, write_npy};

@@ -3,15 +3,13 @@
 //! Tolerances: `EXACT` for operators that only move numbers, `ROUNDING` for one rounding or a library
 //! function (a few units in the last place of f32, 6e-8), `SUMS` for sums of up to a few hundred products.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod elementwise;
 mod layout;
 mod linear;
 mod norm;
 mod scan;
 
-use common::{f32s, floats};
+use crate::common::{f32s, floats};
 use performer_ddpm_onnx::builder::{GraphBuilder, Value};
 use performer_ddpm_onnx::{Dim, ElementType, Result, Tensor};
 

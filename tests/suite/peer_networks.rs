@@ -1,13 +1,8 @@
 //! The networks that this engine's speed is measured on, in f32 with the kernels that are measured, beside
 //! the reference in f64.
 
-#[path = "support/networks.rs"]
-mod networks;
-#[path = "support/parity.rs"]
-mod parity;
-
-use networks::{normal, randomised};
-use parity::{compare, gradient, largest, output};
+use crate::support::networks::{normal, randomised};
+use crate::support::parity::{compare, gradient, largest, output};
 use performer_ddpm::checkpoint::model_folder::load_unet_config;
 use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels};
 use performer_ddpm::model::Model;

@@ -1,13 +1,8 @@
 //! The whole network against PyTorch and diffusers: output, loss, input gradient and every parameter's
 //! gradient, and ten training steps.
 
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/parity.rs"]
-mod parity;
-
-use golden::{channels_last, folder, tensors};
-use parity::{compare, gradient, largest, output};
+use crate::support::golden::{channels_last, folder, tensors};
+use crate::support::parity::{compare, gradient, largest, output};
 use performer_ddpm::checkpoint::model_folder::load_unet;
 use performer_ddpm::config::Preset;
 use performer_ddpm::kernels::{ConvAlgorithm, Element, Isa, Kernels};

@@ -1,7 +1,6 @@
 //! Files: what is written can be read, by this crate and by others; what is broken is refused.
 
-mod common;
-
+use crate::common;
 use performer_ddpm_onnx::builder::{
     Binary, ConvSpec, GraphBuilder, IR_VERSION, ModelInfo, OPSET, Reduction, ReshapeDim, Unary,
 };
@@ -279,7 +278,7 @@ fn the_reference_checker_accepts_what_is_written() {
 
 #[test]
 fn the_python_script_of_the_readme_runs() {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     let (_, script) = readme.split_once("```python\n").expect("a script");
     let (script, _) = script.split_once("```").expect("its end");
     let Some(python) = python("numpy, onnxruntime") else { return };

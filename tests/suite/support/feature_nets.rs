@@ -1,9 +1,6 @@
 //! Small features networks as ONNX files.
-#![allow(dead_code, reason = "each test program uses a part")]
 
-#[path = "peers.rs"]
-mod peers;
-
+use super::peers;
 use performer_ddpm::Error;
 use performer_ddpm::evaluate::features::{Extractor, FeatureOptions};
 use performer_ddpm::sample::onnx::Runtime;

@@ -1,11 +1,9 @@
 //! Exported graphs against the engine's `f64` reference, in every runtime at hand.
 
-#[path = "support/networks.rs"]
-mod networks;
-#[path = "support/runners.rs"]
-mod runners;
-
-use networks::{channels_first, channels_last, difference, kinds, normal, randomised, reference};
+use crate::support::networks::{
+    channels_first, channels_last, difference, kinds, normal, randomised, reference,
+};
+use crate::support::runners::{all, in_time, run};
 use performer_ddpm::Error;
 use performer_ddpm::config::{DiffusionConfig, UnetConfig, VarianceKind};
 use performer_ddpm::equations::algorithms::alg2_sample;
@@ -17,7 +15,6 @@ use performer_ddpm::export::{Expectation, GraphSpec, Source, build};
 use performer_ddpm::kernels::Isa;
 use performer_ddpm::model::{Engine, Model};
 use performer_ddpm_onnx::{Model as OnnxModel, Tensor};
-use runners::{all, in_time, run};
 
 fn exported(model: &Model<f32>, spec: &GraphSpec) -> OnnxModel {
     let diffusion = DiffusionConfig::default();

@@ -1,9 +1,6 @@
 //! Model folders: what is stored comes back bit for bit, and whatever is wrong is named.
 
-#[path = "support/models.rs"]
-mod models;
-
-use models::{bits, favor_in_the_middle, random, softmax};
+use crate::support::models::{bits, favor_in_the_middle, random, softmax};
 use performer_ddpm::checkpoint::model_folder::{load, load_raw_unet, load_unet, save};
 use performer_ddpm::config::{BetaSchedule, DiffusionConfig, Preset};
 use performer_ddpm::model::Model;

@@ -1,9 +1,8 @@
 //! What lies beside the ONNX crate for others: the Python sampler, the GPU measurement as far as a processor
 //! can try it, and the example.
 
-#[path = "support/runners.rs"]
-mod runners;
-
+use crate::support::peers;
+use crate::support::runners::python;
 use ndarray::{Array4, Array5};
 use performer_ddpm::checkpoint::model_folder;
 use performer_ddpm::config::{DiffusionConfig, Preset};
@@ -14,7 +13,6 @@ use performer_ddpm::model::{Engine, Model};
 use performer_ddpm::output::{read_npy, write_npy};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 use performer_ddpm::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
-use runners::{peers, python};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

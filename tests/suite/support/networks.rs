@@ -1,6 +1,5 @@
 //! Small networks to export: every kind of attention, weights that are random everywhere, and the engine's
 //! `f64` reference.
-#![allow(dead_code, reason = "each test program uses a part")]
 
 use performer_ddpm::config::{BlockAttention, FavorConfig, FeatureMap, Preset, UnetConfig};
 use performer_ddpm::kernels::Isa;

@@ -1,15 +1,9 @@
 //! What an exported file holds: weights, names, shapes, documentation; what is left of one that fails its
 //! check.
 
-#[allow(dead_code, reason = "ONNX has its channels first, as the files have")]
-#[path = "support/golden.rs"]
-mod golden;
-#[path = "support/networks.rs"]
-mod networks;
-#[path = "support/runners.rs"]
-mod runners;
-
-use networks::{difference, kinds, randomised};
+use crate::support::golden;
+use crate::support::networks::{difference, kinds, randomised};
+use crate::support::runners::{self, all, in_time, run};
 use performer_ddpm::Error;
 use performer_ddpm::checkpoint::model_folder::load_unet;
 use performer_ddpm::config::DiffusionConfig;
@@ -20,7 +14,6 @@ use performer_ddpm::export::{GraphKind, GraphSpec, Metadata, Source, build, writ
 use performer_ddpm::model::Model;
 use performer_ddpm_onnx::proto::{DimensionValue, GraphProto};
 use performer_ddpm_onnx::{Model as OnnxModel, Tensor};
-use runners::{all, in_time, run};
 use std::path::Path;
 use std::process::{Command, Output};
 

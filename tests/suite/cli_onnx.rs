@@ -1,12 +1,8 @@
 //! Sampling from .onnx files and in other runtimes through the binary: the same images, and one clear message
 //! for what is missing.
 
-#[path = "support/foreign.rs"]
-mod foreign;
-#[path = "support/peers.rs"]
-mod peers;
-
-use foreign::Foreign;
+use crate::support::foreign::Foreign;
+use crate::support::peers;
 use ndarray::Array4;
 use performer_ddpm::output::read_npy;
 use performer_ddpm_onnx::runner::TRACT_BUILT_IN;

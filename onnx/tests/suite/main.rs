@@ -1,0 +1,6 @@
+//! The integration tests of the crate, in one program.
+
+mod common;
+mod files;
+mod operators;
+mod runtimes;

@@ -1,0 +1,36 @@
+//! The integration tests, in one program, since every program would compile the generic code anew. Each module
+//! is a topic: `cargo test --test suite golden_unet`. What needs a process of its own, such as an allocator,
+//! is a program beside this folder.
+
+mod attention_cost;
+mod backends;
+mod checkpoint_config;
+mod checkpoint_golden;
+mod checkpoint_model;
+mod checkpoint_state;
+mod cli_bench;
+mod cli_errors;
+mod cli_evaluate;
+mod cli_onnx;
+mod cli_output;
+mod cli_resume;
+mod compare;
+mod data_embedded;
+mod data_idx;
+mod data_sources;
+mod determinism;
+mod diffusers_folder;
+mod equations_index;
+mod evaluate_features;
+mod evaluate_nll;
+mod export_file;
+mod export_graphs;
+mod floors;
+mod golden_attention;
+mod golden_frechet;
+mod golden_schedulers;
+mod golden_unet;
+mod gradients;
+mod onnx_scripts;
+mod peer_networks;
+mod support;
