@@ -32,7 +32,7 @@ enum Work {
     Memory(usize),
 }
 
-static PEAK: LazyLock<f64> = LazyLock::new(|| peak_gflops(1));
+static PEAK: LazyLock<f64> = LazyLock::new(|| peak_gflops(1).expect("one thread"));
 
 /// GB/s of a copy that reads and writes so many bytes together: the best of many.
 fn copy_rate(bytes: usize) -> f64 {

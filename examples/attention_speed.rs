@@ -9,7 +9,7 @@
 //! network.
 
 use performer_ddpm::config::FeatureMap;
-use performer_ddpm::kernels::{Crew, Isa, Team, transpose};
+use performer_ddpm::kernels::{Isa, Team};
 use performer_ddpm::nn::{Attention, AttentionKind, Projections};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 use rayon::prelude::*;
@@ -51,8 +51,7 @@ struct Layer {
 impl Layer {
     fn new(kind: AttentionKind, tokens: usize, isa: Isa) -> Layer {
         let w = normal(FEATURES * DIM, 0);
-        let mut w_t = w.clone();
-        transpose(&w, FEATURES, DIM, &mut w_t);
+        let w_t = (0..DIM).flat_map(|j| w[j..].iter().step_by(DIM)).copied().collect();
         Layer { attention: Attention { tokens, heads: HEADS, dim: DIM, kind }, isa, w, w_t }
     }
 
@@ -74,7 +73,13 @@ impl Layer {
     }
 
     /// Median or least milliseconds of a pass over the `samples`.
-    fn milliseconds(&self, samples: &mut [Sample], backward: bool, runs: usize, best: bool) -> f64 {
+    fn milliseconds(
+        &self,
+        samples: &mut [Sample],
+        backward: bool,
+        runs: usize,
+        best: bool,
+    ) -> performer_ddpm::Result<f64> {
         let work_len = self.attention.forward_work_len().max(self.attention.backward_work_len());
         let works: Vec<_> =
             (0..rayon::current_num_threads()).map(|_| Mutex::new(vec![0.0; work_len])).collect();
@@ -83,22 +88,23 @@ impl Layer {
             self.run(team, backward, sample, &mut work.lock().expect("one thread's own"));
         };
         let mut times = Vec::new();
-        for _ in 0..runs + 2 {
-            let start = Instant::now();
-            if samples.len() < works.len() {
-                let crew = Crew::new(works.len());
-                rayon::scope(|scope| {
-                    (1..works.len()).for_each(|_| scope.spawn(|_| crew.serve()));
-                    crew.lead(|team| samples.iter_mut().for_each(|sample| run(team, sample)));
-                });
-            } else {
-                samples.par_iter_mut().for_each(|sample| run(Team::Solo, sample));
+        let mut time = |pass: &mut dyn FnMut()| {
+            for _ in 0..runs + 2 {
+                let start = Instant::now();
+                pass();
+                times.push(1e3 * start.elapsed().as_secs_f64());
             }
-            times.push(1e3 * start.elapsed().as_secs_f64());
+        };
+        if samples.len() < works.len() {
+            Team::with_threads(works.len(), |team| {
+                time(&mut || samples.iter_mut().for_each(|sample| run(team, sample)));
+            })?;
+        } else {
+            time(&mut || samples.par_iter_mut().for_each(|sample| run(Team::Solo, sample)));
         }
         let times = &mut times[2..];
         times.sort_by(f64::total_cmp);
-        times[if best { 0 } else { runs / 2 }]
+        Ok(times[if best { 0 } else { runs / 2 }])
     }
 }
 
@@ -133,7 +139,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let layer = Layer::new(kind, tokens, isa);
             let mut samples: Vec<Sample> = (0..batch).map(|index| layer.sample(index)).collect();
             for (what, backward) in [("forward", false), ("forward_backward", true)] {
-                let ms = pool.install(|| layer.milliseconds(&mut samples, backward, runs, best));
+                let ms = pool.install(|| layer.milliseconds(&mut samples, backward, runs, best))?;
                 line[format!("{name}_{what}_ms")] = ((1e3 * ms).round() / 1e3).into();
             }
         }

@@ -6,7 +6,7 @@
 //! 512 r + 32 w + 16 + b: 16 random bits an element. The arithmetic is integral, so every instruction set
 //! makes the same mask.
 
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Simd, VectorCode, dispatch};
 use super::{Isa, vectorised};
 use crate::real::Real;
 
@@ -36,7 +36,7 @@ struct Blocks<'a> {
     words: &'a mut Words,
 }
 
-impl Kernel for Blocks<'_> {
+impl VectorCode for Blocks<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: arithmetic on registers; vectors are read from and written to rows of BLOCKS integers,

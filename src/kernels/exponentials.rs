@@ -18,7 +18,7 @@
 //! vector has lanes, in an order that its length and the instruction set decide.
 
 use super::Isa;
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Simd, VectorCode, dispatch};
 use crate::real::Real;
 use std::marker::PhantomData;
 
@@ -280,7 +280,7 @@ struct Exp2Of<F> {
     form: PhantomData<F>,
 }
 
-impl<F: Form> Kernel for Exp2Of<F> {
+impl<F: Form> VectorCode for Exp2Of<F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: `check` holds the rows', the columns' and the matrix's lengths.
@@ -312,7 +312,7 @@ struct Exp2BelowMaxima<F> {
 /// other.
 const BLOCK: usize = 4;
 
-impl<F: Form> Kernel for Exp2BelowMaxima<F> {
+impl<F: Form> VectorCode for Exp2BelowMaxima<F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let rows = self.matrix.rows;

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// An instruction set for the `f32` kernels.
+/// An instruction set for the `f32` kernels, one that this processor has.
+///
+/// The variants that need features of the processor carry a proof, each of a type of its own, which only this
+/// file can make and makes only where the features were detected. So whoever holds an `Isa` can run it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
     /// The plain text that auditors read, compiled for the baseline processor.
@@ -11,18 +14,25 @@ pub enum Isa {
     /// The vector code on eight-element arrays; correct everywhere, vectorised by the compiler.
     Portable,
     /// 256-bit vectors with fused multiply-add.
-    Avx2,
+    Avx2(HasAvx2),
     /// 512-bit vectors.
-    Avx512,
+    Avx512(HasAvx512),
 }
+
+/// The proof that this processor has AVX2 and FMA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HasAvx2(());
+
+/// The proof that this processor has AVX2, FMA and AVX-512F.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HasAvx512(());
 
 impl Isa {
     /// Every instruction set this processor can run, slowest first.
     pub fn available() -> Vec<Isa> {
-        [Isa::Reference, Isa::Portable, Isa::Avx2, Isa::Avx512]
-            .into_iter()
-            .filter(|isa| isa.is_available())
-            .collect()
+        let avx2 = HasAvx2::detect().map(Isa::Avx2);
+        let avx512 = HasAvx512::detect().map(Isa::Avx512);
+        [Isa::Reference, Isa::Portable].into_iter().chain(avx2).chain(avx512).collect()
     }
 
     /// The fastest one this processor can run.
@@ -30,27 +40,34 @@ impl Isa {
         *Self::available().last().expect("the reference runs everywhere")
     }
 
-    /// Whether this processor can run it.
-    pub fn is_available(self) -> bool {
-        match self {
-            Isa::Reference | Isa::Portable => true,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => Isa::Avx2.is_available() && is_x86_feature_detected!("avx512f"),
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => false,
-        }
-    }
-
     /// The name that `--isa` takes.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Reference => "reference",
             Isa::Portable => "portable",
-            Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
+            Isa::Avx2(_) => "avx2",
+            Isa::Avx512(_) => "avx512",
         }
+    }
+}
+
+impl HasAvx2 {
+    fn detect() -> Option<HasAvx2> {
+        #[cfg(target_arch = "x86_64")]
+        let found = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        #[cfg(not(target_arch = "x86_64"))]
+        let found = false;
+        found.then_some(HasAvx2(()))
+    }
+}
+
+impl HasAvx512 {
+    fn detect() -> Option<HasAvx512> {
+        #[cfg(target_arch = "x86_64")]
+        let found = HasAvx2::detect().is_some() && is_x86_feature_detected!("avx512f");
+        #[cfg(not(target_arch = "x86_64"))]
+        let found = false;
+        found.then_some(HasAvx512(()))
     }
 }
 
@@ -63,11 +80,28 @@ impl fmt::Display for Isa {
 impl FromStr for Isa {
     type Err = String;
 
+    /// The instruction set of that name; an error where this processor does not have it.
     fn from_str(name: &str) -> Result<Isa, String> {
         let names: Vec<_> = Isa::available().iter().map(|isa| isa.name()).collect();
         Isa::available()
             .into_iter()
             .find(|isa| isa.name() == name)
             .ok_or_else(|| format!("expected one of {} on this processor, got {name}", names.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_gives_what_is_available_and_nothing_else() {
+        let available = Isa::available();
+        for name in ["reference", "portable", "avx2", "avx512", "AVX2", "neon", ""] {
+            let found = available.iter().find(|isa| isa.name() == name).copied();
+            assert_eq!(name.parse().ok(), found, "{name}");
+        }
+        assert_eq!(available[..2], [Isa::Reference, Isa::Portable]);
+        assert_eq!(available.last(), Some(&Isa::detect()));
     }
 }

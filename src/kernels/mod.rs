@@ -26,8 +26,10 @@ pub use isa::Isa;
 pub use norm::Channels;
 pub use peak::peak_gflops;
 pub use product::{Product, product_reference, transpose};
-pub use simd::vectorised;
-pub use team::{Crew, Team};
+pub use team::{MAX_THREADS, Team};
+
+pub(crate) use simd::vectorised;
+pub(crate) use team::Crew;
 pub use winograd::Winograd;
 
 use crate::real::Real;

@@ -2,8 +2,12 @@
 //! it does.
 
 use super::Isa;
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Simd, VectorCode, dispatch};
+use super::team::{cannot_start, check_threads};
+use crate::error::Result;
 use std::hint::black_box;
+use std::io;
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// Independent sums: enough to hide the latency of four cycles on two units.
@@ -15,7 +19,7 @@ struct Chains<'a> {
     sum: &'a mut f32,
 }
 
-impl Kernel for Chains<'_> {
+impl VectorCode for Chains<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let mut lanes = [0.0f32; 64];
@@ -51,18 +55,28 @@ const ROUNDS: usize = 4_000_000;
 
 /// The most multiply-adds that this processor does on so many threads at a time, in GFLOP/s: the best of the
 /// tries of a second, since all that happens beside slows most of them.
-pub fn peak_gflops(threads: usize) -> f64 {
+///
+/// # Errors
+/// [`Error::Invalid`] unless there are from 1 to [`MAX_THREADS`](super::MAX_THREADS) threads and this system can start them.
+pub fn peak_gflops(threads: usize) -> Result<f64> {
+    check_threads(threads)?;
     let alone = || black_box(multiply_adds(Isa::detect(), black_box(ROUNDS))).0;
-    let rate = || {
+    let rate = || -> Result<f64> {
         let start = Instant::now();
-        let count: usize = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(alone)).collect();
-            workers.into_iter().map(|worker| worker.join().expect("a loop of multiply-adds")).sum()
-        });
-        2.0 * count as f64 / start.elapsed().as_secs_f64() * 1e-9
+        let count = std::thread::scope(|scope| -> Result<usize> {
+            let workers = (0..threads).map(|_| Builder::new().spawn_scoped(scope, alone));
+            let workers = workers.collect::<io::Result<Vec<_>>>().map_err(|e| cannot_start(threads, &e))?;
+            let counts = workers.into_iter().map(|worker| worker.join().expect("a loop of multiply-adds"));
+            Ok(counts.sum())
+        })?;
+        Ok(2.0 * count as f64 / start.elapsed().as_secs_f64() * 1e-9)
     };
     let start = Instant::now();
-    std::iter::from_fn(|| (start.elapsed() < SEARCH).then(rate)).fold(0.0, f64::max)
+    let mut best: f64 = 0.0;
+    while start.elapsed() < SEARCH {
+        best = best.max(rate()?);
+    }
+    Ok(best)
 }
 
 /// Does `rounds` rounds of multiply-adds in registers; gives their number, and a sum that depends on each.

@@ -11,7 +11,7 @@
 //! depend neither on the number of rows nor on their place, so neither on the batch nor on the number of
 //! threads.
 
-use super::simd::{Kernel, LINE, Simd, dispatch, prefetch};
+use super::simd::{LINE, Simd, VectorCode, dispatch, prefetch};
 use super::{Isa, Team};
 use crate::real::Real;
 
@@ -239,7 +239,7 @@ struct Tiles {
     c: *mut f32,
 }
 
-impl Kernel for Tiles {
+impl VectorCode for Tiles {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let mut j = 0;

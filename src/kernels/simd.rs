@@ -1,7 +1,8 @@
 //! One vector of `f32` per instruction set behind one trait, so that every kernel is written once.
 //!
-//! A kernel implements [`Kernel`] with `#[inline(always)] fn run<S: Simd>`; [`dispatch`] enters it through a
-//! function compiled with the instruction set's features, into which the whole kernel is inlined.
+//! A kernel's fast version implements [`VectorCode`] with `#[inline(always)] fn run<S: Simd>`; [`dispatch`]
+//! enters it through a function compiled with the instruction set's features, into which all of it is
+//! inlined.
 
 use super::Isa;
 
@@ -66,7 +67,7 @@ pub(super) trait Simd: Copy {
     unsafe fn store_u32(p: *mut u32, v: Self::U);
     /// a + b modulo 2^32.
     unsafe fn add_u32(a: Self::U, b: Self::U) -> Self::U;
-    /// a xor b, then turned left by `n` bits.
+    /// a xor b, rotated left by `n` bits.
     unsafe fn xor_rotate_u32(a: Self::U, b: Self::U, n: u32) -> Self::U;
     /// |x|.
     unsafe fn abs(x: Self::V) -> Self::V;
@@ -80,35 +81,32 @@ pub(super) trait Simd: Copy {
     }
 }
 
-/// A computation that is compiled for every instruction set.
-pub(super) trait Kernel {
+/// Code that is written once over [`Simd`] and compiled for every instruction set.
+pub(super) trait VectorCode {
     /// Runs it with `S`'s vectors; mark it `#[inline(always)]`.
     ///
     /// # Safety
-    /// The processor has `S`'s features; other conditions are the kernel's own.
+    /// The processor has `S`'s features; other conditions are the code's own.
     unsafe fn run<S: Simd>(self);
 }
 
-/// Runs `kernel` with `isa`'s vectors.
+/// Runs `code` with `isa`'s vectors; the reference has none and gets the portable ones.
 ///
 /// # Safety
-/// The kernel's own conditions hold.
-///
-/// # Panics
-/// If the processor lacks `isa`.
-pub(super) unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
-    assert!(isa.is_available(), "{isa} is not available on this processor");
+/// The code's own conditions hold.
+pub(super) unsafe fn dispatch<C: VectorCode>(isa: Isa, code: C) {
     match isa {
-        // SAFETY: the portable vectors need no features; the kernel's conditions are the caller's.
-        Isa::Reference | Isa::Portable => unsafe { kernel.run::<Portable>() },
+        // SAFETY: the portable vectors need no features; the code's conditions are the caller's.
+        Isa::Reference | Isa::Portable => unsafe { code.run::<Portable>() },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the features were detected above; the kernel's conditions are the caller's.
-        Isa::Avx2 => unsafe { x86::avx2(kernel) },
+        // SAFETY: an `Isa` exists only where its features were detected; the code's conditions are the
+        // caller's.
+        Isa::Avx2(_) => unsafe { x86::avx2(code) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx512 => unsafe { x86::avx512(kernel) },
+        Isa::Avx512(_) => unsafe { x86::avx512(code) },
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => unreachable!("not available"),
+        Isa::Avx2(_) | Isa::Avx512(_) => unreachable!("never detected on this processor"),
     }
 }
 
@@ -117,14 +115,14 @@ pub(super) unsafe fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
 /// `f` is plain Rust, whose arithmetic is never reordered or fused: its results have the same bits on every
 /// `isa`.
 #[inline]
-pub fn vectorised<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorised<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the features are detected first; `f` is safe.
-        Isa::Avx2 if isa.is_available() => unsafe { x86::avx2_call(f) },
+        // SAFETY: an `Isa` exists only where its features were detected; `f` is safe.
+        Isa::Avx2(_) => unsafe { x86::avx2_call(f) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx512 if isa.is_available() => unsafe { x86::avx512_call(f) },
+        Isa::Avx512(_) => unsafe { x86::avx512_call(f) },
         _ => f(),
     }
 }
@@ -258,23 +256,23 @@ impl Simd for Portable {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Kernel, Simd};
+    use super::{Simd, VectorCode};
     use std::arch::x86_64::*;
 
     /// # Safety
-    /// The processor has AVX2 and FMA; the kernel's own conditions hold.
+    /// The processor has AVX2 and FMA; the code's own conditions hold.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2<K: Kernel>(kernel: K) {
+    pub(super) unsafe fn avx2<C: VectorCode>(code: C) {
         // SAFETY: the caller's promises.
-        unsafe { kernel.run::<Avx2>() }
+        unsafe { code.run::<Avx2>() }
     }
 
     /// # Safety
-    /// The processor has AVX-512F, AVX2 and FMA; the kernel's own conditions hold.
+    /// The processor has AVX-512F, AVX2 and FMA; the code's own conditions hold.
     #[target_feature(enable = "avx512f,avx2,fma")]
-    pub(super) unsafe fn avx512<K: Kernel>(kernel: K) {
+    pub(super) unsafe fn avx512<C: VectorCode>(code: C) {
         // SAFETY: the caller's promises.
-        unsafe { kernel.run::<Avx512>() }
+        unsafe { code.run::<Avx512>() }
     }
 
     /// # Safety

@@ -9,7 +9,7 @@
 //! Arguments beyond [`LIMIT`], which no feature of a finite network nears, go to the reference.
 
 use super::Isa;
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Simd, VectorCode, dispatch};
 use crate::real::Real;
 
 /// The largest |x| that the vector code takes: n stays below 2^13.
@@ -84,7 +84,7 @@ struct Waves {
     len: usize,
 }
 
-impl Kernel for Waves {
+impl VectorCode for Waves {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the pointers are valid for `len` elements.

@@ -6,8 +6,27 @@
 //! next task. A thread that the system has stopped takes none, so that a core which is busy elsewhere does
 //! not hold up the others for longer than one task.
 
+use crate::error::{Error, Result};
 use std::cell::UnsafeCell;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::Builder;
+
+/// The most threads that may be asked for.
+pub const MAX_THREADS: usize = 4096;
+
+/// Refuses a number of threads that no team can have.
+pub(super) fn check_threads(threads: usize) -> Result<()> {
+    if (1..=MAX_THREADS).contains(&threads) {
+        return Ok(());
+    }
+    Err(Error::invalid("threads", format!("a number from 1 to {MAX_THREADS}"), threads.to_string(), ""))
+}
+
+pub(super) fn cannot_start(threads: usize, reason: &io::Error) -> Error {
+    let expected = "a number of threads that this system can start";
+    Error::invalid("threads", expected, format!("{threads} ({reason})"), "ask for fewer")
+}
 
 /// Who works on a layer: one thread, or a crew of them.
 ///
@@ -22,13 +41,32 @@ pub enum Team<'a> {
 }
 
 impl<'a> Team<'a> {
+    /// Calls `f` with a team of so many threads: the calling one, and others that are started for the call.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless there are from 1 to [`MAX_THREADS`] threads and this system can start them.
+    pub fn with_threads<R>(threads: usize, f: impl FnOnce(Team<'_>) -> R) -> Result<R> {
+        check_threads(threads)?;
+        let crew = Crew::new(threads);
+        std::thread::scope(|scope| {
+            // Those that were started before one could not be are let go, since `lead` is left.
+            crew.lead(|team| {
+                for _ in 1..threads {
+                    let started = Builder::new().spawn_scoped(scope, || crew.serve());
+                    started.map_err(|e| cannot_start(threads, &e))?;
+                }
+                Ok(f(team))
+            })
+        })
+    }
+
     /// Whether the calling thread works alone.
-    pub fn is_solo(self) -> bool {
+    pub(crate) fn is_solo(self) -> bool {
         matches!(self, Team::Solo)
     }
 
     /// The threads that work on the layer, or wait for those that do.
-    pub fn threads(self) -> usize {
+    pub(crate) fn threads(self) -> usize {
         match self {
             Team::Solo => 1,
             Team::Crew(crew) => crew.threads,
@@ -37,13 +75,13 @@ impl<'a> Team<'a> {
 
     /// The team for a pass over so many elements: sharing out what takes a microsecond costs more than it
     /// saves.
-    pub fn for_work(self, elements: usize) -> Team<'a> {
+    pub(crate) fn for_work(self, elements: usize) -> Team<'a> {
         const LEAST: usize = 1 << 14;
         if elements < LEAST { Team::Solo } else { self }
     }
 
     /// Calls `f(i)` for every i below `tasks`.
-    pub fn run(self, tasks: usize, f: impl Fn(usize) + Sync) {
+    pub(crate) fn run(self, tasks: usize, f: impl Fn(usize) + Sync) {
         match self {
             Team::Solo => (0..tasks).for_each(f),
             Team::Crew(crew) => crew.run(tasks, &f),
@@ -51,7 +89,7 @@ impl<'a> Team<'a> {
     }
 
     /// Calls `f(i, chunk i of a)` for every chunk of `chunk` elements (the last may be shorter).
-    pub fn each<A: Send>(self, a: &mut [A], chunk: usize, f: impl Fn(usize, &mut [A]) + Sync) {
+    pub(crate) fn each<A: Send>(self, a: &mut [A], chunk: usize, f: impl Fn(usize, &mut [A]) + Sync) {
         let a = Chunks::new(a, chunk);
         // SAFETY: every task takes its own chunk, once.
         self.run(a.count(), |i| f(i, unsafe { a.take(i) }));
@@ -59,7 +97,7 @@ impl<'a> Team<'a> {
 
     /// Calls `f(first row, rows from there on)` for a few parts of a pass over rows of `row` elements, or for
     /// all of it where sharing would not pay.
-    pub fn rows<A: Send>(self, a: &mut [A], row: usize, f: impl Fn(usize, &mut [A]) + Sync) {
+    pub(crate) fn rows<A: Send>(self, a: &mut [A], row: usize, f: impl Fn(usize, &mut [A]) + Sync) {
         const PARTS: usize = 8;
         let team = self.for_work(a.len());
         let parts = if team.is_solo() { 1 } else { PARTS };
@@ -69,7 +107,7 @@ impl<'a> Team<'a> {
 
     /// [`Team::each`] over two slices cut side by side, each with its own chunk length; stops with the
     /// shorter.
-    pub fn each2<A: Send, B: Send>(
+    pub(crate) fn each2<A: Send, B: Send>(
         self,
         (a, chunk_a): (&mut [A], usize),
         (b, chunk_b): (&mut [B], usize),
@@ -81,7 +119,7 @@ impl<'a> Team<'a> {
     }
 
     /// [`Team::each2`] over three slices.
-    pub fn each3<A: Send, B: Send, C: Send>(
+    pub(crate) fn each3<A: Send, B: Send, C: Send>(
         self,
         (a, chunk_a): (&mut [A], usize),
         (b, chunk_b): (&mut [B], usize),
@@ -155,7 +193,7 @@ impl std::fmt::Debug for Crew {
 impl Crew {
     /// A crew of so many threads, the leader among them; they come when they call [`Crew::lead`] and
     /// [`Crew::serve`].
-    pub fn new(threads: usize) -> Crew {
+    pub(crate) fn new(threads: usize) -> Crew {
         Crew {
             threads,
             taken: AtomicU64::new(0),
@@ -167,13 +205,13 @@ impl Crew {
     }
 
     /// Calls `f` with the crew as its team, and lets those who serve go when it returns or panics.
-    pub fn lead<R>(&self, f: impl FnOnce(Team<'_>) -> R) -> R {
+    pub(crate) fn lead<R>(&self, f: impl FnOnce(Team<'_>) -> R) -> R {
         let _dismiss = OnDrop(|| self.dismissed.store(true, Ordering::Release));
         f(Team::Crew(self))
     }
 
     /// Takes tasks until the leader is done.
-    pub fn serve(&self) {
+    pub(crate) fn serve(&self) {
         let mut wait = Wait::for_a_job();
         while !self.dismissed.load(Ordering::Acquire) {
             if self.work() {
@@ -186,14 +224,31 @@ impl Crew {
 
     /// Calls `f(i)` for every i below `tasks`, on whoever is free; alone where a task of the crew calls it.
     fn run(&self, tasks: usize, f: Job<'_>) {
+        self.run_in_jobs(u32::MAX, tasks, f);
+    }
+
+    /// The same in jobs of at most `most` tasks.
+    fn run_in_jobs(&self, most: u32, tasks: usize, f: Job<'_>) {
+        let most_tasks = usize::try_from(most).unwrap_or(usize::MAX);
+        let mut first = 0;
+        while tasks - first > most_tasks {
+            self.run_job(most, &|i| f(first + i));
+            first += most_tasks;
+        }
+        let rest = u32::try_from(tasks - first).expect("at most `most` tasks are left");
+        self.run_job(rest, &|i| f(first + i));
+    }
+
+    /// One job, whose number of tasks fits its half of [`Crew::taken`].
+    fn run_job(&self, tasks: u32, f: Job<'_>) {
         if tasks < 2 || self.at_work.swap(true, Ordering::Acquire) {
-            return (0..tasks).for_each(f);
+            return (0..tasks as usize).for_each(f);
         }
         // SAFETY: the lifetime alone changes, and `finish` keeps this call from returning while a task is at
         // work. The cell is this thread's: it has set `at_work`, and no task is open.
         unsafe { *self.job.get() = Some(std::mem::transmute::<Job<'_>, Job<'static>>(f)) };
         self.done.store(0, Ordering::Relaxed);
-        self.taken.store((tasks as u64) << 32, Ordering::Release);
+        self.taken.store(u64::from(tasks) << 32, Ordering::Release);
         let _finish = OnDrop(|| {
             // After a panic tasks may be left, which nobody is to take any more.
             let taken = self.taken.swap(0, Ordering::Relaxed) as u32 as usize;
@@ -263,16 +318,10 @@ impl Wait {
     }
 }
 
-/// `f` with a crew of so many threads beside the calling one.
+/// `f` with a team of so many threads beside the calling one.
 #[cfg(test)]
 pub(crate) fn with_crew<R>(others: usize, f: impl FnOnce(Team<'_>) -> R) -> R {
-    let crew = Crew::new(1 + others);
-    std::thread::scope(|scope| {
-        (0..others).for_each(|_| {
-            scope.spawn(|| crew.serve());
-        });
-        crew.lead(f)
-    })
+    Team::with_threads(1 + others, f).expect("a few threads")
 }
 
 #[cfg(test)]
@@ -291,6 +340,29 @@ mod tests {
                     assert!(counts.iter().enumerate().all(|(i, count)| *count == round * i), "round {round}");
                 }
             });
+        }
+    }
+
+    /// As many tasks as do not fit one job, here of 7 tasks where a real one takes 2^32 - 1.
+    #[test]
+    fn more_tasks_than_a_job_holds_are_done_in_several() {
+        for tasks in [0, 1, 6, 7, 8, 14, 100] {
+            let done: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+            with_crew(2, |team| {
+                let Team::Crew(crew) = team else { panic!("a crew leads") };
+                crew.run_in_jobs(7, tasks, &|i| {
+                    done[i].fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{tasks} tasks: {done:?}");
+        }
+    }
+
+    #[test]
+    fn a_team_that_no_system_has_is_refused() {
+        for threads in [0, MAX_THREADS + 1, 1 << 32, usize::MAX] {
+            let error = Team::with_threads(threads, |_| ()).expect_err("a number of threads");
+            assert!(error.to_string().contains("from 1 to 4096"), "{error}");
         }
     }
 

@@ -5,7 +5,7 @@
 //! factors, so that results down to the smallest subnormal and up to infinity come out right.
 
 use super::Isa;
-use super::simd::{Kernel, Simd, dispatch};
+use super::simd::{Simd, VectorCode, dispatch};
 use crate::real::Real;
 
 /// x <- exp(x).
@@ -128,7 +128,7 @@ struct Map<F> {
     function: std::marker::PhantomData<F>,
 }
 
-impl<F: Lanewise> Kernel for Map<F> {
+impl<F: Lanewise> VectorCode for Map<F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the three pointers are valid for `len` elements; `out` may equal `x`, since a vector is

@@ -2,7 +2,7 @@
 
 use super::Channels;
 use crate::kernels::Isa;
-use crate::kernels::simd::{Kernel, Simd, dispatch};
+use crate::kernels::simd::{Simd, VectorCode, dispatch};
 use crate::kernels::vector::{silu, silu_slope};
 
 /// A pass over \[rows, c\], by columns.
@@ -20,7 +20,7 @@ struct AllColumns<P> {
     pass: P,
 }
 
-impl<P: Pass> Kernel for AllColumns<P> {
+impl<P: Pass> VectorCode for AllColumns<P> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: every column below c is taken once; the rest is the caller's promise.

@@ -2,7 +2,7 @@
 //! channels.
 
 use super::points::*;
-use crate::kernels::simd::{Kernel, LINE, Simd, prefetch};
+use crate::kernels::simd::{LINE, Simd, VectorCode, prefetch};
 use std::marker::PhantomData;
 
 /// One of the algorithm's matrices, OUT x IN, as the shortest sequence of vector operations.
@@ -306,7 +306,7 @@ where
     }
 }
 
-impl<M, F, const IN: usize, const OUT: usize> Kernel for Transform<M, F, IN, OUT>
+impl<M, F, const IN: usize, const OUT: usize> VectorCode for Transform<M, F, IN, OUT>
 where
     M: Matrix<IN, OUT>,
     F: Fn(usize) -> (Grid, Grid),
