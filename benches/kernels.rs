@@ -8,7 +8,8 @@
 use divan::counter::{BytesCount, CyclesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use performer_ddpm::config::Preset;
-use performer_ddpm::kernels::{Element, Exponent, Isa, Product, Team, drop_out, peak_gflops};
+use performer_ddpm::kernels::internals::*;
+use performer_ddpm::kernels::{Isa, Team, peak_gflops};
 use performer_ddpm::nn::{GroupNorm, Linear};
 use performer_ddpm::train::{Adam, Update};
 use std::sync::LazyLock;
@@ -74,7 +75,10 @@ fn product<const ISA: usize>(bencher: Bencher, (m, n, k): (usize, usize, usize))
     let (a, b, mut c) = (numbers(m * k), numbers(k * n), numbers(m * n));
     let shape = Product::dense(m, n, k);
     let work = Work::Operations(2 * shape.multiply_adds());
-    measure(bencher, ISA, work, |isa| f32::product(isa, &shape, black_box(&a), &b, &mut c));
+    measure(bencher, ISA, work, |isa| {
+        let operands = Multiply { shape: &shape, a: black_box(&a), b: &b, c: &mut c, b_is_weight: false };
+        MatrixProduct::try_run(isa, operands).expect("operands that fit");
+    });
 }
 
 /// Rows, features in, features out: shortcuts, attention's projections, a timestep's.
@@ -111,7 +115,8 @@ fn exp2_of<const ISA: usize>(bencher: Bencher, (rows, columns): (usize, usize)) 
     let (mut x, by_row, by_column) = (numbers(rows * columns), vec![1.0; rows], vec![0.0; columns]);
     measure(bencher, ISA, Work::Memory(2 * rows * columns), |isa| {
         let exponent = Exponent::RowsThenColumns(&by_row, &by_column);
-        f32::exp2_of(isa, black_box(&mut x), columns, columns, exponent);
+        let powers = Powers { x: black_box(&mut x), width: columns, stride: columns, exponent };
+        Exp2::try_run(isa, powers).expect("operands that fit");
     });
 }
 
@@ -121,8 +126,15 @@ fn exp2_below_maxima<const ISA: usize>(bencher: Bencher, (rows, columns): (usize
     let (mut x, shifts, weights) = (numbers(rows * columns), vec![0.0; columns], vec![1.0; columns]);
     let (mut maxima, mut sums) = (vec![0.0; rows], vec![0.0; rows]);
     measure(bencher, ISA, Work::Memory(3 * rows * columns), |isa| {
-        let shifts = Some((&shifts[..], &weights[..]));
-        f32::exp2_below_maxima(isa, black_box(&mut x), columns, columns, shifts, &mut maxima, &mut sums);
+        let powers = PowersBelowMaxima {
+            x: black_box(&mut x),
+            width: columns,
+            stride: columns,
+            columns: Some(Columns { shifts: &shifts, weights: &weights }),
+            maxima: &mut maxima,
+            sums: &mut sums,
+        };
+        Exp2BelowMaxima::try_run(isa, powers).expect("operands that fit");
     });
 }
 
@@ -130,7 +142,8 @@ fn exp2_below_maxima<const ISA: usize>(bencher: Bencher, (rows, columns): (usize
 fn sin_cos<const ISA: usize>(bencher: Bencher, (rows, columns): (usize, usize)) {
     let (mut x, mut y) = (numbers(rows * columns), numbers(rows * columns));
     measure(bencher, ISA, Work::Memory(3 * rows * columns), |isa| {
-        f32::sin_cos_in_place(isa, black_box(&mut x), &mut y);
+        let angles = Angles { x: black_box(&mut x), cosines: &mut y };
+        SinCos::try_run(isa, angles).expect("operands that fit");
     });
 }
 
@@ -140,14 +153,17 @@ const IMAGES: [(usize, usize); 4] = [(784, 32), (196, 64), (49, 128), (1024, 128
 #[divan::bench(args = IMAGES, consts = [0, 1, 2, 3])]
 fn silu<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize, usize)) {
     let (x, mut y) = (numbers(pixels * channels), numbers(pixels * channels));
-    measure(bencher, ISA, Work::Memory(2 * x.len()), |isa| f32::silu(isa, black_box(&x), &mut y));
+    measure(bencher, ISA, Work::Memory(2 * x.len()), |isa| {
+        Silu::try_run(isa, Pointwise { x: black_box(&x), y: &mut y }).expect("operands that fit");
+    });
 }
 
 #[divan::bench(args = IMAGES, consts = [0, 1, 2, 3])]
 fn silu_backward<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize, usize)) {
     let [x, d_y, mut d_x] = [(); 3].map(|()| numbers(pixels * channels));
     measure(bencher, ISA, Work::Memory(3 * x.len()), |isa| {
-        f32::silu_backward(isa, black_box(&x), &d_y, &mut d_x);
+        let operands = PointwiseBackward { x: black_box(&x), d_y: &d_y, d_x: &mut d_x };
+        SiluBackward::try_run(isa, operands).expect("operands that fit");
     });
 }
 
@@ -187,7 +203,10 @@ fn group_norm_backward<const ISA: usize>(bencher: Bencher, image: (usize, usize)
 #[divan::bench(args = IMAGES, consts = [0, 1, 2, 3])]
 fn dropout<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize, usize)) {
     let mut x = numbers(pixels * channels);
-    measure(bencher, ISA, Work::Memory(2 * x.len()), |isa| drop_out(isa, &[7; 32], 0.1, black_box(&mut x)));
+    measure(bencher, ISA, Work::Memory(2 * x.len()), |isa| {
+        let dropped = Dropped { key: &[7; 32], p: 0.1, x: black_box(&mut x) };
+        DropOut::try_run(isa, dropped).expect("a probability");
+    });
 }
 
 /// Parameters of one layer, and of a small network.

@@ -1,13 +1,15 @@
 //! Dropout's masks: sixteen blocks of ChaCha8 (Bernstein 2008) at a time, side by side in vectors.
 //!
-//! The numbers are those of [`rand_chacha::ChaCha8Rng`] with the same key; what differs is the order in which
-//! they are used, so that no word has to change its lane. Of the 256 words of blocks 16 r .. 16 r + 15, word
-//! w of block b decides by its lower half over element 512 r + 32 w + b and by its upper half over element
-//! 512 r + 32 w + 16 + b: 16 random bits an element. The arithmetic is integral, so every instruction set
-//! makes the same mask.
+//! The numbers are those of [`rand_chacha::ChaCha8Rng`] with the same key. They are used in another order, in
+//! which no word has to move to another place in its vector. An element takes 16 random bits. Of the 256
+//! words of blocks 16 r .. 16 r + 15, the lower half of word w of block b decides over element 512 r + 32 w +
+//! b, and its upper half over element 512 r + 32 w + 16 + b. The arithmetic is on integers, so every
+//! instruction set makes the same mask.
 
+use super::kernel::{Checked, Context, Kernel, ensure};
 use super::simd::{Simd, VectorCode, dispatch};
 use super::{Isa, vectorised};
+use crate::error::Result;
 use crate::real::Real;
 
 /// Blocks made side by side.
@@ -16,7 +18,7 @@ const BLOCKS: usize = 16;
 /// Words w of blocks b as \[w\]\[b\].
 type Words = [[u32; BLOCKS]; 16];
 
-/// Two rounds in which no word moves: the first over columns, the second over diagonals.
+/// The words that each quarter round mixes: four columns, then four diagonals.
 const QUARTERS: [[usize; 4]; 8] = [
     [0, 4, 8, 12],
     [1, 5, 9, 13],
@@ -31,7 +33,7 @@ const QUARTERS: [[usize; 4]; 8] = [
 /// Elements that one set of blocks decides over.
 const ELEMENTS: usize = 2 * 16 * BLOCKS;
 
-/// The words of the blocks that `words` [w][b] are the states of.
+/// Replaces the initial states of sixteen blocks, `words` \[w\]\[b\], by the blocks' words.
 struct Blocks<'a> {
     words: &'a mut Words,
 }
@@ -49,11 +51,11 @@ impl VectorCode for Blocks<'_> {
                 }
                 for _ in 0..4 {
                     for [a, b, c, d] in QUARTERS {
-                        for (to, with, mixed, turn) in
+                        for (to, with, mixed, bits) in
                             [(a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)]
                         {
                             v[to] = S::add_u32(v[to], v[with]);
-                            v[mixed] = S::xor_rotate_u32(v[mixed], v[to], turn);
+                            v[mixed] = S::xor_rotate_u32(v[mixed], v[to], bits);
                         }
                     }
                 }
@@ -80,7 +82,7 @@ fn blocks(isa: Isa, key: &[u8; 32], first: u64) -> Words {
         words[12][b] = counter as u32;
         words[13][b] = (counter >> 32) as u32;
     }
-    // SAFETY: the kernel touches no memory but the words.
+    // SAFETY: the code touches no memory but the words.
     unsafe { dispatch(isa, Blocks { words: &mut words }) };
     words
 }
@@ -91,9 +93,40 @@ fn keep<T: Real>(bits: u32, threshold: u32, scale: T, x: &mut T) {
     *x = if bits >= threshold { *x * scale } else { T::zero() };
 }
 
-/// Drops each element with probability q and divides the others by 1 - q, q being p rounded to a multiple of
-/// 2^-16: the expectation is kept exactly. The mask is a function of the key alone.
-pub fn drop_out<T: Real>(isa: Isa, key: &[u8; 32], p: f64, x: &mut [T]) {
+/// The operands of [`DropOut`].
+#[derive(Debug)]
+pub struct Dropped<'a, T> {
+    /// The mask is a function of the key alone.
+    pub key: &'a [u8; 32],
+    /// The probability of dropping an element, in [0, 1).
+    pub p: f64,
+    /// The elements.
+    pub x: &'a mut [T],
+}
+
+/// Drops each element with probability q and divides the others by 1 - q, where q is p rounded to a multiple
+/// of 2^-16: the expectation is kept exactly.
+#[derive(Debug)]
+pub struct DropOut;
+
+impl Kernel for DropOut {
+    type Operands<'a, T: Real> = Dropped<'a, T>;
+
+    fn check<T: Real>(Dropped { p, .. }: &Dropped<T>) -> Result<()> {
+        let fits = (0.0..1.0).contains(p);
+        ensure(fits, "a dropout's probability", || "a number in [0, 1)".to_owned(), || p.to_string())
+    }
+
+    fn reference<T: Real>(Checked(Dropped { key, p, x }): Checked<Self, T>) {
+        drop_out(Isa::Reference, key, p, x);
+    }
+
+    fn fast(context: Context, Checked(Dropped { key, p, x }): Checked<Self, f32>) {
+        drop_out(context.isa, key, p, x);
+    }
+}
+
+fn drop_out<T: Real>(isa: Isa, key: &[u8; 32], p: f64, x: &mut [T]) {
     let threshold = (p * 65536.0).round().min(65535.0) as u32;
     let scale = T::of(65536.0 / (65536.0 - f64::from(threshold)));
     for (r, x) in x.chunks_mut(ELEMENTS).enumerate() {
@@ -124,6 +157,7 @@ pub fn drop_out<T: Real>(isa: Isa, key: &[u8; 32], p: f64, x: &mut [T]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Run;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
@@ -157,7 +191,7 @@ mod tests {
             for isa in Isa::available() {
                 let mut x = vec![1f32; n];
                 x[n / 2] = f32::NAN;
-                drop_out(isa, &key, p, &mut x);
+                DropOut::run(isa, Dropped { key: &key, p, x: &mut x });
                 for (i, x) in x.iter().enumerate() {
                     let (r, w, b) = (i / 512, i % 512 / 32, i % 16);
                     let word = stream[(r * 16 + b) * 16 + w];
@@ -181,7 +215,7 @@ mod tests {
         let n = 100_000;
         for p in [0.0, 0.1, 0.5, 0.999_99] {
             let mut x = vec![1f64; n];
-            drop_out(Isa::detect(), &[9; 32], p, &mut x);
+            DropOut::run(Isa::detect(), Dropped { key: &[9; 32], p, x: &mut x });
             let kept = x.iter().filter(|x| **x != 0.0).count() as f64 / n as f64;
             assert!(
                 (kept - (1.0 - p)).abs() <= 5.0 * (p * (1.0 - p) / n as f64).sqrt() + 1e-5,

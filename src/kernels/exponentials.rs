@@ -1,28 +1,30 @@
-//! Powers of two of a matrix less what makes them at most 1, in one pass: the middle of softmax and of
-//! FAVOR+'s features.
+//! Powers of two of a matrix's elements, shifted so that no result exceeds 1: the step between the two matrix
+//! products of softmax attention, and the last step of FAVOR+'s features.
 //!
-//! The base is 2 and not e, since the matrix is a product of which one factor is scaled anyway, there by
-//! log2(e) too: then the integral part n of an exponent is taken off exactly, without Cody's and Waite's two
-//! pieces of ln 2. 2^r for what is left, |r| <= 1/2, is a polynomial of degree 6, 1 at 0, fitted to the least
-//! largest relative error, with rounded coefficients 2^-25. Below 2^-126 the result is 0.
+//! The base is 2 and not e. The matrix is a product, one of whose factors is scaled anyway, so log2(e) joins
+//! that scale at no cost. An exponent then splits exactly into its nearest integer n and a rest r with |r| <=
+//! 1/2, without the two pieces of ln 2 that exp needs (see `vector.rs`). 2^r is a polynomial of degree 6 that
+//! is 1 at 0, fitted for the least maximum relative error: 2^-25 with rounded coefficients. 2^n is written
+//! into the exponent's bits. A result below 2^-126 becomes 0.
 //!
-//! An exponent is the matrix's element x_tj and a shift by row and, where there are any, by column: see
-//! [`Exponent`]. With [`exp2_below_maxima_reference`] the shift by row is the row's largest exponent, and the
-//! row's weighted sum is found beside:
+//! [`Exp2`] takes the shifts as given; [`Exponent`] lists the forms. [`Exp2BelowMaxima`] first finds each
+//! row's largest exponent, shifts the row by it, and sums the results:
 //!
 //! - softmax: maxima_t = max_j x_tj, x_tj <- 2^(x_tj - maxima_t), sums_t = sum_j x_tj;
-//! - FAVOR+'s queries: maxima_t = max_j (x_tj + columns_j), x_tj <- 2^((x_tj + columns_j) - maxima_t),
-//!   sums_t = sum_j weights_j x_tj, the denominator if the weights are the sums of the keys' features.
+//! - FAVOR+'s queries: maxima_t = max_j (x_tj + shifts_j), x_tj <- 2^((x_tj + shifts_j) - maxima_t), sums_t =
+//!   sum_j weights_j x_tj. With the sums of the keys' features as weights, sums_t is the denominator.
 //!
-//! Maxima pass over NaN, which the exponentials still see. A row's sum is taken in as many partial sums as a
-//! vector has lanes, in an order that its length and the instruction set decide.
+//! A maximum ignores NaN; the NaN's own exponential is still NaN. A row is summed in one partial sum per
+//! element of a vector, and the partial sums are added in halves; this order depends only on the row's length
+//! and on the instruction set.
 
-use super::Isa;
+use super::kernel::{Checked, Context, Kernel, ensure, ensure_len};
 use super::simd::{Simd, VectorCode, dispatch};
+use crate::error::Result;
 use crate::real::Real;
 use std::marker::PhantomData;
 
-/// How an exponent comes from the matrix's element x_tj.
+/// How an exponent is formed from the matrix's element x_tj.
 #[derive(Clone, Copy, Debug)]
 pub enum Exponent<'a, T> {
     /// x_tj - rows_t.
@@ -34,7 +36,7 @@ pub enum Exponent<'a, T> {
 }
 
 impl<T: Real> Exponent<'_, T> {
-    /// The shifts by row, and those by column where the form has any.
+    /// The shift of each row, and the shift of each column where the form has these.
     fn shifts(&self) -> (&[T], Option<&[T]>) {
         match *self {
             Exponent::Rows(rows) => (rows, None),
@@ -53,103 +55,165 @@ impl<T: Real> Exponent<'_, T> {
     }
 }
 
-/// x_tj <- 2 to its [`Exponent`] for the first `width` elements of every `stride`.
-pub(super) fn exp2_of_reference<T: Real>(x: &mut [T], width: usize, stride: usize, exponent: Exponent<T>) {
-    for (t, row) in x.chunks_mut(stride).enumerate() {
-        for (j, x) in row[..width].iter_mut().enumerate() {
-            *x = exponent.of(*x, t, j).exp2();
-        }
+/// The operands of [`Exp2`].
+#[derive(Debug)]
+pub struct Powers<'a, T> {
+    /// The matrix: a row begins at every `stride`-th element.
+    pub x: &'a mut [T],
+    /// Elements of a row; those between the end of a row and the next one are left as they are.
+    pub width: usize,
+    /// Distance between the beginnings of two rows.
+    pub stride: usize,
+    /// The exponent's form, with a shift for every row and, in some forms, for every column.
+    pub exponent: Exponent<'a, T>,
+}
+
+impl<'a, T> Powers<'a, T> {
+    /// The operands for rows of `width` elements that follow each other without a gap.
+    pub fn dense(x: &'a mut [T], width: usize, exponent: Exponent<'a, T>) -> Self {
+        Powers { x, width, stride: width, exponent }
     }
 }
 
-/// A row's shifts by column and the weights of its sum, \[width\] both: 0 and 1 without.
-pub type Columns<'a, T> = Option<(&'a [T], &'a [T])>;
+/// x_tj <- 2 to the power of its [`Exponent`].
+#[derive(Debug)]
+pub struct Exp2;
 
-/// See the module's text.
-pub(super) fn exp2_below_maxima_reference<T: Real>(
-    x: &mut [T],
-    width: usize,
-    stride: usize,
-    columns: Columns<T>,
-    maxima: &mut [T],
-    sums: &mut [T],
-) {
-    for ((row, max), sum) in x.chunks_mut(stride).zip(maxima).zip(sums) {
-        (*max, *sum) = (T::neg_infinity(), T::zero());
-        let of = |x, j: usize| columns.map_or(x, |(shifts, _)| x + shifts[j]);
-        for (j, x) in row[..width].iter_mut().enumerate() {
-            let exponent = of(*x, j);
-            *max = if exponent > *max { exponent } else { *max };
-        }
-        for (j, x) in row[..width].iter_mut().enumerate() {
-            *x = (of(*x, j) - *max).exp2();
-            *sum += columns.map_or(T::one(), |(_, weights)| weights[j]) * *x;
-        }
+impl Kernel for Exp2 {
+    type Operands<'a, T: Real> = Powers<'a, T>;
+
+    fn check<T: Real>(Powers { x, width, stride, exponent }: &Powers<T>) -> Result<()> {
+        let (rows, columns) = exponent.shifts();
+        check_matrix(x.len(), *width, *stride, rows.len())?;
+        columns.map_or(Ok(()), |columns| ensure_len("the shifts of the columns", columns.len(), *width))
     }
-}
 
-/// Panics unless the matrix's rows and the shifts have the lengths that the loops below take for granted.
-fn check<T>(x: &[T], width: usize, stride: usize, rows: usize, columns: Option<usize>) {
-    let fits = rows == 0 || (width <= stride && (rows - 1) * stride + width <= x.len());
-    assert!(fits, "{rows} rows of {width}, {stride} apart, in {}", x.len());
-    assert!(x.len().div_ceil(stride) == rows, "{} is not {rows} rows, {stride} apart", x.len());
-    assert!(columns.is_none_or(|columns| columns == width), "{columns:?} columns of {width}");
-}
-
-pub(super) fn exp2_of_fast(isa: Isa, x: &mut [f32], width: usize, stride: usize, exponent: Exponent<f32>) {
-    let (rows, columns) = exponent.shifts();
-    check(x, width, stride, rows.len(), columns.map(<[f32]>::len));
-    let columns = columns.unwrap_or_default().as_ptr();
-    let matrix = Matrix { x: x.as_mut_ptr(), rows: rows.len(), width, stride, columns };
-    let rows = rows.as_ptr();
-    // SAFETY: `check` holds the matrix's and the shifts' lengths; the form without shifts by column reads
-    // none.
-    unsafe {
-        match exponent {
-            Exponent::Rows(_) => dispatch(isa, Exp2Of::<ByRow> { matrix, rows, form: PhantomData }),
-            Exponent::RowsThenColumns(..) => {
-                dispatch(isa, Exp2Of::<ByRowThenColumn> { matrix, rows, form: PhantomData });
+    fn reference<T: Real>(Checked(Powers { x, width, stride, exponent }): Checked<Self, T>) {
+        for (t, row) in x.chunks_mut(stride).enumerate() {
+            for (j, x) in row[..width].iter_mut().enumerate() {
+                *x = exponent.of(*x, t, j).exp2();
             }
-            Exponent::ColumnsThenRows(..) => {
-                dispatch(isa, Exp2Of::<ByColumnThenRow> { matrix, rows, form: PhantomData });
+        }
+    }
+
+    fn fast(context: Context, Checked(Powers { x, width, stride, exponent }): Checked<Self, f32>) {
+        let (isa, (rows, columns)) = (context.isa, exponent.shifts());
+        let columns = columns.unwrap_or_default().as_ptr();
+        let matrix = Matrix { x: x.as_mut_ptr(), rows: rows.len(), width, stride, columns };
+        let rows = rows.as_ptr();
+        // SAFETY: `check` found as many shifts as rows and columns; without shifts of columns none are read.
+        unsafe {
+            match exponent {
+                Exponent::Rows(_) => dispatch(isa, Exp2Code::<ByRow> { matrix, rows, form: PhantomData }),
+                Exponent::RowsThenColumns(..) => {
+                    dispatch(isa, Exp2Code::<ByRowThenColumn> { matrix, rows, form: PhantomData });
+                }
+                Exponent::ColumnsThenRows(..) => {
+                    dispatch(isa, Exp2Code::<ByColumnThenRow> { matrix, rows, form: PhantomData });
+                }
             }
         }
     }
 }
 
-pub(super) fn exp2_below_maxima_fast(
-    isa: Isa,
-    x: &mut [f32],
-    width: usize,
-    stride: usize,
-    columns: Columns<f32>,
-    maxima: &mut [f32],
-    sums: &mut [f32],
-) {
-    check(x, width, stride, maxima.len(), columns.map(|(shifts, _)| shifts.len()));
-    check(x, width, stride, sums.len(), columns.map(|(_, weights)| weights.len()));
-    let (shifts, weights) = columns.unwrap_or_default();
-    let matrix = Matrix { x: x.as_mut_ptr(), rows: maxima.len(), width, stride, columns: shifts.as_ptr() };
-    let (weights, maxima, sums) = (weights.as_ptr(), maxima.as_mut_ptr(), sums.as_mut_ptr());
-    // SAFETY: `check` holds the lengths; without columns neither they nor the weights are read.
-    unsafe {
-        if columns.is_some() {
-            dispatch(
-                isa,
-                Exp2BelowMaxima::<ByColumnThenRow> { matrix, weights, maxima, sums, form: PhantomData },
-            );
-        } else {
-            dispatch(isa, Exp2BelowMaxima::<ByRow> { matrix, weights, maxima, sums, form: PhantomData });
+/// What [`Exp2BelowMaxima`] has for every column, \[width\] both.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns<'a, T> {
+    /// Added to the elements before their row's maximum is found.
+    pub shifts: &'a [T],
+    /// The weights of the results in their row's sum.
+    pub weights: &'a [T],
+}
+
+/// The operands of [`Exp2BelowMaxima`].
+#[derive(Debug)]
+pub struct PowersBelowMaxima<'a, T> {
+    /// The matrix: a row begins at every `stride`-th element.
+    pub x: &'a mut [T],
+    /// Elements of a row; those between the end of a row and the next one are left as they are.
+    pub width: usize,
+    /// Distance between the beginnings of two rows.
+    pub stride: usize,
+    /// Shifts and weights of the columns; without them shifts are 0 and weights 1.
+    pub columns: Option<Columns<'a, T>>,
+    /// Takes each row's largest exponent.
+    pub maxima: &'a mut [T],
+    /// Takes each row's weighted sum of results.
+    pub sums: &'a mut [T],
+}
+
+/// x_tj <- 2^(x_tj + shifts_j - maxima_t), where maxima_t is the row's largest exponent x_tj + shifts_j, and
+/// sums_t <- sum_j weights_j x_tj of the results; see the module's text.
+#[derive(Debug)]
+pub struct Exp2BelowMaxima;
+
+impl Kernel for Exp2BelowMaxima {
+    type Operands<'a, T: Real> = PowersBelowMaxima<'a, T>;
+
+    fn check<T: Real>(operands: &PowersBelowMaxima<T>) -> Result<()> {
+        let PowersBelowMaxima { x, width, stride, columns, maxima, sums } = operands;
+        check_matrix(x.len(), *width, *stride, maxima.len())?;
+        ensure_len("the rows' sums", sums.len(), maxima.len())?;
+        columns.map_or(Ok(()), |Columns { shifts, weights }| {
+            ensure_len("the shifts of the columns", shifts.len(), *width)?;
+            ensure_len("the weights of the columns", weights.len(), *width)
+        })
+    }
+
+    fn reference<T: Real>(Checked(operands): Checked<Self, T>) {
+        let PowersBelowMaxima { x, width, stride, columns, maxima, sums } = operands;
+        for ((row, max), sum) in x.chunks_mut(stride).zip(maxima).zip(sums) {
+            (*max, *sum) = (T::neg_infinity(), T::zero());
+            let exponent = |x, j: usize| columns.map_or(x, |columns| x + columns.shifts[j]);
+            for (j, x) in row[..width].iter_mut().enumerate() {
+                let exponent = exponent(*x, j);
+                *max = if exponent > *max { exponent } else { *max };
+            }
+            for (j, x) in row[..width].iter_mut().enumerate() {
+                *x = (exponent(*x, j) - *max).exp2();
+                *sum += columns.map_or(T::one(), |columns| columns.weights[j]) * *x;
+            }
+        }
+    }
+
+    fn fast(context: Context, Checked(operands): Checked<Self, f32>) {
+        let PowersBelowMaxima { x, width, stride, columns, maxima, sums } = operands;
+        let shifts = columns.map_or(&[][..], |columns| columns.shifts).as_ptr();
+        let weights = columns.map_or(&[][..], |columns| columns.weights).as_ptr();
+        let matrix = Matrix { x: x.as_mut_ptr(), rows: maxima.len(), width, stride, columns: shifts };
+        let (isa, maxima, sums) = (context.isa, maxima.as_mut_ptr(), sums.as_mut_ptr());
+        // SAFETY: `check` found one maximum and one sum for every row, and a shift and a weight for every
+        // column or none, which then are not read.
+        unsafe {
+            if columns.is_some() {
+                let form = PhantomData::<ByColumnThenRow>;
+                dispatch(isa, Exp2BelowMaximaCode { matrix, weights, maxima, sums, form });
+            } else {
+                let form = PhantomData::<ByRow>;
+                dispatch(isa, Exp2BelowMaximaCode { matrix, weights, maxima, sums, form });
+            }
         }
     }
 }
 
-/// 2^x of every lane, at most 2 ULP off for -126 <= x < 127.5; 0 below and infinity above.
+/// Refuses a slice of `len` elements that is not `rows` rows of `width` elements, `stride` apart.
+fn check_matrix(len: usize, width: usize, stride: usize, rows: usize) -> Result<()> {
+    // The last row may end with the slice, wherever that is after its `width` elements. Where the number of
+    // rows is right, (rows - 1) stride is less than the length, and nothing overflows.
+    let fits = width <= stride
+        && stride > 0
+        && len.div_ceil(stride) == rows
+        && (rows == 0 || width <= len - (rows - 1) * stride);
+    let expected = || format!("{rows} rows of {width}, {stride} apart");
+    ensure(fits, "a matrix of exponents", expected, || format!("{len} elements"))
+}
+
+/// 2^x of every element of a vector, at most 2 ULP off for -126 <= x < 127.5; 0 below and infinity above.
 #[inline(always)]
 unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
     // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
     unsafe {
-        // The fields of 2^-127 and 2^128 are those of 0 and infinity.
+        // Written as exponent bits, 2^-127 is 0 and 2^128 is infinity.
         let x = S::max(S::min(x, S::splat(128.0)), S::splat(-127.0));
         let n = S::round(x);
         let r = S::sub(x, n);
@@ -165,11 +229,14 @@ unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
 const POLYNOMIAL: [f32; 7] =
     [1.535_336_2e-4, 1.339_887_4e-3, 9.618_437e-3, 5.550_332_4e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
 
-/// The exponent's form, known to the compiler.
+/// The exponent's form as a type, so that each form is compiled to a loop of its own.
 trait Form {
-    /// Whether there are shifts by column.
+    /// Whether the columns have shifts.
     const COLUMNS: bool;
-    /// The exponent.
+    /// The exponents of a vector of elements, from the shifts of their row and of their columns.
+    ///
+    /// # Safety
+    /// The processor has S's features.
     unsafe fn of<S: Simd>(x: S::V, row: S::V, column: S::V) -> S::V;
 }
 
@@ -204,6 +271,7 @@ impl Form for ByColumnThenRow {
     }
 }
 
+/// The matrix, and the shifts of its columns.
 #[derive(Clone, Copy)]
 struct Matrix {
     x: *mut f32,
@@ -214,11 +282,14 @@ struct Matrix {
 }
 
 impl Matrix {
-    /// Calls `f(x, columns' offset, elements)` for the row's vectors, the last one partial if
-    /// `elements < LANES`.
+    /// Calls `f(pointer, first column, n)` for every vector of row t. n is the number of elements: `LANES`,
+    /// or fewer in the last vector.
+    ///
+    /// # Safety
+    /// Row t exists.
     #[inline(always)]
     unsafe fn for_row<S: Simd>(&self, t: usize, mut f: impl FnMut(*mut f32, usize, usize)) {
-        // SAFETY: row t exists.
+        // SAFETY: the caller's promise.
         let x = unsafe { self.x.add(t * self.stride) };
         let mut j = 0;
         while j + S::LANES <= self.width {
@@ -231,59 +302,72 @@ impl Matrix {
             f(unsafe { x.add(j) }, j, self.width - j);
         }
     }
-}
 
-impl Matrix {
-    /// The shifts of `n` columns from j on, 0 where there are none.
+    /// The shifts of `n` columns from j on; 0 in a form without them.
+    ///
+    /// # Safety
+    /// The columns exist, and have shifts if the form reads them.
     #[inline(always)]
     unsafe fn column<S: Simd, F: Form>(&self, j: usize, n: usize) -> S::V {
-        // SAFETY: the columns exist if the form has any.
+        // SAFETY: the caller's promise.
         unsafe { if F::COLUMNS { load::<S>(self.columns.add(j), n) } else { S::splat(0.0) } }
     }
 }
 
-/// `n` floats, the other lanes 0.
+/// `n <= LANES` floats, followed by zeros.
+///
+/// # Safety
+/// `p` has n readable floats.
 #[inline(always)]
 unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
-    // SAFETY: the caller gives n readable floats.
+    // SAFETY: the caller's promise.
     unsafe { if n == S::LANES { S::load(p) } else { S::load_partial(p, n) } }
 }
 
+/// The first `n <= LANES` floats of a vector to memory.
+///
+/// # Safety
+/// `p` has n writable floats.
 #[inline(always)]
 unsafe fn store<S: Simd>(p: *mut f32, v: S::V, n: usize) {
-    // SAFETY: the caller gives n writable floats.
+    // SAFETY: the caller's promise.
     unsafe { if n == S::LANES { S::store(p, v) } else { S::store_partial(p, v, n) } }
 }
 
-/// The most lanes a vector has.
-const LANES: usize = 16;
+/// The most elements that a vector of any instruction set has.
+const MOST_LANES: usize = 16;
 
-/// Folds the vector's lanes, halves upon halves.
+/// Combines a vector's elements into one: the second half with the first, and so on with the half that is
+/// left.
+///
+/// # Safety
+/// The processor has S's features.
 #[inline(always)]
 unsafe fn fold<S: Simd>(v: S::V, f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0; LANES];
-    // SAFETY: a vector has at most LANES lanes.
-    unsafe { S::store(lanes.as_mut_ptr(), v) };
+    let mut elements = [0.0; MOST_LANES];
+    const { assert!(S::LANES <= MOST_LANES) };
+    // SAFETY: the array has room for a vector.
+    unsafe { S::store(elements.as_mut_ptr(), v) };
     let mut width = S::LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] = f(lanes[i], lanes[i + width]);
+            elements[i] = f(elements[i], elements[i + width]);
         }
         width /= 2;
     }
-    lanes[0]
+    elements[0]
 }
 
-struct Exp2Of<F> {
+struct Exp2Code<F> {
     matrix: Matrix,
     rows: *const f32,
     form: PhantomData<F>,
 }
 
-impl<F: Form> VectorCode for Exp2Of<F> {
+impl<F: Form> VectorCode for Exp2Code<F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: `check` holds the rows', the columns' and the matrix's lengths.
+        // SAFETY: the rows t exist and have shifts.
         unsafe {
             for t in 0..self.matrix.rows {
                 let row = S::splat(*self.rows.add(t));
@@ -300,7 +384,7 @@ impl<F: Form> VectorCode for Exp2Of<F> {
     }
 }
 
-struct Exp2BelowMaxima<F> {
+struct Exp2BelowMaximaCode<F> {
     matrix: Matrix,
     weights: *const f32,
     maxima: *mut f32,
@@ -308,17 +392,17 @@ struct Exp2BelowMaxima<F> {
     form: PhantomData<F>,
 }
 
-/// Rows whose maxima are found before their exponentials are taken, so that the folds of one wait for no
-/// other.
+/// Rows whose maxima are found before the exponentials of any of them are taken. Folding a vector is a chain of
+/// dependent steps; this way the processor works on the chains of several rows at a time.
 const BLOCK: usize = 4;
 
-impl<F: Form> VectorCode for Exp2BelowMaxima<F> {
+impl<F: Form> VectorCode for Exp2BelowMaximaCode<F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let rows = self.matrix.rows;
         for start in (0..rows).step_by(BLOCK) {
             let block = start..(start + BLOCK).min(rows);
-            // SAFETY: `check` holds the rows', the columns' and the matrix's lengths.
+            // SAFETY: the rows t exist, each with a maximum and a sum.
             unsafe {
                 for t in block.clone() {
                     *self.maxima.add(t) = self.largest::<S>(t);
@@ -331,11 +415,14 @@ impl<F: Form> VectorCode for Exp2BelowMaxima<F> {
     }
 }
 
-impl<F: Form> Exp2BelowMaxima<F> {
+impl<F: Form> Exp2BelowMaximaCode<F> {
     /// Row t's largest exponent.
+    ///
+    /// # Safety
+    /// Row t exists.
     #[inline(always)]
     unsafe fn largest<S: Simd>(&self, t: usize) -> f32 {
-        // SAFETY: row t exists.
+        // SAFETY: the caller's promise.
         unsafe {
             let mut largest = S::splat(f32::NEG_INFINITY);
             self.matrix.for_row::<S>(
@@ -345,11 +432,11 @@ impl<F: Form> Exp2BelowMaxima<F> {
                     let column = self.matrix.column::<S, F>(j, n);
                     let mut exponent = F::of::<S>(load::<S>(x, n), S::splat(0.0), column);
                     if n < S::LANES {
-                        let mut lanes = [f32::NEG_INFINITY; LANES];
-                        S::store_partial(lanes.as_mut_ptr(), exponent, n);
-                        exponent = S::load(lanes.as_ptr());
+                        let mut elements = [f32::NEG_INFINITY; MOST_LANES];
+                        S::store_partial(elements.as_mut_ptr(), exponent, n);
+                        exponent = S::load(elements.as_ptr());
                     }
-                    // NaN in the exponent leaves `largest`.
+                    // Where the exponent is NaN, `largest` stays.
                     largest = S::max(largest, exponent);
                 },
             );
@@ -361,10 +448,13 @@ impl<F: Form> Exp2BelowMaxima<F> {
         }
     }
 
-    /// Row t's exponentials, and their weighted sum.
+    /// Replaces row t by its exponentials, given its largest exponent, and returns their weighted sum.
+    ///
+    /// # Safety
+    /// Row t exists.
     #[inline(always)]
     unsafe fn exponentials<S: Simd>(&self, t: usize, max: f32) -> f32 {
-        // SAFETY: row t exists.
+        // SAFETY: the caller's promise.
         unsafe {
             let row = S::splat(max);
             let mut sum = S::splat(0.0);
@@ -375,7 +465,7 @@ impl<F: Form> Exp2BelowMaxima<F> {
                     let column = self.matrix.column::<S, F>(j, n);
                     let y = exp2::<S>(F::of::<S>(load::<S>(x, n), row, column));
                     store::<S>(x, y, n);
-                    // Lanes beyond the row hold exponentials of nothing.
+                    // The vector's elements beyond the row's end are no results: read the row again.
                     let y = if n == S::LANES { y } else { S::load_partial(x, n) };
                     sum = if F::COLUMNS {
                         S::fma(load::<S>(self.weights.add(j), n), y, sum)

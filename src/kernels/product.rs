@@ -11,8 +11,10 @@
 //! depend neither on the number of rows nor on their place, so neither on the batch nor on the number of
 //! threads.
 
+use super::Isa;
+use super::kernel::{Checked, Context, Element, Kernel, Run, ensure};
 use super::simd::{LINE, Simd, VectorCode, dispatch, prefetch};
-use super::{Isa, Team};
+use crate::error::Result;
 use crate::real::Real;
 
 /// Sizes and strides of a product; see the module's text.
@@ -82,27 +84,54 @@ impl Product {
         Product { accumulate: true, ..self }
     }
 
-    /// Multiply-adds in the product.
+    /// Multiply-adds in the product, at most as many as a `usize` counts.
     pub fn multiply_adds(&self) -> usize {
-        self.outer * self.m * self.n * self.segments * self.k
+        let factors = [self.outer, self.m, self.n, self.segments, self.k];
+        factors.into_iter().fold(1, usize::saturating_mul)
     }
 
-    /// Panics unless the operands hold every index of a product that has any.
-    fn check(&self, a: usize, b: usize, c: usize) {
+    /// C = or += A B, on the calling thread.
+    pub(crate) fn multiply<T: Element>(&self, isa: Isa, a: &[T], b: &[T], c: &mut [T]) {
+        MatrixProduct::run(isa, Multiply { shape: self, a, b, c, b_is_weight: false });
+    }
+
+    /// The same with a layer's weight as B, shared out over a team: the same bits.
+    pub(crate) fn multiply_weight<'c, T: Element>(
+        &self,
+        context: impl Into<Context<'c>>,
+        a: &[T],
+        weight: &[T],
+        c: &mut [T],
+    ) {
+        MatrixProduct::run(context, Multiply { shape: self, a, b: weight, c, b_is_weight: true });
+    }
+
+    /// Whether slices of these lengths hold every index of the product, whose elements of C are all
+    /// different ones.
+    fn fits(&self, a: usize, b: usize, c: usize) -> bool {
+        if self.is_empty() {
+            return true;
+        }
         // What leaves usize stays its largest number, which no slice is as long as.
         let end = |steps: &[(usize, usize)], row: usize| {
             let last = steps.iter().map(|(count, stride)| (count - 1).saturating_mul(*stride));
             last.fold(row, usize::saturating_add)
         };
         let (outer, m, segments, k) = (self.outer, self.m, self.segments, self.k);
+        let block_end = end(&[(m, self.c_row)], self.n);
+        let c_fits = end(&[(outer, self.c_outer)], block_end) <= c
+            && (m == 1 || self.c_row >= self.n)
+            && (outer == 1 || self.c_outer >= block_end);
+        if self.has_no_terms() {
+            return c_fits;
+        }
         let a_end =
             end(&[(outer, self.a_outer), (m, self.a_row), (segments, self.a_segment), (k, self.a_k)], 1);
         let b_end = end(&[(outer, self.b_outer), (segments, self.b_segment), (k, self.b_k)], self.n);
-        let block_end = end(&[(m, self.c_row)], self.n);
-        let c_end = end(&[(outer, self.c_outer)], block_end);
-        assert!(a_end <= a && b_end <= b && c_end <= c, "{self:?} over a[{a}], b[{b}], c[{c}]");
-        assert!(m == 1 || self.c_row >= self.n, "{self:?}: rows of C overlap");
-        assert!(outer == 1 || self.c_outer >= block_end, "{self:?}: blocks of C overlap");
+        // Otherwise a sum of one and the same term would be as long as a `usize` can say.
+        let sums_end = (k == 1 || self.a_k > 0 || self.b_k > 0)
+            && (segments == 1 || self.a_segment > 0 || self.b_segment > 0);
+        c_fits && sums_end && a_end <= a && b_end <= b
     }
 
     fn is_empty(&self) -> bool {
@@ -124,27 +153,14 @@ impl Product {
     }
 }
 
-/// The product as plain text.
-pub fn product_reference<T: Real>(p: &Product, a: &[T], b: &[T], c: &mut [T]) {
-    if p.is_empty() {
-        return;
-    }
-    p.clear(c);
-    for (o, i) in (0..p.outer).flat_map(|o| (0..p.m).map(move |i| (o, i))) {
-        let row = &mut c[o * p.c_outer + i * p.c_row..][..p.n];
-        for s in 0..p.segments {
-            for k in 0..p.k {
-                let a = a[o * p.a_outer + i * p.a_row + s * p.a_segment + k * p.a_k];
-                for (c, b) in row.iter_mut().zip(&b[o * p.b_outer + s * p.b_segment + k * p.b_k..][..p.n]) {
-                    *c += a * *b;
-                }
-            }
-        }
-    }
-}
-
-/// dst \[cols, rows\] = transpose of src \[rows, cols\].
-pub fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut [T]) {
+/// dst \[cols, rows\] = the transpose of \[rows, cols\], which src begins with.
+///
+/// # Panics
+/// If src is shorter or dst has another length.
+pub(crate) fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut [T]) {
+    let (from, to) = (src.len(), dst.len());
+    let fits = rows.checked_mul(cols).is_some_and(|len| len <= from && len == to);
+    assert!(fits, "transposing {rows} x {cols} from {from} elements to {to}");
     // Square blocks whose lines stay in the first-level cache while both of their directions are walked.
     const BLOCK: usize = 16;
     for (i, j) in (0..rows).step_by(BLOCK).flat_map(|i| (0..cols).step_by(BLOCK).map(move |j| (i, j))) {
@@ -157,62 +173,111 @@ pub fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut [T]) {
     }
 }
 
-/// The product with `isa`'s vectors: register tiles of up to `TILE_ROWS` rows by two vectors.
-pub(super) fn product_fast(isa: Isa, p: &Product, a: &[f32], b: &[f32], c: &mut [f32]) {
-    if p.is_empty() {
-        return;
-    }
-    if p.has_no_terms() {
-        return p.clear(c);
-    }
-    p.check(a.len(), b.len(), c.len());
-    let kernel = Tiles { p: *p, cold: false, a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() };
-    // SAFETY: `check` holds every index that the tiles form.
-    unsafe { dispatch(isa, kernel) }
+/// The matrix product's operands.
+#[derive(Debug)]
+pub struct Multiply<'a, T> {
+    /// The sizes and strides.
+    pub shape: &'a Product,
+    /// A.
+    pub a: &'a [T],
+    /// B.
+    pub b: &'a [T],
+    /// C, overwritten or added to as the shape says.
+    pub c: &'a mut [T],
+    /// Whether B is a layer's weight. It comes from main memory, so that the work is shared out over its
+    /// columns, and where there are few rows to hide the reading behind B is prefetched.
+    pub b_is_weight: bool,
 }
 
-/// The same shared out over `team`, by columns first: B, a layer's weight, is then read once, from main
-/// memory, and asked for ahead of its use where there are few rows to hide the reading behind.
-pub(super) fn team_product_fast(isa: Isa, team: Team, p: &Product, a: &[f32], b: &[f32], c: &mut [f32]) {
+/// C = or += A B; see the module's text.
+#[derive(Debug)]
+pub struct MatrixProduct;
+
+impl Kernel for MatrixProduct {
+    type Operands<'a, T: Real> = Multiply<'a, T>;
+
+    fn check<T: Real>(Multiply { shape, a, b, c, .. }: &Multiply<T>) -> Result<()> {
+        ensure(
+            shape.fits(a.len(), b.len(), c.len()),
+            "a matrix product",
+            || "operands that hold its indices, and rows of C that do not overlap".to_owned(),
+            || format!("{shape:?} over a[{}], b[{}], c[{}]", a.len(), b.len(), c.len()),
+        )
+    }
+
+    fn reference<T: Real>(Checked(Multiply { shape: p, a, b, c, .. }): Checked<Self, T>) {
+        if p.is_empty() {
+            return;
+        }
+        p.clear(c);
+        for (o, i) in (0..p.outer).flat_map(|o| (0..p.m).map(move |i| (o, i))) {
+            let row = &mut c[o * p.c_outer + i * p.c_row..][..p.n];
+            for s in 0..p.segments {
+                for k in 0..p.k {
+                    let a = a[o * p.a_outer + i * p.a_row + s * p.a_segment + k * p.a_k];
+                    for (c, b) in row.iter_mut().zip(&b[o * p.b_outer + s * p.b_segment + k * p.b_k..][..p.n])
+                    {
+                        *c += a * *b;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Register tiles of up to `TILE_ROWS` rows by two vectors.
+    fn fast(context: Context, Checked(Multiply { shape, a, b, c, b_is_weight }): Checked<Self, f32>) {
+        if shape.is_empty() {
+            return;
+        }
+        if shape.has_no_terms() {
+            return shape.clear(c);
+        }
+        let all = Tiles { p: *shape, cold: false, a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() };
+        if b_is_weight {
+            share_out(context, all);
+        } else {
+            // SAFETY: `check` found that the slices hold every index that the tiles form.
+            unsafe { dispatch(context.isa, all) }
+        }
+    }
+}
+
+/// Computes the tiles of a checked product on a team: the work is cut by columns first, so that B, a layer's
+/// weight, is read once.
+fn share_out(Context { isa, team }: Context, all: Tiles) {
     const COLUMNS: usize = 64;
     const ROWS: usize = 8;
     const TASKS: usize = 8;
     const FEW_ROWS: usize = 512;
+    let p = all.p;
     // Eight multiply-adds take about as long as an element of other passes.
     let team = team.for_work(p.multiply_adds() / 8);
-    let cold = p.outer * p.m <= FEW_ROWS;
-    if p.is_empty() || p.has_no_terms() || (team.is_solo() && !cold) {
-        return product_fast(isa, p, a, b, c);
+    let all = Tiles { cold: p.outer * p.m <= FEW_ROWS, ..all };
+    if team.is_solo() {
+        // SAFETY: `check` found that the slices hold every index that the tiles form.
+        return unsafe { dispatch(isa, all) };
     }
-    p.check(a.len(), b.len(), c.len());
-    let columns = if team.is_solo() { p.n } else { COLUMNS };
-    let (across, down) = (p.n.div_ceil(columns), TASKS.div_ceil(p.n.div_ceil(COLUMNS)));
-    let (blocks, rows) = match (team.is_solo(), p.outer) {
-        (true, _) => (p.outer, p.m),
-        (false, 1) => (1, p.m.div_ceil(down).next_multiple_of(ROWS)),
-        (false, _) => (p.outer.div_ceil(down), p.m),
+    let (across, down) = (p.n.div_ceil(COLUMNS), TASKS.div_ceil(p.n.div_ceil(COLUMNS)));
+    let (blocks, rows) = match p.outer {
+        1 => (1, p.m.div_ceil(down).next_multiple_of(ROWS)),
+        _ => (p.outer.div_ceil(down), p.m),
     };
     let down = p.outer.div_ceil(blocks) * p.m.div_ceil(rows);
-    let all = Shared(Tiles { p: *p, cold, a: a.as_ptr(), b: b.as_ptr(), c: c.as_mut_ptr() });
+    let all = Shared(all);
     team.run(across * down, |task| {
-        let (i, j) = (task % down, task / down * columns);
-        // One of the two has one part.
+        let (i, j) = (task % down, task / down * COLUMNS);
+        // Either the blocks or the rows of one block are cut.
         let (o, i) = if blocks == p.outer { (0, i * rows) } else { (i * blocks, 0) };
         let tiles = all.get();
         let part = Tiles {
-            p: Product {
-                outer: blocks.min(p.outer - o),
-                m: rows.min(p.m - i),
-                n: columns.min(p.n - j),
-                ..*p
-            },
+            p: Product { outer: blocks.min(p.outer - o), m: rows.min(p.m - i), n: COLUMNS.min(p.n - j), ..p },
             a: tiles.a.wrapping_add(o * p.a_outer + i * p.a_row),
             b: tiles.b.wrapping_add(o * p.b_outer + j),
             c: tiles.c.wrapping_add(o * p.c_outer + i * p.c_row + j),
             ..tiles
         };
-        // SAFETY: `check` holds every index that the whole product's tiles form; the parts' are disjoint in
-        // C.
+        // SAFETY: `check` found that the slices hold every index that the whole product's tiles form; the
+        // parts are disjoint in C.
         unsafe { dispatch(isa, part) }
     });
 }
@@ -361,7 +426,7 @@ impl Tiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::Element;
+    use crate::kernels::Team;
     use crate::kernels::team::with_crew;
     use crate::rng::{Stream, fill_normal, rng};
 
@@ -378,12 +443,12 @@ mod tests {
         let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
         let absolute = |x: &[f32]| x.iter().map(|x| f64::from(x.abs())).collect::<Vec<_>>();
         let (mut exact, mut scale) = (wide(&c0), absolute(&c0));
-        product_reference(&p, &wide(&a), &wide(&b), &mut exact);
-        product_reference(&p, &absolute(&a), &absolute(&b), &mut scale);
+        p.multiply(Isa::Reference, &wide(&a), &wide(&b), &mut exact);
+        p.multiply(Isa::Reference, &absolute(&a), &absolute(&b), &mut scale);
         let terms = (p.segments * p.k + 1) as f64;
         for isa in Isa::available() {
             let mut c = c0.clone();
-            f32::product(isa, &p, &a, &b, &mut c);
+            p.multiply(isa, &a, &b, &mut c);
             for (i, ((got, want), scale)) in c.iter().zip(&exact).zip(&scale).enumerate() {
                 let bound = terms * f64::from(f32::EPSILON) * scale;
                 assert!((f64::from(*got) - want).abs() <= bound, "{isa} {p:?} [{i}]: {got} for {want}");
@@ -434,10 +499,10 @@ mod tests {
         let (a, b) = (normal(23 * k, 4), normal(k * n, 5));
         for isa in Isa::available() {
             let mut all = vec![0.0; 23 * n];
-            f32::product(isa, &Product::dense(23, n, k), &a, &b, &mut all);
+            Product::dense(23, n, k).multiply(isa, &a, &b, &mut all);
             for i in 0..23 {
                 let mut one = vec![0.0; n];
-                f32::product(isa, &Product::dense(1, n, k), &a[i * k..][..k], &b, &mut one);
+                Product::dense(1, n, k).multiply(isa, &a[i * k..][..k], &b, &mut one);
                 assert_eq!(one, all[i * n..][..n], "{isa} row {i}");
             }
         }
@@ -457,11 +522,11 @@ mod tests {
             let (a, b, c) = (normal(12000, 4), normal(140_000, 5), normal(13000, 6));
             for isa in Isa::available() {
                 let (mut one, mut many) = (c.clone(), c.clone());
-                f32::product(isa, &p, &a, &b, &mut one);
-                with_crew(2, |team| f32::team_product(isa, team, &p, &a, &b, &mut many));
+                p.multiply(isa, &a, &b, &mut one);
+                with_crew(2, |team| p.multiply_weight((isa, team), &a, &b, &mut many));
                 assert_eq!(one, many, "{isa} {p:?}");
                 many.clone_from(&c);
-                f32::team_product(isa, Team::Solo, &p, &a, &b, &mut many);
+                p.multiply_weight((isa, Team::Solo), &a, &b, &mut many);
                 assert_eq!(one, many, "{isa} {p:?}");
                 assert_ne!(one, c);
             }
@@ -486,10 +551,10 @@ mod tests {
             Product { segments: 3, b_segment: half, ..Product::dense(1, 1, 1) },
             Product { a_row: usize::MAX, ..Product::dense(2, 1, 1) },
         ] {
-            let multiply = || f32::product(Isa::detect(), &p, &[0.0; 4], &[0.0; 4], &mut [0.0; 4]);
-            let refused = std::panic::catch_unwind(multiply).expect_err("an operand is too short");
-            let message = refused.downcast_ref::<String>().expect("a message");
-            assert!(message.contains("over a[4]"), "{message}");
+            let operands =
+                Multiply { shape: &p, a: &[0.0; 4], b: &[0.0; 4], c: &mut [0.0; 4], b_is_weight: false };
+            let refused = MatrixProduct::try_run(Isa::detect(), operands).expect_err("an operand is short");
+            assert!(refused.to_string().contains("over a[4]"), "{refused}");
         }
     }
 
@@ -497,13 +562,13 @@ mod tests {
     fn nothing_to_sum_clears_or_keeps_and_not_a_number_spreads() {
         for isa in Isa::available() {
             let mut c = [1.0f32; 4];
-            f32::product(isa, &Product::dense(2, 2, 0).accumulating(), &[], &[], &mut c);
+            Product::dense(2, 2, 0).accumulating().multiply(isa, &[], &[], &mut c);
             assert_eq!(c, [1.0; 4]);
-            f32::product(isa, &Product::dense(2, 2, 0), &[], &[], &mut c);
+            Product::dense(2, 2, 0).multiply(isa, &[], &[], &mut c);
             assert_eq!(c, [0.0; 4]);
-            f32::product(isa, &Product::dense(2, 1, 1), &[f32::NAN, 2.0], &[3.0], &mut c[..2]);
+            Product::dense(2, 1, 1).multiply(isa, &[f32::NAN, 2.0], &[3.0], &mut c[..2]);
             assert!(c[0].is_nan() && c[1] == 6.0, "{isa} {c:?}");
-            f32::product(isa, &Product::dense(1, 1, 2), &[f32::INFINITY, 1.0], &[0.0, 1.0], &mut c[..1]);
+            Product::dense(1, 1, 2).multiply(isa, &[f32::INFINITY, 1.0], &[0.0, 1.0], &mut c[..1]);
             assert!(c[0].is_nan(), "{isa} {c:?}");
         }
     }

@@ -6,33 +6,58 @@
 //! polynomials of Cephes' `sinf` and `cosf`. The quadrant is found in floating point, where all numbers are
 //! small integers and exact.
 //!
-//! Arguments beyond [`LIMIT`], which no feature of a finite network nears, go to the reference.
+//! Arguments beyond [`LIMIT`] go to the reference; no feature of a finite network comes near it.
 
-use super::Isa;
+use super::kernel::{Checked, Context, Kernel};
 use super::simd::{Simd, VectorCode, dispatch};
+use super::vector::ensure_one_length;
+use crate::error::Result;
 use crate::real::Real;
 
 /// The largest |x| that the vector code takes: n stays below 2^13.
 const LIMIT: f32 = 8192.0;
 
-/// (x, y) <- (sin x, cos x).
-pub(super) fn sin_cos_reference<T: Real>(x: &mut [T], y: &mut [T]) {
-    for (x, y) in x.iter_mut().zip(y) {
-        (*x, *y) = x.sin_cos();
+/// The operands of [`SinCos`], slices of one length.
+#[derive(Debug)]
+pub struct Angles<'a, T> {
+    /// The angles, which their sines overwrite.
+    pub x: &'a mut [T],
+    /// Takes the cosines.
+    pub cosines: &'a mut [T],
+}
+
+/// (x, y) <- (sin x, cos x), element by element.
+#[derive(Debug)]
+pub struct SinCos;
+
+impl Kernel for SinCos {
+    type Operands<'a, T: Real> = Angles<'a, T>;
+
+    fn check<T: Real>(Angles { x, cosines }: &Angles<T>) -> Result<()> {
+        ensure_one_length("sines and cosines", &[x.len(), cosines.len()])
+    }
+
+    fn reference<T: Real>(Checked(Angles { x, cosines }): Checked<Self, T>) {
+        sin_cos_reference(x, cosines);
+    }
+
+    fn fast(context: Context, Checked(Angles { x, cosines }): Checked<Self, f32>) {
+        const BLOCK: usize = 64;
+        for (x, y) in x.chunks_mut(BLOCK).zip(cosines.chunks_mut(BLOCK)) {
+            if x.iter().all(|x| x.abs() <= LIMIT) {
+                let waves = Waves { x: x.as_mut_ptr(), y: y.as_mut_ptr(), len: x.len() };
+                // SAFETY: `check` found the slices, and so these chunks of them, to have one length.
+                unsafe { dispatch(context.isa, waves) }
+            } else {
+                sin_cos_reference(x, y);
+            }
+        }
     }
 }
 
-pub(super) fn sin_cos_fast(isa: Isa, x: &mut [f32], y: &mut [f32]) {
-    assert_eq!(x.len(), y.len());
-    const BLOCK: usize = 64;
-    for (x, y) in x.chunks_mut(BLOCK).zip(y.chunks_mut(BLOCK)) {
-        if x.iter().all(|x| x.abs() <= LIMIT) {
-            let waves = Waves { x: x.as_mut_ptr(), y: y.as_mut_ptr(), len: x.len() };
-            // SAFETY: both pointers are valid for `len` elements.
-            unsafe { dispatch(isa, waves) }
-        } else {
-            sin_cos_reference(x, y);
-        }
+fn sin_cos_reference<T: Real>(x: &mut [T], cosines: &mut [T]) {
+    for (x, y) in x.iter_mut().zip(cosines) {
+        (*x, *y) = x.sin_cos();
     }
 }
 
@@ -46,7 +71,7 @@ unsafe fn odd<S: Simd>(n: S::V) -> S::V {
     }
 }
 
-/// sin and cos of every lane, at most 2^-23 off.
+/// The sine and the cosine of every element of a vector, at most 2^-23 off.
 #[inline(always)]
 unsafe fn sin_cos<S: Simd>(x: S::V) -> (S::V, S::V) {
     // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
@@ -108,7 +133,8 @@ impl VectorCode for Waves {
 
 #[cfg(test)]
 mod tests {
-    use crate::kernels::{Element, Isa};
+    use super::*;
+    use crate::kernels::{Isa, Run};
 
     /// Bound: 2^-23 (an ULP at one) absolutely; the reference is f64's. Multiples of pi/2 are where reduction
     /// cancels most.
@@ -120,7 +146,7 @@ mod tests {
         let xs: Vec<f32> = even.chain(small).chain(turns).collect();
         for isa in Isa::available() {
             let (mut sin, mut cos) = (xs.clone(), vec![0.0; xs.len()]);
-            f32::sin_cos_in_place(isa, &mut sin, &mut cos);
+            SinCos::run(isa, Angles { x: &mut sin, cosines: &mut cos });
             for ((x, sin), cos) in xs.iter().zip(&sin).zip(&cos) {
                 let want = f64::from(*x).sin_cos();
                 let error = (f64::from(*sin) - want.0).abs().max((f64::from(*cos) - want.1).abs());
@@ -135,12 +161,12 @@ mod tests {
             for len in [1, 7, 16, 67] {
                 let mut x = vec![0.0; len];
                 let mut y = vec![f32::NAN; len];
-                f32::sin_cos_in_place(isa, &mut x, &mut y);
+                SinCos::run(isa, Angles { x: &mut x, cosines: &mut y });
                 assert!(x.iter().all(|sin| *sin == 0.0) && y.iter().all(|cos| *cos == 1.0), "{isa}");
                 for extreme in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                     let mut x = vec![1.0; len];
                     x[len / 2] = extreme;
-                    f32::sin_cos_in_place(isa, &mut x, &mut y);
+                    SinCos::run(isa, Angles { x: &mut x, cosines: &mut y });
                     for i in 0..len {
                         assert_eq!(
                             x[i].is_nan() && y[i].is_nan(),
@@ -150,7 +176,7 @@ mod tests {
                     }
                 }
                 let mut x = vec![1e30f32; len];
-                f32::sin_cos_in_place(isa, &mut x, &mut y);
+                SinCos::run(isa, Angles { x: &mut x, cosines: &mut y });
                 assert!((x[0] - 1e30f32.sin()).abs() < 1e-6 && (y[0] - 1e30f32.cos()).abs() < 1e-6, "{isa}");
             }
         }

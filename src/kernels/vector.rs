@@ -5,42 +5,89 @@
 //! factors, so that results down to the smallest subnormal and up to infinity come out right.
 
 use super::Isa;
+use super::kernel::{Checked, Context, Kernel, ensure};
 use super::simd::{Simd, VectorCode, dispatch};
+use crate::error::Result;
 use crate::real::Real;
+use std::marker::PhantomData;
 
-/// x <- exp(x).
-pub(super) fn exp_reference<T: Real>(x: &mut [T]) {
-    for x in x {
-        *x = x.exp();
+/// The operands of [`Silu`], slices of one length.
+#[derive(Debug)]
+pub struct Pointwise<'a, T> {
+    /// The inputs.
+    pub x: &'a [T],
+    /// The outputs.
+    pub y: &'a mut [T],
+}
+
+/// The operands of [`SiluBackward`], slices of one length.
+#[derive(Debug)]
+pub struct PointwiseBackward<'a, T> {
+    /// The inputs of the forward pass.
+    pub x: &'a [T],
+    /// The loss's gradient in the outputs.
+    pub d_y: &'a [T],
+    /// The loss's gradient in the inputs.
+    pub d_x: &'a mut [T],
+}
+
+/// y = x / (1 + exp(-x)), element by element.
+#[derive(Debug)]
+pub struct Silu;
+
+impl Kernel for Silu {
+    type Operands<'a, T: Real> = Pointwise<'a, T>;
+
+    fn check<T: Real>(Pointwise { x, y }: &Pointwise<T>) -> Result<()> {
+        ensure_one_length("SiLU", &[x.len(), y.len()])
+    }
+
+    fn reference<T: Real>(Checked(Pointwise { x, y }): Checked<Self, T>) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = *x / (T::one() + (-*x).exp());
+        }
+    }
+
+    fn fast(context: Context, Checked(Pointwise { x, y }): Checked<Self, f32>) {
+        // SAFETY: `check` found the slices to have one length.
+        unsafe { map::<SiluVector>(context.isa, x.as_ptr(), x.as_ptr(), y.as_mut_ptr(), x.len()) }
     }
 }
 
-/// y = x / (1 + exp(-x)).
-pub(super) fn silu_reference<T: Real>(x: &[T], y: &mut [T]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = *x / (T::one() + (-*x).exp());
+/// d_x = d_y silu'(x), element by element, with silu'(x) = s (1 + x (1 - s)) and s = 1 / (1 + exp(-x)).
+#[derive(Debug)]
+pub struct SiluBackward;
+
+impl Kernel for SiluBackward {
+    type Operands<'a, T: Real> = PointwiseBackward<'a, T>;
+
+    fn check<T: Real>(PointwiseBackward { x, d_y, d_x }: &PointwiseBackward<T>) -> Result<()> {
+        ensure_one_length("SiLU's gradient", &[x.len(), d_y.len(), d_x.len()])
+    }
+
+    fn reference<T: Real>(Checked(PointwiseBackward { x, d_y, d_x }): Checked<Self, T>) {
+        for ((d_x, x), d_y) in d_x.iter_mut().zip(x).zip(d_y) {
+            let s = T::one() / (T::one() + (-*x).exp());
+            *d_x = *d_y * s * (T::one() + *x * (T::one() - s));
+        }
+    }
+
+    fn fast(context: Context, Checked(PointwiseBackward { x, d_y, d_x }): Checked<Self, f32>) {
+        // SAFETY: `check` found the slices to have one length.
+        unsafe { map::<SiluSlope>(context.isa, x.as_ptr(), d_y.as_ptr(), d_x.as_mut_ptr(), x.len()) }
     }
 }
 
-/// d_x = d_y s (1 + x (1 - s)), s = 1 / (1 + exp(-x)).
-pub(super) fn silu_backward_reference<T: Real>(x: &[T], d_y: &[T], d_x: &mut [T]) {
-    for ((d_x, x), d_y) in d_x.iter_mut().zip(x).zip(d_y) {
-        let s = T::one() / (T::one() + (-*x).exp());
-        *d_x = *d_y * s * (T::one() + *x * (T::one() - s));
-    }
+/// Refuses slices of different lengths.
+pub(super) fn ensure_one_length(what: &str, lens: &[usize]) -> Result<()> {
+    let equal = lens.iter().all(|len| *len == lens[0]);
+    ensure(equal, what, || "slices of one length".to_owned(), || format!("{lens:?}"))
 }
 
-/// exp of every lane, at most 2 ULP off.
-#[inline(always)]
-unsafe fn exp<S: Simd>(x: S::V) -> S::V {
-    // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
-    unsafe { exp_up_to_89::<S>(S::min(x, S::splat(89.0))) }
-}
-
-/// The same for x <= 89.
+/// exp of every element of a vector, at most 2 ULP off, for x <= 89.
 #[inline(always)]
 unsafe fn exp_up_to_89<S: Simd>(x: S::V) -> S::V {
-    // SAFETY: as above.
+    // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
     unsafe {
         let x = S::max(x, S::splat(-104.0));
         let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
@@ -67,7 +114,7 @@ unsafe fn sigmoids<S: Simd>(z: S::V) -> (S::V, S::V) {
     }
 }
 
-/// z / (1 + exp(-z)) of every lane.
+/// z / (1 + exp(-z)).
 #[inline(always)]
 pub(super) unsafe fn silu<S: Simd>(z: S::V) -> S::V {
     // SAFETY: as above.
@@ -77,7 +124,7 @@ pub(super) unsafe fn silu<S: Simd>(z: S::V) -> S::V {
     }
 }
 
-/// silu'(z) = s + z s (1 - s), s = 1 / (1 + exp(-z)), of every lane.
+/// silu'(z) = s + z s (1 - s), s = 1 / (1 + exp(-z)).
 #[inline(always)]
 pub(super) unsafe fn silu_slope<S: Simd>(z: S::V) -> S::V {
     // SAFETY: as above.
@@ -87,24 +134,19 @@ pub(super) unsafe fn silu_slope<S: Simd>(z: S::V) -> S::V {
     }
 }
 
-/// An element-wise function of up to two inputs.
-trait Lanewise {
+/// A function of one element of each of two slices.
+trait Elementwise {
+    /// The function of the elements of two vectors.
+    ///
+    /// # Safety
+    /// The processor has S's features.
     unsafe fn apply<S: Simd>(x: S::V, y: S::V) -> S::V;
 }
 
-struct Exp;
-struct Silu;
-struct SiluBackward;
+struct SiluVector;
+struct SiluSlope;
 
-impl Lanewise for Exp {
-    #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, _: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe { exp::<S>(x) }
-    }
-}
-
-impl Lanewise for Silu {
+impl Elementwise for SiluVector {
     #[inline(always)]
     unsafe fn apply<S: Simd>(x: S::V, _: S::V) -> S::V {
         // SAFETY: the caller's promise of S's features.
@@ -112,7 +154,7 @@ impl Lanewise for Silu {
     }
 }
 
-impl Lanewise for SiluBackward {
+impl Elementwise for SiluSlope {
     #[inline(always)]
     unsafe fn apply<S: Simd>(x: S::V, d_y: S::V) -> S::V {
         // SAFETY: the caller's promise of S's features.
@@ -125,10 +167,10 @@ struct Map<F> {
     y: *const f32,
     out: *mut f32,
     len: usize,
-    function: std::marker::PhantomData<F>,
+    function: PhantomData<F>,
 }
 
-impl<F: Lanewise> VectorCode for Map<F> {
+impl<F: Elementwise> VectorCode for Map<F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the three pointers are valid for `len` elements; `out` may equal `x`, since a vector is
@@ -150,29 +192,36 @@ impl<F: Lanewise> VectorCode for Map<F> {
     }
 }
 
-fn map<F: Lanewise>(isa: Isa, x: *const f32, y: *const f32, out: *mut f32, len: usize) {
-    // SAFETY: the callers below give pointers from slices of at least `len` elements.
-    unsafe { dispatch(isa, Map { x, y, out, len, function: std::marker::PhantomData::<F> }) }
-}
-
-pub(super) fn exp_fast(isa: Isa, x: &mut [f32]) {
-    let p = x.as_mut_ptr();
-    map::<Exp>(isa, p, p, p, x.len());
-}
-
-pub(super) fn silu_fast(isa: Isa, x: &[f32], y: &mut [f32]) {
-    assert_eq!(x.len(), y.len());
-    map::<Silu>(isa, x.as_ptr(), x.as_ptr(), y.as_mut_ptr(), x.len());
-}
-
-pub(super) fn silu_backward_fast(isa: Isa, x: &[f32], d_y: &[f32], d_x: &mut [f32]) {
-    assert!(x.len() == d_y.len() && x.len() == d_x.len());
-    map::<SiluBackward>(isa, x.as_ptr(), d_y.as_ptr(), d_x.as_mut_ptr(), x.len());
+/// out = F(x, y), element by element.
+///
+/// # Safety
+/// The pointers are valid for `len` elements; `out` may be `x` or `y`.
+unsafe fn map<F: Elementwise>(isa: Isa, x: *const f32, y: *const f32, out: *mut f32, len: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { dispatch(isa, Map { x, y, out, len, function: PhantomData::<F> }) }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::kernels::{Element, Isa};
+    use super::*;
+    use crate::kernels::Run;
+
+    /// exp, of which SiLU takes the part up to 89.
+    struct Exp;
+
+    impl Elementwise for Exp {
+        #[inline(always)]
+        unsafe fn apply<S: Simd>(x: S::V, _: S::V) -> S::V {
+            // SAFETY: the caller's promise of S's features.
+            unsafe { exp_up_to_89::<S>(S::min(x, S::splat(89.0))) }
+        }
+    }
+
+    fn exp_in_place(isa: Isa, x: &mut [f32]) {
+        let p = x.as_mut_ptr();
+        // SAFETY: all three are the slice; the reference's vectors are the portable ones.
+        unsafe { map::<Exp>(isa, p, p, p, x.len()) }
+    }
 
     fn distance_in_ulps(got: f32, want: f64) -> f64 {
         let rounded = want as f32;
@@ -190,7 +239,7 @@ mod tests {
         let xs: Vec<f32> = (0..400_003).map(|i| -103.9 + 192.6 * i as f32 / 400_003.0).collect();
         for isa in Isa::available() {
             let mut y = xs.clone();
-            f32::exp_in_place(isa, &mut y);
+            exp_in_place(isa, &mut y);
             for (x, y) in xs.iter().zip(&y) {
                 let ulps = distance_in_ulps(*y, f64::from(*x).exp());
                 assert!(ulps <= 2.0, "{isa} exp({x}) = {y}: {ulps} ULP");
@@ -202,7 +251,7 @@ mod tests {
     fn exp_of_the_extremes() {
         for isa in Isa::available() {
             let mut y = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 89.0, -1e30, 1e30, 0.0];
-            f32::exp_in_place(isa, &mut y);
+            exp_in_place(isa, &mut y);
             assert!(y[0].is_nan(), "{isa}");
             assert_eq!(y[1..], [f32::INFINITY, 0.0, f32::INFINITY, 0.0, f32::INFINITY, 1.0], "{isa}");
         }
@@ -216,8 +265,8 @@ mod tests {
         let ones = vec![1.0f32; xs.len()];
         for isa in Isa::available() {
             let (mut y, mut d) = (vec![0.0; xs.len()], vec![0.0; xs.len()]);
-            f32::silu(isa, &xs, &mut y);
-            f32::silu_backward(isa, &xs, &ones, &mut d);
+            Silu::run(isa, Pointwise { x: &xs, y: &mut y });
+            SiluBackward::run(isa, PointwiseBackward { x: &xs, d_y: &ones, d_x: &mut d });
             for ((x, y), d) in xs.iter().zip(&y).zip(&d) {
                 let x = f64::from(*x);
                 let s = 1.0 / (1.0 + (-x).exp());

@@ -16,16 +16,17 @@
 //! In two dimensions both directions go through the same matrices: for every 4x4 tile of outputs, from its
 //! 6x6 inputs d and the kernel g, summed over the input channels c before the way back, y\[o\] = A^T ( sum
 //! over c of (G g\[c, o\] G^T) * (B^T d\[c\] B) ) A. That is 36 products for sixteen outputs instead of 144;
-//! each of the 36 is a matrix product over tiles x c x o.
+//! over all tiles, channels c and channels o, each of the 36 points is a matrix product of its own.
 //!
-//! The gradients are the transposed map. In the input it is the same convolution with the turned kernel. In
-//! the kernel, from the output's gradient e, summed over all tiles before the way back: dg\[c, o\] = G^T (
+//! The gradients are the transposed map. The gradient in the input is the same convolution of the output's
+//! gradient, with the kernel rotated by half a turn and its two channel axes swapped. The gradient in the
+//! kernel comes from the output's gradient e, summed over all tiles before the way back: dg\[c, o\] = G^T (
 //! sum over tiles of (B^T d\[c\] B) * (A e\[o\] A^T) ) G.
 //!
-//! Rounding grows with the matrices' entries. Points of 5/8 and 3/2, exact in binary, err five times less
-//! than the usual 1 and 2 (largest error over largest output, unit normals, 256 channels: 3e-6 against 15e-6,
-//! and 4e-7 for a direct sum). An infinite input makes every output of its tiles NaN or infinite, where the
-//! direct sum spoils only its neighbours'.
+//! Rounding errors grow with the matrices' entries. With the points 5/8 and 3/2, exact in binary, they are
+//! five times smaller than with the usual 1 and 2 (largest error over largest output, unit normals, 256
+//! channels: 3e-6 against 15e-6, and 4e-7 for a direct sum). An infinite input makes every output of its
+//! tiles NaN or infinite; in the direct sum it only reaches its neighbours.
 
 mod fast;
 mod points;
@@ -33,33 +34,163 @@ mod points;
 mod tests;
 mod transforms;
 
-pub(super) use fast::{forward_fast, weight_gradient_fast};
-
+use super::kernel::{Checked, Context, Kernel, ensure, ensure_len};
+use crate::error::{Error, Result};
 use crate::real::Real;
 use points::{Matrices, matrices};
 
 /// A 3x3 convolution with stride 1 and a border of one zero, over any number of \[h, w, c_in\] images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Winograd {
-    /// Height.
-    pub h: usize,
-    /// Width.
-    pub w: usize,
-    /// Input channels.
-    pub c_in: usize,
-    /// Output channels.
-    pub c_out: usize,
+    h: usize,
+    w: usize,
+    c_in: usize,
+    c_out: usize,
 }
 
 impl Winograd {
+    /// The convolution of images of that height and width.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if a size is 0, or if the image, the weight or the workspace is larger than any
+    /// memory.
+    pub fn new(h: usize, w: usize, c_in: usize, c_out: usize) -> Result<Winograd> {
+        let layer = Winograd { h, w, c_in, c_out };
+        let lens = [Some(layer.work_len()), product(&[h, w, c_in]), product(&[h, w, c_out])];
+        let weight = product(&[9, c_in, c_out]);
+        // No slice is longer.
+        const MOST: usize = isize::MAX as usize / size_of::<f64>();
+        if lens.into_iter().chain([weight]).all(|len| len.is_some_and(|len| (1..=MOST).contains(&len))) {
+            return Ok(layer);
+        }
+        Err(Error::invalid(
+            "a 3x3 convolution",
+            "sizes of at least 1 whose image, weight and workspace fit into memory",
+            format!("{layer:?}"),
+            "",
+        ))
+    }
+
+    /// The convolution whose forward pass is this one's gradient in the input: the channels are swapped.
+    pub fn transposed(&self) -> Winograd {
+        Winograd { c_in: self.c_out, c_out: self.c_in, ..*self }
+    }
+
     /// Tiles down and across; the last ones may reach beyond the image.
     fn tiles(&self) -> (usize, usize) {
         (self.h.div_ceil(4), self.w.div_ceil(4))
     }
 
-    /// Scratch elements that both passes need.
+    fn input_len(&self) -> usize {
+        self.h * self.w * self.c_in
+    }
+
+    fn output_len(&self) -> usize {
+        self.h * self.w * self.c_out
+    }
+
+    fn weight_len(&self) -> usize {
+        9 * self.c_in * self.c_out
+    }
+
+    /// Elements of the workspace that both passes need.
     pub fn work_len(&self) -> usize {
         fast::work_len(self)
+    }
+
+    /// Refuses operands of other lengths; `output` is y or its gradient.
+    fn check(&self, x: usize, weight: usize, output: usize, work: usize) -> Result<()> {
+        let samples = x / self.input_len();
+        let whole = x == samples * self.input_len()
+            && output.is_multiple_of(self.output_len())
+            && output / self.output_len() == samples;
+        let expected = || format!("whole images, as many in as out, of {self:?}");
+        ensure(whole, "a convolution's images", expected, || format!("{x} and {output} elements"))?;
+        ensure_len("a convolution's weight", weight, self.weight_len())?;
+        let least = || format!("at least {} elements", self.work_len());
+        ensure(work >= self.work_len(), "a convolution's workspace", least, || work.to_string())
+    }
+}
+
+/// The product of sizes, if a `usize` holds it.
+fn product(sizes: &[usize]) -> Option<usize> {
+    sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size))
+}
+
+/// The operands of [`WinogradForward`].
+#[derive(Debug)]
+pub struct Convolution<'a, T> {
+    /// The sizes.
+    pub layer: &'a Winograd,
+    /// Images \[n, h, w, c_in\].
+    pub x: &'a [T],
+    /// \[3, 3, c_in, c_out\].
+    pub weight: &'a [T],
+    /// \[c_out\].
+    pub bias: Option<&'a [T]>,
+    /// Images \[n, h, w, c_out\].
+    pub y: &'a mut [T],
+    /// Whether the result is added to y instead of overwriting it.
+    pub accumulate: bool,
+    /// At least [`Winograd::work_len`] elements, of any content.
+    pub work: &'a mut [T],
+}
+
+/// y = the convolution of x with the weight, plus the bias if there is one; or that added to y.
+#[derive(Debug)]
+pub struct WinogradForward;
+
+impl Kernel for WinogradForward {
+    type Operands<'a, T: Real> = Convolution<'a, T>;
+
+    fn check<T: Real>(operands: &Convolution<T>) -> Result<()> {
+        let Convolution { layer, x, weight, bias, y, work, .. } = operands;
+        layer.check(x.len(), weight.len(), y.len(), work.len())?;
+        bias.map_or(Ok(()), |bias| ensure_len("a convolution's bias", bias.len(), layer.c_out))
+    }
+
+    fn reference<T: Real>(Checked(operands): Checked<Self, T>) {
+        forward_with(&matrices(), operands);
+    }
+
+    fn fast(context: Context, Checked(operands): Checked<Self, f32>) {
+        fast::forward(context, operands);
+    }
+}
+
+/// The operands of [`WinogradWeightGradient`].
+#[derive(Debug)]
+pub struct ConvolutionGradient<'a, T> {
+    /// The sizes.
+    pub layer: &'a Winograd,
+    /// The forward pass's images \[n, h, w, c_in\].
+    pub x: &'a [T],
+    /// The gradient in its results \[n, h, w, c_out\].
+    pub d_y: &'a [T],
+    /// \[3, 3, c_in, c_out\], added to.
+    pub d_weight: &'a mut [T],
+    /// At least [`Winograd::work_len`] elements, of any content.
+    pub work: &'a mut [T],
+}
+
+/// d_weight += the gradient in the weight.
+#[derive(Debug)]
+pub struct WinogradWeightGradient;
+
+impl Kernel for WinogradWeightGradient {
+    type Operands<'a, T: Real> = ConvolutionGradient<'a, T>;
+
+    fn check<T: Real>(operands: &ConvolutionGradient<T>) -> Result<()> {
+        let ConvolutionGradient { layer, x, d_y, d_weight, work } = operands;
+        layer.check(x.len(), d_weight.len(), d_y.len(), work.len())
+    }
+
+    fn reference<T: Real>(Checked(operands): Checked<Self, T>) {
+        weight_gradient_with(&matrices(), operands);
+    }
+
+    fn fast(context: Context, Checked(operands): Checked<Self, f32>) {
+        fast::weight_gradient(context, operands);
     }
 }
 
@@ -102,27 +233,9 @@ fn taps<T: Real>(layer: &Winograd, weight: &[T], c: usize, o: usize) -> Square<T
     std::array::from_fn(|u| std::array::from_fn(|v| weight[((u * 3 + v) * layer.c_in + c) * layer.c_out + o]))
 }
 
-/// The convolution as plain text; `y` is overwritten, or added to if `add`.
-pub(super) fn forward_reference<T: Real>(
-    layer: &Winograd,
-    x: &[T],
-    weight: &[T],
-    bias: Option<&[T]>,
-    add: bool,
-    y: &mut [T],
-) {
-    forward_with(&matrices(), layer, x, weight, bias, add, y);
-}
-
-fn forward_with<T: Real>(
-    Matrices { b_t, g, a }: &Matrices,
-    layer: &Winograd,
-    x: &[T],
-    weight: &[T],
-    bias: Option<&[T]>,
-    add: bool,
-    y: &mut [T],
-) {
+/// The convolution as plain text, with the given matrices.
+fn forward_with<T: Real>(Matrices { b_t, g, a }: &Matrices, operands: Convolution<T>) {
+    let Convolution { layer, x, weight, bias, y, accumulate, .. } = operands;
     let Winograd { h, w, c_in, c_out } = *layer;
     let a_t = transposed(a);
     for (x, y) in x.chunks_exact(h * w * c_in).zip(y.chunks_exact_mut(h * w * c_out)) {
@@ -141,7 +254,7 @@ fn forward_with<T: Real>(
                 let outputs: Square<T, 4> = both_ways(&a_t, &sum);
                 for (i, j) in (0..4.min(h - top)).flat_map(|i| (0..4.min(w - left)).map(move |j| (i, j))) {
                     let y = &mut y[((top + i) * w + left + j) * c_out + o];
-                    let old = if add { *y } else { T::zero() };
+                    let old = if accumulate { *y } else { T::zero() };
                     *y = old + outputs[i][j] + bias.map_or(T::zero(), |bias| bias[o]);
                 }
             }
@@ -149,18 +262,9 @@ fn forward_with<T: Real>(
     }
 }
 
-/// d_weight += the kernel's gradient, as plain text.
-pub(super) fn weight_gradient_reference<T: Real>(layer: &Winograd, x: &[T], d_y: &[T], d_weight: &mut [T]) {
-    weight_gradient_with(&matrices(), layer, x, d_y, d_weight);
-}
-
-fn weight_gradient_with<T: Real>(
-    Matrices { b_t, g, a }: &Matrices,
-    layer: &Winograd,
-    x: &[T],
-    d_y: &[T],
-    d_weight: &mut [T],
-) {
+/// The gradient in the weight as plain text, with the given matrices.
+fn weight_gradient_with<T: Real>(Matrices { b_t, g, a }: &Matrices, operands: ConvolutionGradient<T>) {
+    let ConvolutionGradient { layer, x, d_y, d_weight, .. } = operands;
     let Winograd { h, w, c_in, c_out } = *layer;
     let g_t = transposed(g);
     for (c, o) in (0..c_in).flat_map(|c| (0..c_out).map(move |o| (c, o))) {

@@ -7,7 +7,7 @@ use super::clock::{OpClock, OpKind, Work, timed};
 use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
 use super::params::ParamId;
 use super::plan::{self, Plan, WeightedLayer};
-use crate::kernels::{Element, Kernels, Team, drop_out, transpose};
+use crate::kernels::{DropOut, Dropped, Element, Kernels, Pointwise, Run, Silu, Team, transpose};
 use crate::nn::{self, Projections};
 use crate::real::Real;
 use crate::rng::{Stream, key};
@@ -223,7 +223,7 @@ impl<'a, T: Element> Sweep<'a, T> {
                     layer.forward(isa, team, x, gamma, beta, y, saved, work);
                 }
             }
-            Op::Silu => T::silu(isa, input(0), y),
+            Op::Silu => Silu::run(isa, Pointwise { x: input(0), y }),
             Op::AddChannels => {
                 if !in_place(0) {
                     y.copy_from_slice(input(0));
@@ -418,7 +418,8 @@ impl<'a, T: Element> Sweep<'a, T> {
         let Some(DropoutKey { seed, step, first_sample }) = self.dropout else { return };
         for (s, x) in samples.enumerate() {
             let step = step | (index as u64) << 48;
-            drop_out(self.kernels.isa, &key(seed, Stream::Dropout, step, first_sample + s as u64), p, x);
+            let key = &key(seed, Stream::Dropout, step, first_sample + s as u64);
+            DropOut::run(self.kernels.isa, Dropped { key, p, x });
         }
     }
 

@@ -1,7 +1,10 @@
 //! Convolution by strided matrix products, without an im2col copy.
 
 use super::linear::add_column_sums;
-use crate::kernels::{ConvAlgorithm, Element, Kernels, Product, Team, Winograd};
+use crate::kernels::{
+    ConvAlgorithm, Convolution, ConvolutionGradient, Element, Kernels, Product, Run, Team, Winograd,
+    WinogradForward, WinogradWeightGradient,
+};
 use crate::real::Real;
 
 /// A k x k convolution of an \[h, w, c_in\] image with zero borders.
@@ -68,7 +71,8 @@ impl Conv {
 
     fn as_winograd(&self) -> Option<Winograd> {
         let fits = self.kernel == 3 && self.stride == 1 && self.pad_before == 1 && self.pad_after == 1;
-        fits.then_some(Winograd { h: self.h, w: self.w, c_in: self.c_in, c_out: self.c_out })
+        // Sizes that no memory holds are left to the direct products, which refuse them.
+        if fits { Winograd::new(self.h, self.w, self.c_in, self.c_out).ok() } else { None }
     }
 
     /// The one place that chooses: Winograd's algorithm if asked for, if the layer fits it, and if the
@@ -123,7 +127,9 @@ impl Conv {
         work: &mut [T],
     ) {
         if let Some(layer) = self.winograd::<T>(kernels, self.c_in) {
-            return T::winograd(kernels.isa, team, &layer, x, weight, Some(bias), false, y, work);
+            let bias = Some(bias);
+            let operands = Convolution { layer: &layer, x, weight, bias, y, accumulate: false, work };
+            return WinogradForward::run((kernels.isa, team), operands);
         }
         let (hp, wp) = self.padded();
         let (c, k) = (self.c_in, self.kernel);
@@ -149,7 +155,7 @@ impl Conv {
             for pixel in y.chunks_exact_mut(self.c_out) {
                 pixel.copy_from_slice(bias);
             }
-            T::team_product(kernels.isa, team, &product, work, weight, y);
+            product.multiply_weight((kernels.isa, team), work, weight, y);
         }
     }
 
@@ -179,8 +185,9 @@ impl Conv {
         work: &mut [T],
     ) {
         if let Some(layer) = self.winograd::<T>(kernels, self.c_out) {
-            let turned_layer = Winograd { c_in: self.c_out, c_out: self.c_in, ..layer };
-            return T::winograd(kernels.isa, team, &turned_layer, d_y, turned, None, add, d_x, work);
+            let (layer, weight) = (&layer.transposed(), turned);
+            let operands = Convolution { layer, x: d_y, weight, bias: None, y: d_x, accumulate: add, work };
+            return WinogradForward::run((kernels.isa, team), operands);
         }
         let (he, we) = self.spread();
         let (c, k) = (self.c_out, self.kernel);
@@ -203,7 +210,7 @@ impl Conv {
         };
         for (d_y, d_x) in d_y.chunks_exact(self.output_len()).zip(d_x.chunks_exact_mut(self.input_len())) {
             Self::place(work, (he, we), c, k - 1 - self.pad_before, self.stride, d_y, self.out_w());
-            T::team_product(kernels.isa, team, &product, work, turned, d_x);
+            product.multiply_weight((kernels.isa, team), work, turned, d_x);
         }
     }
 
@@ -220,7 +227,8 @@ impl Conv {
     ) {
         add_column_sums(kernels.isa, d_y, d_bias);
         if let Some(layer) = self.winograd::<T>(kernels, self.c_in.min(self.c_out)) {
-            return T::winograd_weight_gradient(kernels.isa, team, &layer, x, d_y, d_weight, work);
+            let operands = ConvolutionGradient { layer: &layer, x, d_y, d_weight, work };
+            return WinogradWeightGradient::run((kernels.isa, team), operands);
         }
         let (hp, wp) = self.padded();
         let (c, k) = (self.c_in, self.kernel);
@@ -243,7 +251,7 @@ impl Conv {
         };
         for (x, d_y) in x.chunks_exact(self.input_len()).zip(d_y.chunks_exact(self.output_len())) {
             Self::place(work, (hp, wp), c, self.pad_before, 1, x, self.w);
-            T::team_product(kernels.isa, team, &product, work, d_y, d_weight);
+            product.multiply_weight((kernels.isa, team), work, d_y, d_weight);
         }
     }
 }

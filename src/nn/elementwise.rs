@@ -3,9 +3,9 @@
 //! Their derivatives are read off: y = a + b passes dY to both, a concatenation cuts dY, an upsampled pixel
 //! collects the dY of its four copies. Additions work in place: the executor keeps y where an input was that
 //! nobody reads any more. Dropout, which scales dY by the mask that it scaled x by, is
-//! [`drop_out`](crate::kernels::drop_out) both ways.
+//! dropout, [`DropOut`](crate::kernels::DropOut), both ways.
 
-use crate::kernels::{Element, Isa, Team, vectorised};
+use crate::kernels::{Element, Isa, PointwiseBackward, Run, SiluBackward, Team, vectorised};
 use crate::real::Real;
 
 /// y <- (x + y) scale.
@@ -162,18 +162,18 @@ pub fn upsample_backward<T: Real>(isa: Isa, d_y: &[T], w: usize, c: usize, d_x: 
 /// d_x = or, if `add`, += d_y silu'(x); `work` is as long as x.
 pub fn silu_backward<T: Element>(isa: Isa, x: &[T], d_y: &[T], d_x: &mut [T], add: bool, work: &mut [T]) {
     if !add {
-        return T::silu_backward(isa, x, d_y, d_x);
+        return SiluBackward::run(isa, PointwiseBackward { x, d_y, d_x });
     }
     let work = &mut work[..x.len()];
-    T::silu_backward(isa, x, d_y, work);
+    SiluBackward::run(isa, PointwiseBackward { x, d_y, d_x: work });
     add_to(isa, work, 1.0, d_x);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::drop_out;
     use crate::kernels::team::with_crew;
+    use crate::kernels::{DropOut, Dropped, Pointwise, Silu};
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 
     const ISA: Isa = Isa::Reference;
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(set, d_x);
         check_gradient("d_x", &x, &d_x, |x| {
             let mut y = vec![0.0; 9];
-            f64::silu(ISA, x, &mut y);
+            Silu::run(ISA, Pointwise { x, y: &mut y });
             dot(&y, &d_y)
         });
     }
@@ -251,7 +251,7 @@ mod tests {
         for isa in Isa::available() {
             let dropped = |x: &[f64]| {
                 let mut y = x.to_vec();
-                drop_out(isa, &[7; 32], 0.3, &mut y);
+                DropOut::run(isa, Dropped { key: &[7; 32], p: 0.3, x: &mut y });
                 y
             };
             let (y, d_x) = (dropped(&x), dropped(&d_y));

@@ -16,7 +16,7 @@ use super::attention::{Attention, Input, Projections, scale_row, take};
 use super::favor_features::{Features, guarded};
 use super::favor_shares::{Favor, Tiles, tiles_of};
 use super::reductions::add_columns;
-use crate::kernels::{Element, Exponent, Product, transpose, vectorised};
+use crate::kernels::{Element, Exp2, Exponent, Powers, Product, Run, transpose, vectorised};
 
 /// `out` \[L, heads * d\] and what the backward pass needs.
 pub(super) fn forward<T: Element>(
@@ -95,7 +95,7 @@ fn sum_keys<T: Element>(
         );
         let v = favor.attention.head(head, input.v);
         let shape = Product { a_k: v.stride, accumulate: i > 0, ..Product::transposed_a(d, len, rows) };
-        T::product(isa, &shape, v.from(tile.start), f, numerators);
+        shape.multiply(isa, v.from(tile.start), f, numerators);
     }
 }
 
@@ -114,7 +114,8 @@ fn merge<'p, T: Element>(
     s.fill(T::zero());
     for (s_g, c_g) in parts {
         factors.copy_from_slice(c_g);
-        T::exp2_of(input.isa, factors, c.len(), c.len(), Exponent::RowsThenColumns(&[T::zero()], c));
+        let exponent = Exponent::RowsThenColumns(&[T::zero()], c);
+        Exp2::run(input.isa, Powers::dense(factors, c.len(), exponent));
         vectorised(
             input.isa,
             #[inline(always)]
@@ -155,7 +156,7 @@ fn attend<T: Element>(
         features.queries_attending(q, tile.clone(), f, c, sums, shifts, denominators);
         let out = favor.rows(&tile, head, out);
         let stride = favor.attention.stride();
-        T::product(isa, &Product { c_row: stride, ..Product::dense(rows, d, len) }, f, numerators, out);
+        Product { c_row: stride, ..Product::dense(rows, d, len) }.multiply(isa, f, numerators, out);
         vectorised(
             isa,
             #[inline(always)]

@@ -139,8 +139,8 @@ impl<T: Element> Backward<'_, T> {
                 || add_columns(d_sums, f, Some(y_last)),
             );
             let shape = Product { accumulate: i > 0, ..Product::transposed_a(d, len, rows) };
-            T::product(isa, &shape, y, f, d_numerators);
-            T::product(isa, &Product::dense(rows, len, d), y, numerators, g);
+            shape.multiply(isa, y, f, d_numerators);
+            Product::dense(rows, len, d).multiply(isa, y, numerators, g);
             features.pull_back(f, g, (Some(y_last), sums), None);
             features.project_back(g, rows, favor.attention.stride(), false, favor.rows(&tile, head, d_q));
         }
@@ -176,10 +176,10 @@ impl<T: Element> Backward<'_, T> {
             let f = &mut tiles.f[..rows * len];
             features.keys(k, tile.clone(), f, &mut tiles.row[..rows], c);
             let d_v = favor.rows(&tile, head, d_v);
-            T::product(isa, &Product { c_row: stride, ..Product::dense(rows, d, len) }, f, d_numerators, d_v);
+            Product { c_row: stride, ..Product::dense(rows, d, len) }.multiply(isa, f, d_numerators, d_v);
             let g = &mut tiles.g[..rows * len];
             let shape = Product { a_row: stride, ..Product::dense(rows, len, d) };
-            T::product(isa, &shape, v.from(tile.start), &d_s[..d * len], g);
+            shape.multiply(isa, v.from(tile.start), &d_s[..d * len], g);
             features.pull_back(f, g, (None, &d_s[d * len..]), Some(&mut tiles.row[..rows]));
             if let Some(token) = largest.filter(|token| tile.contains(token)) {
                 tiles.row[token - tile.start] -= guarded_rows;

@@ -31,7 +31,10 @@ use super::attention::Head;
 use super::reductions::{dot, larger, raise_to_columns};
 use crate::config::FeatureMap;
 use crate::equations::features::RELU_CONSTANT;
-use crate::kernels::{Element, Exponent, Isa, Product, vectorised};
+use crate::kernels::{
+    Angles, Columns, Element, Exp2, Exp2BelowMaxima, Exponent, Isa, Powers, PowersBelowMaxima, Product, Run,
+    SinCos, vectorised,
+};
 use crate::real::Real;
 use std::ops::Range;
 
@@ -140,7 +143,7 @@ impl<T: Element> Features<'_, T> {
                 );
             }
             FeatureMap::Positive | FeatureMap::Hyperbolic => {
-                T::exp2_of(self.isa, f, len, len, Exponent::RowsThenColumns(half_norms, c));
+                Exp2::run(self.isa, Powers::dense(f, len, Exponent::RowsThenColumns(half_norms, c)));
             }
         }
     }
@@ -160,7 +163,10 @@ impl<T: Element> Features<'_, T> {
         self.exponents(q, &tokens, f);
         match self.map {
             FeatureMap::Positive | FeatureMap::Hyperbolic => {
-                T::exp2_below_maxima(self.isa, f, len, len, Some((c, sums)), shifts, denominators);
+                let columns = Some(Columns { shifts: c, weights: sums });
+                let (maxima, sums) = (shifts, denominators);
+                let powers = PowersBelowMaxima { x: f, width: len, stride: len, columns, maxima, sums };
+                Exp2BelowMaxima::run(self.isa, powers);
                 return;
             }
             FeatureMap::Relu => self.relu(f),
@@ -186,7 +192,7 @@ impl<T: Element> Features<'_, T> {
             FeatureMap::Relu => self.relu(f),
             FeatureMap::Trigonometric => self.waves(f),
             FeatureMap::Positive | FeatureMap::Hyperbolic => {
-                T::exp2_of(self.isa, f, len, len, Exponent::ColumnsThenRows(c, shifts));
+                Exp2::run(self.isa, Powers::dense(f, len, Exponent::ColumnsThenRows(c, shifts)));
             }
         }
     }
@@ -253,7 +259,7 @@ impl<T: Element> Features<'_, T> {
     pub fn project_back(&self, d_u: &[T], rows: usize, stride: usize, accumulate: bool, d_x: &mut [T]) {
         let shape =
             Product { a_row: self.len(), c_row: stride, accumulate, ..Product::dense(rows, self.d, self.m) };
-        T::product(self.isa, &shape, d_u, self.w, d_x);
+        shape.multiply(self.isa, d_u, self.w, d_x);
     }
 
     /// |x^|^2/2 log2(e).
@@ -279,7 +285,7 @@ impl<T: Element> Features<'_, T> {
     fn exponents(&self, x: Head<T>, tokens: &Range<usize>, f: &mut [T]) {
         let shape =
             Product { a_row: x.stride, c_row: self.len(), ..Product::dense(tokens.len(), self.m, self.d) };
-        T::product(self.isa, &shape, x.from(tokens.start), self.w_t, f);
+        shape.multiply(self.isa, x.from(tokens.start), self.w_t, f);
         if self.map == FeatureMap::Hyperbolic {
             vectorised(
                 self.isa,
@@ -339,7 +345,7 @@ impl<T: Element> Features<'_, T> {
     fn waves(&self, f: &mut [T]) {
         for row in f.chunks_exact_mut(self.len()) {
             let (sines, cosines) = row.split_at_mut(self.m);
-            T::sin_cos_in_place(self.isa, sines, cosines);
+            SinCos::run(self.isa, Angles { x: sines, cosines });
         }
     }
 }

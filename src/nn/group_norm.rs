@@ -1,6 +1,9 @@
 //! Group normalisation (Wu & He 2018), with the SiLU that follows it in a residual block.
 
-use crate::kernels::{Channels, Element, Isa, Team};
+use crate::kernels::{
+    Affine, AffineBackward, Centred, ChannelAffine, ChannelAffineBackward, ChannelCentred, ChannelMoments,
+    Channels, Element, Isa, Moments, Run, Team,
+};
 use crate::real::Real;
 
 /// y = SiLU(z), z = gamma_c xhat + beta_c, xhat = (x - mean_g) / sqrt(var_g + eps), over the pixels and
@@ -48,7 +51,7 @@ impl GroupNorm {
         work: &mut [T],
     ) {
         let [factor, term, centre, deviations, _] = self.per_channel(work);
-        T::channel_moments(isa, x, centre, deviations);
+        ChannelMoments::run(isa, Moments { x, mean: centre, deviations });
         // Over the channels of a group, with m_c their means: mean = the mean of m_c, and the squared
         // deviations from it are those from m_c and, for every pixel, (m_c - mean)^2.
         let (mean, rstd) = saved.split_at_mut(self.groups);
@@ -66,7 +69,7 @@ impl GroupNorm {
         let channels = Channels { factor, term, centre };
         team.rows(y, self.channels, |pixel, y| {
             let x = &x[pixel * self.channels..][..y.len()];
-            T::channel_affine(isa, x, channels, self.silu, y);
+            ChannelAffine::run(isa, Affine { x, channels, silu: self.silu, y });
         });
     }
 
@@ -88,7 +91,9 @@ impl GroupNorm {
     ) {
         let [factor, term, centre, sum, slope] = self.per_channel(work);
         self.coefficients(gamma, beta, saved, factor, term, centre);
-        T::channel_affine_backward(isa, x, Channels { factor, term, centre }, self.silu, d_y, sum, slope);
+        let channels = Channels { factor, term, centre };
+        let operands = AffineBackward { x, channels, silu: self.silu, d: d_y, sum, sum_x: slope };
+        ChannelAffineBackward::run(isa, operands);
         // dX = (gamma r) dZ + (-r r T / n) (x - mean) + (-r S / n), with T's sum of dZ xhat = r times that of
         // dZ (x - mean).
         let rstd = &saved[self.groups..];
@@ -105,7 +110,8 @@ impl GroupNorm {
             term[g * per_group..(g + 1) * per_group].fill(-r * s / n);
             slope[g * per_group..(g + 1) * per_group].fill(-r * r * t / n);
         }
-        T::channel_centred(isa, x, Channels { factor, term, centre }, slope, d_y, d_x, add);
+        let channels = Channels { factor, term, centre };
+        ChannelCentred::run(isa, Centred { x, channels, slope, d: d_y, d_x, accumulate: add });
     }
 
     /// z = gamma xhat + beta as one factor and one term per channel, and the means per channel.

@@ -23,7 +23,7 @@ impl Linear {
             row.copy_from_slice(bias);
         }
         let product = Product::dense(self.rows, self.c_out, self.c_in).accumulating();
-        T::team_product(isa, team, &product, x, weight, y);
+        product.multiply_weight((isa, team), x, weight, y);
     }
 
     /// d_x = or, if `add`, += dY W^T; `transposed` is the weight's transpose \[c_out, c_in\].
@@ -37,7 +37,7 @@ impl Linear {
         add: bool,
     ) {
         let product = Product { accumulate: add, ..Product::dense(self.rows, self.c_in, self.c_out) };
-        T::team_product(isa, team, &product, d_y, transposed, d_x);
+        product.multiply_weight((isa, team), d_y, transposed, d_x);
     }
 
     /// d_weight += X^T dY and d_bias += the column sums of dY.
@@ -51,7 +51,7 @@ impl Linear {
         d_bias: &mut [T],
     ) {
         let product = Product::transposed_a(self.c_in, self.c_out, self.rows).accumulating();
-        T::team_product(isa, team, &product, x, d_y, d_weight);
+        product.multiply_weight((isa, team), x, d_y, d_weight);
         add_column_sums(isa, d_y, d_bias);
     }
 }

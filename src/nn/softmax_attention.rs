@@ -16,7 +16,9 @@
 
 use super::attention::{Attention, Head, Input, map_row, scale_row, take, tiles};
 use super::reductions::dot;
-use crate::kernels::{Element, Exponent, Product, vectorised};
+use crate::kernels::{
+    Element, Exp2, Exp2BelowMaxima, Exponent, Powers, PowersBelowMaxima, Product, Run, vectorised,
+};
 use std::ops::Range;
 
 /// Queries whose scores exist at a time.
@@ -122,12 +124,14 @@ fn attend<T: Element>(
         let scores = &mut scores[..rows * stride];
         let to_scores =
             Product { a_row: a.stride(), b_k: stride, c_row: stride, ..Product::dense(rows, l, d) };
-        T::product(isa, &to_scores, q, k_t, scores);
+        to_scores.multiply(isa, q, k_t, scores);
         let maxima = &mut log_sums[tile.start - first..][..rows];
-        T::exp2_below_maxima(isa, scores, l, stride, None, maxima, &mut sums[..rows]);
+        let sums = &mut sums[..rows];
+        let powers = PowersBelowMaxima { x: scores, width: l, stride, columns: None, maxima, sums };
+        Exp2BelowMaxima::run(isa, powers);
         let out = &mut out[(tile.start - first) * a.stride() + head * d..];
         let over_keys = Product { a_row: stride, c_row: a.stride(), ..Product::dense(rows, d, l) };
-        T::product(isa, &over_keys, scores, v, out);
+        over_keys.multiply(isa, scores, v, out);
         vectorised(
             isa,
             #[inline(always)]
@@ -207,11 +211,11 @@ fn head_backward<T: Element>(
             let d_o = d_out.gather(isa, tile.clone(), d, d_o);
             let p = &mut probabilities[..rows * stride];
             let to_scores = Product { b_k: stride, c_row: stride, ..Product::dense(rows, l, d) };
-            T::product(isa, &to_scores, q, k_t, p);
+            to_scores.multiply(isa, q, k_t, p);
             let log_sums = &log_sums[tile.start - tokens.start..][..rows];
-            T::exp2_of(isa, p, l, stride, Exponent::Rows(log_sums));
+            Exp2::run(isa, Powers { x: p, width: l, stride, exponent: Exponent::Rows(log_sums) });
             let d_p = &mut d_probabilities[..rows * stride];
-            T::product(isa, &to_scores, d_o, v_t, d_p);
+            to_scores.multiply(isa, d_o, v_t, d_p);
             vectorised(
                 isa,
                 #[inline(always)]
@@ -230,10 +234,10 @@ fn head_backward<T: Element>(
             );
             let over_queries =
                 Product { a_k: stride, accumulate: tile.start > 0, ..Product::transposed_a(l, d, rows) };
-            T::product(isa, &over_queries, p, d_o, d_v);
-            T::product(isa, &over_queries, d_p, q, d_k);
+            over_queries.multiply(isa, p, d_o, d_v);
+            over_queries.multiply(isa, d_p, q, d_k);
             let over_keys = Product { a_row: stride, ..Product::dense(rows, d, l) };
-            T::product(isa, &over_keys, d_p, k, &mut d_q[tile.start * d..][..rows * d]);
+            over_keys.multiply(isa, d_p, k, &mut d_q[tile.start * d..][..rows * d]);
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::kernels::Element;
+use crate::kernels::{Element, Isa, Run};
 use crate::rng::{Stream, fill_normal, rng};
 
 fn normal(len: usize, id: u64) -> Vec<f32> {
@@ -10,6 +10,18 @@ fn normal(len: usize, id: u64) -> Vec<f32> {
 
 fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
+}
+
+fn below_maxima<T: Element>(
+    isa: Isa,
+    x: &mut [T],
+    (width, stride): (usize, usize),
+    columns: Option<(&[T], &[T])>,
+    maxima: &mut [T],
+    sums: &mut [T],
+) {
+    let columns = columns.map(|(shifts, weights)| Columns { shifts, weights });
+    Exp2BelowMaxima::run(isa, PowersBelowMaxima { x, width, stride, columns, maxima, sums });
 }
 
 /// Bound: an exponent of at most three terms, none above 20, is rounded twice, and its power of two by 2 ULP,
@@ -33,10 +45,10 @@ fn every_isa_agrees_with_f64_on_awkward_sizes() {
         ];
         for (narrow, exact) in forms {
             let mut want = wide(&x);
-            f64::exp2_of(Isa::Reference, &mut want, width, stride, exact);
+            Exp2::run(Isa::Reference, Powers { x: &mut want, width, stride, exponent: exact });
             for isa in Isa::available() {
                 let mut got = x.clone();
-                f32::exp2_of(isa, &mut got, width, stride, narrow);
+                Exp2::run(isa, Powers { x: &mut got, width, stride, exponent: narrow });
                 for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                     let bound = if i % stride < width { 82.0 * f64::from(f32::EPSILON) * want } else { 0.0 };
                     let error = (f64::from(*got) - want).abs();
@@ -60,14 +72,13 @@ fn maxima_and_sums_agree_with_f64_on_every_isa() {
             let mut want = wide(&x);
             let (mut maxima, mut sums) = (vec![0.0; rows], vec![0.0; rows]);
             let columns = with_columns.then_some((&wide_columns[..], &wide_weights[..]));
-            f64::exp2_below_maxima(Isa::Reference, &mut want, width, stride, columns, &mut maxima, &mut sums);
+            below_maxima(Isa::Reference, &mut want, (width, stride), columns, &mut maxima, &mut sums);
             let mut scales = vec![0.0; rows];
             let columns = with_columns.then_some((&wide_columns[..], &absolute[..]));
-            f64::exp2_below_maxima(
+            below_maxima(
                 Isa::Reference,
                 &mut wide(&x),
-                width,
-                stride,
+                (width, stride),
                 columns,
                 &mut vec![0.0; rows],
                 &mut scales,
@@ -76,7 +87,7 @@ fn maxima_and_sums_agree_with_f64_on_every_isa() {
                 let mut got = x.clone();
                 let (mut max, mut sum) = (vec![f32::NAN; rows], vec![f32::NAN; rows]);
                 let columns = with_columns.then_some((&by_column[..], &weights[..]));
-                f32::exp2_below_maxima(isa, &mut got, width, stride, columns, &mut max, &mut sum);
+                below_maxima(isa, &mut got, (width, stride), columns, &mut max, &mut sum);
                 let eps = f64::from(f32::EPSILON);
                 for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                     let bound = if i % stride < width { 82.0 * eps * want } else { 0.0 };
@@ -99,7 +110,10 @@ fn powers_of_two_are_within_two_ulp_everywhere() {
     let xs: Vec<f32> = (0..300_007).map(|i| -160.0 + 287.4 * i as f32 / 300_007.0).collect();
     for isa in Isa::available() {
         let mut y = xs.clone();
-        f32::exp2_of(isa, &mut y, xs.len(), xs.len(), Exponent::Rows(&[0.0]));
+        Exp2::run(
+            isa,
+            Powers { x: &mut y, width: xs.len(), stride: xs.len(), exponent: Exponent::Rows(&[0.0]) },
+        );
         for (x, y) in xs.iter().zip(&y) {
             let want = f64::from(*x).exp2();
             let ulp = 2f64.powi(want.log2().floor() as i32 - 23);
@@ -117,7 +131,7 @@ fn not_a_number_stays_in_its_place_and_infinity_is_nothing() {
             let mut x = vec![2.0; 3 * width];
             (x[width - 1], x[width]) = (nan, -inf);
             let (mut maxima, mut sums) = ([0.0; 3], [0.0; 3]);
-            f32::exp2_below_maxima(isa, &mut x, width, width, None, &mut maxima, &mut sums);
+            below_maxima(isa, &mut x, (width, width), None, &mut maxima, &mut sums);
             let w = width as f32;
             assert_eq!(maxima, [2.0; 3], "{isa}");
             assert!(sums[0].is_nan() && sums[1..] == [w - 1.0, w], "{isa} {sums:?}");
@@ -130,10 +144,10 @@ fn not_a_number_stays_in_its_place_and_infinity_is_nothing() {
             let (columns, weights) = (vec![0.0; width], vec![1.0; width]);
             let mut sum = [0.0];
             let shifts = Some((&columns[..], &weights[..]));
-            f32::exp2_below_maxima(isa, &mut x, width, width, shifts, &mut maxima[..1], &mut sum);
+            below_maxima(isa, &mut x, (width, width), shifts, &mut maxima[..1], &mut sum);
             assert_eq!((maxima[0], sum[0]), (-300.0, w), "{isa}");
             let mut x = vec![nan, -inf, inf, 127.0];
-            f32::exp2_of(isa, &mut x, 4, 4, Exponent::Rows(&[0.0]));
+            Exp2::run(isa, Powers { x: &mut x, width: 4, stride: 4, exponent: Exponent::Rows(&[0.0]) });
             assert!(x[0].is_nan() && x[1..3] == [0.0, inf] && x[3].is_finite(), "{isa} {x:?}");
         }
     }
@@ -145,11 +159,13 @@ fn shifts_of_another_width_are_refused() {
     let (isa, four) = (Isa::detect(), [0.0; 4]);
     for columns in [&four[..3], &four[..0]] {
         for form in [Exponent::RowsThenColumns(&[0.0], columns), Exponent::ColumnsThenRows(columns, &[0.0])] {
-            assert_refused(|| f32::exp2_of(isa, &mut [0.0; 4], 4, 4, form));
+            assert_refused(|| {
+                Exp2::run(isa, Powers { x: &mut [0.0; 4], width: 4, stride: 4, exponent: form })
+            });
         }
         for pair in [(columns, &four[..]), (&four[..], columns)] {
             assert_refused(|| {
-                f32::exp2_below_maxima(isa, &mut [0.0; 4], 4, 4, Some(pair), &mut [0.0], &mut [0.0]);
+                below_maxima(isa, &mut [0.0; 4], (4, 4), Some(pair), &mut [0.0], &mut [0.0]);
             });
         }
     }
@@ -159,5 +175,5 @@ fn shifts_of_another_width_are_refused() {
 fn assert_refused(f: impl FnOnce() + std::panic::UnwindSafe) {
     let refused = std::panic::catch_unwind(f).expect_err("shifts of another width");
     let message = refused.downcast_ref::<String>().expect("a message");
-    assert!(message.contains("columns of 4"), "{message}");
+    assert!(message.contains("of the columns: expected 4 elements"), "{message}");
 }

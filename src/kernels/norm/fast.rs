@@ -1,18 +1,18 @@
 //! The fast versions: every pass written once over the [`Simd`] trait.
 
-use super::Channels;
+use super::{Affine, AffineBackward, Centred, Channels, Moments};
 use crate::kernels::Isa;
 use crate::kernels::simd::{Simd, VectorCode, dispatch};
 use crate::kernels::vector::{silu, silu_slope};
 
 /// A pass over \[rows, c\], by columns.
 trait Pass {
-    /// Takes `B` vectors of columns from `first` on through every row; the vectors hold `lanes` columns each,
-    /// `LANES` unless `B` is 1.
+    /// Takes `B` vectors of columns, from `first` on, through every row. A vector holds `width` columns: `LANES`,
+    /// or fewer where `B` is 1.
     ///
     /// # Safety
     /// The processor has S's features, and the pass's pointers are valid for those columns.
-    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, lanes: usize);
+    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize);
 }
 
 struct AllColumns<P> {
@@ -47,36 +47,36 @@ impl<P: Pass> VectorCode for AllColumns<P> {
 }
 
 #[inline(always)]
-unsafe fn load<S: Simd>(p: *const f32, lanes: usize) -> S::V {
-    // SAFETY: the caller gives `lanes` readable floats.
-    unsafe { if lanes == S::LANES { S::load(p) } else { S::load_partial(p, lanes) } }
+unsafe fn load<S: Simd>(p: *const f32, width: usize) -> S::V {
+    // SAFETY: the caller gives `width` readable floats.
+    unsafe { if width == S::LANES { S::load(p) } else { S::load_partial(p, width) } }
 }
 
 #[inline(always)]
-unsafe fn store<S: Simd>(p: *mut f32, v: S::V, lanes: usize) {
-    // SAFETY: the caller gives `lanes` writable floats.
-    unsafe { if lanes == S::LANES { S::store(p, v) } else { S::store_partial(p, v, lanes) } }
+unsafe fn store<S: Simd>(p: *mut f32, v: S::V, width: usize) {
+    // SAFETY: the caller gives `width` writable floats.
+    unsafe { if width == S::LANES { S::store(p, v) } else { S::store_partial(p, v, width) } }
 }
 
 /// `B` vectors from p on.
 #[inline(always)]
-unsafe fn load_all<S: Simd, const B: usize>(p: *const f32, lanes: usize) -> [S::V; B] {
-    // SAFETY: the caller gives B vectors of `lanes` readable floats.
-    std::array::from_fn(|b| unsafe { load::<S>(p.add(b * S::LANES), lanes) })
+unsafe fn load_all<S: Simd, const B: usize>(p: *const f32, width: usize) -> [S::V; B] {
+    // SAFETY: the caller gives B vectors of `width` readable floats.
+    std::array::from_fn(|b| unsafe { load::<S>(p.add(b * S::LANES), width) })
 }
 
 #[inline(always)]
-unsafe fn store_all<S: Simd, const B: usize>(p: *mut f32, v: [S::V; B], lanes: usize) {
+unsafe fn store_all<S: Simd, const B: usize>(p: *mut f32, v: [S::V; B], width: usize) {
     for (b, v) in v.into_iter().enumerate() {
-        // SAFETY: the caller gives B vectors of `lanes` writable floats.
-        unsafe { store::<S>(p.add(b * S::LANES), v, lanes) }
+        // SAFETY: the caller gives B vectors of `width` writable floats.
+        unsafe { store::<S>(p.add(b * S::LANES), v, width) }
     }
 }
 
 /// Rows whose moments are taken at once: few enough to stay in the first cache.
 const CHUNK: usize = 16;
 
-struct Moments {
+struct MomentsPass {
     x: *const f32,
     rows: usize,
     c: usize,
@@ -84,9 +84,9 @@ struct Moments {
     deviations: *mut f32,
 }
 
-impl Pass for Moments {
+impl Pass for MomentsPass {
     #[inline(always)]
-    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, lanes: usize) {
+    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize) {
         // SAFETY: rows and columns inside the matrix, by the trait's contract.
         unsafe {
             let zero = [S::splat(0.0); B];
@@ -95,7 +95,7 @@ impl Pass for Moments {
             while done < self.rows {
                 let count = CHUNK.min(self.rows - done);
                 let at = |row: usize, b: usize| {
-                    load::<S>(self.x.add((done + row) * self.c + first + b * S::LANES), lanes)
+                    load::<S>(self.x.add((done + row) * self.c + first + b * S::LANES), width)
                 };
                 let mut centre = zero;
                 for row in 0..count {
@@ -122,13 +122,13 @@ impl Pass for Moments {
                 }
                 done += count;
             }
-            store_all::<S, B>(self.mean.add(first), mean, lanes);
-            store_all::<S, B>(self.deviations.add(first), deviations, lanes);
+            store_all::<S, B>(self.mean.add(first), mean, width);
+            store_all::<S, B>(self.deviations.add(first), deviations, width);
         }
     }
 }
 
-struct Affine<const SILU: bool> {
+struct AffinePass<const SILU: bool> {
     x: *const f32,
     rows: usize,
     c: usize,
@@ -137,27 +137,27 @@ struct Affine<const SILU: bool> {
     y: *mut f32,
 }
 
-impl<const SILU: bool> Pass for Affine<SILU> {
+impl<const SILU: bool> Pass for AffinePass<SILU> {
     #[inline(always)]
-    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, lanes: usize) {
+    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize) {
         // SAFETY: rows and columns inside the matrices, by the trait's contract.
         unsafe {
-            let factor = load_all::<S, B>(self.factor.add(first), lanes);
-            let term = load_all::<S, B>(self.term.add(first), lanes);
+            let factor = load_all::<S, B>(self.factor.add(first), width);
+            let term = load_all::<S, B>(self.term.add(first), width);
             for row in 0..self.rows {
                 let at = row * self.c + first;
-                let mut y = load_all::<S, B>(self.x.add(at), lanes);
+                let mut y = load_all::<S, B>(self.x.add(at), width);
                 for b in 0..B {
                     let z = S::fma(factor[b], y[b], term[b]);
                     y[b] = if SILU { silu::<S>(z) } else { z };
                 }
-                store_all::<S, B>(self.y.add(at), y, lanes);
+                store_all::<S, B>(self.y.add(at), y, width);
             }
         }
     }
 }
 
-struct AffineBackward<const SILU: bool> {
+struct AffineBackwardPass<const SILU: bool> {
     x: *const f32,
     rows: usize,
     c: usize,
@@ -169,20 +169,20 @@ struct AffineBackward<const SILU: bool> {
     sum_x: *mut f32,
 }
 
-impl<const SILU: bool> Pass for AffineBackward<SILU> {
+impl<const SILU: bool> Pass for AffineBackwardPass<SILU> {
     #[inline(always)]
-    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, lanes: usize) {
+    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize) {
         // SAFETY: rows and columns inside the matrices, by the trait's contract.
         unsafe {
-            let factor = load_all::<S, B>(self.factor.add(first), lanes);
-            let term = load_all::<S, B>(self.term.add(first), lanes);
-            let centre = load_all::<S, B>(self.centre.add(first), lanes);
+            let factor = load_all::<S, B>(self.factor.add(first), width);
+            let term = load_all::<S, B>(self.term.add(first), width);
+            let centre = load_all::<S, B>(self.centre.add(first), width);
             let mut sum = [S::splat(0.0); B];
             let mut sum_x = sum;
             for row in 0..self.rows {
                 let at = row * self.c + first;
-                let x = load_all::<S, B>(self.x.add(at), lanes);
-                let mut d = load_all::<S, B>(self.d.add(at), lanes);
+                let x = load_all::<S, B>(self.x.add(at), width);
+                let mut d = load_all::<S, B>(self.d.add(at), width);
                 for b in 0..B {
                     if SILU {
                         d[b] = S::mul(d[b], silu_slope::<S>(S::fma(factor[b], x[b], term[b])));
@@ -191,16 +191,16 @@ impl<const SILU: bool> Pass for AffineBackward<SILU> {
                     sum_x[b] = S::fma(d[b], S::sub(x[b], centre[b]), sum_x[b]);
                 }
                 if SILU {
-                    store_all::<S, B>(self.d.add(at), d, lanes);
+                    store_all::<S, B>(self.d.add(at), d, width);
                 }
             }
-            store_all::<S, B>(self.sum.add(first), sum, lanes);
-            store_all::<S, B>(self.sum_x.add(first), sum_x, lanes);
+            store_all::<S, B>(self.sum.add(first), sum, width);
+            store_all::<S, B>(self.sum_x.add(first), sum_x, width);
         }
     }
 }
 
-struct Centred<const ADD: bool> {
+struct CentredPass<const ADD: bool> {
     x: *const f32,
     rows: usize,
     c: usize,
@@ -213,129 +213,101 @@ struct Centred<const ADD: bool> {
     d_x: *mut f32,
 }
 
-impl<const ADD: bool> Pass for Centred<ADD> {
+impl<const ADD: bool> Pass for CentredPass<ADD> {
     #[inline(always)]
-    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, lanes: usize) {
+    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize) {
         // SAFETY: rows and columns inside the matrices, by the trait's contract.
         unsafe {
-            let factor = load_all::<S, B>(self.factor.add(first), lanes);
-            let term = load_all::<S, B>(self.term.add(first), lanes);
-            let centre = load_all::<S, B>(self.centre.add(first), lanes);
-            let slope = load_all::<S, B>(self.slope.add(first), lanes);
+            let factor = load_all::<S, B>(self.factor.add(first), width);
+            let term = load_all::<S, B>(self.term.add(first), width);
+            let centre = load_all::<S, B>(self.centre.add(first), width);
+            let slope = load_all::<S, B>(self.slope.add(first), width);
             for row in 0..self.rows {
                 let at = row * self.c + first;
-                let x = load_all::<S, B>(self.x.add(at), lanes);
-                let mut d = load_all::<S, B>(self.d.add(at), lanes);
+                let x = load_all::<S, B>(self.x.add(at), width);
+                let mut d = load_all::<S, B>(self.d.add(at), width);
                 for b in 0..B {
                     let t = S::fma(slope[b], S::sub(x[b], centre[b]), term[b]);
                     d[b] = S::fma(factor[b], d[b], t);
                 }
                 if ADD {
-                    let before = load_all::<S, B>(self.d_x.add(at), lanes);
+                    let before = load_all::<S, B>(self.d_x.add(at), width);
                     for b in 0..B {
                         d[b] = S::add(before[b], d[b]);
                     }
                 }
-                store_all::<S, B>(self.d_x.add(at), d, lanes);
+                store_all::<S, B>(self.d_x.add(at), d, width);
             }
         }
     }
 }
 
-/// The number of rows of \[rows, c\] slices.
+/// Runs a pass over images of c channels.
 ///
-/// # Panics
-/// If a length is another: the safety of the kernels rests on it.
-fn rows(c: usize, images: &[usize], channels: &[usize]) -> usize {
-    assert!(c > 0 && channels.iter().all(|len| *len == c), "{c} channels, {channels:?}");
-    let rows = images[0] / c;
-    assert!(images.iter().all(|len| *len == rows * c), "{rows} rows of {c}, {images:?}");
-    rows
-}
-
-pub(in crate::kernels) fn moments_fast(isa: Isa, x: &[f32], mean: &mut [f32], deviations: &mut [f32]) {
-    let c = mean.len();
-    let rows = rows(c, &[x.len()], &[deviations.len()]);
-    let (mean, deviations) = (mean.as_mut_ptr(), deviations.as_mut_ptr());
-    let pass = Moments { x: x.as_ptr(), rows, c, mean, deviations };
-    // SAFETY: the lengths were checked.
+/// # Safety
+/// The pass's pointers are valid for its rows and c columns.
+unsafe fn run(isa: Isa, c: usize, pass: impl Pass) {
+    // SAFETY: the caller's promise.
     unsafe { dispatch(isa, AllColumns { c, pass }) }
 }
 
-pub(in crate::kernels) fn affine_fast(
-    isa: Isa,
-    x: &[f32],
-    channels: Channels<f32>,
-    silu: bool,
-    y: &mut [f32],
-) {
+/// The coefficients' pointers.
+fn pointers(channels: Channels<f32>) -> [*const f32; 3] {
+    [channels.factor, channels.term, channels.centre].map(<[f32]>::as_ptr)
+}
+
+pub(super) fn moments(isa: Isa, Moments { x, mean, deviations }: Moments<f32>) {
+    let c = mean.len();
+    let (mean, deviations) = (mean.as_mut_ptr(), deviations.as_mut_ptr());
+    let pass = MomentsPass { x: x.as_ptr(), rows: x.len() / c, c, mean, deviations };
+    // SAFETY: `ChannelMoments::check` found x to be rows of c, and the others to have c elements.
+    unsafe { run(isa, c, pass) }
+}
+
+pub(super) fn affine(isa: Isa, Affine { x, channels, silu, y }: Affine<f32>) {
     let c = channels.factor.len();
-    let rows = rows(c, &[x.len(), y.len()], &[channels.term.len()]);
-    let (x, y) = (x.as_ptr(), y.as_mut_ptr());
-    let (factor, term) = (channels.factor.as_ptr(), channels.term.as_ptr());
-    // SAFETY: the lengths were checked.
+    let (rows, x, y) = (x.len() / c, x.as_ptr(), y.as_mut_ptr());
+    let [factor, term, _] = pointers(channels);
+    // SAFETY: `ChannelAffine::check` found x and y to be rows of c, and the others to have c elements.
     unsafe {
         if silu {
-            dispatch(isa, AllColumns { c, pass: Affine::<true> { x, rows, c, factor, term, y } });
+            run(isa, c, AffinePass::<true> { x, rows, c, factor, term, y });
         } else {
-            dispatch(isa, AllColumns { c, pass: Affine::<false> { x, rows, c, factor, term, y } });
+            run(isa, c, AffinePass::<false> { x, rows, c, factor, term, y });
         }
     }
 }
 
-pub(in crate::kernels) fn affine_backward_fast(
-    isa: Isa,
-    x: &[f32],
-    channels: Channels<f32>,
-    silu: bool,
-    d: &mut [f32],
-    sum: &mut [f32],
-    sum_x: &mut [f32],
-) {
+pub(super) fn affine_backward(isa: Isa, operands: AffineBackward<f32>) {
+    let AffineBackward { x, channels, silu, d, sum, sum_x } = operands;
     let c = channels.factor.len();
-    let lens = [channels.term.len(), channels.centre.len(), sum.len(), sum_x.len()];
-    let rows = rows(c, &[x.len(), d.len()], &lens);
-    let (x, d, sum, sum_x) = (x.as_ptr(), d.as_mut_ptr(), sum.as_mut_ptr(), sum_x.as_mut_ptr());
-    let (factor, term) = (channels.factor.as_ptr(), channels.term.as_ptr());
-    let centre = channels.centre.as_ptr();
-    // SAFETY: the lengths were checked.
+    let (rows, x, d) = (x.len() / c, x.as_ptr(), d.as_mut_ptr());
+    let (sum, sum_x) = (sum.as_mut_ptr(), sum_x.as_mut_ptr());
+    let [factor, term, centre] = pointers(channels);
+    // SAFETY: `ChannelAffineBackward::check` found x and d to be rows of c, and the others to have c elements.
     unsafe {
         if silu {
-            let pass = AffineBackward::<true> { x, rows, c, factor, term, centre, d, sum, sum_x };
-            dispatch(isa, AllColumns { c, pass });
+            run(isa, c, AffineBackwardPass::<true> { x, rows, c, factor, term, centre, d, sum, sum_x });
         } else {
-            let pass = AffineBackward::<false> { x, rows, c, factor, term, centre, d, sum, sum_x };
-            dispatch(isa, AllColumns { c, pass });
+            run(isa, c, AffineBackwardPass::<false> { x, rows, c, factor, term, centre, d, sum, sum_x });
         }
     }
 }
 
-pub(in crate::kernels) fn centred_fast(
-    isa: Isa,
-    x: &[f32],
-    channels: Channels<f32>,
-    slope: &[f32],
-    d: &mut [f32],
-    d_x: Option<&mut [f32]>,
-    add: bool,
-) {
+pub(super) fn centred(isa: Isa, operands: Centred<f32>) {
+    let Centred { x, channels, slope, d, d_x, accumulate } = operands;
     let c = channels.factor.len();
-    let len = d_x.as_ref().map_or(d.len(), |d_x| d_x.len());
-    let lens = [channels.term.len(), channels.centre.len(), slope.len()];
-    let rows = rows(c, &[x.len(), d.len(), len], &lens);
-    let add = add && d_x.is_some();
+    let accumulate = accumulate && d_x.is_some();
     let d = d.as_mut_ptr();
     let d_x = d_x.map_or(d, |d_x| d_x.as_mut_ptr());
-    let (x, slope, centre) = (x.as_ptr(), slope.as_ptr(), channels.centre.as_ptr());
-    let (factor, term) = (channels.factor.as_ptr(), channels.term.as_ptr());
-    // SAFETY: the lengths were checked.
+    let (rows, x, slope) = (x.len() / c, x.as_ptr(), slope.as_ptr());
+    let [factor, term, centre] = pointers(channels);
+    // SAFETY: `ChannelCentred::check` found x, d and d_x to be rows of c, and the others to have c elements.
     unsafe {
-        if add {
-            let pass = Centred::<true> { x, rows, c, factor, term, centre, slope, d, d_x };
-            dispatch(isa, AllColumns { c, pass });
+        if accumulate {
+            run(isa, c, CentredPass::<true> { x, rows, c, factor, term, centre, slope, d, d_x });
         } else {
-            let pass = Centred::<false> { x, rows, c, factor, term, centre, slope, d, d_x };
-            dispatch(isa, AllColumns { c, pass });
+            run(isa, c, CentredPass::<false> { x, rows, c, factor, term, centre, slope, d, d_x });
         }
     }
 }

@@ -1,92 +1,125 @@
-//! The fast passes: transforms and products over blocks that stay in a core's second-level cache.
+//! The fast passes: transforms and matrix products over blocks that stay in a core's second-level cache.
 //!
-//! A block is some rows (tiles, of any samples), up to [`DEPTH`] channels of one side and up to [`WIDTH`] of
-//! the other. The kernel's transform is made on the way, block by block: reading a transformed kernel, four
-//! times the plain one, from main memory takes longer than making it. Every result's order of summation
-//! depends on the layer's sizes alone in the forward pass, and on these and the number of samples in the
-//! kernel's gradient.
+//! Each of the 36 points has its own matrices. In the forward pass, for one point: \[tiles, c_in\], the
+//! transformed inputs, times \[c_in, c_out\], the transformed kernel, is \[tiles, c_out\], from which the
+//! outputs are transformed back. The tiles of all samples follow each other as the rows of these matrices.
+//! Both passes work through them in blocks: up to [`ROWS`] tiles, up to [`DEPTH`] input channels and up to
+//! [`WIDTH`] output channels.
+//!
+//! The kernel is transformed anew for every block of tiles, unless it is a single block of channels. The
+//! transformed kernel is four times as large as the kernel, and reading it from main memory takes longer than
+//! computing it.
+//!
+//! No sum depends on the number of threads. In the forward pass its order depends on the layer's sizes alone,
+//! and in the weight's gradient on these and on the number of samples.
 
-use super::Winograd;
 use super::transforms::{Grid, Input, Kernel3, Kernel3Gradient, Output, OutputGradient, Transform};
-use crate::kernels::product::product_fast;
+use super::{Convolution, ConvolutionGradient, Winograd};
+use crate::kernels::kernel::Context;
 use crate::kernels::simd::dispatch;
 use crate::kernels::{Isa, Product, Team};
 use std::ops::Range;
 
-/// Products: the points of both directions.
+/// The points of both directions, and so the number of matrix products.
 const POINTS: usize = 36;
 /// Input channels of a block: a whole number of vectors.
 const DEPTH: usize = 64;
 /// Output channels of a block: a whole number of vectors.
 const WIDTH: usize = 32;
-/// Most tiles of a block.
+/// The most tiles of a block.
 const ROWS: usize = 64;
-/// Most tasks that a layer is cut into for a team.
+/// The most tasks that a layer is cut into for a thread team.
 const TASKS: usize = 8;
-/// Channels are stored in whole vectors of up to this many.
-const LANES: usize = 16;
-
-/// Elements from one point's matrix to the next: off the powers of two, whose lines would share one set of
-/// the cache.
-fn spaced(elements: usize) -> usize {
-    elements + LANES
-}
-
-/// Elements of a point's matrices of `rows` rows over all `channels`, in blocks of up to `block` channels.
-fn blocks_len(rows: usize, channels: usize, block: usize) -> usize {
-    let (whole, rest) = (channels / block, channels % block);
-    let last = if rest > 0 { spaced(rows * rest.next_multiple_of(LANES)) } else { 0 };
-    POINTS * (whole * spaced(rows * block) + last)
-}
-
-/// Channels whose taps are asked for before their turn: a layer reads its weights once, from main memory, two
-/// or three lines at a time.
+/// A block of tiles is cut into so many parts for a team where the layer has only one block of output channels.
+const PARTS: usize = 4;
+/// Rows of the matrices are padded to a multiple of this, the elements of the longest vector and of a cache
+/// line.
+const LINE: usize = 16;
+/// How many input channels ahead the kernel's taps are prefetched. A layer reads its weight once, from main
+/// memory, in pieces of two or three cache lines.
 const AHEAD: usize = 8;
 
-const KERNEL_LEN: usize = POINTS * (DEPTH * WIDTH + LANES);
-const SLOT_LEN: usize = KERNEL_LEN + POINTS * (ROWS * WIDTH + LANES);
-const CUT: usize = 4;
+/// The workspace of a block of the transformed kernel, or of its gradient: for each point \[DEPTH, WIDTH\].
+const KERNEL_LEN: usize = POINTS * (DEPTH * WIDTH + LINE);
+/// The workspace of a task of the forward pass: a block of the transformed kernel, and for each point the
+/// partial sums \[ROWS, WIDTH\].
+const SLOT_LEN: usize = KERNEL_LEN + POINTS * (ROWS * WIDTH + LINE);
 
-pub(super) fn work_len(layer: &Winograd) -> usize {
-    let forward = |c: usize| CUT * blocks_len(ROWS / CUT, c, DEPTH) + TASKS * SLOT_LEN;
-    let weight =
-        blocks_len(ROWS, layer.c_in, DEPTH) + blocks_len(ROWS, layer.c_out, WIDTH) + TASKS * KERNEL_LEN;
-    LANES + forward(layer.c_in).max(forward(layer.c_out)).max(weight)
+/// The distance from one point's matrix to the next, for matrices of so many elements. It is no power of two:
+/// otherwise all points' elements would fall into the same set of the cache.
+fn spaced(elements: usize) -> usize {
+    elements.saturating_add(LINE)
 }
 
-/// A pointer that tasks share; each touches elements of its own.
+/// Elements of all points' matrices of `rows` rows and all `channels`, stored in blocks of up to `block`
+/// channels.
+fn blocks_len(rows: usize, channels: usize, block: usize) -> usize {
+    let (whole, rest) = (channels / block, channels % block);
+    let last = if rest > 0 { spaced(rows * rest.next_multiple_of(LINE)) } else { 0 };
+    whole.saturating_mul(spaced(rows * block)).saturating_add(last).saturating_mul(POINTS)
+}
+
+/// Elements of workspace for both passes. Where a `usize` cannot hold their number it is the largest one,
+/// which [`Winograd::new`] refuses.
+pub(super) fn work_len(layer: &Winograd) -> usize {
+    let forward = |c_in: usize| {
+        let inputs = blocks_len(ROWS / PARTS, c_in, DEPTH).saturating_mul(PARTS);
+        inputs.saturating_add(TASKS * SLOT_LEN)
+    };
+    let gradient = blocks_len(ROWS, layer.c_in, DEPTH)
+        .saturating_add(blocks_len(ROWS, layer.c_out, WIDTH))
+        .saturating_add(TASKS * KERNEL_LEN);
+    // The gradient in the input is a forward pass with the channels swapped.
+    forward(layer.c_in).max(forward(layer.c_out)).max(gradient).saturating_add(LINE)
+}
+
+/// A pointer that the tasks of a team share; each task touches elements of its own.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
 
-// SAFETY: the tasks of a team read what none of them writes, and write disjoint channels or disjoint tiles.
+// SAFETY: the tasks of a team read what none of them writes, and write to disjoint channels or disjoint tiles.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 impl Shared {
+    /// To elements that are only read.
+    fn reading(slice: &[f32]) -> Shared {
+        Shared(slice.as_ptr().cast_mut())
+    }
+
     fn at(self, offset: usize) -> *mut f32 {
         self.0.wrapping_add(offset)
     }
 }
 
-/// The part of `work` that begins on a cache line.
+/// The part of the workspace that begins on a cache line.
 fn aligned(work: &mut [f32]) -> &mut [f32] {
-    let skip = work.as_ptr().align_offset(64).min(LANES);
+    let skip = work.as_ptr().align_offset(64).min(LINE);
     &mut work[skip..]
 }
 
-/// `total` in blocks of at most `most`, nearly equal: their number and the size of all but the last.
-fn cut(total: usize, most: usize) -> usize {
-    total.div_ceil(total.div_ceil(most).max(1)).max(1)
+/// Neighbouring channels, or neighbouring rows of the matrices.
+#[derive(Clone, Copy)]
+struct Span {
+    first: usize,
+    len: usize,
 }
 
-/// The block of `size` channels that begins at `index * size`.
-fn block(channels: usize, size: usize, index: usize) -> (usize, usize) {
-    let first = index * size;
-    (first, size.min(channels - first))
+impl Span {
+    /// Block `index` of `total` elements cut into blocks of `size`; the last one may be shorter.
+    fn block(total: usize, size: usize, index: usize) -> Span {
+        let first = index * size;
+        Span { first, len: size.min(total - first) }
+    }
+
+    /// The length padded to whole vectors: a row of the matrices that hold these channels.
+    fn padded(self) -> usize {
+        self.len.next_multiple_of(LINE)
+    }
 }
 
-/// The rows \[0, samples * tiles) of a layer, and where their pixels are.
+/// Where the tiles of a layer are.
 #[derive(Clone, Copy)]
 struct Tiles {
     h: usize,
@@ -101,13 +134,17 @@ impl Tiles {
         Tiles { h: layer.h, w: layer.w, down, across }
     }
 
-    fn count(self, samples: usize) -> usize {
-        samples * self.down * self.across
+    /// The tiles of so many samples in blocks of nearly equal size.
+    fn blocks(self, samples: usize) -> impl Iterator<Item = Span> {
+        let total = samples * self.down * self.across;
+        let size = total.div_ceil(total.div_ceil(ROWS).max(1)).max(1);
+        (0..total.div_ceil(size)).map(move |index| Span::block(total, size, index))
     }
 
-    /// Row r's `size` x `size` pixels from `border` above and left of its tile on.
+    /// The `size` x `size` pixels of tile r of images at `base`, and where it lies: from `border` pixels above
+    /// and left of the tile's first output on.
     #[inline(always)]
-    fn grid(self, base: *mut f32, channels: usize, r: usize, size: usize, border: usize) -> Grid {
+    fn grid(self, base: *mut f32, channels: usize, r: usize, (size, border): (usize, usize)) -> Grid {
         let (sample, tile) = (r / (self.down * self.across), r % (self.down * self.across));
         let (top, left) = (4 * (tile / self.across), 4 * (tile % self.across));
         let origin = ((sample * self.h + top) * self.w + left) * channels;
@@ -122,302 +159,305 @@ impl Tiles {
     }
 }
 
-/// One row of every point's matrix.
+/// One row of every point's matrix; the matrices are `distance` elements apart.
 #[inline(always)]
-fn points(origin: *mut f32, between: usize) -> Grid {
-    Grid { origin, row: 6 * between, col: between, rows: (0, 6), cols: (0, 6) }
+fn points(origin: *mut f32, distance: usize) -> Grid {
+    Grid { origin, row: 6 * distance, col: distance, rows: (0, 6), cols: (0, 6) }
 }
 
-/// The nine taps of \[3, 3, c_in, c_out\] at a pair of channels.
+/// The nine taps of a \[3, 3, c_in, c_out\] weight at a pair of channels.
 #[inline(always)]
-fn taps(layer: &Winograd, base: *mut f32, c: usize, o: usize) -> Grid {
+fn taps(layer: &Winograd, weight: Shared, c: usize, o: usize) -> Grid {
     let size = layer.c_in * layer.c_out;
-    let origin = base.wrapping_add(c * layer.c_out + o);
+    let origin = weight.at(c * layer.c_out + o);
     Grid { origin, row: 3 * size, col: size, rows: (0, 3), cols: (0, 3) }
 }
 
-/// The convolution's operands, whose lengths were checked.
+/// Images \[n, h, w, channels\] whose tiles are read.
+#[derive(Clone, Copy)]
+struct Images {
+    isa: Isa,
+    tiles: Tiles,
+    pixels: Shared,
+    channels: usize,
+}
+
+impl Images {
+    /// Transforms inputs: for each point, the `part` of the rows of \[rows.len, channels padded\] at `to`.
+    ///
+    /// # Safety
+    /// The images have these tiles and channels, and `to` has these rows for every point, of which nobody
+    /// else reads or writes `part`.
+    unsafe fn inputs(self, rows: Span, channels: Span, part: Range<usize>, to: *mut f32) {
+        let row = channels.padded();
+        let place = |i: usize| {
+            let i = part.start + i;
+            let to = points(to.wrapping_add(i * row), spaced(rows.len * row));
+            (self.tiles.grid(self.pixels.at(channels.first), self.channels, rows.first + i, (6, 1)), to)
+        };
+        // SAFETY: the grids hold pixels of the images only; the rest is the caller's promise.
+        unsafe { dispatch(self.isa, Transform::new(Input, part.len(), channels.len, place)) }
+    }
+
+    /// Transforms gradients of outputs: for each point, \[rows.len, channels padded\] at `to`.
+    ///
+    /// # Safety
+    /// The images have these tiles and channels, and `to` has these rows for every point, which nobody else
+    /// reads or writes.
+    unsafe fn output_gradients(self, rows: Span, channels: Span, to: *mut f32) {
+        let row = channels.padded();
+        let place = |i: usize| {
+            let to = points(to.wrapping_add(i * row), spaced(rows.len * row));
+            (self.tiles.grid(self.pixels.at(channels.first), self.channels, rows.first + i, (4, 0)), to)
+        };
+        // SAFETY: the grids hold pixels of the images only; the rest is the caller's promise.
+        unsafe { dispatch(self.isa, Transform::new(OutputGradient, rows.len, channels.len, place)) }
+    }
+}
+
+/// The forward pass, whose operands were checked.
 #[derive(Clone, Copy)]
 struct Forward<'a> {
     isa: Isa,
     layer: &'a Winograd,
     tiles: Tiles,
-    x: Shared,
+    x: Images,
     weight: Shared,
     bias: Option<Shared>,
-    add: bool,
     y: Shared,
+    accumulate: bool,
 }
 
-/// y \[n, h, w, c_out\] = or, if `add`, += the convolution of x \[n, h, w, c_in\] with weight \[3, 3, c_in,
-/// c_out\], and the bias; `work` has [`Winograd::work_len`] elements.
-pub(in crate::kernels) fn forward_fast(
-    isa: Isa,
-    team: Team,
-    layer: &Winograd,
-    x: &[f32],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    add: bool,
-    y: &mut [f32],
-    work: &mut [f32],
-) {
-    let Winograd { h, w, c_in, c_out } = *layer;
-    let samples = x.len() / (h * w * c_in);
-    assert_eq!(x.len(), samples * h * w * c_in, "{layer:?}: x");
-    assert_eq!(y.len(), samples * h * w * c_out, "{layer:?}: y");
-    assert_eq!(weight.len(), 9 * c_in * c_out, "{layer:?}: weight");
-    assert!(bias.is_none_or(|bias| bias.len() == c_out), "{layer:?}: bias");
-    let shared = |x: &[f32]| Shared(x.as_ptr().cast_mut());
+pub(super) fn forward(Context { isa, team }: Context, operands: Convolution<f32>) {
+    let Convolution { layer, x, weight, bias, y, accumulate, work } = operands;
+    let Winograd { c_in, c_out, .. } = *layer;
+    let (samples, tiles) = (x.len() / layer.input_len(), Tiles::of(layer));
     let pass = Forward {
         isa,
         layer,
-        tiles: Tiles::of(layer),
-        x: shared(x),
-        weight: shared(weight),
-        bias: bias.map(shared),
-        add,
+        tiles,
+        x: Images { isa, tiles, pixels: Shared::reading(x), channels: c_in },
+        weight: Shared::reading(weight),
+        bias: bias.map(Shared::reading),
         y: Shared(y.as_mut_ptr()),
+        accumulate,
     };
     let work = aligned(work);
-    let rows = pass.tiles.count(samples);
-    let size = cut(rows, ROWS);
-    for first in (0..rows).step_by(size) {
-        let n = size.min(rows - first);
+    for rows in tiles.blocks(samples) {
         if !team.is_solo() && c_out <= WIDTH {
-            let part = n.div_ceil(CUT);
-            let each = blocks_len(part, c_in, DEPTH) + SLOT_LEN;
-            let end = each * n.div_ceil(part);
+            // There is only one block of output channels, so the team shares out the tiles.
+            let size = rows.len.div_ceil(PARTS);
+            let each = blocks_len(size, c_in, DEPTH) + SLOT_LEN;
+            let end = each * rows.len.div_ceil(size);
             team.each(&mut work[..end], each, |i, work| {
-                let inner = (first + i * part, part.min(n - i * part));
-                pass.rows(Team::Solo, inner, work, true);
+                let Span { first, len } = Span::block(rows.len, size, i);
+                pass.block(Team::Solo, Span { first: rows.first + first, len }, work, false);
             });
         } else {
-            pass.rows(team, (first, n), work, first == 0);
+            pass.block(team, rows, work, rows.first > 0);
         }
     }
 }
 
 impl Forward<'_> {
-    /// `n` rows from `first` on. In a layer of one block the kernel's transform stays in `work` from call to
-    /// call; `fresh` says that it is not there yet.
-    fn rows(self, team: Team, (first, n): (usize, usize), work: &mut [f32], fresh: bool) {
+    /// The outputs of a block of tiles. `has_kernel` says that the workspace still has the transformed kernel
+    /// from the last call, if that kernel is a single block.
+    fn block(self, team: Team, rows: Span, work: &mut [f32], has_kernel: bool) {
         let Winograd { c_in, c_out, .. } = *self.layer;
         let widths = c_out.div_ceil(WIDTH);
         let tasks = if team.is_solo() { 1 } else { TASKS.min(widths) };
         let (slots, inputs) = work.split_at_mut(tasks * SLOT_LEN);
-        let inputs = &mut inputs[..blocks_len(n, c_in, DEPTH)];
-        self.inputs(team, (first, n), inputs);
-        let one_block = c_in <= DEPTH && c_out <= WIDTH;
+        let inputs = &mut inputs[..blocks_len(rows.len, c_in, DEPTH)];
+        self.inputs(team, rows, inputs);
+        let has_kernel = has_kernel && c_in <= DEPTH && c_out <= WIDTH;
         team.each(slots, SLOT_LEN, |task, slot| {
             let (kernel, sums) = slot.split_at_mut(KERNEL_LEN);
             for j in (task..widths).step_by(tasks) {
-                for (k, input) in inputs.chunks(POINTS * spaced(n * DEPTH)).enumerate() {
-                    if fresh || !one_block {
-                        self.kernel(k, j, kernel);
+                let o = Span::block(c_out, WIDTH, j);
+                for (k, input) in inputs.chunks(POINTS * spaced(rows.len * DEPTH)).enumerate() {
+                    let c = Span::block(c_in, DEPTH, k);
+                    if !has_kernel {
+                        self.kernel(c, o, kernel);
                     }
-                    self.products(k, j, n, input, kernel, sums);
+                    let shape = Product {
+                        outer: POINTS,
+                        a_outer: spaced(rows.len * c.padded()),
+                        b_outer: spaced(DEPTH * WIDTH),
+                        c_outer: spaced(rows.len * WIDTH),
+                        a_row: c.padded(),
+                        b_k: WIDTH,
+                        c_row: WIDTH,
+                        accumulate: k > 0,
+                        ..Product::dense(rows.len, o.len, c.len)
+                    };
+                    shape.multiply(self.isa, input, kernel, sums);
                 }
-                self.output(j, first, n, sums);
+                self.outputs(rows, o, sums);
             }
         });
     }
 
-    /// The transformed inputs of `n` rows from `first` on, in blocks of DEPTH channels: for each point \[n,
-    /// channels of the block in whole vectors\].
-    fn inputs(self, team: Team, (first, n): (usize, usize), inputs: &mut [f32]) {
+    /// The transformed inputs in blocks of DEPTH channels: for each point \[rows.len, channels padded\].
+    fn inputs(self, team: Team, rows: Span, inputs: &mut [f32]) {
         let c_in = self.layer.c_in;
-        assert!(inputs.len() >= blocks_len(n, c_in, DEPTH));
+        assert!(inputs.len() >= blocks_len(rows.len, c_in, DEPTH));
         let blocks = c_in.div_ceil(DEPTH);
-        let parts = if team.is_solo() { 1 } else { TASKS.div_ceil(blocks).min(n) };
+        let parts = if team.is_solo() { 1 } else { TASKS.div_ceil(blocks).min(rows.len) };
         let to = Shared(inputs.as_mut_ptr());
         team.run(blocks * parts, |task| {
             let (k, part) = (task / parts, task % parts);
-            let (c, depth) = block(c_in, DEPTH, k);
-            let rows = part * n / parts..(part + 1) * n / parts;
-            let to = to.at(k * POINTS * spaced(n * DEPTH));
-            // SAFETY: the image is x, block k of `inputs` has n rows for every point, and no other task has
-            // these.
-            unsafe {
-                input_transform(self.isa, self.tiles, self.x.at(c), c_in, depth, (first, n), rows, to);
-            }
+            let part = part * rows.len / parts..(part + 1) * rows.len / parts;
+            let to = to.at(k * POINTS * spaced(rows.len * DEPTH));
+            // SAFETY: the images are x, whose length was checked; block k of `inputs` has `rows` for every
+            // point, and no other task has this part of them.
+            unsafe { self.x.inputs(rows, Span::block(c_in, DEPTH, k), part, to) }
         });
     }
 
-    /// Block (k, j) of the transformed kernel: for each point \[DEPTH, WIDTH\].
-    fn kernel(self, k: usize, j: usize, kernel: &mut [f32]) {
-        let ((c, depth), (o, width)) = (block(self.layer.c_in, DEPTH, k), block(self.layer.c_out, WIDTH, j));
+    /// Transforms a block of the kernel: for each point \[DEPTH, WIDTH\].
+    fn kernel(self, c: Span, o: Span, kernel: &mut [f32]) {
         assert!(kernel.len() >= KERNEL_LEN);
         let to = kernel.as_mut_ptr();
         let place = |i: usize| {
             let to = to.wrapping_add(i * WIDTH);
-            (taps(self.layer, self.weight.at(0), c + i, o), points(to, spaced(DEPTH * WIDTH)))
+            (taps(self.layer, self.weight, c.first + i, o.first), points(to, spaced(DEPTH * WIDTH)))
         };
-        // SAFETY: the weight has 3 x 3 x c_in x c_out elements, and `kernel` DEPTH rows of WIDTH for every
-        // point.
-        unsafe { dispatch(self.isa, Transform::new(Kernel3, depth, width, place).prefetching(AHEAD)) }
+        // SAFETY: the weight was checked to have 3 x 3 x c_in x c_out elements, and `kernel` has DEPTH rows of
+        // WIDTH for every point.
+        unsafe { dispatch(self.isa, Transform::new(Kernel3, c.len, o.len, place).prefetching(AHEAD)) }
     }
 
-    /// sums, for each point \[n, WIDTH\], = or += block k of the inputs times block (k, j) of the kernel.
-    fn products(self, k: usize, j: usize, n: usize, input: &[f32], kernel: &[f32], sums: &mut [f32]) {
-        let (depth, width) = (block(self.layer.c_in, DEPTH, k).1, block(self.layer.c_out, WIDTH, j).1);
-        let row = depth.next_multiple_of(LANES);
-        let product = Product {
-            outer: POINTS,
-            a_outer: spaced(n * row),
-            b_outer: spaced(DEPTH * WIDTH),
-            c_outer: spaced(n * WIDTH),
-            a_row: row,
-            b_k: WIDTH,
-            c_row: WIDTH,
-            accumulate: k > 0,
-            ..Product::dense(n, width, depth)
-        };
-        product_fast(self.isa, &product, input, kernel, sums);
-    }
-
-    /// Block j of the outputs of n rows.
-    fn output(self, j: usize, first: usize, n: usize, sums: &mut [f32]) {
-        let (o, width) = block(self.layer.c_out, WIDTH, j);
+    /// Transforms the sums of a block, for each point \[rows.len, WIDTH\], into outputs.
+    fn outputs(self, rows: Span, o: Span, sums: &mut [f32]) {
         let from = sums.as_mut_ptr();
-        assert!(sums.len() >= POINTS * spaced(n * WIDTH));
+        assert!(sums.len() >= POINTS * spaced(rows.len * WIDTH));
         let place = |i: usize| {
-            let from = points(from.wrapping_add(i * WIDTH), spaced(n * WIDTH));
-            (from, self.tiles.grid(self.y.at(o), self.layer.c_out, first + i, 4, 0))
+            let from = points(from.wrapping_add(i * WIDTH), spaced(rows.len * WIDTH));
+            (from, self.tiles.grid(self.y.at(o.first), self.layer.c_out, rows.first + i, (4, 0)))
         };
-        let mut transform = Transform::new(Output, n, width, place);
+        let mut transform = Transform::new(Output, rows.len, o.len, place);
         if let Some(bias) = self.bias {
-            transform = transform.with_bias(bias.at(o));
+            transform = transform.with_bias(bias.at(o.first));
         }
-        if self.add {
+        if self.accumulate {
             transform = transform.adding();
         }
-        // SAFETY: y has every pixel that the tiles' grids hold, this task alone writes these rows' channels o
-        // .. o + width, and `sums` has n rows of WIDTH for every point.
+        // SAFETY: y, whose length was checked, has every pixel that the grids hold, and this task alone writes
+        // these tiles' channels; `sums` has `rows` of WIDTH for every point.
         unsafe { dispatch(self.isa, transform) }
     }
 }
 
-/// For each point the `rows` of \[n, depth in whole vectors\] at `to`, from `depth` channels at `x` of images
-/// of `channels` channels; row 0 is tile `first`.
-///
-/// # Safety
-/// `x` is such an image's first element of these channels, and `to` has n rows for every point, of which
-/// nobody else reads or writes these.
-unsafe fn input_transform(
+/// The weight's gradient, whose operands were checked.
+#[derive(Clone, Copy)]
+struct Gradient<'a> {
     isa: Isa,
-    tiles: Tiles,
-    x: *mut f32,
-    channels: usize,
-    depth: usize,
-    (first, n): (usize, usize),
-    rows: Range<usize>,
-    to: *mut f32,
-) {
-    let row = depth.next_multiple_of(LANES);
-    let place = |i: usize| {
-        let i = rows.start + i;
-        let to = points(to.wrapping_add(i * row), spaced(n * row));
-        (tiles.grid(x, channels, first + i, 6, 1), to)
-    };
-    // SAFETY: the image has every pixel that the tiles' grids hold, and the caller's promise.
-    unsafe { dispatch(isa, Transform::new(Input, rows.len(), depth, place)) }
+    team: Team<'a>,
+    layer: &'a Winograd,
+    x: Images,
+    d_y: Images,
+    d_weight: Shared,
 }
 
-/// d_weight \[3, 3, c_in, c_out\] += the gradient from x \[n, h, w, c_in\] and d_y \[n, h, w, c_out\]; `work`
-/// has [`Winograd::work_len`] elements.
-pub(in crate::kernels) fn weight_gradient_fast(
-    isa: Isa,
-    team: Team,
-    layer: &Winograd,
-    x: &[f32],
-    d_y: &[f32],
-    d_weight: &mut [f32],
-    work: &mut [f32],
-) {
-    let Winograd { h, w, c_in, c_out } = *layer;
-    let samples = x.len() / (h * w * c_in);
-    assert_eq!(x.len(), samples * h * w * c_in, "{layer:?}: x");
-    assert_eq!(d_y.len(), samples * h * w * c_out, "{layer:?}: d_y");
-    assert_eq!(d_weight.len(), 9 * c_in * c_out, "{layer:?}: d_weight");
-    let shared = |x: &[f32]| Shared(x.as_ptr().cast_mut());
-    let (x, d_y, d_weight) = (shared(x), shared(d_y), Shared(d_weight.as_mut_ptr()));
-    let tiles = Tiles::of(layer);
-    let rows = tiles.count(samples);
-    let size = cut(rows, ROWS);
-    let (depths, widths) = (c_in.div_ceil(DEPTH), c_out.div_ceil(WIDTH));
-    let tasks = if team.is_solo() { 1 } else { TASKS.min(depths * widths) };
+pub(super) fn weight_gradient(Context { isa, team }: Context, operands: ConvolutionGradient<f32>) {
+    let ConvolutionGradient { layer, x, d_y, d_weight, work } = operands;
+    let Winograd { c_in, c_out, .. } = *layer;
+    let (samples, tiles) = (x.len() / layer.input_len(), Tiles::of(layer));
+    let total = samples * tiles.down * tiles.across;
+    let pass = Gradient {
+        isa,
+        team,
+        layer,
+        x: Images { isa, tiles, pixels: Shared::reading(x), channels: c_in },
+        d_y: Images { isa, tiles, pixels: Shared::reading(d_y), channels: c_out },
+        d_weight: Shared(d_weight.as_mut_ptr()),
+    };
+    let blocks = c_in.div_ceil(DEPTH) * c_out.div_ceil(WIDTH);
+    let tasks = if team.is_solo() { 1 } else { TASKS.min(blocks) };
     let (slots, rest) = aligned(work).split_at_mut(tasks * KERNEL_LEN);
-    for first in (0..rows).step_by(size) {
-        let n = size.min(rows - first);
-        let (inputs, outputs) = rest.split_at_mut(blocks_len(n, c_in, DEPTH));
-        let outputs = &mut outputs[..blocks_len(n, c_out, WIDTH)];
-        let (each_in, each_out) = (POINTS * spaced(n * DEPTH), POINTS * spaced(n * WIDTH));
-        team.each(inputs, each_in, |k, to| {
-            let (c, depth) = block(c_in, DEPTH, k);
-            assert!(to.len() >= POINTS * spaced(n * depth.next_multiple_of(LANES)));
-            // SAFETY: the image is x, and `to` has n rows for every point.
-            unsafe { input_transform(isa, tiles, x.at(c), c_in, depth, (first, n), 0..n, to.as_mut_ptr()) }
-        });
-        team.each(outputs, each_out, |j, to| {
-            let (o, width) = block(c_out, WIDTH, j);
-            output_gradient_transform(isa, tiles, d_y.at(o), c_out, width, (first, n), to);
-        });
-        // A layer of one block keeps its sum over all rows, the others go back to the taps after each block
-        // of rows.
-        let one_block = depths * widths == 1;
-        let last = first + n == rows;
+    for rows in tiles.blocks(samples) {
+        let (inputs, outputs) = rest.split_at_mut(blocks_len(rows.len, c_in, DEPTH));
+        let outputs = &mut outputs[..blocks_len(rows.len, c_out, WIDTH)];
+        pass.transform(rows, inputs, outputs);
+        // With a single block of channels, the sums over all tiles stay in the workspace until the last block
+        // of tiles. Otherwise every block of tiles adds its sums to d_weight.
+        let is_last = rows.first + rows.len == total;
+        let (accumulate, finish) = if blocks == 1 { (rows.first > 0, is_last) } else { (false, true) };
         team.each(slots, KERNEL_LEN, |task, sums| {
-            for part in (task..depths * widths).step_by(tasks) {
-                let (k, j) = (part / widths, part % widths);
-                let ((c, depth), (o, width)) = (block(c_in, DEPTH, k), block(c_out, WIDTH, j));
-                let (row, column) = (depth.next_multiple_of(LANES), width.next_multiple_of(LANES));
-                let product = Product {
-                    outer: POINTS,
-                    a_outer: spaced(n * row),
-                    b_outer: spaced(n * column),
-                    c_outer: spaced(DEPTH * WIDTH),
-                    a_k: row,
-                    b_k: column,
-                    c_row: WIDTH,
-                    accumulate: one_block && first > 0,
-                    ..Product::transposed_a(depth, width, n)
-                };
-                product_fast(isa, &product, &inputs[k * each_in..], &outputs[j * each_out..], sums);
-                if !one_block || last {
-                    let from = sums.as_mut_ptr();
-                    let place = |i: usize| {
-                        let from = points(from.wrapping_add(i * WIDTH), spaced(DEPTH * WIDTH));
-                        (from, taps(layer, d_weight.at(0), c + i, o))
-                    };
-                    let transform = Transform::new(Kernel3Gradient, depth, width, place).adding();
-                    // SAFETY: d_weight has 3 x 3 x c_in x c_out elements, of which this task alone writes the
-                    // pairs of these channels, and `sums` DEPTH rows of WIDTH for every point.
-                    unsafe { dispatch(isa, transform) }
+            for part in (task..blocks).step_by(tasks) {
+                pass.sum(rows.len, part, (inputs, outputs), sums, accumulate);
+                if finish {
+                    pass.add_to_weight(part, sums);
                 }
             }
         });
     }
 }
 
-/// For each point \[n, width in whole vectors\] from `width` channels at `d_y` of images of `channels`
-/// channels.
-fn output_gradient_transform(
-    isa: Isa,
-    tiles: Tiles,
-    d_y: *mut f32,
-    channels: usize,
-    width: usize,
-    (first, n): (usize, usize),
-    block_of_outputs: &mut [f32],
-) {
-    let row = width.next_multiple_of(LANES);
-    assert!(block_of_outputs.len() >= POINTS * spaced(n * row));
-    let to = block_of_outputs.as_mut_ptr();
-    let place = |i: usize| {
-        let to = points(to.wrapping_add(i * row), spaced(n * row));
-        (tiles.grid(d_y, channels, first + i, 4, 0), to)
-    };
-    // SAFETY: as for `input_transform`.
-    unsafe { dispatch(isa, Transform::new(OutputGradient, n, width, place)) }
+impl Gradient<'_> {
+    /// The input and output channels of block `part`.
+    fn channels(self, part: usize) -> (Span, Span) {
+        let Winograd { c_in, c_out, .. } = *self.layer;
+        let widths = c_out.div_ceil(WIDTH);
+        (Span::block(c_in, DEPTH, part / widths), Span::block(c_out, WIDTH, part % widths))
+    }
+
+    /// The transformed inputs and gradients of outputs of a block of tiles, in blocks of channels: for each
+    /// point \[rows.len, channels padded\].
+    fn transform(self, rows: Span, inputs: &mut [f32], outputs: &mut [f32]) {
+        self.team.each(inputs, POINTS * spaced(rows.len * DEPTH), |k, to| {
+            let channels = Span::block(self.layer.c_in, DEPTH, k);
+            assert!(to.len() >= POINTS * spaced(rows.len * channels.padded()));
+            // SAFETY: the images are x, whose length was checked; `to` is this task's, and has `rows` for every
+            // point.
+            unsafe { self.x.inputs(rows, channels, 0..rows.len, to.as_mut_ptr()) }
+        });
+        self.team.each(outputs, POINTS * spaced(rows.len * WIDTH), |j, to| {
+            let channels = Span::block(self.layer.c_out, WIDTH, j);
+            assert!(to.len() >= POINTS * spaced(rows.len * channels.padded()));
+            // SAFETY: as above, of d_y.
+            unsafe { self.d_y.output_gradients(rows, channels, to.as_mut_ptr()) }
+        });
+    }
+
+    /// The products of block `part`, summed over n tiles: for each point \[DEPTH, WIDTH\].
+    fn sum(
+        self,
+        n: usize,
+        part: usize,
+        (inputs, outputs): (&[f32], &[f32]),
+        sums: &mut [f32],
+        accumulate: bool,
+    ) {
+        let (c, o) = self.channels(part);
+        let shape = Product {
+            outer: POINTS,
+            a_outer: spaced(n * c.padded()),
+            b_outer: spaced(n * o.padded()),
+            c_outer: spaced(DEPTH * WIDTH),
+            a_k: c.padded(),
+            b_k: o.padded(),
+            c_row: WIDTH,
+            accumulate,
+            ..Product::transposed_a(c.len, o.len, n)
+        };
+        let inputs = &inputs[c.first / DEPTH * POINTS * spaced(n * DEPTH)..];
+        let outputs = &outputs[o.first / WIDTH * POINTS * spaced(n * WIDTH)..];
+        shape.multiply(self.isa, inputs, outputs, sums);
+    }
+
+    /// Transforms the sums of block `part` and adds them to the taps of its channels.
+    fn add_to_weight(self, part: usize, sums: &mut [f32]) {
+        let (c, o) = self.channels(part);
+        assert!(sums.len() >= KERNEL_LEN);
+        let from = sums.as_mut_ptr();
+        let place = |i: usize| {
+            let from = points(from.wrapping_add(i * WIDTH), spaced(DEPTH * WIDTH));
+            (from, taps(self.layer, self.d_weight, c.first + i, o.first))
+        };
+        let transform = Transform::new(Kernel3Gradient, c.len, o.len, place).adding();
+        // SAFETY: d_weight was checked to have 3 x 3 x c_in x c_out elements, and this task alone writes those
+        // of these channels; `sums` has DEPTH rows of WIDTH for every point.
+        unsafe { dispatch(self.isa, transform) }
+    }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::kernels::team::with_crew;
-use crate::kernels::{Element, Isa, Team};
+use crate::kernels::{Isa, Run, Team};
 use crate::rng::{Stream, fill_normal, rng};
 
 fn normal(n: usize, id: u64) -> Vec<f32> {
@@ -17,6 +17,21 @@ fn absolute(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(x.abs())).collect()
 }
 
+/// The reference with the given matrices, on `y` or `d_weight`.
+fn forward_of(
+    matrices: &Matrices,
+    layer: &Winograd,
+    (x, weight, bias): (&[f64], &[f64], Option<&[f64]>),
+    accumulate: bool,
+    y: &mut [f64],
+) {
+    forward_with(matrices, Convolution { layer, x, weight, bias, y, accumulate, work: &mut [] });
+}
+
+fn weight_gradient_of(matrices: &Matrices, layer: &Winograd, x: &[f64], d_y: &[f64], d_weight: &mut [f64]) {
+    weight_gradient_with(matrices, ConvolutionGradient { layer, x, d_y, d_weight, work: &mut [] });
+}
+
 /// A layer, the number of samples, and numbers for all its operands.
 struct Case {
     layer: Winograd,
@@ -27,7 +42,7 @@ struct Case {
 }
 
 fn case(h: usize, w: usize, c_in: usize, c_out: usize, samples: usize) -> Case {
-    let layer = Winograd { h, w, c_in, c_out };
+    let layer = Winograd::new(h, w, c_in, c_out).expect("a layer");
     Case {
         layer,
         x: normal(samples * h * w * c_in, 1),
@@ -51,17 +66,21 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-fn forward(isa: Isa, team: Team, case: &Case, bias: Option<&[f32]>, add: bool) -> Vec<f32> {
+fn forward(isa: Isa, team: Team, case: &Case, bias: Option<&[f32]>, accumulate: bool) -> Vec<f32> {
     let mut y = case.d_y.clone();
     let mut work = vec![f32::NAN; case.layer.work_len()];
-    f32::winograd(isa, team, &case.layer, &case.x, &case.weight, bias, add, &mut y, &mut work);
+    let (layer, x, weight) = (&case.layer, &case.x, &case.weight);
+    let operands = Convolution { layer, x, weight, bias, y: &mut y, accumulate, work: &mut work };
+    WinogradForward::run((isa, team), operands);
     y
 }
 
 fn weight_gradient(isa: Isa, team: Team, case: &Case) -> Vec<f32> {
     let mut d_weight = case.weight.clone();
     let mut work = vec![f32::NAN; case.layer.work_len()];
-    f32::winograd_weight_gradient(isa, team, &case.layer, &case.x, &case.d_y, &mut d_weight, &mut work);
+    let (layer, x, d_y) = (&case.layer, &case.x, &case.d_y);
+    let operands = ConvolutionGradient { layer, x, d_y, d_weight: &mut d_weight, work: &mut work };
+    WinogradWeightGradient::run((isa, team), operands);
     d_weight
 }
 
@@ -87,8 +106,8 @@ fn the_reference_is_the_convolution() {
             }
         }
         let (mut y, mut d) = (vec![0.0; d_y.len()], vec![0.0; weight.len()]);
-        forward_reference(&case.layer, &x, &weight, None, false, &mut y);
-        weight_gradient_reference(&case.layer, &x, &d_y, &mut d);
+        forward_of(&matrices(), &case.layer, (&x, &weight, None), false, &mut y);
+        weight_gradient_of(&matrices(), &case.layer, &x, &d_y, &mut d);
         for (got, want) in [(y, want_y), (d, want_d)] {
             let largest = want.iter().fold(0.0, |m: f64, w| m.max(w.abs()));
             for (got, want) in got.iter().zip(&want) {
@@ -126,17 +145,17 @@ fn every_isa_agrees_with_f64_on_awkward_sizes() {
             let (mut want, mut scale) = (wide(&case.d_y), absolute(&case.d_y));
             let (exact, sizes) = (bias.map(wide), bias.map(absolute));
             let (x, weight) = (wide(&case.x), wide(&case.weight));
-            forward_reference(&layer, &x, &weight, exact.as_deref(), add, &mut want);
+            forward_of(&matrices(), &layer, (&x, &weight, exact.as_deref()), add, &mut want);
             let (x, weight) = (absolute(&case.x), absolute(&case.weight));
-            forward_with(&magnitudes(), &layer, &x, &weight, sizes.as_deref(), add, &mut scale);
+            forward_of(&magnitudes(), &layer, (&x, &weight, sizes.as_deref()), add, &mut scale);
             for isa in Isa::available() {
                 let got = forward(isa, Team::Solo, &case, bias, add);
                 compare(&format!("{isa} {layer:?}"), &got, &want, &scale, layer.c_in);
             }
         }
         let (mut want, mut scale) = (wide(&case.weight), absolute(&case.weight));
-        weight_gradient_reference(&layer, &wide(&case.x), &wide(&case.d_y), &mut want);
-        weight_gradient_with(&magnitudes(), &layer, &absolute(&case.x), &absolute(&case.d_y), &mut scale);
+        weight_gradient_of(&matrices(), &layer, &wide(&case.x), &wide(&case.d_y), &mut want);
+        weight_gradient_of(&magnitudes(), &layer, &absolute(&case.x), &absolute(&case.d_y), &mut scale);
         for isa in Isa::available() {
             let got = weight_gradient(isa, Team::Solo, &case);
             let tiles = samples * layer.h.div_ceil(4) * layer.w.div_ceil(4);

@@ -4,7 +4,8 @@
 //! `cd benches/rust_peers && cargo run --release --bin products`
 
 use gemm::Parallelism;
-use performer_ddpm::kernels::{Element, Isa, Product};
+use performer_ddpm::kernels::Isa;
+use performer_ddpm::kernels::internals::{Kernel, MatrixProduct, Multiply, Product};
 use std::time::Instant;
 
 /// Rows, columns and depth.
@@ -36,7 +37,10 @@ fn numbers(n: usize) -> Vec<f32> {
 
 fn with_ours<'a>((m, n, k): Shape, a: &'a [f32], b: &'a [f32], c: &'a mut [f32]) -> Multiply<'a> {
     let (isa, shape) = (Isa::detect(), Product::dense(m, n, k));
-    Box::new(move || f32::product(isa, &shape, a, b, c))
+    Box::new(move || {
+        let operands = Multiply { shape: &shape, a, b, c: &mut *c, b_is_weight: false };
+        MatrixProduct::try_run(isa, operands).expect("operands that fit");
+    })
 }
 
 fn with_gemm<'a>((m, n, k): Shape, a: &'a [f32], b: &'a [f32], c: &'a mut [f32]) -> Multiply<'a> {
