@@ -7,10 +7,10 @@ use std::str::FromStr;
 /// How `f32` convolutions with 3x3 kernels and stride 1 are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ConvAlgorithm {
-    /// As the definition says: nine products a pixel.
+    /// The definition: nine products for every pixel and pair of channels.
     Direct,
-    /// Winograd's minimal filtering where it pays, which needs a quarter of the products and rounds a little
-    /// coarser.
+    /// Winograd's minimal filtering where it is faster: a quarter of the products, and slightly larger
+    /// rounding errors.
     #[default]
     Winograd,
 }
@@ -45,7 +45,7 @@ impl FromStr for ConvAlgorithm {
     }
 }
 
-/// The choices that the bits of a result depend on, beside the work itself.
+/// The choices that change the bits of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kernels {
     /// The instruction set.

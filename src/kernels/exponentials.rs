@@ -392,8 +392,8 @@ struct Exp2BelowMaximaCode<F> {
     form: PhantomData<F>,
 }
 
-/// Rows whose maxima are found before the exponentials of any of them are taken. Folding a vector is a chain of
-/// dependent steps; this way the processor works on the chains of several rows at a time.
+/// Rows whose maxima are found before the exponentials of any of them are taken. Folding a vector is a chain
+/// of dependent steps; this way the processor works on the chains of several rows at a time.
 const BLOCK: usize = 4;
 
 impl<F: Form> VectorCode for Exp2BelowMaximaCode<F> {

@@ -68,7 +68,8 @@ pub(crate) trait Run: Kernel {
     /// Computes.
     ///
     /// # Panics
-    /// If the operands' sizes do not fit each other, with the message of [`Kernel::check`]: a layer's mistake.
+    /// If the operands' sizes do not fit each other, with the message of [`Kernel::check`]: a layer's
+    /// mistake.
     fn run<'c, T: Element>(context: impl Into<Context<'c>>, operands: Self::Operands<'_, T>) {
         if let Err(error) = Self::try_run(context, operands) {
             panic!("{error}");

@@ -1,9 +1,9 @@
 //! The SIMD floor: the few inner loops that take nearly all of the time.
 //!
-//! Each file gives the mathematics, the plain reference and the fast version, in that order. Fast versions
-//! are written once over one trait of vectors and compiled for every instruction set; [`Isa`] chooses one at
-//! run time. `f64`, and [`Isa::Reference`] in `f32`, run the reference text. All of the crate's `unsafe`
-//! lives here.
+//! A kernel is one file: the mathematics, the struct of its operands, and its `impl Kernel` with the check of
+//! the operands' sizes, the plain reference and the fast version. The fast version is written once over a
+//! trait of vectors and compiled for every instruction set; [`Isa`] chooses one at run time. `f64`, and
+//! [`Isa::Reference`] in `f32`, run the reference. All of the crate's `unsafe` lives here.
 #![allow(unsafe_code)]
 
 mod algorithm;

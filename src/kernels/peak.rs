@@ -1,5 +1,5 @@
-//! A loop of nothing but multiply-adds: the most that this processor can do, against which `bench` holds what
-//! it does.
+//! A loop of nothing but multiply-adds. Its speed is the processor's peak, to which `bench` compares the
+//! speed of a network.
 
 use super::Isa;
 use super::simd::{Simd, VectorCode, dispatch};
@@ -10,7 +10,8 @@ use std::io;
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-/// Independent sums: enough to hide the latency of four cycles on two units.
+/// Independent sums. A multiply-add takes four cycles and two units start one every cycle, so that at least
+/// eight have to be under way.
 const CHAINS: usize = 12;
 
 struct Chains<'a> {
@@ -22,8 +23,8 @@ struct Chains<'a> {
 impl VectorCode for Chains<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let mut lanes = [0.0f32; 64];
-        assert!(S::LANES <= lanes.len());
+        let mut sums = [0.0f32; 64];
+        const { assert!(S::LANES <= 64) };
         // SAFETY: arithmetic on registers, and one store of LANES floats into an array that holds them.
         unsafe {
             let (factor, term) = (S::splat(0.999), S::splat(1e-3));
@@ -40,24 +41,25 @@ impl VectorCode for Chains<'_> {
             for chain in chains {
                 total = S::add(total, chain);
             }
-            S::store(lanes.as_mut_ptr(), total);
+            S::store(sums.as_mut_ptr(), total);
         }
         *self.multiply_adds = self.rounds * CHAINS * S::LANES;
-        *self.sum = lanes[..S::LANES].iter().sum();
+        *self.sum = sums[..S::LANES].iter().sum();
     }
 }
 
-/// How long a peak is looked for.
+/// How long the loop is tried.
 const SEARCH: Duration = Duration::from_secs(1);
 
-/// Rounds of a try: some milliseconds, which hide what starting the threads takes.
+/// Rounds of a try: some milliseconds, beside which the start of the threads does not count.
 const ROUNDS: usize = 4_000_000;
 
-/// The most multiply-adds that this processor does on so many threads at a time, in GFLOP/s: the best of the
-/// tries of a second, since all that happens beside slows most of them.
+/// The peak speed of multiply-adds on `threads` threads at a time, in GFLOP/s. The loop is tried for a second
+/// and the best try counts, since other programs slow most of them.
 ///
 /// # Errors
-/// [`Error::Invalid`] unless there are from 1 to [`MAX_THREADS`](super::MAX_THREADS) threads and this system can start them.
+/// [`Error::Invalid`] unless there are from 1 to [`MAX_THREADS`](super::MAX_THREADS) threads and this system
+/// can start them.
 pub fn peak_gflops(threads: usize) -> Result<f64> {
     check_threads(threads)?;
     let alone = || black_box(multiply_adds(Isa::detect(), black_box(ROUNDS))).0;
@@ -79,7 +81,8 @@ pub fn peak_gflops(threads: usize) -> Result<f64> {
     Ok(best)
 }
 
-/// Does `rounds` rounds of multiply-adds in registers; gives their number, and a sum that depends on each.
+/// Does `rounds` rounds of multiply-adds in registers. Returns the number of multiply-adds, and a sum that
+/// depends on each of them.
 fn multiply_adds(isa: Isa, rounds: usize) -> (usize, f32) {
     let (mut multiply_adds, mut sum) = (0, 0.0);
     // SAFETY: the kernel touches no memory but its own.

@@ -2,14 +2,14 @@
 //!
 //! C(o, i, j) = sum over s < S, k < K of A(o, i, s, k) B(o, s, k, j), where every operand is addressed by
 //! strides: A(o, i, s, k) = a\[o a_outer + i a_row + s a_segment + k a_k\], B(o, s, k, j) = b\[o b_outer + s
-//! b_segment + k b_k + j\], C(o, i, j) = c\[o c_outer + i c_row + j\]. Rows in two levels and the reduction
-//! in S segments are what makes a 3x3 convolution over a zero-bordered NHWC image a product without an im2col
+//! b_segment + k b_k + j\], C(o, i, j) = c\[o c_outer + i c_row + j\]. Rows have two indices and the sum runs
+//! over S segments, so that a 3x3 convolution over a zero-bordered NHWC image is a product without an im2col
 //! copy: o is an image row, i a pixel in it, and a segment is one kernel row, whose three taps times C
-//! channels are contiguous in memory. With a B for each o it is a batch of products.
+//! channels are contiguous in memory. With a matrix B for each o it is a batch of products.
 //!
-//! Each C(i, j) is summed over s, then k, in order, in one accumulator, whatever m and n are: a row's bits
-//! depend neither on the number of rows nor on their place, so neither on the batch nor on the number of
-//! threads.
+//! Each C(i, j) is summed over s, then k, in order, in one accumulator, whatever m and n are. So a row's bits
+//! depend neither on the number of rows nor on the row's place among them, hence neither on the batch nor on
+//! the number of threads.
 
 use super::Isa;
 use super::kernel::{Checked, Context, Element, Kernel, Run, ensure};
@@ -161,7 +161,8 @@ pub(crate) fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut 
     let (from, to) = (src.len(), dst.len());
     let fits = rows.checked_mul(cols).is_some_and(|len| len <= from && len == to);
     assert!(fits, "transposing {rows} x {cols} from {from} elements to {to}");
-    // Square blocks whose lines stay in the first-level cache while both of their directions are walked.
+    // In square blocks, whose cache lines stay in the first-level cache while they are read and written in
+    // different directions.
     const BLOCK: usize = 16;
     for (i, j) in (0..rows).step_by(BLOCK).flat_map(|i| (0..cols).step_by(BLOCK).map(move |j| (i, j))) {
         let (i_end, j_end) = (rows.min(i + BLOCK), cols.min(j + BLOCK));
@@ -282,7 +283,7 @@ fn share_out(Context { isa, team }: Context, all: Tiles) {
     });
 }
 
-/// Operands that the tasks of a team share; each writes elements of its own.
+/// Operands that the tasks of a team share; each task writes elements of its own.
 struct Shared(Tiles);
 
 impl Shared {
@@ -297,7 +298,7 @@ unsafe impl Sync for Shared {}
 #[derive(Clone, Copy)]
 struct Tiles {
     p: Product,
-    /// Whether B comes from main memory and is asked for before its use.
+    /// Whether B comes from main memory and is prefetched.
     cold: bool,
     a: *const f32,
     b: *const f32,
@@ -311,7 +312,7 @@ impl VectorCode for Tiles {
         while j < self.p.n {
             let left = self.p.n - j;
             if self.cold {
-                self.ask_for_panel(j, left.min(2 * S::LANES));
+                self.prefetch_panel(j, left.min(2 * S::LANES));
             }
             // SAFETY: columns j .. j + min(left, 2 LANES) exist.
             unsafe {
@@ -331,9 +332,9 @@ impl VectorCode for Tiles {
 }
 
 impl Tiles {
-    /// Asks for the lines of B's columns j .. j + n, of the first block.
+    /// Prefetches columns j .. j + n of the first block's B.
     #[inline(always)]
-    fn ask_for_panel(self, j: usize, n: usize) {
+    fn prefetch_panel(self, j: usize, n: usize) {
         for (s, k) in (0..self.p.segments).flat_map(|s| (0..self.p.k).map(move |k| (s, k))) {
             let row = self.b.wrapping_add(s * self.p.b_segment + k * self.p.b_k + j);
             (0..n - 1).step_by(LINE).for_each(|i| prefetch(row.wrapping_add(i)));
@@ -341,7 +342,11 @@ impl Tiles {
         }
     }
 
-    /// V vectors of columns from j on, all rows, in tiles of nearly equal height.
+    /// All rows of V vectors of columns from j on, in tiles of nearly equal height. If TAIL, the last vector
+    /// has `tail` columns.
+    ///
+    /// # Safety
+    /// The columns exist.
     #[inline(always)]
     unsafe fn panel<S: Simd, const V: usize, const TAIL: bool>(self, j: usize, tail: usize) {
         let tiles = self.p.m.div_ceil(S::TILE_ROWS);
@@ -374,7 +379,11 @@ impl Tiles {
         }
     }
 
-    /// R rows by V vectors, the last one `tail` long if TAIL, held in registers over the whole reduction.
+    /// The tile of R rows from i on by V vectors of columns from j on; its sums stay in registers until they
+    /// are complete. If TAIL, the last vector has `tail` columns.
+    ///
+    /// # Safety
+    /// The rows and columns exist.
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const V: usize, const TAIL: bool>(
         self,
@@ -383,8 +392,8 @@ impl Tiles {
         tail: usize,
     ) {
         let Tiles { p, a, b, c, .. } = self;
-        // SAFETY: the caller's rows and columns exist, `Product::check` holds the strides' reach, and the
-        // partial forms touch `tail` elements only.
+        // SAFETY: the caller's rows and columns exist, the kernel's `check` found their indices to lie within
+        // the slices, and the partial forms touch `tail` elements only.
         unsafe {
             let mut sum = [[S::splat(0.0); V]; R];
             for s in 0..p.segments {

@@ -6,7 +6,7 @@
 
 use super::Isa;
 
-/// A vector of `LANES` floats and what can be done with it.
+/// A vector of `LANES` floats and its operations. A lane is the place of one element in a vector.
 ///
 /// # Safety
 /// Methods must only run on a processor with the implementor's features; [`dispatch`] sees to it. Pointers
@@ -15,11 +15,12 @@ use super::Isa;
 pub(super) trait Simd: Copy {
     /// The vector register.
     type V: Copy;
-    /// The same of as many 32-bit integers.
+    /// A register of as many 32-bit integers.
     type U: Copy;
     /// Floats in a vector.
     const LANES: usize;
-    /// Rows of the matrix product's register tile: as many as leave room for B's vectors and one broadcast.
+    /// Rows of the matrix product's tile, whose sums stay in registers: as many as leave room for two vectors
+    /// of B and one of A.
     const TILE_ROWS: usize;
 
     /// All lanes `x`.
@@ -130,7 +131,7 @@ pub(crate) fn vectorised<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
 /// Floats in a cache line.
 pub(super) const LINE: usize = 16;
 
-/// Asks for the cache line at `p`, which need not be readable, where the processor takes such requests.
+/// Prefetches the cache line at `p`, which need not be readable, on processors that can.
 #[inline(always)]
 pub(super) fn prefetch(p: *const f32) {
     #[cfg(target_arch = "x86_64")]

@@ -1,10 +1,10 @@
 //! Sines and cosines over slices.
 //!
-//! With n = round(2 x / pi) and r = x - n pi/2, |r| <= pi/4, sin x and cos x are +-sin r or +-cos r by n
-//! mod 4. pi/2 is taken off in three pieces, the first two of at most eleven bits (Cody and Waite), so that n
-//! times each of them is exact also where products are rounded, for |n| < 2^13. sin r and cos r are the
-//! polynomials of Cephes' `sinf` and `cosf`. The quadrant is found in floating point, where all numbers are
-//! small integers and exact.
+//! With n = round(2 x / pi) and r = x - n pi/2, |r| <= pi/4, sin x and cos x are +-sin r or +-cos r,
+//! depending on n mod 4. n pi/2 is subtracted in three steps, with pi/2 as the sum of three pieces (Cody and
+//! Waite). The first two pieces have at most eleven bits, so that n times them is exact for |n| < 2^13, also
+//! without a fused multiply-add. sin r and cos r are the polynomials of Cephes' `sinf` and `cosf`. n mod 4 is
+//! computed in floating point, exactly, since all numbers are small integers.
 //!
 //! Arguments beyond [`LIMIT`] go to the reference; no feature of a finite network comes near it.
 
@@ -61,7 +61,10 @@ fn sin_cos_reference<T: Real>(x: &mut [T], cosines: &mut [T]) {
     }
 }
 
-/// Of an integer: 0 if it is even, else 1.
+/// 1 for odd integers, 0 for even ones.
+///
+/// # Safety
+/// The processor has S's features.
 #[inline(always)]
 unsafe fn odd<S: Simd>(n: S::V) -> S::V {
     // SAFETY: the caller's promise of S's features.
@@ -72,6 +75,9 @@ unsafe fn odd<S: Simd>(n: S::V) -> S::V {
 }
 
 /// The sine and the cosine of every element of a vector, at most 2^-23 off.
+///
+/// # Safety
+/// The processor has S's features.
 #[inline(always)]
 unsafe fn sin_cos<S: Simd>(x: S::V) -> (S::V, S::V) {
     // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.

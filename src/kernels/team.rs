@@ -1,10 +1,11 @@
-//! Splitting one layer's work over threads when there are fewer samples than threads.
+//! Thread teams: several threads that share the work of one layer, where there are fewer samples than
+//! threads.
 //!
-//! A layer of one small image takes tens of microseconds, no more than the system takes to wake a sleeping
-//! thread. A [`Crew`]'s threads therefore stay awake from the first layer to the last: one walks the graph
-//! and opens a job for each layer, the others wait for it in [`Crew::serve`], and whoever is free takes the
-//! next task. A thread that the system has stopped takes none, so that a core which is busy elsewhere does
-//! not hold up the others for longer than one task.
+//! A layer of one small image takes tens of microseconds, about as long as waking a sleeping thread. The
+//! threads of a [`Crew`] therefore stay awake from the first layer to the last. One thread walks the graph
+//! and opens a job of numbered tasks for each layer; the others wait for it in [`Crew::serve`]; and every
+//! thread that is free takes the next task. A thread that the system has stopped takes no task, so a core
+//! that is busy elsewhere holds up the others for one task at most.
 
 use crate::error::{Error, Result};
 use std::cell::UnsafeCell;
@@ -28,10 +29,10 @@ pub(super) fn cannot_start(threads: usize, reason: &io::Error) -> Error {
     Error::invalid("threads", expected, format!("{threads} ({reason})"), "ask for fewer")
 }
 
-/// Who works on a layer: one thread, or a crew of them.
+/// The threads that work on a layer: the calling one, or a crew.
 ///
-/// The cut into tasks is the caller's and never depends on the number of threads, and every task's arithmetic
-/// is its own, so the result has the same bits either way.
+/// The caller cuts the work into tasks, never depending on the number of threads, and no task reads another's
+/// results. So the results have the same bits on any team.
 #[derive(Clone, Copy, Debug)]
 pub enum Team<'a> {
     /// The calling thread alone.
@@ -41,7 +42,7 @@ pub enum Team<'a> {
 }
 
 impl<'a> Team<'a> {
-    /// Calls `f` with a team of so many threads: the calling one, and others that are started for the call.
+    /// Calls `f` with a team of `threads` threads: the calling one, and others that are started for the call.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless there are from 1 to [`MAX_THREADS`] threads and this system can start them.
@@ -73,8 +74,8 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// The team for a pass over so many elements: sharing out what takes a microsecond costs more than it
-    /// saves.
+    /// The team for a pass over that many elements: the calling thread alone where they are few, since
+    /// sharing out a microsecond of work costs more than it saves.
     pub(crate) fn for_work(self, elements: usize) -> Team<'a> {
         const LEAST: usize = 1 << 14;
         if elements < LEAST { Team::Solo } else { self }
@@ -95,8 +96,8 @@ impl<'a> Team<'a> {
         self.run(a.count(), |i| f(i, unsafe { a.take(i) }));
     }
 
-    /// Calls `f(first row, rows from there on)` for a few parts of a pass over rows of `row` elements, or for
-    /// all of it where sharing would not pay.
+    /// Cuts `a`, rows of `row` elements, into a few parts and calls `f(first row, part)` for each; a short
+    /// `a` is one part.
     pub(crate) fn rows<A: Send>(self, a: &mut [A], row: usize, f: impl Fn(usize, &mut [A]) + Sync) {
         const PARTS: usize = 8;
         let team = self.for_work(a.len());
@@ -105,8 +106,8 @@ impl<'a> Team<'a> {
         team.each(a, rows * row, |i, part| f(i * rows, part));
     }
 
-    /// [`Team::each`] over two slices cut side by side, each with its own chunk length; stops with the
-    /// shorter.
+    /// [`Team::each`] over two slices, each with its own chunk length: `f(i, chunk i of a, chunk i of b)`, as
+    /// long as both have a chunk i.
     pub(crate) fn each2<A: Send, B: Send>(
         self,
         (a, chunk_a): (&mut [A], usize),
@@ -133,7 +134,7 @@ impl<'a> Team<'a> {
     }
 }
 
-/// A slice cut into chunks that threads take.
+/// A slice cut into chunks, which the tasks of a team take.
 struct Chunks<A> {
     start: *mut A,
     len: usize,
@@ -169,14 +170,17 @@ impl<A> Chunks<A> {
 
 type Job<'f> = &'f (dyn Fn(usize) + Sync);
 
-/// What the threads that work on one sample's layers share: a job of numbered tasks at a time.
+/// What the threads of a team share: one job of numbered tasks at a time.
 pub struct Crew {
     threads: usize,
-    /// The open job's number of tasks, in the upper half, and how many of them are taken.
+    /// The open job's number of tasks in the upper half, and in the lower half how many of them are taken.
     taken: AtomicU64,
+    /// How many of the open job's tasks are done.
     done: AtomicUsize,
     job: UnsafeCell<Option<Job<'static>>>,
+    /// Whether a job is open.
     at_work: AtomicBool,
+    /// Whether the leader is done, so that those who serve return.
     dismissed: AtomicBool,
 }
 
@@ -191,8 +195,7 @@ impl std::fmt::Debug for Crew {
 }
 
 impl Crew {
-    /// A crew of so many threads, the leader among them; they come when they call [`Crew::lead`] and
-    /// [`Crew::serve`].
+    /// A crew of `threads` threads. One of them has to call [`Crew::lead`], the others [`Crew::serve`].
     pub(crate) fn new(threads: usize) -> Crew {
         Crew {
             threads,
@@ -204,7 +207,7 @@ impl Crew {
         }
     }
 
-    /// Calls `f` with the crew as its team, and lets those who serve go when it returns or panics.
+    /// Calls `f` with the crew as its team. When it returns or panics, the threads that serve are let go.
     pub(crate) fn lead<R>(&self, f: impl FnOnce(Team<'_>) -> R) -> R {
         let _dismiss = OnDrop(|| self.dismissed.store(true, Ordering::Release));
         f(Team::Crew(self))
@@ -250,7 +253,7 @@ impl Crew {
         self.done.store(0, Ordering::Relaxed);
         self.taken.store(u64::from(tasks) << 32, Ordering::Release);
         let _finish = OnDrop(|| {
-            // After a panic tasks may be left, which nobody is to take any more.
+            // After a panic some tasks may be left; nobody shall take them any more.
             let taken = self.taken.swap(0, Ordering::Relaxed) as u32 as usize;
             let mut wait = Wait::for_a_task();
             while self.done.load(Ordering::Acquire) < taken {
@@ -261,7 +264,7 @@ impl Crew {
         self.work();
     }
 
-    /// Takes the open job's tasks while there are any; whether there was one.
+    /// Does tasks of the open job until all are taken; whether there was one.
     fn work(&self) -> bool {
         let mut worked = false;
         while let Some(task) = self.take_task() {
@@ -293,17 +296,18 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     }
 }
 
-/// Waiting for what takes microseconds, and after so many turns without keeping others from the core: where
-/// there are others, the system gives it back only after milliseconds.
+/// Waits for something that takes microseconds: first, for a number of steps, without leaving the core, since
+/// another program that gets the core may keep it for milliseconds; then by letting others run.
 struct Wait(usize);
 
 impl Wait {
-    /// For the next layer, some tens of microseconds.
+    /// For the next job, which opens after some tens of microseconds.
     fn for_a_job() -> Wait {
         Wait(2_000)
     }
 
-    /// For others' last tasks, some hundreds of microseconds: nobody else opens the next job.
+    /// For the other threads' last tasks, some hundreds of microseconds; only this thread can open the next
+    /// job.
     fn for_a_task() -> Wait {
         Wait(10_000)
     }
@@ -318,7 +322,7 @@ impl Wait {
     }
 }
 
-/// `f` with a team of so many threads beside the calling one.
+/// Calls `f` with a team of the calling thread and `others` more.
 #[cfg(test)]
 pub(crate) fn with_crew<R>(others: usize, f: impl FnOnce(Team<'_>) -> R) -> R {
     Team::with_threads(1 + others, f).expect("a few threads")

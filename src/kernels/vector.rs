@@ -1,4 +1,4 @@
-//! exp and SiLU over slices.
+//! SiLU and its derivative over slices, and the exp they take.
 //!
 //! exp(x) = 2^n exp(r) with n = round(x / ln 2) and r = x - n ln 2 in two pieces (Cody and Waite), |r| <=
 //! ln(2)/2, where a polynomial of degree 7 (Cephes' `expf`) errs by less than an ULP; 2^n is applied as two
@@ -85,6 +85,9 @@ pub(super) fn ensure_one_length(what: &str, lens: &[usize]) -> Result<()> {
 }
 
 /// exp of every element of a vector, at most 2 ULP off, for x <= 89.
+///
+/// # Safety
+/// The processor has S's features.
 #[inline(always)]
 unsafe fn exp_up_to_89<S: Simd>(x: S::V) -> S::V {
     // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
@@ -102,8 +105,11 @@ unsafe fn exp_up_to_89<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// p = 1 / (1 + e) and q = e / (1 + e) with e = exp(-|z|), in which nothing overflows or cancels: 1 / (1 +
+/// p = 1 / (1 + e) and q = e / (1 + e) with e = exp(-|z|): nothing overflows and nothing cancels. 1 / (1 +
 /// exp(-z)) is p where z >= 0 and q = 1 - p where z < 0.
+///
+/// # Safety
+/// The processor has S's features.
 #[inline(always)]
 unsafe fn sigmoids<S: Simd>(z: S::V) -> (S::V, S::V) {
     // SAFETY: as above.
@@ -115,6 +121,9 @@ unsafe fn sigmoids<S: Simd>(z: S::V) -> (S::V, S::V) {
 }
 
 /// z / (1 + exp(-z)).
+///
+/// # Safety
+/// The processor has S's features.
 #[inline(always)]
 pub(super) unsafe fn silu<S: Simd>(z: S::V) -> S::V {
     // SAFETY: as above.
@@ -125,6 +134,9 @@ pub(super) unsafe fn silu<S: Simd>(z: S::V) -> S::V {
 }
 
 /// silu'(z) = s + z s (1 - s), s = 1 / (1 + exp(-z)).
+///
+/// # Safety
+/// The processor has S's features.
 #[inline(always)]
 pub(super) unsafe fn silu_slope<S: Simd>(z: S::V) -> S::V {
     // SAFETY: as above.
@@ -162,6 +174,7 @@ impl Elementwise for SiluSlope {
     }
 }
 
+/// out = F(x, y) over slices of `len` elements.
 struct Map<F> {
     x: *const f32,
     y: *const f32,

@@ -7,14 +7,15 @@ use crate::kernels::vector::{silu, silu_slope};
 
 /// A pass over \[rows, c\], by columns.
 trait Pass {
-    /// Takes `B` vectors of columns, from `first` on, through every row. A vector holds `width` columns: `LANES`,
-    /// or fewer where `B` is 1.
+    /// Takes `B` vectors of columns, from `first` on, through every row. A vector holds `width` columns:
+    /// `LANES`, or fewer where `B` is 1.
     ///
     /// # Safety
     /// The processor has S's features, and the pass's pointers are valid for those columns.
     unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize);
 }
 
+/// A pass over all columns.
 struct AllColumns<P> {
     c: usize,
     pass: P,
@@ -46,25 +47,40 @@ impl<P: Pass> VectorCode for AllColumns<P> {
     }
 }
 
+/// `width <= LANES` floats, followed by zeros.
+///
+/// # Safety
+/// `p` has them, to be read.
 #[inline(always)]
 unsafe fn load<S: Simd>(p: *const f32, width: usize) -> S::V {
-    // SAFETY: the caller gives `width` readable floats.
+    // SAFETY: the caller's promise.
     unsafe { if width == S::LANES { S::load(p) } else { S::load_partial(p, width) } }
 }
 
+/// The first `width <= LANES` floats to memory.
+///
+/// # Safety
+/// `p` has them, to be written.
 #[inline(always)]
 unsafe fn store<S: Simd>(p: *mut f32, v: S::V, width: usize) {
-    // SAFETY: the caller gives `width` writable floats.
+    // SAFETY: the caller's promise.
     unsafe { if width == S::LANES { S::store(p, v) } else { S::store_partial(p, v, width) } }
 }
 
-/// `B` vectors from p on.
+/// `B` vectors of `width` floats each, from p on.
+///
+/// # Safety
+/// `p` has them, to be read.
 #[inline(always)]
 unsafe fn load_all<S: Simd, const B: usize>(p: *const f32, width: usize) -> [S::V; B] {
     // SAFETY: the caller gives B vectors of `width` readable floats.
     std::array::from_fn(|b| unsafe { load::<S>(p.add(b * S::LANES), width) })
 }
 
+/// `B` vectors of `width` floats each, from p on.
+///
+/// # Safety
+/// `p` has them, to be written.
 #[inline(always)]
 unsafe fn store_all<S: Simd, const B: usize>(p: *mut f32, v: [S::V; B], width: usize) {
     for (b, v) in v.into_iter().enumerate() {
@@ -73,7 +89,7 @@ unsafe fn store_all<S: Simd, const B: usize>(p: *mut f32, v: [S::V; B], width: u
     }
 }
 
-/// Rows whose moments are taken at once: few enough to stay in the first cache.
+/// Rows of a chunk, whose moments are computed together: few enough to stay in the first-level cache.
 const CHUNK: usize = 16;
 
 struct MomentsPass {
@@ -284,7 +300,8 @@ pub(super) fn affine_backward(isa: Isa, operands: AffineBackward<f32>) {
     let (rows, x, d) = (x.len() / c, x.as_ptr(), d.as_mut_ptr());
     let (sum, sum_x) = (sum.as_mut_ptr(), sum_x.as_mut_ptr());
     let [factor, term, centre] = pointers(channels);
-    // SAFETY: `ChannelAffineBackward::check` found x and d to be rows of c, and the others to have c elements.
+    // SAFETY: `ChannelAffineBackward::check` found x and d to be rows of c, and the others to have c
+    // elements.
     unsafe {
         if silu {
             run(isa, c, AffineBackwardPass::<true> { x, rows, c, factor, term, centre, d, sum, sum_x });

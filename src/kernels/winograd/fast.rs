@@ -30,7 +30,8 @@ const WIDTH: usize = 32;
 const ROWS: usize = 64;
 /// The most tasks that a layer is cut into for a thread team.
 const TASKS: usize = 8;
-/// A block of tiles is cut into so many parts for a team where the layer has only one block of output channels.
+/// Parts into which a block of tiles is cut for a team, where the layer has only one block of output
+/// channels.
 const PARTS: usize = 4;
 /// Rows of the matrices are padded to a multiple of this, the elements of the longest vector and of a cache
 /// line.
@@ -45,8 +46,8 @@ const KERNEL_LEN: usize = POINTS * (DEPTH * WIDTH + LINE);
 /// partial sums \[ROWS, WIDTH\].
 const SLOT_LEN: usize = KERNEL_LEN + POINTS * (ROWS * WIDTH + LINE);
 
-/// The distance from one point's matrix to the next, for matrices of so many elements. It is no power of two:
-/// otherwise all points' elements would fall into the same set of the cache.
+/// The distance from one point's matrix to the next, for matrices of that many elements. It is no power of
+/// two: otherwise the elements of all points would fall into the same set of the cache.
 fn spaced(elements: usize) -> usize {
     elements.saturating_add(LINE)
 }
@@ -77,7 +78,8 @@ pub(super) fn work_len(layer: &Winograd) -> usize {
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
 
-// SAFETY: the tasks of a team read what none of them writes, and write to disjoint channels or disjoint tiles.
+// SAFETY: the tasks of a team read what none of them writes, and write to disjoint channels or disjoint
+// tiles.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -134,15 +136,15 @@ impl Tiles {
         Tiles { h: layer.h, w: layer.w, down, across }
     }
 
-    /// The tiles of so many samples in blocks of nearly equal size.
+    /// The tiles of all samples in blocks of nearly equal size.
     fn blocks(self, samples: usize) -> impl Iterator<Item = Span> {
         let total = samples * self.down * self.across;
         let size = total.div_ceil(total.div_ceil(ROWS).max(1)).max(1);
         (0..total.div_ceil(size)).map(move |index| Span::block(total, size, index))
     }
 
-    /// The `size` x `size` pixels of tile r of images at `base`, and where it lies: from `border` pixels above
-    /// and left of the tile's first output on.
+    /// The `size` x `size` pixels that belong to tile r, in images at `base`. Its first pixel lies `border`
+    /// pixels above and left of the tile's first output.
     #[inline(always)]
     fn grid(self, base: *mut f32, channels: usize, r: usize, (size, border): (usize, usize)) -> Grid {
         let (sample, tile) = (r / (self.down * self.across), r % (self.down * self.across));
@@ -322,8 +324,8 @@ impl Forward<'_> {
             let to = to.wrapping_add(i * WIDTH);
             (taps(self.layer, self.weight, c.first + i, o.first), points(to, spaced(DEPTH * WIDTH)))
         };
-        // SAFETY: the weight was checked to have 3 x 3 x c_in x c_out elements, and `kernel` has DEPTH rows of
-        // WIDTH for every point.
+        // SAFETY: the weight was checked to have 3 x 3 x c_in x c_out elements, and `kernel` has DEPTH rows
+        // of WIDTH for every point.
         unsafe { dispatch(self.isa, Transform::new(Kernel3, c.len, o.len, place).prefetching(AHEAD)) }
     }
 
@@ -342,8 +344,8 @@ impl Forward<'_> {
         if self.accumulate {
             transform = transform.adding();
         }
-        // SAFETY: y, whose length was checked, has every pixel that the grids hold, and this task alone writes
-        // these tiles' channels; `sums` has `rows` of WIDTH for every point.
+        // SAFETY: y, whose length was checked, has every pixel that the grids hold, and this task alone
+        // writes these tiles' channels; `sums` has `rows` of WIDTH for every point.
         unsafe { dispatch(self.isa, transform) }
     }
 }
@@ -408,8 +410,8 @@ impl Gradient<'_> {
         self.team.each(inputs, POINTS * spaced(rows.len * DEPTH), |k, to| {
             let channels = Span::block(self.layer.c_in, DEPTH, k);
             assert!(to.len() >= POINTS * spaced(rows.len * channels.padded()));
-            // SAFETY: the images are x, whose length was checked; `to` is this task's, and has `rows` for every
-            // point.
+            // SAFETY: the images are x, whose length was checked; `to` is this task's, and has `rows` for
+            // every point.
             unsafe { self.x.inputs(rows, channels, 0..rows.len, to.as_mut_ptr()) }
         });
         self.team.each(outputs, POINTS * spaced(rows.len * WIDTH), |j, to| {
@@ -456,8 +458,8 @@ impl Gradient<'_> {
             (from, taps(self.layer, self.d_weight, c.first + i, o.first))
         };
         let transform = Transform::new(Kernel3Gradient, c.len, o.len, place).adding();
-        // SAFETY: d_weight was checked to have 3 x 3 x c_in x c_out elements, and this task alone writes those
-        // of these channels; `sums` has DEPTH rows of WIDTH for every point.
+        // SAFETY: d_weight was checked to have 3 x 3 x c_in x c_out elements, and this task alone writes
+        // those of these channels; `sums` has DEPTH rows of WIDTH for every point.
         unsafe { dispatch(self.isa, transform) }
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Matrices {
     pub a: [[f64; 4]; 6],
 }
 
-/// For these points.
+/// The matrices of these points.
 pub(super) fn matrices() -> Matrices {
     const FINITE: [f64; 5] = [0.0, P64, -P64, Q64, -Q64];
     let (mut b_t, mut g, mut a) = ([[0.0; 6]; 6], [[0.0; 3]; 6], [[0.0; 4]; 6]);

@@ -1,15 +1,15 @@
-//! The five transforms of [`super`], one text for all: y = M x M^T over grids of pixels, vectors along
-//! channels.
+//! The five transforms of [`super`], y = M x M^T, with one code for all: x and y are small squares of pixels,
+//! and the vectors run along the channels.
 
 use super::points::*;
 use crate::kernels::simd::{LINE, Simd, VectorCode, prefetch};
 use std::marker::PhantomData;
 
-/// One of the algorithm's matrices, OUT x IN, as the shortest sequence of vector operations.
+/// Multiplication by one of the algorithm's matrices, OUT x IN, in as few vector operations as possible.
 pub(super) trait Matrix<const IN: usize, const OUT: usize> {
-    /// Whether some of the pixels read or written may not exist.
+    /// Whether pixels may lie outside of their image, so that they are neither read nor written.
     const HAS_BORDERS: bool;
-    /// Whether what is written may take a bias or be added to what is there.
+    /// Whether a result may get a bias or be added to what is in memory.
     const ADDS: bool;
 
     /// M x.
@@ -30,10 +30,11 @@ pub(super) struct OutputGradient;
 /// G^T: six points to three taps' gradients.
 pub(super) struct Kernel3Gradient;
 
-/// even + point odd and even - point odd: what a pair of opposite points has in common is computed once.
+/// even + point odd and even - point odd: a polynomial at a point and at its negative, whose even and odd
+/// parts are computed once for both.
 ///
 /// # Safety
-/// The processor has `S`'s features; so below.
+/// The processor has `S`'s features.
 #[inline(always)]
 unsafe fn opposite<S: Simd>(even: S::V, odd: S::V, point: f32) -> (S::V, S::V) {
     // SAFETY: arithmetic on registers, with the caller's promise of S's features; so in all of these
@@ -42,6 +43,9 @@ unsafe fn opposite<S: Simd>(even: S::V, odd: S::V, point: f32) -> (S::V, S::V) {
 }
 
 /// a x + b y + z.
+///
+/// # Safety
+/// The processor has `S`'s features.
 #[inline(always)]
 unsafe fn combine<S: Simd>(a: f32, x: S::V, b: f32, y: S::V, z: S::V) -> S::V {
     // SAFETY: as above.
@@ -139,23 +143,24 @@ impl Matrix<6, 3> for Kernel3Gradient {
     }
 }
 
-/// A square of pixels, each some channels long, in a larger array: where one item of a transform is read or
-/// written.
+/// A square of pixels in a larger array, from which a transform reads one x or to which it writes one y. A
+/// pixel is a row of channels.
 #[derive(Clone, Copy)]
 pub(super) struct Grid {
-    /// Pixel (0, 0), channel 0; that pixel need not exist.
+    /// Channel 0 of pixel (0, 0). That pixel may lie outside of the array: the pointer is for arithmetic.
     pub origin: *mut f32,
     /// Distance between rows.
     pub row: usize,
     /// Distance between columns.
     pub col: usize,
-    /// Rows from the first to before the second exist.
+    /// The rows that exist: from the first number up to and without the second.
     pub rows: (usize, usize),
-    /// Columns from the first to before the second exist.
+    /// The columns that exist, in the same way.
     pub cols: (usize, usize),
 }
 
 impl Grid {
+    /// Whether all n x n pixels exist.
     #[inline(always)]
     fn is_whole(&self, n: usize) -> bool {
         self.rows == (0, n) && self.cols == (0, n)
@@ -172,8 +177,8 @@ impl Grid {
     }
 }
 
-/// `$body` for every `$i` below `$n`, at most 6, as so many copies with a constant: what it indexes stays in
-/// registers.
+/// Repeats `$body` for every `$i` below `$n`, which is at most 6. `$i` is a constant in each copy, so that
+/// arrays indexed by it stay in registers.
 macro_rules! unrolled {
     ($i:ident < $n:expr, $body:expr) => {
         unrolled!(@ $i, $n, $body, 0 1 2 3 4 5)
@@ -188,13 +193,18 @@ macro_rules! unrolled {
     };
 }
 
+/// A vector from memory, or, if TAIL, n < LANES floats followed by zeros.
+///
+/// # Safety
+/// `p` has that many readable floats.
 #[inline(always)]
 unsafe fn load<S: Simd, const TAIL: bool>(p: *const f32, n: usize) -> S::V {
-    // SAFETY: the caller gives `n` readable floats if TAIL, LANES otherwise.
+    // SAFETY: the caller's promise.
     unsafe { if TAIL { S::load_partial(p, n) } else { S::load(p) } }
 }
 
-/// y = M x M^T for every item and channel; pixels that do not exist read as 0 and are not written.
+/// y = M x M^T for a number of items (tiles, or pairs of channels) and for all channels of their pixels.
+/// Pixels that do not exist are read as 0 and are not written.
 pub(super) struct Transform<M, F, const IN: usize, const OUT: usize> {
     items: usize,
     channels: usize,
@@ -210,31 +220,32 @@ where
     M: Matrix<IN, OUT>,
     F: Fn(usize) -> (Grid, Grid),
 {
-    /// `place(i)` says where item i is read and where it is written.
+    /// A transform of that many items and channels; `place(i)` is where item i is read and where it is
+    /// written.
     pub fn new(_: M, items: usize, channels: usize, place: F) -> Self {
         Transform { items, channels, place, bias: None, add: false, ahead: 0, matrix: PhantomData }
     }
 
-    /// Adds one number per channel to every pixel written.
+    /// Adds a bias, one number for each channel, to every pixel written.
     pub fn with_bias(self, bias: *const f32) -> Self {
         const { assert!(M::ADDS) };
         Transform { bias: Some(bias), ..self }
     }
 
-    /// Adds to what is there instead of overwriting it.
+    /// Adds the results to what is in memory instead of overwriting it.
     pub fn adding(self) -> Self {
         const { assert!(M::ADDS) };
         Transform { add: true, ..self }
     }
 
-    /// Asks for the pixels that the item `ahead` of each will read; they need not exist.
+    /// Before each item, prefetches what the item `ahead` places after it will read; that need not exist.
     pub fn prefetching(self, ahead: usize) -> Self {
         Transform { ahead, ..self }
     }
 
     #[inline(always)]
     fn prefetch(&self, from: Grid) {
-        // Where a pixel begins in the middle of a cache line, its last element is in one more line.
+        // A pixel that begins within a cache line ends in one line more than its length suggests.
         let last = self.channels - 1;
         for (i, j) in (0..IN).flat_map(|i| (0..IN).map(move |j| (i, j))) {
             (0..last).step_by(LINE).for_each(|c| prefetch(from.at(i, j, c)));
@@ -242,8 +253,11 @@ where
         }
     }
 
-    /// The last channels, where no whole vector of them is left, may take the slower way of what has borders
-    /// and is added.
+    /// One item. PLAIN says that there is no bias and nothing is added, WHOLE that all pixels exist. The last
+    /// channels, where they do not fill a vector, take the general code.
+    ///
+    /// # Safety
+    /// As for [`VectorCode::run`], and PLAIN and WHOLE are true only where they hold.
     #[inline(always)]
     unsafe fn item<S: Simd, const PLAIN: bool, const WHOLE: bool>(&self, from: Grid, to: Grid) {
         let mut c = 0;
@@ -260,6 +274,10 @@ where
         }
     }
 
+    /// The n channels of one item from c on: a vector of them, or fewer if TAIL.
+    ///
+    /// # Safety
+    /// As for `item`, and the channels exist.
     #[inline(always)]
     unsafe fn vector<S: Simd, const PLAIN: bool, const WHOLE: bool, const TAIL: bool>(
         &self,
@@ -323,8 +341,9 @@ where
             }
             let is_plain = self.bias.is_none() && !self.add;
             let is_whole = from.is_whole(IN) && to.is_whole(OUT);
-            // What a matrix never needs is not compiled: the transforms are long, and there are five in three
-            // vector sizes. SAFETY: the caller's promise.
+            // HAS_BORDERS and ADDS are constants: the variants that a matrix never needs are not compiled.
+            // The code is long, and there are five matrices on three kinds of vectors. SAFETY: the caller's
+            // promise.
             unsafe {
                 if M::HAS_BORDERS && !is_whole {
                     if M::ADDS {
