@@ -58,7 +58,8 @@ const ROUNDS: usize = 4_000_000;
 /// and the best try counts, since other programs slow most of them.
 ///
 /// # Errors
-/// [`Error::Invalid`] unless there are from 1 to [`MAX_THREADS`](super::MAX_THREADS) threads and this system
+/// [`Error::Invalid`](crate::Error::Invalid) unless there are from 1 to [`MAX_THREADS`](super::MAX_THREADS)
+/// threads and this system
 /// can start them.
 pub fn peak_gflops(threads: usize) -> Result<f64> {
     check_threads(threads)?;

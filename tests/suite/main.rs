@@ -31,6 +31,7 @@ mod golden_frechet;
 mod golden_schedulers;
 mod golden_unet;
 mod gradients;
+mod kernels_hostile;
 mod onnx_scripts;
 mod peer_networks;
 mod support;
