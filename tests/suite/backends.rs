@@ -2,7 +2,7 @@
 //! every graph.
 
 use crate::support::runners::in_time;
-use crate::support::runtimes::load_all;
+use crate::support::runtimes::denoisers;
 use ndarray::{Array4, Array5};
 use performer_ddpm::config::{DiffusionConfig, Preset, VarianceKind};
 use performer_ddpm::equations::Schedule;
@@ -78,7 +78,7 @@ fn compare(options: SampleOptions, noise: Option<Array5<f32>>) {
         let (want, noise, schedule) =
             (want.clone(), noise.clone(), Schedule::from_config(&diffusion).expect("a schedule"));
         in_time(move || {
-            for (name, mut denoiser) in load_all(&graph) {
+            for (name, mut denoiser) in denoisers(&graph) {
                 let who = format!("{name}, {:?}, {options:?}", spec.kind());
                 let mut steps = Vec::new();
                 let noise = noise.as_ref().map(|noise| noise.view());
@@ -131,7 +131,7 @@ fn a_sampler_graph_refuses_another_sampler() {
     let source = Source { model: &model, diffusion: &diffusion, step: None };
     let graph = build(source, &graphs(&options)[2]).expect("a graph");
     in_time(move || {
-        for (name, mut denoiser) in load_all(&graph) {
+        for (name, mut denoiser) in denoisers(&graph) {
             for other in [SampleOptions { steps: Some(4), ..options }, samplers()[1]] {
                 let outcome = sample_with(&mut denoiser, &schedule, &other, None, |_| {});
                 let error = outcome.expect_err("another sampler");

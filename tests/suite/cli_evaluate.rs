@@ -1,11 +1,11 @@
 //! `evaluate` through the binary: the figures, the files, and one clear message for what cannot be evaluated.
 
 use crate::support::feature_nets::FeatureNet;
+use crate::support::runtimes::{at_hand, name};
 use ndarray::Array4;
 use performer_ddpm::evaluate::frechet::frechet_distance;
 use performer_ddpm::output::{read_npy, write_npy};
 use performer_ddpm_onnx::Dim;
-use performer_ddpm_onnx::runner::TRACT_BUILT_IN;
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -64,9 +64,9 @@ fn folder() -> &'static Path {
     made.path()
 }
 
-/// In the tests tract is built in; where it is not, ONNX Runtime has to be there.
-fn backend() -> [&'static str; 2] {
-    ["--features-backend", if TRACT_BUILT_IN { "tract" } else { "ort" }]
+/// The option for a runtime that is at hand.
+fn backend() -> Option<[&'static str; 2]> {
+    at_hand().first().map(|runtime| ["--features-backend", name(runtime)])
 }
 
 fn number(value: &Value, path: &str) -> f64 {
@@ -107,13 +107,14 @@ fn the_bound_is_reported_whole_and_in_parts() {
 /// pixels' mean) to those of the images. 1e-6: the mean is an `f32`.
 #[test]
 fn samples_are_compared_by_their_features() {
+    let Some(backend) = backend() else { return };
     let network = ["--features", "mean.onnx", "--images", "200", "--seed", "4"];
     let steps = ["--steps", "2", "--sampler", "ddim"];
-    let fresh = [&["run", "-n", "30"], &network[..], &backend(), &steps].concat();
+    let fresh = [&["run", "-n", "30"], &network[..], &backend, &steps].concat();
     let found = json(folder(), &[&fresh[..], &["--out", "a/b"]].concat());
     let sample = ["sample", "run", "-n", "30", "--seed", "4", "--npy", "s.npy", "--quiet"];
     succeed(folder(), &[&sample[..], &steps].concat());
-    let given = json(folder(), &[&["--samples", "s.npy"], &network[..], &backend()].concat());
+    let given = json(folder(), &[&["--samples", "s.npy"], &network[..], &backend].concat());
     let features = &given["features"];
     for name in ["frechet_distance", "kernel_distance", "precision", "recall", "nearest", "held_out"] {
         assert_eq!(found["features"][name], features[name], "{name}");
@@ -148,9 +149,10 @@ fn samples_are_compared_by_their_features() {
 
 #[test]
 fn tables_and_plots_are_written_for_people() {
+    let Some(backend) = backend() else { return };
     let both = ["evaluate", "run", "--nll", "-n", "25", "--strata", "3", "--steps", "1", "--out", "plots"];
     let network = ["--features", "two.onnx", "--features-output", "logits", "--images", "60"];
-    let text = succeed(folder(), &[&both[..], &network, &backend(), &["--quiet"]].concat());
+    let text = succeed(folder(), &[&both[..], &network, &backend, &["--quiet"]].concat());
     for part in [
         "bound in bits/dim on 25 test images",
         "+-",
@@ -186,6 +188,7 @@ fn bits_fall_with_training() {
 /// Pictures in a folder are samples too.
 #[test]
 fn a_folder_of_pictures_is_compared() {
+    let Some(backend) = backend() else { return };
     let pictures = folder().join("pictures");
     std::fs::create_dir(&pictures).expect("a folder");
     let train = performer_ddpm::data::load(None, None).expect("images").train;
@@ -194,40 +197,27 @@ fn a_folder_of_pictures_is_compared() {
         picture.save(pictures.join(format!("{i:02}.png"))).expect("a file");
     }
     let arguments = ["--features", "mean.onnx", "--samples", "pictures", "--images", "50"];
-    let found = json(folder(), &[&arguments[..], &backend()].concat());
+    let found = json(folder(), &[&arguments[..], &backend].concat());
     assert_eq!(found["features"]["samples"], 22);
     assert_eq!(number(&found, "/features/nearest/smallest"), 0.0);
-    refused(folder(), &[&arguments[..], &["-n", "23"], &backend()].concat(), &["pictures", "23", "22"]);
+    refused(folder(), &[&arguments[..], &["-n", "23"], &backend].concat(), &["pictures", "23", "22"]);
 }
 
+/// Refused before a runtime is needed.
 #[test]
 fn what_cannot_be_evaluated_is_refused_in_one_message() {
     let at = folder();
-    let with = |arguments: &[&'static str]| [arguments, &backend()].concat();
     let net = |file: &'static str| ["run", "-n", "30", "--steps", "1", "--images", "50", "--features", file];
     // No features network, or one that is not fully named.
     std::fs::write(at.join("notes.onnx"), "no network").expect("a file");
-    refused(at, &with(&net("notes.onnx")), &["notes.onnx", "an ONNX model"]);
-    refused(at, &with(&net("absent.onnx")), &["absent.onnx"]);
-    refused(at, &with(&net("maps.onnx")), &["maps.onnx", "features f32 [N, D]"]);
-    refused(at, &with(&net("two.onnx")), &["--features-output", "features f32", "logits f32"]);
+    refused(at, &net("notes.onnx"), &["notes.onnx", "an ONNX model"]);
+    refused(at, &net("absent.onnx"), &["absent.onnx"]);
+    refused(at, &net("maps.onnx"), &["maps.onnx", "features f32 [N, D]"]);
+    refused(at, &net("two.onnx"), &["--features-output", "features f32", "logits f32"]);
     succeed(at, &["export", "denoiser.onnx", "--model", "run", "--check", "none", "--quiet"]);
-    refused(at, &with(&net("denoiser.onnx")), &["denoiser.onnx", "inputs", "--features-input"]);
-    // Too few samples, too few images.
-    refused(at, &with(&net("pixels.onnx")), &["--images", "at least 785", "784 features", "got 50", "rank"]);
-    let few = ["run", "-n", "784", "--images", "800", "--features", "pixels.onnx"];
-    refused(at, &with(&few), &["-n", "at least 785", "got 784"]);
+    refused(at, &net("denoiser.onnx"), &["denoiser.onnx", "inputs", "--features-input"]);
+    // Too few images, images of another shape, none that are held out.
     refused(at, &["run", "-n", "1"], &["at least 2", "got 1"]);
-    // Samples that are not finite, not in the range, or of another shape; images of another shape.
-    let mut samples = Array4::<f32>::zeros((30, 1, 28, 28));
-    let samples_of = |name: &'static str| ["--samples", name, "--features", "mean.onnx", "--images", "50"];
-    samples[[3, 0, 2, 1]] = f32::NAN;
-    write_npy(&at.join("nan.npy"), samples.view()).expect("a file");
-    refused(at, &with(&samples_of("nan.npy")), &["nan.npy", "[3, 0, 2, 1]", "NaN"]);
-    write_npy(&at.join("bytes.npy"), samples.mapv(|_| 200.0).view()).expect("a file");
-    refused(at, &with(&samples_of("bytes.npy")), &["bytes.npy", "[-1, 1]", "200.0"]);
-    write_npy(&at.join("small.npy"), Array4::<f32>::zeros((30, 1, 8, 8)).view()).expect("a file");
-    refused(at, &with(&samples_of("small.npy")), &["small.npy", "[1, 28, 28]", "[1, 8, 8]"]);
     let colours = at.join("colours");
     std::fs::create_dir(&colours).expect("a folder");
     image::RgbImage::new(28, 28).save(colours.join("a.png")).expect("a picture");
@@ -237,6 +227,28 @@ fn what_cannot_be_evaluated_is_refused_in_one_message() {
     (0..3)
         .for_each(|i| image::GrayImage::new(28, 28).save(grey.join(format!("{i}.png"))).expect("a picture"));
     refused(at, &["run", "--data", "grey"], &["grey", "held-out", "--against train"]);
+}
+
+/// Refused once the network is loaded: too few samples or images for its features, and samples that are not
+/// finite, not in the range, or of another shape.
+#[test]
+fn what_a_features_network_cannot_compare_is_refused() {
+    let Some(backend) = backend() else { return };
+    let at = folder();
+    let with = |arguments: &[&'static str]| [arguments, &backend].concat();
+    let few = ["run", "-n", "30", "--steps", "1", "--images", "50", "--features", "pixels.onnx"];
+    refused(at, &with(&few), &["--images", "at least 785", "784 features", "got 50", "rank"]);
+    let few = ["run", "-n", "784", "--images", "800", "--features", "pixels.onnx"];
+    refused(at, &with(&few), &["-n", "at least 785", "got 784"]);
+    let mut samples = Array4::<f32>::zeros((30, 1, 28, 28));
+    let samples_of = |name: &'static str| ["--samples", name, "--features", "mean.onnx", "--images", "50"];
+    samples[[3, 0, 2, 1]] = f32::NAN;
+    write_npy(&at.join("nan.npy"), samples.view()).expect("a file");
+    refused(at, &with(&samples_of("nan.npy")), &["nan.npy", "[3, 0, 2, 1]", "NaN"]);
+    write_npy(&at.join("bytes.npy"), samples.mapv(|_| 200.0).view()).expect("a file");
+    refused(at, &with(&samples_of("bytes.npy")), &["bytes.npy", "[-1, 1]", "200.0"]);
+    write_npy(&at.join("small.npy"), Array4::<f32>::zeros((30, 1, 8, 8)).view()).expect("a file");
+    refused(at, &with(&samples_of("small.npy")), &["small.npy", "[1, 28, 28]", "[1, 8, 8]"]);
 }
 
 #[test]

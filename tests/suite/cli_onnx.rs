@@ -2,7 +2,7 @@
 //! for what is missing.
 
 use crate::support::foreign::Foreign;
-use crate::support::peers;
+use crate::support::runtimes::{at_hand, name};
 use ndarray::Array4;
 use performer_ddpm::output::read_npy;
 use performer_ddpm_onnx::runner::TRACT_BUILT_IN;
@@ -91,27 +91,9 @@ fn folder() -> &'static Path {
     made.path()
 }
 
-/// The runtimes at hand as `--backend` has them; says what is skipped.
+/// The runtimes at hand as `--backend` has them.
 fn backends() -> Vec<&'static str> {
-    static FOUND: OnceLock<Vec<&'static str>> = OnceLock::new();
-    let found = FOUND.get_or_init(|| {
-        let mut found = Vec::new();
-        if TRACT_BUILT_IN {
-            found.push("tract");
-        } else {
-            println!("skipped in tract: it is not built in");
-        }
-        let arguments = ["sample", "denoiser.onnx", "-n", "1", "--steps", "1", "--quiet", "--out", "try.png"];
-        let output = run(folder(), &arguments);
-        if output.status.success() {
-            found.push("ort");
-        } else {
-            let message = refused(&output, &["no usable ONNX Runtime"]);
-            peers::skipped(message);
-        }
-        found
-    });
-    found.clone()
+    at_hand().iter().map(name).collect()
 }
 
 /// The images of a model with these options.

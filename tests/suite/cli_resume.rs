@@ -1,6 +1,7 @@
 //! A run that was stopped, by Ctrl-C or by force, ends with the same bits as one that never was.
 
 use performer_ddpm::checkpoint::state;
+use performer_ddpm::config::Preset;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -23,8 +24,17 @@ fn bytes(folder: &Path, file: &str) -> Vec<u8> {
 
 const FINAL: [&str; 2] = ["unet/diffusion_pytorch_model.safetensors", "unet/raw_weights.safetensors"];
 
-/// More than the preset's 40, so that a run that is resumed to another end is seen.
-const STEPS: &str = "45";
+/// More than the preset's 40, so that a run that is resumed to another end is seen; and far from the second
+/// checkpoint, after which runs are stopped.
+const STEPS: u64 = 75;
+
+/// Writes the tiny preset with a chain of 10 steps: each run ends with a grid of samples, which would take
+/// longer than its training.
+fn write_config(folder: &Path) {
+    let mut config = Preset::Tiny.config();
+    config.diffusion.timesteps = 10;
+    std::fs::write(folder.join("short.toml"), config.to_toml()).expect("a file");
+}
 
 /// Everything of a metrics file but the clock's columns.
 fn metrics(folder: &Path) -> Vec<(u64, f64, f64, f64)> {
@@ -40,8 +50,9 @@ fn metrics(folder: &Path) -> Vec<(u64, f64, f64, f64)> {
 
 /// Starts a run, waits until it has written its second checkpoint, and stops it by `signal`.
 fn stopped(folder: &Path, signal: &str) -> Output {
-    let arguments = ["train", "--preset", "tiny", "--steps", STEPS, "--out", "run", "--threads", "3"];
-    let mut command = command(folder, &[&arguments[..], &["--conv", "winograd"]].concat());
+    let arguments =
+        ["train", "--config", "short.toml", "--out", "run", "--threads", "3", "--conv", "winograd"];
+    let mut command = command(folder, &[&arguments[..], &["--steps", &STEPS.to_string()]].concat());
     let mut child = command.stderr(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a start");
     let start = Instant::now();
     while !folder.join("run/checkpoints/step-00000020.safetensors").exists() {
@@ -58,19 +69,21 @@ fn stopped(folder: &Path, signal: &str) -> Output {
 #[test]
 fn a_stopped_run_ends_with_the_same_bits() {
     let folder = tempfile::tempdir().expect("a folder");
+    let all = STEPS.to_string();
     let at = |name: &str| {
         let path = folder.path().join(name);
         std::fs::create_dir(&path).expect("a folder");
+        write_config(&path);
         path
     };
     let (straight, interrupted, killed, stepwise) =
         (at("straight"), at("interrupted"), at("killed"), at("stepwise"));
-    succeed(&straight, &["train", "--preset", "tiny", "--steps", STEPS, "--out", "run", "--quiet"]);
+    succeed(&straight, &["train", "--config", "short.toml", "--steps", &all, "--out", "run", "--quiet"]);
 
     let output = stopped(&interrupted, "-INT");
     assert!(output.status.success(), "Ctrl-C ends a run in order");
     let newest = state::newest(&interrupted.join("run")).expect("readable").expect("a checkpoint");
-    assert!((20..45).contains(&newest.state.step), "saved at step {}", newest.state.step);
+    assert!((20..STEPS).contains(&newest.state.step), "saved at step {}", newest.state.step);
     let told = String::from_utf8_lossy(&output.stdout);
     let (_, resume) = told.trim_end().split_once("performer-ddpm ").expect("how to go on");
     assert_eq!(resume, "train --resume run --conv winograd");
@@ -79,9 +92,9 @@ fn a_stopped_run_ends_with_the_same_bits() {
     assert!(!stopped(&killed, "-KILL").status.success());
     succeed(&killed, &["train", "--resume", "--quiet", "--threads", "1"]);
 
-    succeed(&stepwise, &["train", "--preset", "tiny", "--steps", "7", "--out", "run", "--quiet"]);
+    succeed(&stepwise, &["train", "--config", "short.toml", "--steps", "7", "--out", "run", "--quiet"]);
     succeed(&stepwise, &["train", "--resume", "run", "--steps", "13", "--quiet"]);
-    succeed(&stepwise, &["train", "--resume", "run", "--steps", STEPS, "--quiet"]);
+    succeed(&stepwise, &["train", "--resume", "run", "--steps", &all, "--quiet"]);
 
     for other in [&interrupted, &killed, &stepwise] {
         for file in FINAL {
@@ -97,16 +110,17 @@ fn a_stopped_run_ends_with_the_same_bits() {
         let kept = std::fs::read_dir(other.join("run/checkpoints")).expect("checkpoints").count();
         assert_eq!(kept, 2, "the last two checkpoints are kept");
     }
-    let grid = "run/samples/step-00000045.png";
-    assert!(bytes(&killed, grid) == bytes(&straight, grid), "the sample grids differ");
+    let grid = format!("run/samples/step-{STEPS:08}.png");
+    assert!(bytes(&killed, &grid) == bytes(&straight, &grid), "the sample grids differ");
 }
 
 #[test]
 fn a_run_without_a_checkpoint_begins_again_from_its_configuration() {
     let folder = tempfile::tempdir().expect("a folder");
+    write_config(folder.path());
     succeed(
         folder.path(),
-        &["train", "--preset", "tiny", "--steps", "3", "--out", "run", "--quiet", "--seed", "5"],
+        &["train", "--config", "short.toml", "--steps", "3", "--out", "run", "--quiet", "--seed", "5"],
     );
     let end = bytes(folder.path(), &format!("run/{}", FINAL[0]));
     std::fs::remove_dir_all(folder.path().join("run/checkpoints")).expect("they go");
@@ -119,7 +133,8 @@ fn a_run_without_a_checkpoint_begins_again_from_its_configuration() {
 fn sampling_is_repeatable_and_noise_can_be_given() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    succeed(folder, &["train", "--preset", "tiny", "--steps", "3", "--quiet"]);
+    write_config(folder);
+    succeed(folder, &["train", "--config", "short.toml", "--steps", "3", "--quiet"]);
     let sample = |n: &str, batch: &str, threads: &str, file: &str, more: &[&str]| {
         let arguments =
             ["sample", "-n", n, "--batch", batch, "--threads", threads, "--npy", file, "--steps", "4", "-q"];
@@ -163,7 +178,8 @@ fn a_run_that_diverges_keeps_its_last_checkpoint_and_goes_on_at_a_lower_rate() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     let run = folder.join("run");
-    succeed(folder, &["train", "--preset", "tiny", "--steps", "4", "--out", "run", "--quiet"]);
+    write_config(folder);
+    succeed(folder, &["train", "--config", "short.toml", "--steps", "4", "--out", "run", "--quiet"]);
     let newest = || state::newest(&run).expect("readable").expect("a checkpoint").state;
     let good = newest();
     set_rate(&run, "1e30");
@@ -183,7 +199,8 @@ fn a_run_that_diverges_keeps_its_last_checkpoint_and_goes_on_at_a_lower_rate() {
 fn a_run_that_diverges_before_a_checkpoint_speaks_of_none_and_begins_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
-    let train = ["train", "--preset", "tiny", "--steps", "5", "--lr", "1e30", "--out", "run", "-q"];
+    write_config(folder);
+    let train = ["train", "--config", "short.toml", "--steps", "5", "--lr", "1e30", "--out", "run", "-q"];
     let message = diverge(folder, &train);
     assert!(message.contains("begin again with train --resume run"), "{message}");
     assert!(!message.contains("checkpoint"), "{message}");

@@ -1,6 +1,7 @@
 //! Comparisons of a very small network: resumed to the same findings, divergence told, and a report with
 //! everything in it.
 
+use crate::support::runtimes::at_hand;
 use performer_ddpm::compare::report::{report, write_report};
 use performer_ddpm::compare::{
     Budget, Comparison, Event, FeatureSource, Features, Findings, Part, Plan, Variant,
@@ -86,7 +87,7 @@ fn run(folder: &Path, plan: &Plan, parts: &[Part], stages: usize) -> (bool, Comp
 }
 
 /// A features network: the eight columns' means.
-fn features(folder: &Path) -> Features {
+fn features(folder: &Path, runtime: &Runtime) -> Features {
     let mut g = GraphBuilder::new("features");
     let image = [Dim::from("N"), 1.into(), 8.into(), 8.into()];
     let x = g.input("images", ElementType::F32, image).expect("an input");
@@ -94,13 +95,14 @@ fn features(folder: &Path) -> Features {
     g.output("features", means).expect("an output");
     let file = folder.join("features.onnx");
     g.into_model(ModelInfo::default()).expect("a model").write(&file).expect("a file");
-    Features::open(&file, &FeatureOptions::new(Runtime::Tract), None).expect("a features network")
+    Features::open(&file, &FeatureOptions::new(runtime.clone()), None).expect("a features network")
 }
 
 #[test]
 fn samples_are_compared_under_a_features_network_even_after_the_runs() {
+    let Some(runtime) = at_hand().first() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let mut features = features(folder.path());
+    let mut features = features(folder.path(), runtime);
     let plan = plan(&config(), &[Variant::Favor], 2);
     let (finished, mut comparison, _) = run(&folder.path().join("a"), &plan, &[Part::Runs], usize::MAX);
     assert!(finished);
@@ -122,7 +124,7 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
     let html = report(folder.path(), comparison.findings(), &BTreeMap::new()).expect("a report").html;
     assert!(html.contains("features.onnx") && html.contains("too few for 8 features"), "{html}");
     // Fed otherwise it is another study.
-    let options = FeatureOptions { range: PixelRange::Unit, ..FeatureOptions::new(Runtime::Tract) };
+    let options = FeatureOptions { range: PixelRange::Unit, ..FeatureOptions::new(runtime.clone()) };
     let file = folder.path().join("features.onnx");
     let mut brighter = Features::open(&file, &options, None).expect("a features network");
     let mut other = comparison.clone();

@@ -3,7 +3,8 @@
 
 use crate::support::golden;
 use crate::support::networks::{difference, kinds, randomised};
-use crate::support::runners::{self, all, in_time, run};
+use crate::support::runners::{in_time, python, run};
+use crate::support::runtimes::{at_hand, runners};
 use performer_ddpm::Error;
 use performer_ddpm::checkpoint::model_folder::load_unet;
 use performer_ddpm::config::DiffusionConfig;
@@ -12,7 +13,9 @@ use performer_ddpm::equations::update::ReverseProcess;
 use performer_ddpm::equations::{Schedule, Spacing};
 use performer_ddpm::export::{GraphKind, GraphSpec, Metadata, Source, build, write_checked};
 use performer_ddpm::model::Model;
+use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm_onnx::proto::{DimensionValue, GraphProto};
+use performer_ddpm_onnx::runner::TRACT_BUILT_IN;
 use performer_ddpm_onnx::{Model as OnnxModel, Tensor};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -167,7 +170,7 @@ fn golden_networks_agree_with_pytorch() {
             let x: Vec<f32> = x.iter().map(|x| *x as f32).collect();
             let t: Vec<i64> = golden["t"].1.iter().map(|t| *t as i64).collect();
             let (x, t) = (Tensor::f32(shape.clone(), x).expect("x"), Tensor::i64([t.len()], t).expect("t"));
-            for mut runner in all(&graph) {
+            for mut runner in runners(&graph) {
                 let (runtime, got) = run(runner.as_mut(), &[("x", &x), ("t", &t)]);
                 let off = difference(&got, &golden["y"].1);
                 assert!(off < 1e-5, "{} in {runtime}: {off:e}", path.display());
@@ -241,13 +244,20 @@ fn the_command_exports_the_newest_run_and_refuses_what_does_not_fit() {
 
     let (status, out, message) = run(&["export", "model.onnx", "--quiet"]);
     assert_eq!((status, out.as_str()), (Some(0), "model.onnx\n"), "{message}");
-    // The tests' binary has tract built in; ONNX Runtime may not be here.
     let (status, out, message) = run(&["export", "model.onnx", "--json"]);
     let report: serde_json::Value = serde_json::from_str(&out).expect("one JSON object");
     assert!(status == Some(0) && message.is_empty(), "{message}");
-    let runtimes = report["checks"].as_array().expect("a list");
-    assert!(runtimes[0]["runtime"].as_str().is_some_and(|name| name.starts_with("tract")), "{out}");
-    assert_eq!(runtimes.len() + report["not_checked"].as_array().expect("a list").len(), 2, "{out}");
+    let list = |name: &str| report[name].as_array().expect("a list").clone();
+    let checked = list("checks").into_iter().map(|check| check["runtime"].as_str().unwrap().to_owned());
+    let checked: Vec<String> = checked.collect();
+    assert_eq!(checked.len(), at_hand().len(), "{out}");
+    for (runtime, checked) in at_hand().iter().zip(&checked) {
+        let starts = if *runtime == Runtime::Tract { "tract" } else { "ONNX Runtime" };
+        assert!(checked.starts_with(starts), "{out}");
+    }
+    // A runtime that could be here is told where it is not.
+    let tried = 1 + usize::from(TRACT_BUILT_IN);
+    assert_eq!(checked.len() + list("not_checked").len(), tried, "{out}");
     let (status, out, _) = run(&[
         "export",
         "sampler.onnx",
@@ -326,8 +336,9 @@ for path in sys.argv[1:]:
         }
     }
     for (packages, script) in [("onnx.checker", CHECK), ("numpy, onnxruntime", RUN)] {
-        let Some(python) = runners::python(packages) else { continue };
-        let output = Command::new(python).args(["-c", script]).args(&files).output().expect("python runs");
+        let Some(interpreter) = python(packages) else { continue };
+        let output =
+            Command::new(interpreter).args(["-c", script]).args(&files).output().expect("python runs");
         assert!(output.status.success(), "{packages}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }

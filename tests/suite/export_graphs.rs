@@ -3,7 +3,8 @@
 use crate::support::networks::{
     channels_first, channels_last, difference, kinds, normal, randomised, reference,
 };
-use crate::support::runners::{all, in_time, run};
+use crate::support::runners::{in_time, run};
+use crate::support::runtimes::runners;
 use performer_ddpm::Error;
 use performer_ddpm::config::{DiffusionConfig, UnetConfig, VarianceKind};
 use performer_ddpm::equations::algorithms::alg2_sample;
@@ -36,13 +37,13 @@ fn the_denoiser_agrees_with_the_engine() {
         let model = randomised(&config, 1);
         let graph = exported(&model, &GraphSpec::Denoiser);
         in_time(move || {
-            let mut runners = all(&graph);
+            let mut loaded = runners(&graph);
             for (n, indices) in [(1, vec![0]), (1, vec![999]), (3, vec![999, 0, 500]), (17, vec![1; 17])] {
                 let x = normal(n as u64, n * model.input_len());
                 let want = reference(&model, &x, &indices);
                 let t: Vec<i64> = indices.iter().map(|t| *t as i64).collect();
                 let (x, t) = (images(n, &config, &x), Tensor::i64([n], t).expect("a vector"));
-                for runner in &mut runners {
+                for runner in &mut loaded {
                     let (runtime, got) = run(runner.as_mut(), &[("x", &x), ("t", &t)]);
                     let off = difference(&got, &want);
                     assert!(off < 2e-5, "{name} in {runtime}, batch {n}, t {indices:?}: {off:e}");
@@ -63,7 +64,7 @@ fn a_step_agrees_with_the_engine() {
             let source = Source { model: &model, diffusion: &diffusion, step: None };
             let expectation =
                 Expectation::new(source, &GraphSpec::Step, 2, &mut |_| {}).expect("the engine's results");
-            for mut runner in all(&graph) {
+            for mut runner in runners(&graph) {
                 let runtime = runner.describe().to_string();
                 let outcome = expectation.compare(runner.as_mut());
                 outcome.unwrap_or_else(|error| panic!("{name} in {runtime}: {error}"));
@@ -91,7 +92,7 @@ fn the_check_refuses_a_graph_that_computes_something_else() {
                 let source = Source { model: &model, diffusion: &diffusion, step: None };
                 let expectation =
                     Expectation::new(source, &spec, 2, &mut |_| {}).expect("the engine's results");
-                for mut runner in all(&graph) {
+                for mut runner in runners(&graph) {
                     let refused = expectation.compare(runner.as_mut()).expect_err("another network");
                     assert!(
                         matches!(refused, Error::Disagrees { .. }) && refused.exit_status() == 1,
@@ -160,7 +161,7 @@ fn the_sampler_agrees_with_the_engine() {
                 let [h, w] = config.sample_size;
                 let noise = Tensor::f32([50, n, config.in_channels, h, w], noise).expect("whole images");
                 let start = images(n, &config, &start);
-                for mut runner in all(&graph) {
+                for mut runner in runners(&graph) {
                     let (runtime, got) = run(runner.as_mut(), &[("x_T", &start), ("noise", &noise)]);
                     assert_eq!(got.len(), want.len());
                     for (got, want) in got.iter().zip(&want) {
@@ -185,7 +186,7 @@ fn ddim_without_noise_ignores_it() {
         let len = model.input_len();
         let start = images(1, &config, &normal(7, len));
         let [h, w] = config.sample_size;
-        for mut runner in all(&graph) {
+        for mut runner in runners(&graph) {
             let mut images = |noise: f32| {
                 let noise =
                     Tensor::f32([2, 1, config.in_channels, h, w], vec![noise; 2 * len]).expect("images");
@@ -204,7 +205,7 @@ fn a_timestep_out_of_range_is_an_error() {
     let graph = exported(&model, &GraphSpec::Denoiser);
     in_time(move || {
         let x = images(1, &config, &normal(8, model.input_len()));
-        for mut runner in all(&graph) {
+        for mut runner in runners(&graph) {
             let t = Tensor::i64([1], [1000]).expect("a vector");
             assert!(runner.run(&[("x", &x), ("t", &t)]).is_err(), "{}", runner.describe());
         }

@@ -46,57 +46,73 @@ fn gradient(engine: &mut Engine<f64>, model: &Model<f64>, x: &[f64], eps: &[f64]
 /// h^2 times a third derivative; weights are scaled so that those stay of order one. Bound: 1e-6 of the
 /// derivative, plus 1e-8. ReLU features have kinks: the share of them that a step crosses, and so the error,
 /// is of order h; with h = 1e-7 the bound is 1e-4, plus 1e-7.
-#[test]
-fn directional_derivatives_of_the_whole_network() {
-    let kinds = [
-        (BlockAttention::Softmax, FeatureMap::Positive),
-        (BlockAttention::Favor, FeatureMap::Positive),
-        (BlockAttention::Favor, FeatureMap::Hyperbolic),
-        (BlockAttention::Favor, FeatureMap::Trigonometric),
-        (BlockAttention::Favor, FeatureMap::Relu),
-    ];
-    for (kind, map) in kinds {
-        let mut model: Model<f64> = Model::new(&config(kind, map), 1).expect("a network");
-        let noise = normal(model.weights.len(), 1);
-        model.weights.iter_mut().zip(&noise).for_each(|(w, z)| *w = 0.7 * *w + 0.05 * z);
-        let (x, eps) = (normal(N * model.input_len(), 2), normal(N * model.output_len(), 3));
-        let mut engine = Engine::with_input_gradient(&model, 2, Isa::Reference, true).expect("an engine");
-        let exact = gradient(&mut engine, &model, &x, &eps);
-        let (h, relative, floor) =
-            if map == FeatureMap::Relu { (1e-7, 1e-4, 1e-7) } else { (3e-6, 1e-6, 1e-8) };
-        let compare = |what: &str, derivative: f64, above: f64, below: f64| {
-            let difference = (above - below) / (2.0 * h);
-            let error = (difference - derivative).abs();
-            assert!(
-                error <= relative * derivative.abs() + floor,
-                "{kind:?} {map:?} {what}: {derivative} for {difference}"
-            );
-        };
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+fn check(kind: BlockAttention, map: FeatureMap) {
+    let mut model: Model<f64> = Model::new(&config(kind, map), 1).expect("a network");
+    let noise = normal(model.weights.len(), 1);
+    model.weights.iter_mut().zip(&noise).for_each(|(w, z)| *w = 0.7 * *w + 0.05 * z);
+    let (x, eps) = (normal(N * model.input_len(), 2), normal(N * model.output_len(), 3));
+    let mut engine = Engine::with_input_gradient(&model, 2, Isa::Reference, true).expect("an engine");
+    let exact = gradient(&mut engine, &model, &x, &eps);
+    let (h, relative, floor) = if map == FeatureMap::Relu { (1e-7, 1e-4, 1e-7) } else { (3e-6, 1e-6, 1e-8) };
+    let compare = |what: &str, derivative: f64, above: f64, below: f64| {
+        let difference = (above - below) / (2.0 * h);
+        let error = (difference - derivative).abs();
+        assert!(
+            error <= relative * derivative.abs() + floor,
+            "{kind:?} {map:?} {what}: {derivative} for {difference}"
+        );
+    };
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
 
-        let direction = normal(model.weights.len(), 4);
-        // Every tensor by itself, so that a wrong one cannot hide behind the others; then all together.
-        let mut ranges: Vec<(String, std::ops::Range<usize>)> =
-            model.graph.params.iter().map(|p| (p.name.clone(), p.range())).collect();
-        ranges.push(("all".to_owned(), 0..model.weights.len()));
-        for (name, range) in ranges {
-            let scale = 1.0 / (range.len() as f64).sqrt();
-            let mut at = |step: f64| {
-                let mut moved = model.clone();
-                let pairs = moved.weights[range.clone()].iter_mut().zip(&direction[range.clone()]);
-                pairs.for_each(|(w, d)| *w += step * scale * d);
-                gradient(&mut engine, &moved, &x, &eps).loss
-            };
-            let (above, below) = (at(h), at(-h));
-            let derivative = scale * dot(&exact.weights[range.clone()], &direction[range.clone()]);
-            compare(&name, derivative, above, below);
-        }
-        let direction = normal(x.len(), 5);
+    let direction = normal(model.weights.len(), 4);
+    // Every tensor by itself, so that a wrong one cannot hide behind the others; then all together.
+    let mut ranges: Vec<(String, std::ops::Range<usize>)> =
+        model.graph.params.iter().map(|p| (p.name.clone(), p.range())).collect();
+    ranges.push(("all".to_owned(), 0..model.weights.len()));
+    for (name, range) in ranges {
+        let scale = 1.0 / (range.len() as f64).sqrt();
         let mut at = |step: f64| {
-            let moved: Vec<f64> = x.iter().zip(&direction).map(|(x, d)| x + step * d / 10.0).collect();
-            gradient(&mut engine, &model, &moved, &eps).loss
+            let mut moved = model.clone();
+            let pairs = moved.weights[range.clone()].iter_mut().zip(&direction[range.clone()]);
+            pairs.for_each(|(w, d)| *w += step * scale * d);
+            gradient(&mut engine, &moved, &x, &eps).loss
         };
         let (above, below) = (at(h), at(-h));
-        compare("x_t", dot(&exact.input, &direction) / 10.0, above, below);
+        let derivative = scale * dot(&exact.weights[range.clone()], &direction[range.clone()]);
+        compare(&name, derivative, above, below);
     }
+    let direction = normal(x.len(), 5);
+    let mut at = |step: f64| {
+        let moved: Vec<f64> = x.iter().zip(&direction).map(|(x, d)| x + step * d / 10.0).collect();
+        gradient(&mut engine, &model, &moved, &eps).loss
+    };
+    let (above, below) = (at(h), at(-h));
+    compare("x_t", dot(&exact.input, &direction) / 10.0, above, below);
+}
+
+// A test for each kind, since each takes seconds.
+
+#[test]
+fn directional_derivatives_with_softmax() {
+    check(BlockAttention::Softmax, FeatureMap::Positive);
+}
+
+#[test]
+fn directional_derivatives_with_positive_features() {
+    check(BlockAttention::Favor, FeatureMap::Positive);
+}
+
+#[test]
+fn directional_derivatives_with_hyperbolic_features() {
+    check(BlockAttention::Favor, FeatureMap::Hyperbolic);
+}
+
+#[test]
+fn directional_derivatives_with_trigonometric_features() {
+    check(BlockAttention::Favor, FeatureMap::Trigonometric);
+}
+
+#[test]
+fn directional_derivatives_with_relu_features() {
+    check(BlockAttention::Favor, FeatureMap::Relu);
 }

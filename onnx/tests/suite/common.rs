@@ -1,7 +1,7 @@
 //! What the integration tests share: every runtime at hand, a time limit, comparison with a stated tolerance.
 
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, Value};
-use performer_ddpm_onnx::runner::Runner;
+use performer_ddpm_onnx::runner::{Runner, TRACT_BUILT_IN, load_tract};
 use performer_ddpm_onnx::{Error, Model, Result, Tensor};
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -32,23 +32,28 @@ pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 /// Says, once, what is not compared for want of a peer; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1` asks for
 /// every peer.
 pub fn skipped(what: impl Display) {
-    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let what = what.to_string();
     let required = std::env::var_os("PERFORMER_DDPM_REQUIRE_PEERS").is_some_and(|value| value == "1");
     assert!(!required, "PERFORMER_DDPM_REQUIRE_PEERS=1, but {what}");
+    told(format!("skipped, here and below: {what}"));
+}
+
+/// Says it once.
+fn told(what: String) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     if TOLD.lock().expect("no thread panicked").insert(what.clone()) {
-        eprintln!("skipped, here and below: {what}");
+        println!("{what}");
     }
 }
 
 /// The model in every runtime at hand.
 pub fn load_all(model: &Model) -> Vec<Box<dyn Runner>> {
     let mut runners: Vec<Box<dyn Runner>> = Vec::new();
-    #[cfg(feature = "tract")]
-    runners.push(Box::new(
-        performer_ddpm_onnx::runner::tract::TractRunner::load(model)
-            .unwrap_or_else(|error| panic!("tract: {error}")),
-    ));
+    if TRACT_BUILT_IN {
+        runners.push(load_tract(model).unwrap_or_else(|error| panic!("tract: {error}")));
+    } else {
+        told("skipped in tract, here and below: it is not built in (cargo test --features tract)".to_owned());
+    }
     #[cfg(feature = "ort")]
     runners.extend(ort(model).map(|runner| Box::new(runner) as Box<dyn Runner>));
     runners

@@ -2,7 +2,7 @@
 
 use crate::common::{self, f32s, floats, i64s, in_time, load_all, model, random};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, ReshapeDim};
-use performer_ddpm_onnx::runner::{Device, LoopSpec};
+use performer_ddpm_onnx::runner::{Device, LoopSpec, TRACT_BUILT_IN, load_tract};
 use performer_ddpm_onnx::{Dim, ElementType, Error, Model, Result, Tensor};
 
 /// x_next = a x + z: one step of a recurrence.
@@ -146,10 +146,8 @@ fn a_runtime_refuses_in_one_error() {
     proto.graph.as_mut().expect("a graph").node[0].op_type = "NoSuchOperator".to_owned();
     let model = Model::from_proto("broken", proto).expect("a readable file");
     in_time(move || {
-        #[cfg(feature = "tract")]
-        {
-            let error = performer_ddpm_onnx::runner::tract::TractRunner::load(&model).err();
-            let error = error.expect("no such operator").to_string();
+        if TRACT_BUILT_IN {
+            let error = load_tract(&model).err().expect("no such operator").to_string();
             assert!(error.contains("tract could not load") && error.contains("NoSuchOperator"), "{error}");
         }
         #[cfg(feature = "ort")]

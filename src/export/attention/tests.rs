@@ -7,7 +7,7 @@ use crate::nn::{Attention, AttentionKind, Projections};
 use crate::rng::{Stream, fill_normal, rng};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo};
 use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
-use performer_ddpm_onnx::runner::{Runner, load_tract};
+use performer_ddpm_onnx::runner::{Runner, TRACT_BUILT_IN, load_tract};
 use performer_ddpm_onnx::{Dim, ElementType, Error, Model, Tensor};
 
 const HEADS: usize = 2;
@@ -132,7 +132,10 @@ impl Input {
 }
 
 fn runners(model: &Model) -> Vec<Box<dyn Runner>> {
-    let mut all = vec![load_tract(model).unwrap()];
+    let mut all = Vec::new();
+    if TRACT_BUILT_IN {
+        all.push(load_tract(model).unwrap());
+    }
     match OrtRunner::load(model, &OrtOptions { threads: Some(1), ..OrtOptions::default() }) {
         Ok(runner) => all.push(Box::new(runner)),
         // The tests of whole graphs say when there is none.

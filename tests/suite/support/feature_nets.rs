@@ -1,13 +1,10 @@
 //! Small features networks as ONNX files.
 
-use super::peers;
-use performer_ddpm::Error;
+use super::runtimes::{at_hand, name};
 use performer_ddpm::evaluate::features::{Extractor, FeatureOptions};
 use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm_onnx::builder::{Binary, GraphBuilder, ModelInfo, Reduction, ReshapeDim, Unary};
-use performer_ddpm_onnx::runner::TRACT_BUILT_IN;
-use performer_ddpm_onnx::runner::ort::OrtOptions;
-use performer_ddpm_onnx::{Dim, ElementType, Error as OnnxError, Model};
+use performer_ddpm_onnx::{Dim, ElementType, Model};
 
 /// The mean of each channel as a feature, with what else a test asks for.
 #[derive(Clone, Debug)]
@@ -61,19 +58,15 @@ impl FeatureNet {
     }
 }
 
-/// Runs `check` with the network in tract and, where it is found, in ONNX Runtime.
+/// Runs `check` with the network in every runtime at hand.
 pub fn in_every_runtime(
     model: &Model,
     options: &dyn Fn(Runtime) -> FeatureOptions,
     check: impl Fn(&mut Extractor),
 ) {
-    if TRACT_BUILT_IN {
-        check(&mut Extractor::load(model, &options(Runtime::Tract)).expect("tract takes it"));
-    }
-    let ort = Runtime::OnnxRuntime(OrtOptions { threads: Some(1), ..OrtOptions::default() });
-    match Extractor::load(model, &options(ort)) {
-        Err(Error::Onnx(error @ OnnxError::RuntimeMissing { .. })) => peers::skipped(error),
-        loaded => check(&mut loaded.expect("ONNX Runtime takes it")),
+    for runtime in at_hand() {
+        let loaded = Extractor::load(model, &options(runtime.clone()));
+        check(&mut loaded.unwrap_or_else(|error| panic!("{}: {error}", name(runtime))));
     }
 }
 

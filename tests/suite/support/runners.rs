@@ -1,9 +1,8 @@
-//! Graphs in every runtime at hand, under a time limit.
+//! Graphs run under a time limit, and Python beside them.
 
 use super::peers;
-use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
-use performer_ddpm_onnx::runner::{Runner, load_tract};
-use performer_ddpm_onnx::{Error, Model, Tensor};
+use performer_ddpm_onnx::Tensor;
+use performer_ddpm_onnx::runner::Runner;
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -27,17 +26,6 @@ pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
             Ok(()) => unreachable!("a worker that ends without a panic has sent its value"),
         },
     }
-}
-
-/// The model in tract and, where it is found, in ONNX Runtime.
-pub fn all(model: &Model) -> Vec<Box<dyn Runner>> {
-    let mut all = vec![load_tract(model).unwrap_or_else(|error| panic!("tract: {error}"))];
-    match OrtRunner::load(model, &OrtOptions { threads: Some(1), ..OrtOptions::default() }) {
-        Ok(runner) => all.push(Box::new(runner)),
-        Err(error @ Error::RuntimeMissing { .. }) => peers::skipped(error),
-        Err(error) => panic!("ONNX Runtime: {error}"),
-    }
-    all
 }
 
 /// The only output of a run, with the runtime's name for messages.

@@ -1,38 +1,66 @@
-//! Denoisers in the ONNX runtimes at hand.
+//! The ONNX runtimes at hand, and what they run.
 
-use super::peers;
+use super::peers::skipped;
 use performer_ddpm::sample::onnx::{OnnxDenoiser, Runtime};
-use performer_ddpm::{Error, Result};
-use performer_ddpm_onnx::runner::TRACT_BUILT_IN;
-use performer_ddpm_onnx::runner::ort::OrtOptions;
-use performer_ddpm_onnx::{Error as OnnxError, Model};
+use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo};
+use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
+use performer_ddpm_onnx::runner::{Runner, TRACT_BUILT_IN, load_tract};
+use performer_ddpm_onnx::{Dim, ElementType, Error, Model};
+use std::sync::OnceLock;
 
-/// The graph in every runtime at hand, with the runtime's name.
-pub fn load_all(model: &Model) -> Vec<(&'static str, OnnxDenoiser)> {
-    let mut all = Vec::new();
-    if TRACT_BUILT_IN {
-        let tract = OnnxDenoiser::load(model, &Runtime::Tract, 1);
-        all.push(("tract", tract.unwrap_or_else(|error| panic!("tract: {error}"))));
-    } else {
-        println!("skipped in tract: it is not built in");
-    }
-    all.extend(ort(model).map(|ort| ("ONNX Runtime", ort)));
-    all
-}
-
-/// The graph in ONNX Runtime on one thread of the processor; `None`, with the reason printed, where there is
-/// none.
-pub fn ort(model: &Model) -> Option<OnnxDenoiser> {
-    match load_ort(model) {
-        Err(Error::Onnx(error @ OnnxError::RuntimeMissing { .. })) => {
-            peers::skipped(error);
-            None
+/// tract where it is built in, and ONNX Runtime, on one thread of the processor, where it is found; says what
+/// is skipped.
+pub fn at_hand() -> &'static [Runtime] {
+    static FOUND: OnceLock<Vec<Runtime>> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let mut found = Vec::new();
+        if TRACT_BUILT_IN {
+            found.push(Runtime::Tract);
+        } else {
+            println!("skipped in tract, here and below: it is not built in (cargo test --features tract)");
         }
-        outcome => Some(outcome.unwrap_or_else(|error| panic!("ONNX Runtime: {error}"))),
+        let options = OrtOptions { threads: Some(1), ..OrtOptions::default() };
+        match OrtRunner::load(&nothing(), &options) {
+            Ok(_) => found.push(Runtime::OnnxRuntime(options)),
+            Err(error @ Error::RuntimeMissing { .. }) => skipped(error),
+            Err(error) => panic!("ONNX Runtime: {error}"),
+        }
+        found
+    })
+}
+
+/// A graph that any runtime takes.
+fn nothing() -> Model {
+    let mut g = GraphBuilder::new("nothing");
+    let x = g.input("x", ElementType::F32, [Dim::from("N")]).expect("an input");
+    let y = g.add(x, x).expect("a sum");
+    g.output("y", y).expect("an output");
+    g.into_model(ModelInfo::default()).expect("a model")
+}
+
+/// The name that `--backend` has for a runtime.
+pub fn name(runtime: &Runtime) -> &'static str {
+    match runtime {
+        Runtime::Tract => "tract",
+        Runtime::OnnxRuntime(_) => "ort",
     }
 }
 
-fn load_ort(model: &Model) -> Result<OnnxDenoiser> {
-    let options = OrtOptions { threads: Some(1), ..OrtOptions::default() };
-    OnnxDenoiser::load(model, &Runtime::OnnxRuntime(options), 1)
+/// The graph in every runtime at hand.
+pub fn runners(model: &Model) -> Vec<Box<dyn Runner>> {
+    let load = |runtime: &Runtime| match runtime {
+        Runtime::Tract => load_tract(model),
+        Runtime::OnnxRuntime(options) => Ok(Box::new(OrtRunner::load(model, options)?) as Box<dyn Runner>),
+    };
+    let loaded = |runtime| load(runtime).unwrap_or_else(|error| panic!("{}: {error}", name(runtime)));
+    at_hand().iter().map(loaded).collect()
+}
+
+/// The graph as a denoiser in every runtime at hand, with the runtime's name.
+pub fn denoisers(model: &Model) -> Vec<(&'static str, OnnxDenoiser)> {
+    let load = |runtime| {
+        let denoiser = OnnxDenoiser::load(model, runtime, 1);
+        (name(runtime), denoiser.unwrap_or_else(|error| panic!("{}: {error}", name(runtime))))
+    };
+    at_hand().iter().map(load).collect()
 }
