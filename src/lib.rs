@@ -16,6 +16,7 @@ pub mod error;
 pub mod evaluate;
 pub mod export;
 pub mod kernels;
+mod machine;
 pub mod model;
 pub mod nn;
 pub mod output;
@@ -25,3 +26,5 @@ pub mod sample;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use sample::{Pipeline, SampleOptions};
+pub use train::Trainer;
