@@ -21,6 +21,7 @@ pub use block_means::block_means;
 pub use choice::{choose, images, images_nchw};
 pub use comparison::{Comparison, fewest};
 pub use estimate::Estimate;
+pub use nll::{NllConfig, likelihood};
 
 use crate::error::{Error, Result};
 use ndarray::ArrayView2;
@@ -42,7 +43,7 @@ fn check_pair(a: ArrayView2<f64>, b: ArrayView2<f64>, least: usize, why: &str) -
                 "the number of images",
                 format!("at least {least} {why}"),
                 features.nrows().to_string(),
-                "take more images (-n)",
+                "take more images",
             ));
         }
         if let Some(((row, _), value)) = features.indexed_iter().find(|(_, value)| !value.is_finite()) {

@@ -11,7 +11,6 @@ use crate::kernels::Kernels;
 use crate::machine;
 use crate::model::{Engine, Model};
 use ndarray::{Array4, ArrayView5};
-use performer_ddpm_onnx::runner::ort::OrtOptions;
 use performer_ddpm_onnx::runner::{Backend, Description, Device};
 use std::path::Path;
 
@@ -136,7 +135,7 @@ impl Pipeline {
     pub fn load(path: impl AsRef<Path>) -> Result<Pipeline> {
         let path = path.as_ref();
         let compute = if is_onnx(path) {
-            Compute::runtime(Runtime::OnnxRuntime(OrtOptions::default()))
+            Compute::runtime(Runtime::default())
         } else {
             Compute::default()
         };
@@ -237,8 +236,8 @@ impl Pipeline {
                     model.origin(),
                     "the schedule in the file's metadata, as this project's `export` writes it",
                     "none",
-                    "name the one that the model was trained with: its `schedule`, linear or cosine, and its \
-                     `timesteps` if not 1000",
+                    "name the one that the model was trained with: its `schedule` linear or `schedule` cosine, and \
+                     its `timesteps` if not 1000",
                 ));
             }
         };
