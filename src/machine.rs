@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn what_no_memory_holds_is_refused_and_not_tried() {
         assert_eq!(filled("x", &[2, 3], 7u8).unwrap(), [7; 6]);
-        assert_eq!(filled("x", &[0, usize::MAX], 7u8).unwrap(), []);
+        assert!(filled("x", &[0, usize::MAX], 7u8).unwrap().is_empty());
         for lengths in [&[usize::MAX][..], &[1 << 40, 1 << 40], &[1 << 60], &[1 << 47]] {
             let message = filled("the images", lengths, 0f32).unwrap_err().to_string();
             assert!(message.starts_with("the images: expected what fits"), "{message}");

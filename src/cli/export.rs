@@ -102,10 +102,8 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
         progress.update(done, || "the engine's own results, in double precision".to_owned());
     })?;
     progress.finish();
-    let check = |(runtime, difference): (Description, Difference)| Check {
-        runtime: runtime.to_string(),
-        difference,
-    };
+    let check =
+        |(runtime, difference): (Description, Difference)| Check { runtime: runtime.to_string(), difference };
     let report = Export {
         file: args.out.display().to_string(),
         model: path.display().to_string(),

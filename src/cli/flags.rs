@@ -17,7 +17,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("NllConfig::timesteps", "--strata"),
     ("ExportOptions::check", "--check"),
     ("GraphSpec::Sampler::per_run", "--steps-per-run"),
-    ("RunOptions::limit", "--steps or --minutes"),
+    ("Run::open", "train --resume"),
     ("Budget::Steps", "--steps"),
     ("Budget::Minutes", "--minutes"),
     ("Plan::variants", "--variants"),

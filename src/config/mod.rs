@@ -2,6 +2,7 @@
 
 mod attention;
 mod diffusion;
+mod images;
 mod preset;
 mod training;
 mod unet;

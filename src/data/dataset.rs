@@ -187,9 +187,15 @@ impl Dataset {
 
     /// The bytes `[H, W, C]` of one image.
     ///
-    /// # Panics
-    /// If `index` is not below [`len`](Self::len).
-    pub fn bytes(&self, index: usize) -> &[u8] {
+    /// # Errors
+    /// [`Error::Invalid`] if `index` is not below [`len`](Self::len).
+    pub fn bytes(&self, index: usize) -> Result<&[u8]> {
+        self.check_indices(&[index])?;
+        Ok(self.image(index))
+    }
+
+    /// The same of an index that is known to be one.
+    fn image(&self, index: usize) -> &[u8] {
         let each = self.image_len();
         &self.pixels[index * each..(index + 1) * each]
     }
@@ -199,8 +205,8 @@ impl Dataset {
     ///
     /// # Panics
     /// If `index` is not below [`len`](Self::len) or `out` is not [`image_len`](Self::image_len) long.
-    pub fn image_into<T: Real>(&self, index: usize, flip: bool, out: &mut [T]) {
-        let bytes = self.bytes(index);
+    pub(crate) fn image_into<T: Real>(&self, index: usize, flip: bool, out: &mut [T]) {
+        let bytes = self.image(index);
         assert_eq!(out.len(), bytes.len(), "out must hold one image");
         let [_, width, channels] = self.shape;
         let row = width * channels;
@@ -252,7 +258,7 @@ impl Dataset {
         let lengths = [self.len(), height, width, self.channels()];
         let mut pixels = machine::filled("`size`, of all images together", &lengths, 0)?;
         for (i, pixels) in pixels.chunks_exact_mut(height * width * self.channels()).enumerate() {
-            pixels.copy_from_slice(&resize::fit_bytes(self.bytes(i), self.shape, (height, width)));
+            pixels.copy_from_slice(&resize::fit_bytes(self.image(i), self.shape, (height, width)));
         }
         Dataset::new(self.name, [height, width, self.shape[2]], pixels, self.labels, self.flip_makes_sense)
     }
@@ -347,7 +353,10 @@ mod tests {
     fn selected_images_keep_their_bytes_and_labels() {
         let data = counting(1);
         let one = data.select(&[0]).unwrap();
-        assert_eq!((one.len(), one.bytes(0), one.labels()), (1, data.bytes(0), Some(&[4][..])));
+        assert_eq!(
+            (one.len(), one.bytes(0).unwrap(), one.labels()),
+            (1, data.bytes(0).unwrap(), Some(&[4][..]))
+        );
         let all: Vec<usize> = (0..data.len()).collect();
         assert_eq!(data.select(&all).unwrap(), data);
         let turned: Vec<usize> = all.into_iter().rev().collect();

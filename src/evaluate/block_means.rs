@@ -46,7 +46,10 @@ mod tests {
             [0.5, 2.5, 4.5, 6.5, 16.5, 18.5, 20.5, 22.5]
         );
         // Two rows and no more, three columns of 1, 1 and 2 pixels.
-        assert_eq!(block_means(images.view(), 3).unwrap().row(0).to_vec()[..6], [0.0, 1.0, 2.5, 4.0, 5.0, 6.5]);
+        assert_eq!(
+            block_means(images.view(), 3).unwrap().row(0).to_vec()[..6],
+            [0.0, 1.0, 2.5, 4.0, 5.0, 6.5]
+        );
         assert_eq!(block_means(images.view(), 9).unwrap().row(1)[15], 123.0);
         assert!(block_means(images.view(), 0).is_err());
     }

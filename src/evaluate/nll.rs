@@ -209,7 +209,8 @@ fn check<T: Real>(images: ArrayView2<T>, config: &NllConfig) -> Result<()> {
         ("`NllConfig::timesteps`", strata, 1..=usize::MAX, ""),
         ("`NllConfig::batch`", config.batch, 1..=usize::MAX, ""),
     ];
-    if let Some((what, got, range, help)) = ranges.into_iter().find(|(_, got, range, _)| !range.contains(got)) {
+    if let Some((what, got, range, help)) = ranges.into_iter().find(|(_, got, range, _)| !range.contains(got))
+    {
         let expected = match *range.end() {
             usize::MAX => format!("at least {}", range.start()),
             most => format!("at least {} and at most {most}", range.start()),

@@ -134,11 +134,7 @@ impl Pipeline {
     /// there is no ONNX Runtime.
     pub fn load(path: impl AsRef<Path>) -> Result<Pipeline> {
         let path = path.as_ref();
-        let compute = if is_onnx(path) {
-            Compute::runtime(Runtime::default())
-        } else {
-            Compute::default()
-        };
+        let compute = if is_onnx(path) { Compute::runtime(Runtime::default()) } else { Compute::default() };
         Self::load_with(path, &compute)
     }
 

@@ -122,7 +122,7 @@ impl Run {
                 folder.display().to_string(),
                 "a folder without a run",
                 "one with a config.toml",
-                format!("go on with it by --resume {}, or choose another --out", folder.display()),
+                format!("go on with it by `Run::open` {}, or choose another `folder`", folder.display()),
             ));
         }
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
@@ -142,7 +142,7 @@ impl Run {
                 folder.display().to_string(),
                 "a folder without a model or what a run leaves",
                 format!("one with {name}"),
-                "choose another --out",
+                "choose another `folder`",
             )),
             _ => Run::create(folder, config),
         }
@@ -263,7 +263,7 @@ impl Run {
                     saved => (format!("the checkpoint of step {saved} is kept; "), "go on"),
                 };
                 let help = format!(
-                    "{kept}lower lr in {} and {go_on} with train --resume {}, or train a new run with a lower --lr",
+                    "{kept}lower lr in {} and {go_on} by `Run::open` {}, or train a new run with a lower `TrainConfig::lr`",
                     self.folder.join(CONFIG).display(),
                     self.folder.display()
                 );
@@ -388,7 +388,7 @@ pub fn check_fit(config: &Config, data: &Dataset) -> Result<()> {
         "the images",
         format!("{}x{} with {} channels, as the network takes", want.0[0], want.0[1], want.1),
         format!("{}x{} with {} channels", got.0[0], got.0[1], got.1),
-        "resize them with --size, or change unet.sample_size, in_channels and out_channels",
+        "resize them to its `size`, or change unet.sample_size, in_channels and out_channels",
     ))
 }
 

@@ -88,7 +88,8 @@ impl<T: Element> Trainer<T> {
     /// # Errors
     /// [`Error::Invalid`] where its threads cannot be started.
     pub fn pipeline(&self) -> Result<Pipeline> {
-        let compute = Compute::Engine { threads: Some(self.engine.threads()), kernels: self.engine.kernels() };
+        let compute =
+            Compute::Engine { threads: Some(self.engine.threads()), kernels: self.engine.kernels() };
         let average = self.averaged_model().cast();
         let step = Some(self.step);
         Pipeline::at_step(average, self.config.diffusion.clone(), step, &compute)
