@@ -47,9 +47,10 @@ impl Statistics {
     /// [`Error::Invalid`] for different numbers of features, and for statistics that are none.
     pub fn distance(&self, other: &Statistics) -> Result<f64> {
         let d = self.mean.len();
-        if other.mean.len() != d {
-            let got = other.mean.len().to_string();
-            return Err(Error::invalid("statistics of features", format!("{d} features"), got, ""));
+        if other.mean.len() != d || d == 0 {
+            let got = format!("{d} and {}", other.mean.len());
+            let expected = "the same number of features, at least 1";
+            return Err(Error::invalid("statistics of features", expected, got, ""));
         }
         for (what, statistics) in [("these", self), ("the other", other)] {
             let shape = statistics.covariance.dim();

@@ -5,6 +5,20 @@
 //! hand. A [`GraphSpec`] says what the file computes: the network alone, the network with one step of any
 //! sampler, or all steps of one sampler. [`Metadata`] are what a file says of itself, enough to sample from
 //! it with nothing else at hand.
+//!
+//! ```no_run
+//! use performer_ddpm::Pipeline;
+//! use performer_ddpm::export::{ExportOptions, GraphSpec};
+//!
+//! # fn main() -> performer_ddpm::Result<()> {
+//! let pipeline = Pipeline::load("runs/latest")?;
+//! let options = ExportOptions { graph: GraphSpec::Step, ..ExportOptions::default() };
+//! for (runtime, difference) in pipeline.export("step.onnx", &options)?.checks {
+//!     println!("{runtime}: within {:.1e} of the engine", difference.absolute);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod attention;
 pub mod check;

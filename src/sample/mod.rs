@@ -1,7 +1,30 @@
 //! Sampling: Algorithm 2 and DDIM over batches, image i a function of the seed and i alone.
 //!
-//! Whatever takes a batch from x_T to x_0 is a [`Denoiser`]: the engine ([`Native`]), or a graph in an ONNX
-//! runtime ([`onnx::OnnxDenoiser`]). All of them are given the same numbers.
+//! A [`Pipeline`] is the way in. Its [`options`](Pipeline::options) are the defaults that fit the model; what
+//! is wanted otherwise is said by struct update:
+//!
+//! ```no_run
+//! use performer_ddpm::sample::{Pipeline, SampleOptions, Sampler};
+//! use performer_ddpm::config::VarianceKind;
+//!
+//! # fn main() -> performer_ddpm::Result<()> {
+//! let mut pipeline = Pipeline::load("runs/latest")?;
+//! // Algorithm 2 with all T steps, as in the paper.
+//! let sampler = Sampler::Ddpm { variance: VarianceKind::FixedSmall };
+//! let options = SampleOptions { count: 8, sampler, steps: None, ..pipeline.options() };
+//! let images = pipeline.sample_watched(&options, None, |now| {
+//!     println!("step {} of {}", now.step, now.steps);
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Compute`] says what computes: the engine with so many threads, or ONNX Runtime on a processor or a GPU,
+//! with the same images to rounding.
+//!
+//! Below it, whatever takes a batch from x_T to x_0 is a [`Denoiser`]: the engine ([`Native`]), a graph in an
+//! ONNX runtime ([`onnx::OnnxDenoiser`]), or one of your own. [`sample_with`] gives all of them the same
+//! numbers.
 
 mod native;
 mod noise;

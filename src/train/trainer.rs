@@ -1,7 +1,7 @@
 //! Algorithm 1, one step at a time.
 
+use super::fit::check_fit;
 use super::optimizer::{Adam, Update, clip_factor, global_norm};
-use super::run::check_fit;
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::equations::Schedule;

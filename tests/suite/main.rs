@@ -35,4 +35,5 @@ mod gradients;
 mod hostile;
 mod onnx_scripts;
 mod peer_networks;
+mod pipeline;
 mod support;
