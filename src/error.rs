@@ -77,7 +77,7 @@ fn advice(help: &str) -> String {
 
 fn smaller(fits: &Option<usize>) -> String {
     match fits {
-        Some(batch) => format!("a batch of {batch} fits: --batch {batch}"),
+        Some(batch) => format!("a batch of {batch} fits"),
         None => "no smaller one was seen to fit".to_owned(),
     }
 }

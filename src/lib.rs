@@ -1,9 +1,90 @@
 //! Denoising diffusion probabilistic models (Ho et al. 2020) whose U-Net attends with the Performers' FAVOR+
-//! (Choromanski et al. 2021), trained and sampled on plain CPUs with hand-written backpropagation.
+//! (Choromanski et al. 2021): trained, sampled, evaluated and exported on plain CPUs, with hand-written
+//! backpropagation and every equation a function of its own.
 //!
-//! The floors, lowest first; imports only go down: 0 [`error`], [`config`], [`real`], [`rng`]; 1
-//! [`equations`], [`kernels`]; 2 [`nn`]; 3 [`model`]; 4 [`data`], [`output`], [`checkpoint`], [`export`]; 5
-//! [`sample`], [`audit`]; 6 [`train`], [`evaluate`]; 7 [`compare`]; the binary's `cli` stands on top.
+//! # Quick start
+//!
+//! Train a small network on images of your own, and sample from it:
+//!
+//! ```
+//! use performer_ddpm::config::Preset;
+//! use performer_ddpm::data::Dataset;
+//! use performer_ddpm::kernels::Isa;
+//! use performer_ddpm::output::write_png;
+//! use performer_ddpm::{SampleOptions, Trainer};
+//!
+//! # fn main() -> performer_ddpm::Result<()> {
+//! // Bytes [N, H, W, C]: here 8x8 pixels, one half dark.
+//! let pixels = ndarray::Array4::from_shape_fn((32, 8, 8, 1), |(n, y, x, _)| {
+//!     if [x, y][n % 2] < 4 { 255u8 } else { 0 }
+//! });
+//! let images = Dataset::from_array("halves", pixels.view())?;
+//!
+//! let config = Preset::Tiny.config().for_images(images.shape());
+//! let mut trainer = Trainer::<f32>::new(&config, 2, Isa::detect())?;
+//! for _ in 0..10 {
+//!     let step = trainer.advance(&images)?;
+//!     println!("step {}: loss {:.4}", step.step, step.loss);
+//! }
+//!
+//! let mut pipeline = trainer.pipeline()?;
+//! let options = SampleOptions { count: 4, steps: Some(5), ..pipeline.options() };
+//! let samples = pipeline.sample(&options)?; // f32 [4, 8, 8, 1], nominally in [-1, 1]
+//! # let folder = tempfile::tempdir().expect("a folder");
+//! # let path = folder.path().join("samples.png");
+//! # let path = path.as_path();
+//! # let _ = stringify!(
+//! let path = "samples.png".as_ref();
+//! # );
+//! write_png(path, samples.view(), None)?;
+//! # assert_eq!(samples.dim(), (4, 8, 8, 1));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A trained model is a [`Pipeline`], wherever it comes from: a run's folder, a folder that diffusers wrote,
+//! an `.onnx` file.
+//!
+//! ```no_run
+//! # fn main() -> performer_ddpm::Result<()> {
+//! let mut pipeline = performer_ddpm::Pipeline::load("runs/latest")?;
+//! let images = pipeline.sample(&pipeline.options())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to go next
+//!
+//! | to | see |
+//! |---|---|
+//! | load a model and sample | [`Pipeline`], [`SampleOptions`] |
+//! | read images: garments that the library carries, folders, arrays | [`data::load`], [`data::Dataset`] |
+//! | train in memory, a step at a time | [`Trainer`] |
+//! | train in a folder that can be resumed, with a callback | [`train::Run`] |
+//! | choose a network, a noise schedule, an optimiser | [`config::Config`], [`config::Preset`] |
+//! | measure bits per dimension | [`evaluate::likelihood`] |
+//! | compare samples with images | [`evaluate::Comparison`], [`evaluate::features::Extractor`] |
+//! | write an ONNX file | [`Pipeline::export`], [`export`] |
+//! | write a folder for diffusers | [`Pipeline::save`], [`checkpoint::model_folder`] |
+//! | write grids, animations, `.npy` files | [`output`] |
+//! | read the paper's equations as code, and check them | [`equations`], [`audit`] |
+//!
+//! The repository's `examples/` have a page of code for each of the first of these.
+//!
+//! # What holds everywhere
+//!
+//! - Images are in [-1, 1]; \[n, h, w, c\] in memory and \[n, c, h, w\] in files and ONNX graphs.
+//! - t counts from 1 to T, as in the paper; formats that count from 0 are converted at the border.
+//! - A result is a function of its inputs and a seed: the same bits on any number of threads.
+//! - What cannot be used is an [`Error`] that says what, where, what was expected, what was found and what to
+//!   do. The library prints nothing.
+//!
+//! # Floors
+//!
+//! Modules import only what stands below them. 0: [`error`], [`real`]; 1: [`config`], [`rng`]; 2:
+//! [`equations`], [`kernels`]; 3: [`nn`]; 4: [`model`]; 5: [`data`], [`output`]; 6: [`checkpoint`],
+//! [`export`]; 7: [`sample`], [`audit`]; 8: [`train`], [`evaluate`]; 9: [`compare`]; the binary's `cli`
+//! stands on top.
 #![deny(unsafe_code)]
 
 pub mod audit;
@@ -16,6 +97,7 @@ pub mod error;
 pub mod evaluate;
 pub mod export;
 pub mod kernels;
+mod machine;
 pub mod model;
 pub mod nn;
 pub mod output;
@@ -25,3 +107,5 @@ pub mod sample;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use sample::{Pipeline, SampleOptions};
+pub use train::Trainer;

@@ -178,6 +178,7 @@ impl GraphBuilder {
                 "",
             ));
         }
+        Self::expect_countable(|| format!("input {name}"), &shape)?;
         self.claim(name)?;
         let value = self.push_value(name.to_owned(), element, shape);
         self.inputs.push(value);
@@ -290,6 +291,9 @@ impl GraphBuilder {
     ) -> Result<Vec<Value>> {
         for input in inputs.iter().flatten() {
             self.check(*input)?;
+        }
+        for (_, shape) in &outputs {
+            Self::expect_countable(|| self.place(op), shape)?;
         }
         let name = self.node_name(op);
         let single = outputs.len() == 1;

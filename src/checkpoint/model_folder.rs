@@ -116,6 +116,7 @@ pub fn load_unet_config(path: &Path) -> Result<UnetConfig> {
 /// weights that training stopped at; without them a file of earlier ones is removed.
 ///
 /// # Errors
+/// [`Error::Invalid`] for weights that are not as many as the network has, before anything is written;
 /// [`Error::Write`] where the system refuses a step.
 pub fn save(
     path: &Path,
@@ -123,6 +124,15 @@ pub fn save(
     raw: Option<&[f32]>,
     diffusion: &DiffusionConfig,
 ) -> Result<()> {
+    average.config.validate()?;
+    average.check()?;
+    diffusion.validate()?;
+    if let Some(raw) = raw
+        && raw.len() != average.weights.len()
+    {
+        let expected = format!("{}, as many as the averaged ones", average.weights.len());
+        return Err(Error::invalid("the raw weights", expected, raw.len().to_string(), ""));
+    }
     let (unet, scheduler) = (path.join("unet"), path.join("scheduler"));
     for folder in [&unet, &scheduler] {
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;

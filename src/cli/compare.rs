@@ -3,7 +3,7 @@
 use super::features_network::NetworkArgs;
 use super::interrupts::watch_interrupts;
 use super::progress::Progress;
-use super::train::{PresetName, basis, fit, load};
+use super::train::{PresetName, basis, load};
 use super::{ComputeArgs, RUNS, parse_size, print_json};
 use clap::Args;
 use performer_ddpm::compare::report::write_report;
@@ -165,7 +165,7 @@ fn plan(args: &CompareArgs) -> Result<(PathBuf, Plan)> {
     };
     let data = load(&config.data)?;
     if args.config.is_none() {
-        fit(&mut config, &data.train);
+        config = config.for_images(data.train.shape());
     }
     let variants: Vec<Variant> = match &args.variants {
         None => Variant::ALL.to_vec(),

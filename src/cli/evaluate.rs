@@ -176,8 +176,8 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     };
     progress.finish();
     let mut figures = Figures {
-        model: subject.model.as_ref().map(|model| model.path.display().to_string()),
-        step: subject.model.as_ref().and_then(|model| model.step),
+        model: subject.model.as_ref().map(|(path, _)| path.display().to_string()),
+        step: subject.model.as_ref().and_then(|(_, pipeline)| pipeline.step()),
         data: subject.data.train.name().to_owned(),
         seed: args.seed,
         nll,

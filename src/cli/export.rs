@@ -5,11 +5,9 @@ use super::reverse::{Chosen, ReverseArgs};
 use super::{model_path, print_json};
 use clap::{Args, ValueEnum};
 use performer_ddpm::config::DiffusionConfig;
-use performer_ddpm::export::{Difference, Expectation, GraphSpec, Source, build, write_checked};
+use performer_ddpm::export::{self, Difference, ExportOptions, GraphSpec, Source};
 use performer_ddpm::{Error, Result, checkpoint};
-use performer_ddpm_onnx::Model;
-use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
-use performer_ddpm_onnx::runner::{Backend, Runner, TRACT_BUILT_IN, load_tract};
+use performer_ddpm_onnx::runner::{Backend, Description};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -94,24 +92,28 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     if let Some(note) = &loaded.note {
         progress.say(note);
     }
-    let spec = spec(&args, &loaded.diffusion)?;
-    let runtimes = runtimes(&args)?;
+    let options = ExportOptions {
+        graph: spec(&args, &loaded.diffusion)?,
+        check: runtimes(&args)?,
+        threads: args.threads.map(usize::from),
+    };
     let source = Source { model: &loaded.model, diffusion: &loaded.diffusion, step: loaded.step };
-    let model = build(source, &spec)?;
-    let summary = model.summary()?;
-    let mut report = Export {
+    let exported = export::write(&args.out, source, &options, &mut |done| {
+        progress.update(done, || "the engine's own results, in double precision".to_owned());
+    })?;
+    progress.finish();
+    let check =
+        |(runtime, difference): (Description, Difference)| Check { runtime: runtime.to_string(), difference };
+    let report = Export {
         file: args.out.display().to_string(),
         model: path.display().to_string(),
-        graph: spec.kind().name(),
-        bytes: model.to_bytes()?.len() as u64,
-        nodes: summary.nodes(),
+        graph: options.graph.kind().name(),
+        bytes: exported.bytes,
+        nodes: exported.nodes,
         parameters: loaded.model.graph.params.total(),
-        checks: Vec::new(),
-        not_checked: Vec::new(),
+        checks: exported.checks.into_iter().map(check).collect(),
+        not_checked: exported.not_checked,
     };
-    write_checked(&args.out, &model, |written| {
-        check(&args, &runtimes, source, &spec, written, &mut report, &mut progress)
-    })?;
     if args.json {
         print_json(&report);
         return Ok(ExitCode::SUCCESS);
@@ -157,11 +159,8 @@ fn spec(args: &ExportArgs, diffusion: &DiffusionConfig) -> Result<GraphSpec> {
 }
 
 /// The runtimes to check in.
-fn runtimes(args: &ExportArgs) -> Result<Vec<Backend>> {
-    let Some(named) = &args.check else {
-        let built_in = TRACT_BUILT_IN.then_some(Backend::Tract);
-        return Ok(built_in.into_iter().chain([Backend::OnnxRuntime]).collect());
-    };
+fn runtimes(args: &ExportArgs) -> Result<export::Check> {
+    let Some(named) = &args.check else { return Ok(export::Check::Available) };
     if named.len() > 1 && named.contains(&CheckName::None) {
         return Err(Error::invalid("--check", "none, or runtimes", "both", ""));
     }
@@ -170,61 +169,5 @@ fn runtimes(args: &ExportArgs) -> Result<Vec<Backend>> {
         CheckName::Ort => Some(Backend::OnnxRuntime),
         CheckName::None => None,
     };
-    Ok(named.iter().filter_map(backend).collect())
-}
-
-fn check(
-    args: &ExportArgs,
-    runtimes: &[Backend],
-    source: Source,
-    spec: &GraphSpec,
-    written: &Model,
-    report: &mut Export,
-    progress: &mut Progress,
-) -> Result<()> {
-    let mut runners: Vec<Box<dyn Runner>> = Vec::new();
-    for backend in runtimes {
-        // A runtime that was not asked for may be absent.
-        match load(*backend, written) {
-            Ok(runner) => runners.push(runner),
-            Err(error) if args.check.is_none() && is_missing(&error) => {
-                report.not_checked.push(error.to_string());
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    if runners.is_empty() {
-        return Ok(());
-    }
-    let threads = args.threads.map(usize::from);
-    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let expectation = Expectation::new(source, spec, threads, &mut |done| {
-        progress.update(done, || "the engine's own results, in double precision".to_owned());
-    })?;
-    progress.finish();
-    if expectation.amplification() > 1e4 {
-        report.not_checked.push(format!(
-            "the images to better than a few per cent: this network's chain enlarges a change of x_T {:.0e} times \
-             (it may be untrained)",
-            expectation.amplification()
-        ));
-    }
-    for mut runner in runners {
-        let difference = expectation.compare(runner.as_mut())?;
-        report.checks.push(Check { runtime: runner.describe().to_string(), difference });
-    }
-    Ok(())
-}
-
-fn load(backend: Backend, model: &Model) -> Result<Box<dyn Runner>> {
-    Ok(match backend {
-        Backend::Tract => load_tract(model)?,
-        Backend::OnnxRuntime | Backend::Native => Box::new(OrtRunner::load(model, &OrtOptions::default())?),
-    })
-}
-
-/// Whether a runtime is not here, rather than at odds with the file.
-fn is_missing(error: &Error) -> bool {
-    use performer_ddpm_onnx::Error as OnnxError;
-    matches!(error, Error::Onnx(OnnxError::RuntimeMissing { .. } | OnnxError::NotBuiltIn { .. }))
+    Ok(export::Check::In(named.iter().filter_map(backend).collect()))
 }

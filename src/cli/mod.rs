@@ -16,6 +16,7 @@ mod compare;
 mod evaluate;
 mod export;
 mod features_network;
+mod flags;
 mod info;
 mod interrupts;
 mod progress;
@@ -98,7 +99,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", flags::message(&error));
             ExitCode::from(error.exit_status())
         }
     }

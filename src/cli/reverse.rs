@@ -5,8 +5,8 @@ use performer_ddpm::config::VarianceKind;
 use performer_ddpm::equations::ddim::Ddim;
 use performer_ddpm::equations::reverse::Reverse;
 use performer_ddpm::equations::update::ReverseProcess;
-use performer_ddpm::sample::{ClipX0, SampleOptions, Sampler, Spacing};
-use performer_ddpm::{Error, Result};
+use performer_ddpm::sample::{ClipX0, Spacing};
+use performer_ddpm::{Error, Result, SampleOptions};
 
 /// What may be said of the reverse process; what is not said has its default.
 #[derive(Debug, Args)]
@@ -66,19 +66,8 @@ pub struct Chosen {
 impl Chosen {
     /// What to sample by it.
     pub fn options(self, count: usize, batch: usize, seed: u64) -> SampleOptions {
-        let (sampler, clip_x0) = sampler(self.process);
-        SampleOptions { count, batch, seed, sampler, steps: self.steps, spacing: self.spacing, clip_x0 }
-    }
-}
-
-/// A reverse process in the sampler's terms.
-pub fn sampler(process: ReverseProcess) -> (Sampler, ClipX0) {
-    match process {
-        ReverseProcess::Alg2(Reverse { variance, clip_x0 }) => {
-            let clip = if clip_x0 { ClipX0::RederiveEps } else { ClipX0::Off };
-            (Sampler::Ddpm { variance }, clip)
-        }
-        ReverseProcess::Ddim(Ddim { eta, clip_x0 }) => (Sampler::Ddim { eta }, clip_x0),
+        let Chosen { process, steps, spacing } = self;
+        SampleOptions { count, batch, seed, steps, spacing, ..SampleOptions::default() }.with_reverse(process)
     }
 }
 

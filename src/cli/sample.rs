@@ -175,7 +175,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     let mut progress = Progress::new(args.compute.quiet);
     let follow = args.gif.is_some() || args.strip.is_some();
     let mut job = source::open(&args, &path, &progress)?;
-    if follow && !job.watchable {
+    if follow && !job.pipeline.is_watchable() {
         let help = "take the denoiser or the step graph";
         return Err(Error::invalid(
             "--gif or --strip",
@@ -184,7 +184,7 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
             help,
         ));
     }
-    let description = job.description();
+    let description = job.pipeline.describe();
     if args.verbose {
         job.explain().iter().for_each(|line| progress.say(line));
     }
@@ -192,7 +192,8 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     args.outputs().try_for_each(|path| check_writable(path))?;
     let mut moments = Moments { images: Vec::new(), failure: None };
     let mut clock = vec![Instant::now()];
-    let images = job.run(noise.as_ref().map(|noise| noise.view()), |mut now| {
+    let noise = noise.as_ref().map(|noise| noise.view());
+    let images = job.pipeline.sample_watched(&job.options, noise, |mut now| {
         let (step, steps) = (now.step, now.steps);
         let done = (now.batch * steps + step) as f64 / (now.batches * steps) as f64;
         progress.update(done, || format!("step {step}/{steps} of batch {}/{}", now.batch + 1, now.batches));

@@ -116,7 +116,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
             let mut config = configuration(&args)?;
             let data = load(&config.data)?;
             if args.config.is_none() {
-                fit(&mut config, &data.train);
+                config = config.for_images(data.train.shape());
             }
             config.validate()?;
             check_fit(&config, &data.train)?;
@@ -258,13 +258,6 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
         blocks.filter(|block| **block != BlockAttention::None).for_each(|block| *block = kind);
     }
     Ok(config)
-}
-
-/// Makes a preset's network take the images there are.
-pub(super) fn fit(config: &mut Config, data: &data::Dataset) {
-    config.unet.sample_size = [data.height(), data.width()];
-    config.unet.in_channels = data.channels();
-    config.unet.out_channels = data.channels();
 }
 
 /// runs/NAME-1, or the first number that is free.

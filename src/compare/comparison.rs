@@ -51,7 +51,7 @@ impl Comparison {
                         format!("{}, the plan's {at}", folder.join(store::FILE).display()),
                         format!("{asked}, as asked for"),
                         there,
-                        "go on with it by --out alone, or give a new folder with --out",
+                        "go on with it by its `folder` alone, or give a new `folder`",
                     ));
                 }
                 findings
@@ -62,7 +62,7 @@ impl Comparison {
                 "the images",
                 format!("those that the comparison in {} began with", folder.display()),
                 "others",
-                "give a new folder with --out",
+                "give a new `folder`",
             ));
         }
         Ok(Comparison { folder: folder.to_path_buf(), findings })

@@ -42,7 +42,7 @@ pub(super) fn enlarged(plan: &Plan, data: &Datasets) -> Result<(Dataset, Dataset
     let [height, width] = plan.full_resolution.size;
     let train = data.train.clone().resized((height, width))?;
     let held_out = data.test.as_ref().unwrap_or(&data.train);
-    let chosen = choose(held_out.len(), HELD_OUT, plan.config.train.seed);
+    let chosen = choose(held_out.len(), HELD_OUT, plan.config.train.seed)?;
     Ok((train, held_out.select(&chosen)?.resized((height, width))?))
 }
 

@@ -52,7 +52,7 @@ impl Subject {
     pub fn held_out_losses(&mut self, images: &Dataset, count: usize) -> Result<Vec<f64>> {
         let len = images.image_len();
         let mut losses = Vec::new();
-        for batch in choose(images.len(), count, self.seed).chunks(BATCH) {
+        for batch in choose(images.len(), count, self.seed)?.chunks(BATCH) {
             let n = batch.len();
             let (mut x_t, mut eps, mut out) = (vec![0f32; n * len], vec![0f32; n * len], vec![0f32; n * len]);
             let mut x0 = vec![0f32; len];
@@ -85,7 +85,7 @@ impl Subject {
         timesteps: usize,
         observer: &mut dyn FnMut(f64),
     ) -> Result<Likelihood> {
-        let images = evaluate::images::<f32>(images, &choose(images.len(), count, self.seed));
+        let images = evaluate::images::<f32>(images, &choose(images.len(), count, self.seed)?)?;
         let config = NllConfig {
             timesteps: Timesteps::Stratified(timesteps),
             clip_x0: self.clip_x0,

@@ -59,7 +59,7 @@ impl Part {
     pub const ALL: [Part; 5] =
         [Part::Runs, Part::FullResolution, Part::Cost, Part::Approximation, Part::Conversion];
 
-    /// The name that `--only` takes.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Part::Runs => "runs",
@@ -131,15 +131,20 @@ impl Plan {
     ) -> Result<Plan> {
         config.validate()?;
         match budget {
-            Budget::Steps(0) => return Err(Error::invalid("--steps", "at least 1", "0", "")),
+            Budget::Steps(0) => return Err(Error::invalid("`Budget::Steps`", "at least 1", "0", "")),
             Budget::Minutes(minutes) if !(minutes > 0.0 && minutes.is_finite()) => {
-                return Err(Error::invalid("--minutes", "a positive number", minutes.to_string(), ""));
+                return Err(Error::invalid(
+                    "`Budget::Minutes`",
+                    "a positive number",
+                    minutes.to_string(),
+                    "",
+                ));
             }
             _ => {}
         }
         let unique: BTreeSet<Variant> = variants.iter().copied().collect();
         if variants.is_empty() || unique.len() != variants.len() {
-            return Err(Error::invalid("--variants", "one or more, each once", list(variants), ""));
+            return Err(Error::invalid("`Plan::variants`", "one or more, each once", list(variants), ""));
         }
         if !attends(&config.unet) {
             return Err(Error::invalid(
@@ -362,10 +367,10 @@ mod tests {
             let message = plan.unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         };
-        refused(&config, &Variant::ALL, Budget::Steps(0), "--steps");
-        refused(&config, &Variant::ALL, Budget::Minutes(f64::NAN), "--minutes");
-        refused(&config, &[], Budget::Steps(1), "--variants");
-        refused(&config, &[Variant::Relu; 2], Budget::Steps(1), "--variants");
+        refused(&config, &Variant::ALL, Budget::Steps(0), "Budget::Steps");
+        refused(&config, &Variant::ALL, Budget::Minutes(f64::NAN), "Budget::Minutes");
+        refused(&config, &[], Budget::Steps(1), "Plan::variants");
+        refused(&config, &[Variant::Relu; 2], Budget::Steps(1), "Plan::variants");
         let mut plain = config.clone();
         plain.unet.down_attention.fill(BlockAttention::None);
         plain.unet.up_attention.fill(BlockAttention::None);

@@ -9,7 +9,7 @@ use super::variant::Variant;
 use crate::checkpoint::model_folder;
 use crate::data::{Dataset, Datasets};
 use crate::error::{Error, Result};
-use crate::evaluate::features::{Extractor, FeatureOptions};
+use crate::evaluate::features::{Extractor, FeatureOptions, PixelRange};
 use crate::evaluate::{Comparison, block_means, choose, fewest, images_nchw};
 use ndarray::{Array2, ArrayView4};
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,7 @@ impl Features {
             Extraction::Network { extractor, file, crc32 } => FeatureSource::Network {
                 file: file.clone(),
                 crc32: *crc32,
-                feeding: extractor.options().feeding(),
+                feeding: feeding(extractor.options()),
             },
             Extraction::Blocks => FeatureSource::Blocks(self.side(plan, data)),
         }
@@ -134,7 +134,7 @@ impl Features {
     fn of(&mut self, images: ArrayView4<f32>, side: usize) -> Result<Array2<f64>> {
         match &mut self.extraction {
             Extraction::Network { extractor, .. } => extractor.features(images),
-            Extraction::Blocks => Ok(block_means(images, side)),
+            Extraction::Blocks => block_means(images, side),
         }
     }
 
@@ -148,7 +148,7 @@ impl Features {
     ) -> Result<Array2<f64>> {
         match &mut self.extraction {
             Extraction::Network { extractor, .. } => extractor.features_of(data, indices, observer),
-            Extraction::Blocks => Ok(block_means(images_nchw(data, indices).view(), side)),
+            Extraction::Blocks => block_means(images_nchw(data, indices)?.view(), side),
         }
     }
 
@@ -162,11 +162,27 @@ impl Features {
         if let Some(images) = &self.images {
             return Ok(images.clone());
         }
-        let indices = choose(data.len(), REFERENCE, plan.config.train.seed);
+        let indices = choose(data.len(), REFERENCE, plan.config.train.seed)?;
         let images = self.of_dataset(data, &indices, self.side(plan, data), observer)?;
         self.images = Some(images.clone());
         Ok(images)
     }
+}
+
+/// How images enter and which output is taken, as options of the command that the report names: what features
+/// depend on beside the file.
+fn feeding(options: &FeatureOptions) -> Vec<String> {
+    let named =
+        |flag: &str, name: &Option<String>| name.as_ref().map(|name| format!("--features-{flag} {name}"));
+    let size = options.size.map(|[h, w]| format!("--features-size {h}x{w}"));
+    let range = match options.range {
+        PixelRange::Symmetric => None,
+        range => Some(format!("--features-range {}", range.name())),
+    };
+    [named("input", &options.input), named("output", &options.output), size, range]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// One set of images beside the training images.
@@ -239,7 +255,7 @@ pub(super) fn compare(
             }
         }
         (None, Some(test)) => {
-            let indices = choose(test.len(), count, plan.config.train.seed);
+            let indices = choose(test.len(), count, plan.config.train.seed)?;
             quality.images = indices.len();
             features.of_dataset(test, &indices, side, &mut |_| {})?
         }

@@ -96,7 +96,8 @@ impl Findings {
         let text = fs::read_to_string(&file).map_err(|e| Error::read(&file, e))?;
         let findings = serde_json::from_str(&text).map_err(|e| {
             let what = format!("{}, line {}", file.display(), e.line());
-            let help = "choose another --out, or remove the file to begin again with the runs that are there";
+            let help =
+                "choose another `folder`, or remove the file to begin again with the runs that are there";
             Error::invalid(what, "what a comparison of this version wrote", e.to_string(), help)
         })?;
         Ok(Some(findings))
@@ -109,7 +110,7 @@ impl Findings {
             Some(true) => None,
             Some(false) => Some("the softmax run left no model that could be measured"),
             None if self.plan.variants.contains(&Variant::Softmax) => {
-                Some("there is no softmax run to convert yet (--only runs makes one)")
+                Some("there is no softmax run to convert yet (the part `runs` makes one)")
             }
             None => Some("softmax is not among the variants, so there are no weights to convert"),
         }

@@ -75,7 +75,7 @@ pub(super) fn train(
                 folder.display().to_string(),
                 "the comparison's own run",
                 "one with another configuration",
-                "give a new folder with --out",
+                "give a new `folder`",
             ));
         }
         (run, config)

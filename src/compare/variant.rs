@@ -27,7 +27,7 @@ impl Variant {
     pub const ALL: [Variant; 5] =
         [Variant::Softmax, Variant::Favor, Variant::FavorHyperbolic, Variant::FavorTrig, Variant::Relu];
 
-    /// The name of its run's folder, and the one that `--attention` and `--variants` take.
+    /// Its name, and that of its run's folder.
     pub fn name(self) -> &'static str {
         match self {
             Variant::Softmax => "softmax",

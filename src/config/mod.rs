@@ -1,7 +1,24 @@
 //! Plain, validated configuration: the network, the diffusion process, the training run.
+//!
+//! A [`Preset`] is where most configurations begin; every field is public, and what cannot be is refused
+//! where it is used, by its key.
+//!
+//! ```
+//! use performer_ddpm::config::{BetaSchedule, Config, Preset};
+//!
+//! # fn main() -> performer_ddpm::Result<()> {
+//! let mut config = Preset::Fashion.config().for_images([32, 32, 3]);
+//! config.diffusion.schedule = BetaSchedule::Cosine;
+//! config.train.batch = 32;
+//! config.validate()?;
+//! assert_eq!(Config::from_toml(&config.to_toml(), "here")?, config);
+//! # Ok(())
+//! # }
+//! ```
 
 mod attention;
 mod diffusion;
+mod images;
 mod preset;
 mod training;
 mod unet;

@@ -24,7 +24,7 @@ impl Preset {
     /// Every preset.
     pub const ALL: [Preset; 4] = [Preset::Fashion, Preset::FashionSoftmax, Preset::Cifar10, Preset::Tiny];
 
-    /// The name that `--preset` takes.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Preset::Fashion => "fashion",

@@ -104,7 +104,7 @@ impl UnetConfig {
                         "height and width divisible by {factor} for {levels} levels (near {side}: {near})"
                     ),
                     format!("{} x {}", self.sample_size[0], self.sample_size[1]),
-                    "resize the images with --size or use fewer levels",
+                    "give the images another `size` or use fewer levels",
                 );
             }
         }

@@ -2,7 +2,9 @@
 
 use super::resize;
 use crate::error::{Error, Result};
+use crate::machine;
 use crate::real::Real;
+use ndarray::ArrayView4;
 
 /// The largest height or width of an image.
 const MAX_SIDE: usize = 4096;
@@ -57,7 +59,7 @@ pub(super) fn check_size(what: &str, (height, width): (usize, usize)) -> Result<
         format!("{what}: the images' size"),
         format!("1x1 to {MAX_SIDE}x{MAX_SIDE}"),
         format!("{height}x{width}"),
-        "give another size (--size) to resize them to",
+        "give another `size` to resize them to",
     ))
 }
 
@@ -108,6 +110,29 @@ impl Dataset {
         Ok(Dataset { name, shape, pixels, labels, flip_makes_sense })
     }
 
+    /// Images of one's own: bytes \[N, H, W, C\], C 1 for grey or 3 for red, green and blue. They are not
+    /// mirrored in training unless [`with_flips`](Self::with_flips) says that they may be.
+    ///
+    /// ```
+    /// use performer_ddpm::data::Dataset;
+    ///
+    /// let stripes = ndarray::Array4::from_shape_fn((100, 16, 16, 1), |(n, y, ..)| (n * y % 256) as u8);
+    /// assert_eq!(Dataset::from_array("stripes", stripes.view())?.shape(), [16, 16, 1]);
+    /// # Ok::<(), performer_ddpm::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Dataset::new`].
+    pub fn from_array(name: impl Into<String>, images: ArrayView4<u8>) -> Result<Self> {
+        let (_, h, w, c) = images.dim();
+        Self::new(name, [h, w, c], images.iter().copied().collect(), None, false)
+    }
+
+    /// The same images, each as good a training image when it is mirrored left to right.
+    pub fn with_flips(self) -> Self {
+        Dataset { flip_makes_sense: true, ..self }
+    }
+
     /// What these images are, for people.
     pub fn name(&self) -> &str {
         &self.name
@@ -138,6 +163,11 @@ impl Dataset {
         self.shape[2]
     }
 
+    /// \[H, W, C\].
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
     /// H W C, the numbers in one image.
     pub fn image_len(&self) -> usize {
         self.shape.iter().product()
@@ -157,9 +187,15 @@ impl Dataset {
 
     /// The bytes `[H, W, C]` of one image.
     ///
-    /// # Panics
-    /// If `index` is not below [`len`](Self::len).
-    pub fn bytes(&self, index: usize) -> &[u8] {
+    /// # Errors
+    /// [`Error::Invalid`] if `index` is not below [`len`](Self::len).
+    pub fn bytes(&self, index: usize) -> Result<&[u8]> {
+        self.check_indices(&[index])?;
+        Ok(self.image(index))
+    }
+
+    /// The same of an index that is known to be one.
+    fn image(&self, index: usize) -> &[u8] {
         let each = self.image_len();
         &self.pixels[index * each..(index + 1) * each]
     }
@@ -169,8 +205,8 @@ impl Dataset {
     ///
     /// # Panics
     /// If `index` is not below [`len`](Self::len) or `out` is not [`image_len`](Self::image_len) long.
-    pub fn image_into<T: Real>(&self, index: usize, flip: bool, out: &mut [T]) {
-        let bytes = self.bytes(index);
+    pub(crate) fn image_into<T: Real>(&self, index: usize, flip: bool, out: &mut [T]) {
+        let bytes = self.image(index);
         assert_eq!(out.len(), bytes.len(), "out must hold one image");
         let [_, width, channels] = self.shape;
         let row = width * channels;
@@ -187,29 +223,43 @@ impl Dataset {
     /// Those of its images, in this order.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for none.
-    ///
-    /// # Panics
-    /// If an index is not below its length.
+    /// [`Error::Invalid`] for none, and for an index that is not below its length.
     pub fn select(&self, indices: &[usize]) -> Result<Self> {
+        self.check_indices(indices)?;
         let len = self.image_len();
         let pixels = indices.iter().flat_map(|i| &self.pixels[i * len..][..len]).copied().collect();
         let labels = self.labels.as_ref().map(|labels| indices.iter().map(|&i| labels[i]).collect());
         Dataset::new(self.name.clone(), self.shape, pixels, labels, self.flip_makes_sense)
     }
 
+    /// Refuses an index that is none of its images'.
+    pub(crate) fn check_indices(&self, indices: &[usize]) -> Result<()> {
+        match indices.iter().find(|index| **index >= self.len()) {
+            None => Ok(()),
+            Some(index) => Err(Error::invalid(
+                format!("{}: an image's index", self.name),
+                format!("at most {}", self.len() - 1),
+                index.to_string(),
+                "",
+            )),
+        }
+    }
+
     /// Every image cut to the aspect of (height, width) around its centre, and resized.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a size that no data set here has.
+    /// [`Error::Invalid`] for a size that no data set here has, or that memory does not hold for so many
+    /// images.
     pub fn resized(self, (height, width): (usize, usize)) -> Result<Self> {
         check_size(&self.name, (height, width))?;
         if (height, width) == (self.height(), self.width()) {
             return Ok(self);
         }
-        let pixels = (0..self.len())
-            .flat_map(|i| resize::fit_bytes(self.bytes(i), self.shape, (height, width)))
-            .collect();
+        let lengths = [self.len(), height, width, self.channels()];
+        let mut pixels = machine::filled("`size`, of all images together", &lengths, 0)?;
+        for (i, pixels) in pixels.chunks_exact_mut(height * width * self.channels()).enumerate() {
+            pixels.copy_from_slice(&resize::fit_bytes(self.image(i), self.shape, (height, width)));
+        }
         Dataset::new(self.name, [height, width, self.shape[2]], pixels, self.labels, self.flip_makes_sense)
     }
 }
@@ -228,7 +278,7 @@ impl Datasets {
                 format!("{}: the test images", train.name),
                 format!("{}, like the training images", shape(train.shape)),
                 shape(test.shape),
-                "give one size for all (--size), and all grey or all colour",
+                "give one `size` for all, and all grey or all colour",
             ));
         }
         Ok(Datasets { train, test })
@@ -303,7 +353,10 @@ mod tests {
     fn selected_images_keep_their_bytes_and_labels() {
         let data = counting(1);
         let one = data.select(&[0]).unwrap();
-        assert_eq!((one.len(), one.bytes(0), one.labels()), (1, data.bytes(0), Some(&[4][..])));
+        assert_eq!(
+            (one.len(), one.bytes(0).unwrap(), one.labels()),
+            (1, data.bytes(0).unwrap(), Some(&[4][..]))
+        );
         let all: Vec<usize> = (0..data.len()).collect();
         assert_eq!(data.select(&all).unwrap(), data);
         let turned: Vec<usize> = all.into_iter().rev().collect();

@@ -25,7 +25,7 @@ fn part(what: &str, images: &[u8], labels: &[u8]) -> Result<Dataset> {
 
 /// Whether `pixels` (images of 28x28 bytes) begins with Fashion-MNIST's first training or first test image:
 /// its IDX files have MNIST's names.
-pub fn is_fashion_mnist(pixels: &[u8]) -> bool {
+pub(crate) fn is_fashion_mnist(pixels: &[u8]) -> bool {
     const HEADER: usize = 16;
     const IMAGE: usize = 28 * 28;
     [TRAIN_IMAGES, TEST_IMAGES].into_iter().any(|file| {

@@ -36,7 +36,7 @@ fn dataset(folder: &Path, name: &str, size: Option<(usize, usize)>) -> Result<Da
                     file.display().to_string(),
                     format!("{height}x{width} like {} (height x width)", file_name(&files[0])),
                     format!("{}x{}", header.height, header.width),
-                    "images of several sizes need one to be resized and cut to: give --size",
+                    "images of several sizes need one to be resized and cut to: give a `size`",
                 ));
             }
         }
@@ -50,7 +50,7 @@ fn dataset(folder: &Path, name: &str, size: Option<(usize, usize)>) -> Result<Da
             format!("{}: {} images of {height}x{width}", folder.display(), files.len()),
             "images that fit into memory",
             format!("{total} bytes"),
-            "give a smaller size (--size)",
+            "give a smaller `size`",
         ));
     }
     pixels.resize(total, 0);

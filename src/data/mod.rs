@@ -3,6 +3,21 @@
 //!
 //! Everything is held in memory as bytes, `[N, H, W, C]`, and handed out as numbers in [-1, 1].
 //!
+//! ```
+//! use performer_ddpm::data::{self, Dataset};
+//!
+//! # fn main() -> performer_ddpm::Result<()> {
+//! // The garments that come with the library; a folder of files is `data::load(Some(path), Some((32, 32)))`.
+//! let garments = data::load(None, None)?;
+//! assert_eq!((garments.train.len(), garments.train.shape()), (10_000, [28, 28, 1]));
+//!
+//! // Images of one's own.
+//! let grey = Dataset::from_array("grey", ndarray::Array4::from_elem((5, 8, 8, 3), 128u8).view())?;
+//! assert_eq!(grey.select(&[0, 4])?.len(), 2);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Adding a format
 //! 1. One file here, with a function from a folder to [`Datasets`] that checks every length it reads, reports
 //!    bad input by file, and allocates only what the file really holds.
@@ -19,7 +34,7 @@ mod mnist;
 mod resize;
 
 pub use dataset::{Dataset, Datasets, unit_from_byte};
-pub use embedded::is_fashion_mnist;
+pub(crate) use embedded::is_fashion_mnist;
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};

@@ -1,13 +1,24 @@
 //! Features that need no network: what an image is where, without its texture.
 
+use crate::error::{Error, Result};
+use crate::machine;
 use ndarray::{Array2, ArrayView4, s};
 
 /// The means of the blocks of images \[n, c, h, w\], \[n, c r s\]: r rows and s columns of blocks of nearly
 /// equal size, `side` each, or a block for each pixel row or column where there are fewer.
-pub fn block_means(images: ArrayView4<f32>, side: usize) -> Array2<f64> {
+///
+/// # Errors
+/// [`Error::Invalid`] for a side of 0 and for images without pixels.
+pub fn block_means(images: ArrayView4<f32>, side: usize) -> Result<Array2<f64>> {
     let (n, c, h, w) = images.dim();
     let (rows, columns) = (side.min(h), side.min(w));
-    let mut means = Array2::zeros((n, c * rows * columns));
+    if c == 0 || rows == 0 || columns == 0 {
+        let got = format!("{side} blocks of {h}x{w} pixels with {c} channel(s)");
+        return Err(Error::invalid("the images' blocks", "at least one of at least one pixel", got, ""));
+    }
+    let zeros = machine::filled("the images' blocks", &[n, c, rows, columns], 0.0)?;
+    let shape = (n, c * rows * columns);
+    let mut means = Array2::from_shape_vec(shape, zeros).expect("as many numbers as there are blocks");
     for (image, mut means) in images.outer_iter().zip(means.outer_iter_mut()) {
         for (i, mean) in means.iter_mut().enumerate() {
             let (k, y, x) = (i / (rows * columns), i / columns % rows, i % columns);
@@ -16,7 +27,7 @@ pub fn block_means(images: ArrayView4<f32>, side: usize) -> Array2<f64> {
             *mean = block.iter().map(|&pixel| f64::from(pixel)).sum::<f64>() / block.len() as f64;
         }
     }
-    means
+    Ok(means)
 }
 
 #[cfg(test)]
@@ -29,13 +40,17 @@ mod tests {
     fn every_pixel_is_in_one_block_of_its_channel() {
         let images =
             Array4::from_shape_fn((2, 2, 2, 4), |(n, c, y, x)| (100 * n + 16 * c + 4 * y + x) as f32);
-        assert_eq!(block_means(images.view(), 1), arr2(&[[3.5, 19.5], [103.5, 119.5]]));
+        assert_eq!(block_means(images.view(), 1).unwrap(), arr2(&[[3.5, 19.5], [103.5, 119.5]]));
         assert_eq!(
-            block_means(images.view(), 2).row(0).to_vec(),
+            block_means(images.view(), 2).unwrap().row(0).to_vec(),
             [0.5, 2.5, 4.5, 6.5, 16.5, 18.5, 20.5, 22.5]
         );
         // Two rows and no more, three columns of 1, 1 and 2 pixels.
-        assert_eq!(block_means(images.view(), 3).row(0).to_vec()[..6], [0.0, 1.0, 2.5, 4.0, 5.0, 6.5]);
-        assert_eq!(block_means(images.view(), 9).row(1)[15], 123.0);
+        assert_eq!(
+            block_means(images.view(), 3).unwrap().row(0).to_vec()[..6],
+            [0.0, 1.0, 2.5, 4.0, 5.0, 6.5]
+        );
+        assert_eq!(block_means(images.view(), 9).unwrap().row(1)[15], 123.0);
+        assert!(block_means(images.view(), 0).is_err());
     }
 }

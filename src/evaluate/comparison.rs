@@ -5,7 +5,7 @@ use super::kernel_distance::{kernel_distance, usual_subsets};
 use super::precision_recall::{NEIGHBOUR, precision_recall};
 use super::{Estimate, check_pair, choose};
 use crate::error::Result;
-use ndarray::{ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 /// How samples compare with images.
@@ -33,7 +33,7 @@ pub struct Comparison {
 
 /// The fewest images, and the fewest samples, that can be compared with so many features.
 pub fn fewest(features: usize) -> usize {
-    (features + 1).max(2 * usual_subsets(0))
+    features.saturating_add(1).max(2 * usual_subsets(0))
 }
 
 impl Comparison {
@@ -52,8 +52,10 @@ impl Comparison {
         check_pair(images, samples, fewest(features), &why)?;
         let kernel_subsets = usual_subsets(images.nrows().min(samples.nrows()));
         let manifold = images.nrows().min(samples.nrows());
-        let equal = |set: ArrayView2<f64>| set.select(Axis(0), &choose(set.nrows(), manifold, seed));
-        let shares = precision_recall(equal(images).view(), equal(samples).view(), NEIGHBOUR)?;
+        let equal = |set: ArrayView2<f64>| -> Result<Array2<f64>> {
+            Ok(set.select(Axis(0), &choose(set.nrows(), manifold, seed)?))
+        };
+        let shares = precision_recall(equal(images)?.view(), equal(samples)?.view(), NEIGHBOUR)?;
         Ok(Comparison {
             samples: samples.nrows(),
             images: images.nrows(),
@@ -72,7 +74,6 @@ impl Comparison {
 mod tests {
     use super::*;
     use crate::rng::{Stream, fill_normal, rng};
-    use ndarray::Array2;
 
     fn normal(n: usize, id: u64) -> Array2<f64> {
         let mut features = Array2::zeros((n, 8));

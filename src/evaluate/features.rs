@@ -6,6 +6,7 @@ pub use enter::PixelRange;
 
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::machine;
 use crate::sample::onnx::Runtime;
 use enter::Entry;
 use ndarray::{Array2, ArrayView4};
@@ -39,25 +40,16 @@ impl FeatureOptions {
         FeatureOptions { input: None, output: None, range, size: None, batch: 64, runtime }
     }
 
-    /// How images enter and which output is taken, as options of the command line: what features depend on
-    /// beside the file.
-    pub fn feeding(&self) -> Vec<String> {
-        let named =
-            |flag: &str, name: &Option<String>| name.as_ref().map(|name| format!("--features-{flag} {name}"));
-        let size = self.size.map(|[h, w]| format!("--features-size {h}x{w}"));
-        let range = match self.range {
-            PixelRange::Symmetric => None,
-            range => Some(format!("--features-range {}", range.name())),
-        };
-        [named("input", &self.input), named("output", &self.output), size, range]
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-
     /// Inception v3 as it is used for the FID: 299x299 in [-1, 1]; grey images fill its three channels.
     pub fn inception(runtime: Runtime) -> Self {
         FeatureOptions { size: Some([299, 299]), ..FeatureOptions::new(runtime) }
+    }
+}
+
+impl Default for FeatureOptions {
+    /// Images as they are, in [-1, 1], through ONNX Runtime on the processor.
+    fn default() -> Self {
+        FeatureOptions::new(Runtime::default())
     }
 }
 
@@ -94,7 +86,7 @@ impl Extractor {
     pub fn load(model: &Model, options: &FeatureOptions) -> Result<Self> {
         let (origin, summary) = (model.origin().to_owned(), model.summary()?);
         if options.batch == 0 {
-            return Err(Error::invalid("--batch", "at least 1", "0", ""));
+            return Err(Error::invalid("`FeatureOptions::batch`", "at least 1", "0", ""));
         }
         let image = pick(&origin, "input", &summary.inputs, options.input.as_deref())?.clone();
         let dims = image.shape.as_ref().map(|shape| shape.dims());
@@ -144,6 +136,7 @@ impl Extractor {
         indices: &[usize],
         observer: &mut dyn FnMut(f64),
     ) -> Result<Array2<f64>> {
+        dataset.check_indices(indices)?;
         let shape @ [c, h, w] = [dataset.channels(), dataset.height(), dataset.width()];
         let mut last = vec![0.0; dataset.image_len()];
         let fill = |i: usize, out: &mut [f32]| {
@@ -168,7 +161,7 @@ impl Extractor {
         let batch = fixed.unwrap_or(self.options.batch).max(1);
         let len: usize = image.iter().product();
         let mut features = Array2::zeros((0, 0));
-        let mut buffer = vec![0.0; batch.min(count) * len];
+        let mut buffer = machine::filled("`FeatureOptions::batch`", &[batch.min(count), len], 0.0)?;
         for first in (0..count).step_by(batch) {
             let n = batch.min(count - first);
             for (i, image) in buffer.chunks_exact_mut(len.max(1)).take(n).enumerate() {
@@ -194,7 +187,7 @@ impl Extractor {
         if feature.is_finite() {
             return Ok(f64::from(feature));
         }
-        let help = "see that the pixels' range is the one that the network takes (--features-range)";
+        let help = "see that the pixels' range is the one that the network takes (`FeatureOptions::range`)";
         Err(Error::invalid(
             format!("{}, the features of image {image}", self.origin),
             "finite numbers",
@@ -239,10 +232,10 @@ fn pick<'a>(origin: &str, kind: &str, ports: &'a [Port], name: Option<&str>) -> 
         (Some(name), _) => ports
             .iter()
             .find(|port| port.name == name)
-            .ok_or_else(|| refuse(&format!("one called {name}, as --features-{kind} says"))),
+            .ok_or_else(|| refuse(&format!("one called {name}, as `FeatureOptions::{kind}` says"))),
         (None, [only]) => Ok(only),
         (None, []) => Err(refuse("one")),
-        (None, _) => Err(refuse(&format!("one, or --features-{kind} NAME to say which"))),
+        (None, _) => Err(refuse(&format!("one, or `FeatureOptions::{kind}` to say which"))),
     }
 }
 
@@ -263,7 +256,7 @@ fn output(origin: &str, summary: &Summary, options: &FeatureOptions) -> Result<S
 fn zeros(port: &Port, batch: usize) -> Result<(String, Tensor)> {
     let dims = port.shape.as_ref().map(|shape| shape.dims()).unwrap_or_default();
     let shape: Vec<usize> = dims.iter().map(|dim| dim.known().unwrap_or(batch)).collect();
-    let count = shape.iter().product();
+    let count = machine::count::<i64>(&port.name, &shape)?;
     let tensor = match port.element {
         ElementType::F32 => Tensor::f32(shape, vec![0.0; count])?,
         _ => Tensor::i64(shape, vec![0; count])?,

@@ -23,7 +23,7 @@ impl Statistics {
     /// would say more of their number than of what they show; and for features that are not finite.
     pub fn of(features: ArrayView2<f64>) -> Result<Statistics> {
         let (n, d) = features.dim();
-        check_pair(features, features, d + 1, &rank(d))?;
+        check_pair(features, features, d.saturating_add(1), &rank(d))?;
         let mean = features.mean_axis(Axis(0)).expect("there are rows");
         let centred = &features - &mean;
         let mut covariance = centred.t().dot(&centred);
@@ -44,12 +44,25 @@ impl Statistics {
     /// where that is singular. What rounding makes negative counts as 0.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for different numbers of features.
+    /// [`Error::Invalid`] for different numbers of features, and for statistics that are none.
     pub fn distance(&self, other: &Statistics) -> Result<f64> {
         let d = self.mean.len();
-        if other.mean.len() != d {
-            let got = other.mean.len().to_string();
-            return Err(Error::invalid("statistics of features", format!("{d} features"), got, ""));
+        if other.mean.len() != d || d == 0 {
+            let got = format!("{d} and {}", other.mean.len());
+            let expected = "the same number of features, at least 1";
+            return Err(Error::invalid("statistics of features", expected, got, ""));
+        }
+        for (what, statistics) in [("these", self), ("the other", other)] {
+            let shape = statistics.covariance.dim();
+            let numbers = statistics.mean.iter().chain(&statistics.covariance);
+            if shape != (d, d) || !numbers.into_iter().all(|x| x.is_finite()) {
+                return Err(Error::invalid(
+                    format!("{what} statistics' covariance"),
+                    format!("[{d}, {d}], all numbers finite"),
+                    format!("{shape:?}"),
+                    "",
+                ));
+            }
         }
         let SymmetricEigen { eigenvectors, eigenvalues } = eigen(&self.covariance)?;
         let other_covariance = matrix(&other.covariance);
@@ -75,7 +88,7 @@ impl Statistics {
 /// # Errors
 /// [`Error::Invalid`] where [`Statistics::of`] refuses a set or the numbers of features differ.
 pub fn frechet_distance(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Result<f64> {
-    check_pair(a, b, a.ncols() + 1, &rank(a.ncols()))?;
+    check_pair(a, b, a.ncols().saturating_add(1), &rank(a.ncols()))?;
     Statistics::of(a)?.distance(&Statistics::of(b)?)
 }
 

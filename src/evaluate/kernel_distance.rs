@@ -32,17 +32,17 @@ pub fn kernel_distance(
     if subsets < 2 {
         return Err(Error::invalid("subsets of a kernel distance", "at least 2", subsets.to_string(), ""));
     }
-    check_pair(a, b, 2 * subsets, &format!("for {subsets} subsets of two"))?;
-    let (a_parts, b_parts) = (parts(a, subsets, seed), parts(b, subsets, seed));
+    check_pair(a, b, subsets.saturating_mul(2), &format!("for {subsets} subsets of two"))?;
+    let (a_parts, b_parts) = (parts(a, subsets, seed)?, parts(b, subsets, seed)?);
     let estimates: Vec<f64> = a_parts.par_iter().zip(&b_parts).map(|(a, b)| discrepancy(a, b)).collect();
     Ok(Estimate::of(estimates))
 }
 
 /// Equal parts of the rows in a shuffled order; what does not divide is left out.
-fn parts(features: ArrayView2<f64>, subsets: usize, seed: u64) -> Vec<Array2<f64>> {
-    let order = shuffled(features.nrows(), seed);
+fn parts(features: ArrayView2<f64>, subsets: usize, seed: u64) -> Result<Vec<Array2<f64>>> {
+    let order = shuffled(features.nrows(), seed)?;
     let size = features.nrows() / subsets;
-    order.chunks_exact(size).take(subsets).map(|rows| features.select(Axis(0), rows)).collect()
+    Ok(order.chunks_exact(size).take(subsets).map(|rows| features.select(Axis(0), rows)).collect())
 }
 
 /// The unbiased estimate of one pair of sets: mean of k over pairs of different rows of each, less twice that

@@ -2,6 +2,30 @@
 //! what is computed from them: [`frechet`], [`kernel_distance`], [`precision_recall`]; [`nearest`] in the
 //! images themselves).
 //!
+//! ```no_run
+//! use performer_ddpm::evaluate::features::{Extractor, FeatureOptions};
+//! use performer_ddpm::evaluate::{Comparison, NllConfig, choose, likelihood};
+//! use performer_ddpm::{Pipeline, SampleOptions, data};
+//!
+//! # fn main() -> performer_ddpm::Result<()> {
+//! let mut pipeline = Pipeline::load("runs/latest")?;
+//! let garments = data::load(None, None)?;
+//! let held_out = garments.test.expect("the garments have a test set");
+//! let held_out = held_out.select(&choose(held_out.len(), 256, 0)?)?;
+//! let bound = likelihood(&mut pipeline, &held_out, &NllConfig::default(), &mut |_| {})?;
+//! println!("{:.3} bits per dimension", bound.bounds[0].bits_per_dim.mean);
+//!
+//! let options = FeatureOptions { output: Some("features".to_owned()), ..FeatureOptions::default() };
+//! let mut network = Extractor::open("data/fashion_features.onnx".as_ref(), &options)?;
+//! let samples = pipeline.sample(&SampleOptions { count: 2000, ..pipeline.options() })?;
+//! let samples = network.features(samples.view().permuted_axes([0, 3, 1, 2]))?;
+//! let images = choose(garments.train.len(), 2000, 0)?;
+//! let images = network.features_of(&garments.train, &images, &mut |_| {})?;
+//! println!("{:?}", Comparison::of(images.view(), samples.view(), 0)?);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Everything is a function of its inputs and a seed: the same bits from any number of threads. Work that is
 //! shared out uses the rayon pool that the caller is in.
 
@@ -21,6 +45,7 @@ pub use block_means::block_means;
 pub use choice::{choose, images, images_nchw};
 pub use comparison::{Comparison, fewest};
 pub use estimate::Estimate;
+pub use nll::{NllConfig, likelihood};
 
 use crate::error::{Error, Result};
 use ndarray::ArrayView2;
@@ -42,7 +67,7 @@ fn check_pair(a: ArrayView2<f64>, b: ArrayView2<f64>, least: usize, why: &str) -
                 "the number of images",
                 format!("at least {least} {why}"),
                 features.nrows().to_string(),
-                "take more images (-n)",
+                "take more images",
             ));
         }
         if let Some(((row, _), value)) = features.indexed_iter().find(|(_, value)| !value.is_finite()) {

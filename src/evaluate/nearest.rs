@@ -25,10 +25,10 @@ pub struct Nearest {
 /// pixels; of equally near ones the first.
 ///
 /// # Errors
-/// [`Error::Invalid`] for images of another shape.
+/// [`Error::Invalid`] for images of another shape or with numbers that are not finite.
 pub fn nearest(images: ArrayView4<f32>, training: &Dataset) -> Result<Vec<Nearest>> {
     let (n, h, w, c) = images.dim();
-    let shape = [training.height(), training.width(), training.channels()];
+    let shape = training.shape();
     if [h, w, c] != shape {
         return Err(Error::invalid(
             "the images",
@@ -37,6 +37,7 @@ pub fn nearest(images: ArrayView4<f32>, training: &Dataset) -> Result<Vec<Neares
             "",
         ));
     }
+    finite(images)?;
     let len = training.image_len();
     let images: Vec<f32> = images.iter().copied().collect();
     let starts: Vec<usize> = (0..training.len()).step_by(CHUNK).collect();
@@ -72,10 +73,8 @@ pub fn nearest(images: ArrayView4<f32>, training: &Dataset) -> Result<Vec<Neares
 /// images.
 ///
 /// # Errors
+/// [`Error::Invalid`] where `found` is not what [`nearest`] gives for these images and this dataset;
 /// [`Error::Write`], and those of a grid that is too large.
-///
-/// # Panics
-/// If `found` is not as long as `images` or is of another dataset.
 pub fn write_sheet(
     path: &Path,
     images: ArrayView4<f32>,
@@ -84,7 +83,15 @@ pub fn write_sheet(
     columns: usize,
 ) -> Result<()> {
     let (n, h, w, c) = images.dim();
-    assert_eq!(n, found.len());
+    let whole = [h, w, c] == training.shape() && n == found.len();
+    if !whole || found.iter().any(|nearest| nearest.index >= training.len()) {
+        return Err(Error::invalid(
+            "the nearest images of a sheet",
+            format!("one of the {} of {} for each of {n} images", training.len(), training.name()),
+            format!("{} for images of {h}x{w}x{c}", found.len()),
+            "",
+        ));
+    }
     let columns = columns.clamp(1, n.max(1));
     let rows = n.div_ceil(columns);
     // The ground of a last row that is not full.
@@ -97,6 +104,16 @@ pub fn write_sheet(
         training.image_into(nearest.index, false, below);
     }
     write_png(path, sheet.view(), Some(columns))
+}
+
+/// Refuses images with numbers that are not finite.
+pub(super) fn finite(images: ArrayView4<f32>) -> Result<()> {
+    match images.indexed_iter().find(|(_, pixel)| !pixel.is_finite()) {
+        None => Ok(()),
+        Some(((image, ..), pixel)) => {
+            Err(Error::invalid(format!("image {image}"), "finite numbers", pixel.to_string(), ""))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@
 mod strata;
 mod tally;
 
+use super::images;
 use crate::config::VarianceKind;
+use crate::data::Dataset;
 use crate::equations::bound::{bits_per_dim, eq17_decoder_term, eq17_middle_term, eq17_prior_term};
 use crate::equations::forward::{eq03_predict_x0, eq03_q_sample};
 use crate::equations::loss::eq21_l_simple;
@@ -17,9 +19,11 @@ use crate::equations::reverse::{Reverse, clip};
 use crate::equations::{Level, Schedule, Timestep};
 use crate::error::{Error, Result};
 use crate::kernels::Element;
+use crate::machine;
 use crate::model::{Engine, Model};
 use crate::real::Real;
 use crate::rng::{Stream, fill_normal, rng};
+use crate::sample::Pipeline;
 use ndarray::ArrayView2;
 use rand::RngExt;
 use rayon::prelude::*;
@@ -86,6 +90,23 @@ struct Found {
     x0_mse: f64,
 }
 
+/// The bound of a pipeline's model on all images of a dataset.
+///
+/// # Errors
+/// As [`bound`], and [`Error::Invalid`] for a pipeline in a runtime.
+pub fn likelihood(
+    pipeline: &mut Pipeline,
+    dataset: &Dataset,
+    config: &NllConfig,
+    observer: &mut dyn FnMut(f64),
+) -> Result<Likelihood> {
+    let all: Vec<usize> = (0..dataset.len()).collect();
+    let images = images::<f32>(dataset, &all)?;
+    let schedule = pipeline.diffusion().schedule.clone();
+    let (model, engine) = pipeline.engine()?;
+    bound(model, engine, &schedule, images.view(), config, observer)
+}
+
 /// The bound of a model on `images` \[n, h w c\] in [-1, 1]; `observer` is told the share done.
 ///
 /// # Errors
@@ -120,7 +141,8 @@ pub fn bound<T: Element>(
 /// timesteps.
 ///
 /// # Errors
-/// [`Error::Invalid`] for fewer than two images, no draws or a batch of 0; [`Error::NotFinite`] for a
+/// [`Error::Invalid`] for fewer than two images, numbers that are not finite, no draws, no strata or a batch
+/// of 0; [`Error::NotFinite`] for a
 /// prediction that is not finite; those of `eps_theta`.
 pub fn bound_by<T: Real>(
     mut eps_theta: impl FnMut(&[T], &[Timestep], &mut [T]) -> Result<()>,
@@ -130,17 +152,18 @@ pub fn bound_by<T: Real>(
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
     let (count, dims) = images.dim();
-    check(count, config)?;
+    check(images, config)?;
     let images = images.as_standard_layout();
     let image = |i: usize| -> &[T] { images.row(i).to_slice().unwrap_or_default() };
     let strata = strata::strata(schedule.steps(), config.timesteps);
     let mut tally = Tally::new(schedule, &strata, config, dims);
     let per_image = config.draws * (strata.len() + 1);
     let total = count * per_image;
-    let zeros = || vec![T::zero(); config.batch * dims];
-    let (mut x, mut eps, mut predicted) = (zeros(), zeros(), zeros());
-    for first in (0..total).step_by(config.batch) {
-        let jobs: Vec<Job> = (first..total.min(first + config.batch))
+    let batch = config.batch.min(total);
+    let zeros = || machine::filled("`NllConfig::batch`", &[batch, dims], T::zero());
+    let (mut x, mut eps, mut predicted) = (zeros()?, zeros()?, zeros()?);
+    for first in (0..total).step_by(batch) {
+        let jobs: Vec<Job> = (first..total.min(first + batch))
             .map(|index| job(index, per_image, schedule, &strata, config.seed))
             .collect();
         let len = jobs.len() * dims;
@@ -170,17 +193,35 @@ pub fn bound_by<T: Real>(
     Ok(tally.finish(count))
 }
 
-fn check(count: usize, config: &NllConfig) -> Result<()> {
-    let least = [
-        ("held-out images", count, 2, "the error is estimated from their spread"),
-        ("draws", config.draws, 1, ""),
-        ("--batch", config.batch, 1, ""),
+/// The most evaluations of an image: a draw's number has 32 bits of the random numbers' key, and all of a
+/// draw's sums are in memory.
+const MOST_DRAWS: usize = 1 << 20;
+
+fn check<T: Real>(images: ArrayView2<T>, config: &NllConfig) -> Result<()> {
+    let strata = match config.timesteps {
+        Timesteps::Full => 1,
+        Timesteps::Stratified(strata) => strata,
+    };
+    let ranges = [
+        ("held-out images", images.nrows(), 2..=1 << 32, "the error is estimated from their spread"),
+        ("the images' numbers", images.ncols(), 1..=1 << 32, ""),
+        ("`NllConfig::draws`", config.draws, 1..=MOST_DRAWS, ""),
+        ("`NllConfig::timesteps`", strata, 1..=usize::MAX, ""),
+        ("`NllConfig::batch`", config.batch, 1..=usize::MAX, ""),
     ];
-    match least.into_iter().find(|(_, got, least, _)| got < least) {
-        Some((what, got, least, help)) => {
-            Err(Error::invalid(what, format!("at least {least}"), got.to_string(), help))
-        }
+    if let Some((what, got, range, help)) = ranges.into_iter().find(|(_, got, range, _)| !range.contains(got))
+    {
+        let expected = match *range.end() {
+            usize::MAX => format!("at least {}", range.start()),
+            most => format!("at least {} and at most {most}", range.start()),
+        };
+        return Err(Error::invalid(what, expected, got.to_string(), help));
+    }
+    match images.indexed_iter().find(|(_, x)| !x.is_finite()) {
         None => Ok(()),
+        Some(((image, _), x)) => {
+            Err(Error::invalid(format!("held-out image {image}"), "finite numbers", x.f64().to_string(), ""))
+        }
     }
 }
 

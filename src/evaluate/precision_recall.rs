@@ -3,7 +3,7 @@
 
 use super::check_pair;
 use super::distance::by_tiles;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use ndarray::ArrayView2;
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,14 +29,17 @@ pub const NEIGHBOUR: usize = 3;
 /// Source: Kynkaanniemi et al. (2019), section 2, equations 1 and 2; k = 3 is [`NEIGHBOUR`].
 ///
 /// # Errors
-/// [`Error::Invalid`](crate::Error::Invalid) for features that are not finite or differ in number, or sets of
+/// [`Error::Invalid`] for k = 0, features that are not finite or differ in number, or sets of
 /// k or fewer.
 pub fn precision_recall(
     images: ArrayView2<f64>,
     samples: ArrayView2<f64>,
     k: usize,
 ) -> Result<PrecisionRecall> {
-    check_pair(images, samples, k + 1, &format!("to have a neighbour of order {k}"))?;
+    if k == 0 {
+        return Err(Error::invalid("`k`, the neighbour's order", "at least 1", "0", "the paper takes 3"));
+    }
+    check_pair(images, samples, k.saturating_add(1), &format!("to have a neighbour of order {k}"))?;
     let (image_radii, sample_radii) = (radii(images, k), radii(samples, k));
     let reached: Vec<AtomicBool> = (0..images.nrows()).map(|_| AtomicBool::new(false)).collect();
     let precise = by_tiles(samples, images, |first, distances| {

@@ -73,6 +73,7 @@ impl GraphSpec {
 /// number of steps out of range; [`Error::Onnx`] for a network that the format does not hold.
 pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
     let model = source.model;
+    model.check()?;
     let shape = model.graph.shape(model.graph.input);
     if *spec != GraphSpec::Denoiser && model.input_len() != model.output_len() {
         return Err(Error::invalid(

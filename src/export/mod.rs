@@ -1,5 +1,24 @@
-//! The trained network as an ONNX file that runs without this program: graphs, metadata, and the check of
+//! The trained network as an ONNX file that runs without this library: graphs, metadata, and the check of
 //! what was written.
+//!
+//! [`Pipeline::export`](crate::Pipeline::export) is the usual way in, [`write()`] the same for a model in
+//! hand. A [`GraphSpec`] says what the file computes: the network alone, the network with one step of any
+//! sampler, or all steps of one sampler. [`Metadata`] are what a file says of itself, enough to sample from
+//! it with nothing else at hand.
+//!
+//! ```no_run
+//! use performer_ddpm::Pipeline;
+//! use performer_ddpm::export::{ExportOptions, GraphSpec};
+//!
+//! # fn main() -> performer_ddpm::Result<()> {
+//! let pipeline = Pipeline::load("runs/latest")?;
+//! let options = ExportOptions { graph: GraphSpec::Step, ..ExportOptions::default() };
+//! for (runtime, difference) in pipeline.export("step.onnx", &options)?.checks {
+//!     println!("{runtime}: within {:.1e} of the engine", difference.absolute);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod attention;
 pub mod check;
@@ -7,8 +26,10 @@ mod file;
 mod graphs;
 pub mod metadata;
 mod network;
+mod write;
 
 pub use check::{Difference, Expectation};
 pub use file::write_checked;
 pub use graphs::{GraphSpec, Source, build};
 pub use metadata::{GraphKind, Metadata, SamplerSummary};
+pub use write::{Check, ExportOptions, Exported, write};

@@ -19,7 +19,7 @@ impl ConvAlgorithm {
     /// Both.
     pub const ALL: [ConvAlgorithm; 2] = [ConvAlgorithm::Direct, ConvAlgorithm::Winograd];
 
-    /// The name that `--conv` takes.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             ConvAlgorithm::Direct => "direct",
@@ -52,6 +52,13 @@ pub struct Kernels {
     pub isa: Isa,
     /// The convolutions' algorithm.
     pub conv: ConvAlgorithm,
+}
+
+impl Default for Kernels {
+    /// The fastest on this processor.
+    fn default() -> Kernels {
+        Isa::detect().into()
+    }
 }
 
 impl From<Isa> for Kernels {

@@ -107,7 +107,7 @@ impl<T: Element> Engine<T> {
     ) -> Result<Engine<T>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
             Error::invalid(
-                "--threads",
+                "`threads`",
                 "a number of threads this system can start",
                 e.to_string(),
                 "ask for fewer",

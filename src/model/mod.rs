@@ -14,7 +14,7 @@ pub use engine::{Engine, Example, Gradient};
 
 use crate::config::UnetConfig;
 use crate::equations::projection::Projection;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::real::Real;
 use crate::rng::{Stream, rng};
 use graph::Graph;
@@ -78,6 +78,23 @@ impl<T: Real> Model<T> {
             let mut rng = rng(seed, Stream::Projection, redraw, i as u64);
             let w = projection.draw(spec.features, spec.dim, &mut rng)?;
             self.projections.push(w.iter().map(|x| T::of(*x)).collect());
+        }
+        Ok(())
+    }
+
+    /// Checks that there are as many numbers as the network has places for them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the weights or the projection that are not.
+    pub fn check(&self) -> Result<()> {
+        let whole = |what: &str, wanted: usize, got: usize| match wanted == got {
+            true => Ok(()),
+            false => Err(Error::invalid(what, format!("{wanted}, as the network has"), got.to_string(), "")),
+        };
+        whole("`Model::weights`", self.graph.params.total(), self.weights.len())?;
+        whole("`Model::projections`", self.graph.projections.len(), self.projections.len())?;
+        for (spec, w) in self.graph.projections.iter().zip(&self.projections) {
+            whole(&spec.name, spec.features * spec.dim, w.len())?;
         }
         Ok(())
     }

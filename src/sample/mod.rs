@@ -1,15 +1,40 @@
 //! Sampling: Algorithm 2 and DDIM over batches, image i a function of the seed and i alone.
 //!
-//! Whatever takes a batch from x_T to x_0 is a [`Denoiser`]: the engine ([`Native`]), or a graph in an ONNX
-//! runtime ([`onnx::OnnxDenoiser`]). All of them are given the same numbers.
+//! A [`Pipeline`] is the way in. Its [`options`](Pipeline::options) are the defaults that fit the model; what
+//! is wanted otherwise is said by struct update:
+//!
+//! ```no_run
+//! use performer_ddpm::sample::{Pipeline, SampleOptions, Sampler};
+//! use performer_ddpm::config::VarianceKind;
+//!
+//! # fn main() -> performer_ddpm::Result<()> {
+//! let mut pipeline = Pipeline::load("runs/latest")?;
+//! // Algorithm 2 with all T steps, as in the paper.
+//! let sampler = Sampler::Ddpm { variance: VarianceKind::FixedSmall };
+//! let options = SampleOptions { count: 8, sampler, steps: None, ..pipeline.options() };
+//! let images = pipeline.sample_watched(&options, None, |now| {
+//!     println!("step {} of {}", now.step, now.steps);
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Compute`] says what computes: the engine with so many threads, or ONNX Runtime on a processor or a GPU,
+//! with the same images to rounding.
+//!
+//! Below it, whatever takes a batch from x_T to x_0 is a [`Denoiser`]: the engine ([`Native`]), a graph in an
+//! ONNX runtime ([`onnx::OnnxDenoiser`]), or one of your own. [`sample_with`] gives all of them the same
+//! numbers.
 
 mod native;
 mod noise;
 pub mod onnx;
+mod pipeline;
 
 pub use crate::equations::Spacing;
 pub use crate::equations::ddim::ClipX0;
 pub use native::Native;
+pub use pipeline::{Compute, Diffusion, Pipeline, is_onnx};
 
 use crate::config::VarianceKind;
 use crate::equations::ddim::Ddim;
@@ -18,6 +43,7 @@ use crate::equations::update::ReverseProcess;
 use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
 use crate::kernels::Element;
+use crate::machine;
 use crate::model::{Engine, Model};
 use crate::real::Real;
 use ndarray::{Array4, ArrayView5};
@@ -75,6 +101,18 @@ impl SampleOptions {
             }
             Sampler::Ddim { eta } => ReverseProcess::Ddim(Ddim { eta, clip_x0: self.clip_x0 }),
         }
+    }
+
+    /// The same options with another reverse process; the inverse of [`SampleOptions::reverse`].
+    pub fn with_reverse(self, process: ReverseProcess) -> Self {
+        let (sampler, clip_x0) = match process {
+            ReverseProcess::Alg2(Reverse { variance, clip_x0 }) => {
+                let clip = if clip_x0 { ClipX0::RederiveEps } else { ClipX0::Off };
+                (Sampler::Ddpm { variance }, clip)
+            }
+            ReverseProcess::Ddim(Ddim { eta, clip_x0 }) => (Sampler::Ddim { eta }, clip_x0),
+        };
+        SampleOptions { sampler, clip_x0, ..self }
     }
 
     /// The steps of a model trained with `schedule`.
@@ -165,19 +203,25 @@ pub fn sample_with<T: Real>(
     noise: Option<ArrayView5<f32>>,
     mut observer: impl FnMut(SampleProgress<T>),
 ) -> Result<Array4<T>> {
-    if options.batch == 0 {
-        return Err(Error::invalid("--batch", "at least 1", "0", ""));
+    for (field, number) in [("count", options.count), ("batch", options.batch)] {
+        if number == 0 {
+            return Err(Error::invalid(format!("`SampleOptions::{field}`"), "at least 1", "0", ""));
+        }
     }
     let process = options.process(schedule)?;
     let steps = process.schedule.steps();
     let [h, w, c] = denoiser.image();
     let noise = noise.map_or(Noise::Seed(options.seed), Noise::Array);
     noise.check(steps, options.count, [h, w, c])?;
+    let mut images = machine::filled("`SampleOptions::count`", &[options.count, h, w, c], T::zero())?;
     let len = h * w * c;
-    let mut images = vec![T::zero(); options.count * len];
-    let batches = options.count.div_ceil(options.batch);
-    for (batch, x) in images.chunks_mut(options.batch * len).enumerate() {
-        let first = batch * options.batch;
+    if len == 0 {
+        return Err(Error::invalid("the denoiser's images", "at least one number each", "none", ""));
+    }
+    let size = options.batch.min(options.count);
+    let batches = options.count.div_ceil(size);
+    for (batch, x) in images.chunks_mut(size * len).enumerate() {
+        let first = batch * size;
         noise.start(first, len, x);
         let mut z = |k: usize, t: Timestep, out: &mut [T]| noise.step(k, t, first, len, out);
         let mut watch = |k: usize, fetch: &mut dyn FnMut() -> Result<Vec<T>>| {

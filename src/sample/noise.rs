@@ -24,7 +24,7 @@ impl Noise<'_> {
             return Ok(());
         }
         Err(Error::invalid(
-            "--noise",
+            "`noise`",
             format!("shape {want:?}: x_T and {steps} noises for {count} images"),
             format!("{:?}", noise.shape()),
             "",

@@ -23,6 +23,13 @@ pub enum Runtime {
     OnnxRuntime(OrtOptions),
 }
 
+impl Default for Runtime {
+    /// ONNX Runtime on the processor.
+    fn default() -> Self {
+        Runtime::OnnxRuntime(OrtOptions::default())
+    }
+}
+
 /// What only one kind of graph needs.
 enum Kind {
     Denoiser(DenoiserPorts),
@@ -43,9 +50,13 @@ impl OnnxDenoiser {
     /// `batch` matters to a CUDA graph alone, which is captured for one batch; smaller ones are filled up.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for inputs or outputs that are not such a graph's, naming them; [`Error::Onnx`]
+    /// [`Error::Invalid`] for inputs or outputs that are not such a graph's, naming them, and for a batch of
+    /// 0; [`Error::Onnx`]
     /// where the runtime is missing, its device cannot be used, or it refuses the graph.
     pub fn load(model: &Model, runtime: &Runtime, batch: usize) -> Result<Self> {
+        if batch == 0 {
+            return Err(Error::invalid("`batch`", "at least 1", "0", ""));
+        }
         let (origin, metadata) = (model.origin(), Metadata::read(model)?);
         let captured = matches!(runtime, Runtime::OnnxRuntime(options) if options.cuda_graph);
         let fixed = captured.then(|| model.with_length("N", batch));

@@ -1,9 +1,48 @@
 //! Training: Algorithm 1, its optimiser, and the run that wraps them.
+//!
+//! A [`Trainer`] is a network in memory that takes one step at a time; its
+//! [`pipeline`](Trainer::pipeline) samples, saves, exports and is evaluated. A [`Run`] is training in a
+//! folder that survives being stopped: configuration, metrics, checkpoints, sample grids, loss curve and the
+//! model itself, with a callback for every [`Event`].
+//!
+//! ```no_run
+//! use performer_ddpm::config::Preset;
+//! use performer_ddpm::data;
+//! use performer_ddpm::train::{Event, Limit, Run, RunOptions};
+//!
+//! # fn main() -> performer_ddpm::Result<()> {
+//! let images = data::load(Some("pictures".as_ref()), Some((32, 32)))?.train;
+//! let config = Preset::Fashion.config().for_images(images.shape());
+//! let run = Run::create_new("runs/pictures".as_ref(), &config)?;
+//! let options = RunOptions::from(Limit::Minutes(10.0));
+//! run.train(&config, &images, options, || false, |event| {
+//!     if let Event::Step { step, done, .. } = event {
+//!         println!("{:.0} %, loss {:.4}", 100.0 * done, step.loss);
+//!     }
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
 
+mod fit;
 mod optimizer;
 mod run;
 mod trainer;
 
-pub use optimizer::{Adam, Update, clip_factor, global_norm};
-pub use run::{Event, Limit, Metric, Outcome, Run, RunOptions, check_fit, cumulative_seconds};
+pub use fit::check_fit;
+pub use optimizer::Adam;
+#[doc(hidden)]
+pub use optimizer::{Update, clip_factor, global_norm};
+pub(crate) use run::cumulative_seconds;
+pub use run::{Event, Limit, Metric, Outcome, Run, RunOptions};
 pub use trainer::{Progress, Step, Trainer};
+
+use crate::kernels::Kernels;
+use crate::machine;
+
+impl From<Limit> for RunOptions {
+    /// A run with sample grids, on the processor's threads and by its fastest kernels.
+    fn from(limit: Limit) -> Self {
+        RunOptions { limit, threads: machine::threads(), kernels: Kernels::default(), grids: true }
+    }
+}

@@ -1,5 +1,6 @@
 //! A training run in a folder: configuration, metrics, checkpoints, sample grids, loss curve, model.
 
+use super::fit::check_fit;
 use super::optimizer::Adam;
 use super::trainer::{Progress, Step, Trainer};
 use crate::checkpoint::{self, state::TrainingState};
@@ -122,7 +123,7 @@ impl Run {
                 folder.display().to_string(),
                 "a folder without a run",
                 "one with a config.toml",
-                format!("go on with it by --resume {}, or choose another --out", folder.display()),
+                format!("go on with it by `Run::open` {}, or choose another `folder`", folder.display()),
             ));
         }
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
@@ -142,7 +143,7 @@ impl Run {
                 folder.display().to_string(),
                 "a folder without a model or what a run leaves",
                 format!("one with {name}"),
-                "choose another --out",
+                "choose another `folder`",
             )),
             _ => Run::create(folder, config),
         }
@@ -263,7 +264,7 @@ impl Run {
                     saved => (format!("the checkpoint of step {saved} is kept; "), "go on"),
                 };
                 let help = format!(
-                    "{kept}lower lr in {} and {go_on} with train --resume {}, or train a new run with a lower --lr",
+                    "{kept}lower lr in {} and {go_on} by `Run::open` {}, or train a new run with a lower `TrainConfig::lr`",
                     self.folder.join(CONFIG).display(),
                     self.folder.display()
                 );
@@ -374,24 +375,6 @@ impl Run {
     }
 }
 
-/// Checks that a network can be trained on a dataset.
-///
-/// # Errors
-/// [`Error::Invalid`] naming both sizes.
-pub fn check_fit(config: &Config, data: &Dataset) -> Result<()> {
-    let want = (config.unet.sample_size, config.unet.in_channels, config.unet.out_channels);
-    let got = ([data.height(), data.width()], data.channels(), data.channels());
-    if want == got {
-        return Ok(());
-    }
-    Err(Error::invalid(
-        "the images",
-        format!("{}x{} with {} channels, as the network takes", want.0[0], want.0[1], want.1),
-        format!("{}x{} with {} channels", got.0[0], got.0[1], got.1),
-        "resize them with --size, or change unet.sample_size, in_channels and out_channels",
-    ))
-}
-
 fn progress(state: TrainingState) -> Progress<f32> {
     Progress {
         step: state.step,
@@ -403,7 +386,7 @@ fn progress(state: TrainingState) -> Progress<f32> {
 }
 
 /// Seconds of training up to each step, over all calls; each call's metrics count from its own beginning.
-pub fn cumulative_seconds(metrics: &[Metric]) -> Vec<f64> {
+pub(crate) fn cumulative_seconds(metrics: &[Metric]) -> Vec<f64> {
     let (mut before, mut sum) = (0.0, 0.0);
     let cumulative = metrics.iter().map(|metric| {
         sum += if metric.seconds >= before { metric.seconds - before } else { metric.seconds };

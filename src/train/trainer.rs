@@ -1,5 +1,6 @@
 //! Algorithm 1, one step at a time.
 
+use super::fit::check_fit;
 use super::optimizer::{Adam, Update, clip_factor, global_norm};
 use crate::config::Config;
 use crate::data::Dataset;
@@ -10,6 +11,7 @@ use crate::kernels::{Element, Kernels};
 use crate::model::clock::{Work, timed_for_all};
 use crate::model::{Engine, Gradient, Model};
 use crate::rng::{Stream, rng};
+use crate::sample::{Compute, Pipeline};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use std::sync::Mutex;
@@ -80,10 +82,23 @@ impl<T: Element> Trainer<T> {
         })
     }
 
+    /// The network with the weights' moving average, ready to sample from, to save, to export, to evaluate.
+    /// It has an engine of its own, so that training may go on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where its threads cannot be started.
+    pub fn pipeline(&self) -> Result<Pipeline> {
+        let compute =
+            Compute::Engine { threads: Some(self.engine.threads()), kernels: self.engine.kernels() };
+        let average = self.averaged_model().cast();
+        let step = Some(self.step);
+        Pipeline::at_step(average, self.config.diffusion.clone(), step, &compute)
+    }
+
     /// Goes on from what was saved.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if its sizes are not this network's.
+    /// [`Error::Invalid`] if its sizes are not this network's, or for more steps than can be counted.
     pub fn restore(&mut self, progress: Progress<T>) -> Result<()> {
         let n = self.model.weights.len();
         let lengths = [
@@ -92,6 +107,11 @@ impl<T: Element> Trainer<T> {
             progress.adam.first_moment.len(),
             progress.adam.second_moment.len(),
         ];
+        // Far more images than any run sees, and room to count on.
+        if progress.step > u64::from(u32::MAX) {
+            let got = progress.step.to_string();
+            return Err(Error::invalid("training state, step", format!("at most {}", u32::MAX), got, ""));
+        }
         let projections = |p: &[Vec<T>]| p.iter().map(Vec::len).collect::<Vec<_>>();
         if lengths != [n; 4] || projections(&progress.projections) != projections(&self.model.projections) {
             return Err(Error::invalid(
@@ -153,8 +173,10 @@ impl<T: Element> Trainer<T> {
     /// One step of Algorithm 1 on the next batch of `data`.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if the loss or the gradient is no finite number; nothing has changed then.
+    /// [`Error::Invalid`] for images of another size than the network's; [`Error::NotFinite`] if the loss or
+    /// the gradient is no finite number. Nothing has changed then.
     pub fn advance(&mut self, data: &Dataset) -> Result<Step> {
+        check_fit(&self.config, data)?;
         let train = &self.config.train;
         let (seed, step, batch) = (train.seed, self.step + 1, train.batch);
         let redraw = self.config.unet.favor.redraw_every;

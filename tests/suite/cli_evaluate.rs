@@ -128,8 +128,8 @@ fn samples_are_compared_by_their_features() {
     let mean = |x: Vec<f32>| x.iter().map(|x| f64::from(x.clamp(-1.0, 1.0))).sum::<f64>() / x.len() as f64;
     let of_samples = samples.outer_iter().map(|image| mean(image.iter().copied().collect())).collect();
     let train = performer_ddpm::data::load(None, None).expect("images").train;
-    let chosen = performer_ddpm::evaluate::choose(train.len(), 200, 4);
-    let images = performer_ddpm::evaluate::images::<f32>(&train, &chosen);
+    let chosen = performer_ddpm::evaluate::choose(train.len(), 200, 4).expect("a choice");
+    let images = performer_ddpm::evaluate::images::<f32>(&train, &chosen).expect("images");
     let of_images = images.outer_iter().map(|image| mean(image.to_vec())).collect();
     let column = |x: Vec<f64>| ndarray::Array2::from_shape_vec((x.len(), 1), x).expect("a column");
     let want = frechet_distance(column(of_images).view(), column(of_samples).view()).expect("a distance");
@@ -193,7 +193,8 @@ fn a_folder_of_pictures_is_compared() {
     std::fs::create_dir(&pictures).expect("a folder");
     let train = performer_ddpm::data::load(None, None).expect("images").train;
     for i in 0..22 {
-        let picture = image::GrayImage::from_raw(28, 28, train.bytes(i).to_vec()).expect("a picture");
+        let picture =
+            image::GrayImage::from_raw(28, 28, train.bytes(i).unwrap().to_vec()).expect("a picture");
         picture.save(pictures.join(format!("{i:02}.png"))).expect("a file");
     }
     let arguments = ["--features", "mean.onnx", "--samples", "pictures", "--images", "50"];

@@ -66,7 +66,7 @@ fn a_fixed_batch_is_filled_up_and_datasets_are_images() {
     let dataset = Dataset::new("waves", [4, 6, 3], pixels, None, false).unwrap();
     let chosen = [0, 3, 4];
     let images = Array4::from_shape_fn((3, 3, 4, 6), |(i, c, y, x)| {
-        f32::from(dataset.bytes(chosen[i])[(y * 6 + x) * 3 + c]) / 127.5 - 1.0
+        f32::from(dataset.bytes(chosen[i]).unwrap()[(y * 6 + x) * 3 + c]) / 127.5 - 1.0
     });
     let want = channel_means(&images, |_, x| x);
     for batch in [Dim::Known(2), Dim::Known(3), Dim::Known(8), Dim::from("N")] {

@@ -267,7 +267,7 @@ fn a_network_s_bound_depends_on_neither_threads_nor_batch() {
     model.weights.iter_mut().zip(&noise).for_each(|(w, z)| *w += 0.02 * z);
     let schedule = Schedule::from_config(&preset.diffusion).unwrap();
     let test = data::load(None, None).unwrap().test.unwrap();
-    let pictures = images(&test, &choose(test.len(), 6, 1));
+    let pictures = images(&test, &choose(test.len(), 6, 1).expect("a choice")).expect("images");
     let run = |threads: usize, batch: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut engine = Engine::new(&model, threads, Isa::detect()).unwrap();
@@ -297,7 +297,7 @@ fn what_cannot_be_evaluated_is_refused() {
     let good = config(Timesteps::Full, 1, 0);
     assert!(refuse(gaussian_images(1, 0), good).contains("at least 2"));
     assert!(refuse(gaussian_images(2, 0), NllConfig { draws: 0, ..good }).contains("draws"));
-    assert!(refuse(gaussian_images(2, 0), NllConfig { batch: 0, ..good }).contains("--batch"));
+    assert!(refuse(gaussian_images(2, 0), NllConfig { batch: 0, ..good }).contains("NllConfig::batch"));
     let nan = |_: &[f64], _: &[Timestep], out: &mut [f64]| {
         out.fill(f64::NAN);
         Ok(())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// none.
 const FLOORS: &[&[&str]] = &[
     &["error", "real"],
-    &["config", "rng"],
+    &["config", "machine", "rng"],
     &["equations", "kernels"],
     &["nn"],
     &["model"],

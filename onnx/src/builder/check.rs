@@ -2,8 +2,13 @@
 
 use super::{GraphBuilder, Op, Value, ValueData};
 use crate::error::{Error, Result};
-use crate::types::{ElementType, Shape};
+use crate::types::{Dim, ElementType, Shape, element_count};
 use std::collections::HashSet;
+
+/// The largest length of an axis and the largest number in an attribute.
+const MOST: usize = i32::MAX as usize;
+/// The most elements of a value.
+const MOST_ELEMENTS: usize = 1 << 47;
 
 impl GraphBuilder {
     /// Where the next node of this operator would stand, for messages.
@@ -74,6 +79,29 @@ impl GraphBuilder {
         shape.dims()[axis].known().ok_or_else(|| {
             Error::invalid(self.place(op), format!("a fixed length on axis {axis}"), shape.to_string(), "")
         })
+    }
+
+    /// Refuses numbers, such as a stride or a length, that no runtime counts to: sums and products of a few of
+    /// them with lengths stay within 64 bits.
+    pub(super) fn expect_numbers(&self, op: Op, numbers: &[usize]) -> Result<()> {
+        match numbers.iter().find(|number| **number > MOST) {
+            None => Ok(()),
+            Some(number) => {
+                let expected = format!("numbers up to {MOST}");
+                Err(Error::invalid(self.place(op), expected, number.to_string(), ""))
+            }
+        }
+    }
+
+    /// Refuses a shape whose lengths, or all of whose elements, no runtime counts to.
+    pub(super) fn expect_countable(what: impl FnOnce() -> String, shape: &Shape) -> Result<()> {
+        let known: Vec<usize> = shape.dims().iter().filter_map(Dim::known).collect();
+        let total = element_count(&known).filter(|total| *total <= MOST_ELEMENTS);
+        if total.is_some() && known.iter().all(|length| *length <= MOST) {
+            return Ok(());
+        }
+        let expected = format!("lengths up to {MOST}, {MOST_ELEMENTS} elements together");
+        Err(Error::invalid(what(), expected, shape.to_string(), ""))
     }
 
     pub(super) fn shape_error(&self, op: Op, left: &Shape, right: &Shape, rule: &'static str) -> Error {

@@ -2,7 +2,7 @@
 
 use super::{GraphBuilder, Op, Value, int, ints, text};
 use crate::error::{Error, Result};
-use crate::types::{Dim, ElementType, Shape};
+use crate::types::{Dim, ElementType, Shape, element_count};
 
 /// One dimension of the target of [`GraphBuilder::reshape`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +82,13 @@ impl GraphBuilder {
             }
         }
         let symbols: Vec<&Dim> = left.iter().copied().filter(|dim| dim.known().is_none()).collect();
-        let product: usize = left.iter().filter_map(|dim| dim.known()).product();
-        let given: usize = target
+        let product: Vec<usize> = left.iter().filter_map(|dim| dim.known()).collect();
+        let product = element_count(&product).ok_or_else(|| refuse("the elements cannot be counted"))?;
+        let given: Vec<usize> = target
             .iter()
             .filter_map(|dim| if let ReshapeDim::To(length) = dim { Some(*length) } else { None })
-            .product();
+            .collect();
+        let given = element_count(&given).ok_or_else(|| refuse("a reshape keeps the number of elements"))?;
         let infers = target.iter().filter(|&&dim| dim == ReshapeDim::Infer).count();
         let inferred = match (infers, symbols.as_slice()) {
             (0, []) if product == given => Dim::Known(1),
@@ -195,6 +197,7 @@ impl GraphBuilder {
     /// # Errors
     /// [`Error::Invalid`] when the lengths do not add up to the axis' or it is not fixed.
     pub fn split(&mut self, x: Value, axis: usize, lengths: &[usize]) -> Result<Vec<Value>> {
+        self.expect_numbers(Op::Split, lengths)?;
         let length = self.expect_known(Op::Split, x, axis)?;
         if lengths.is_empty() || lengths.iter().sum::<usize>() != length {
             return Err(Error::invalid(
@@ -230,6 +233,7 @@ impl GraphBuilder {
                 "",
             ));
         }
+        self.expect_numbers(Op::Pad, &amounts.iter().flat_map(|pair| [pair.0, pair.1]).collect::<Vec<_>>())?;
         for (axis, &(before, after)) in amounts.iter().enumerate() {
             if before + after > 0 {
                 shape.0[axis] = Dim::Known(before + self.expect_known(Op::Pad, x, axis)? + after);

@@ -82,6 +82,8 @@ impl GraphBuilder {
     pub fn conv(&mut self, x: Value, kernel: Value, bias: Option<Value>, spec: &ConvSpec) -> Result<Value> {
         let op = Op::Conv;
         self.expect_conv_operands(op, x, kernel, bias)?;
+        let ConvSpec { strides, pads, dilations, groups } = *spec;
+        self.expect_numbers(op, &[&strides[..], &pads, &dilations, &[groups]].concat())?;
         let (image, taps) = (self.shape(x)?, self.shape(kernel)?);
         let outputs = self.expect_known(op, kernel, 0)?;
         let inputs = self.expect_known(op, kernel, 1)? * spec.groups;
@@ -125,6 +127,8 @@ impl GraphBuilder {
     ) -> Result<Value> {
         let op = Op::ConvTranspose;
         self.expect_conv_operands(op, x, kernel, bias)?;
+        let ConvTransposeSpec { strides, pads, output_padding, groups } = *spec;
+        self.expect_numbers(op, &[&strides[..], &pads, &output_padding, &[groups]].concat())?;
         let (image, taps) = (self.shape(x)?, self.shape(kernel)?);
         let inputs = self.expect_known(op, kernel, 0)?;
         let outputs = self.expect_known(op, kernel, 1)? * spec.groups;
@@ -162,6 +166,7 @@ impl GraphBuilder {
     pub fn upsample_nearest(&mut self, x: Value, factor: usize) -> Result<Value> {
         let op = Op::Resize;
         self.expect_type(op, x, ElementType::F32)?;
+        self.expect_numbers(op, &[factor])?;
         let mut shape = self.shape(x)?.clone();
         if shape.rank() != 4 || factor == 0 {
             return Err(Error::invalid(

@@ -4,6 +4,9 @@ use super::{GraphBuilder, Op, ReshapeDim, Value, float, int};
 use crate::error::{Error, Result};
 use crate::types::{ElementType, Shape};
 
+/// As many floats as a file of this format holds.
+const MOST_OF_A_GROUP: usize = (1 << 29) - 1;
+
 impl GraphBuilder {
     /// Layer normalisation (Ba et al. 2016) over all axes from `axis` on: mean 0, variance 1 (with `epsilon`
     /// added to the variance), then scaled and shifted.
@@ -84,6 +87,14 @@ impl GraphBuilder {
             }
         }
         let each = channels / groups * height * width;
+        if each > MOST_OF_A_GROUP {
+            return Err(Error::invalid(
+                self.place(op),
+                format!("at most {MOST_OF_A_GROUP} elements in a group, whose scales are a constant"),
+                each.to_string(),
+                "take more groups",
+            ));
+        }
         let grouped = self.reshape(x, &[ReshapeDim::Copy, ReshapeDim::To(groups), ReshapeDim::Infer])?;
         let ones = self.constant_f32(&[each], &vec![1.0; each])?;
         let normal = self.layer_norm(grouped, 2, ones, None, epsilon)?;

@@ -2,5 +2,6 @@
 
 mod common;
 mod files;
+mod hostile;
 mod operators;
 mod runtimes;

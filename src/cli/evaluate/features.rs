@@ -11,7 +11,6 @@ use performer_ddpm::evaluate::features::Extractor;
 use performer_ddpm::evaluate::nearest::{nearest, write_sheet};
 use performer_ddpm::evaluate::{Comparison, choose, fewest, images_nchw};
 use performer_ddpm::output::read_npy;
-use performer_ddpm::sample::sample;
 use performer_ddpm::{Error, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -149,7 +148,7 @@ fn features_of(
     progress: &mut Progress,
     what: &str,
 ) -> Result<Array2<f64>> {
-    let chosen = choose(dataset.len(), count, seed);
+    let chosen = choose(dataset.len(), count, seed)?;
     extractor.features_of(dataset, &chosen, &mut |done| {
         progress.update(done, || format!("features of {} {what}", chosen.len()));
     })
@@ -180,7 +179,7 @@ fn given_samples(args: &EvaluateArgs, path: &Path) -> Result<Array4<f32>> {
     let mut samples = if path.is_dir() {
         let pictures = data::load(Some(path), args.size.map(|[h, w]| (h, w)))?.train;
         let all: Vec<usize> = (0..pictures.len()).collect();
-        images_nchw(&pictures, &all)
+        images_nchw(&pictures, &all)?
     } else {
         read_npy::<Ix4>(path)?
     };
@@ -229,15 +228,14 @@ fn fresh_samples(
     subject: &mut Subject,
     progress: &mut Progress,
 ) -> Result<Array4<f32>> {
-    let evaluated = subject.model()?;
-    let diffusion = &evaluated.diffusion;
-    let chosen = args.reverse.choose(diffusion.variance, diffusion.clip_x0, evaluated.schedule.steps())?;
+    let pipeline = subject.pipeline()?;
+    let diffusion = pipeline.diffusion();
+    let chosen = args.reverse.choose(diffusion.variance, diffusion.clip_x0, diffusion.schedule.steps())?;
     let options = chosen.options(count, args.batch as usize, args.seed);
-    let images =
-        sample(&evaluated.model, &evaluated.schedule, &mut evaluated.engine, &options, None, |now| {
-            let done = (now.batch * now.steps + now.step) as f64 / (now.batches * now.steps) as f64;
-            progress.update(done, || format!("{count} samples"));
-        })?;
+    let images = pipeline.sample_watched(&options, None, |now| {
+        let done = (now.batch * now.steps + now.step) as f64 / (now.batches * now.steps) as f64;
+        progress.update(done, || format!("{count} samples"));
+    })?;
     Ok(images.permuted_axes([0, 3, 1, 2]))
 }
 
@@ -259,8 +257,8 @@ fn neighbours(
     }
     let held_out_median = match &subject.data.test {
         Some(test) => {
-            let chosen = choose(test.len(), found.len(), args.seed);
-            let images = images_nchw::<f32>(test, &chosen).permuted_axes([0, 2, 3, 1]);
+            let chosen = choose(test.len(), found.len(), args.seed)?;
+            let images = images_nchw::<f32>(test, &chosen)?.permuted_axes([0, 2, 3, 1]);
             Some(median(nearest(images.view(), train)?.iter().map(|near| near.rmse).collect()))
         }
         None => None,

@@ -7,8 +7,8 @@ use crate::cli::reverse::ClipName;
 use clap::Args;
 use performer_ddpm::Result;
 use performer_ddpm::config::VarianceKind;
-use performer_ddpm::evaluate::nll::{self, Bound, Likelihood, NllConfig, Term, Timesteps};
-use performer_ddpm::evaluate::{Estimate, choose, images};
+use performer_ddpm::evaluate::nll::{Bound, Likelihood, Term, Timesteps};
+use performer_ddpm::evaluate::{Estimate, NllConfig, choose, likelihood};
 use performer_ddpm::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 use serde::Serialize;
 use std::path::Path;
@@ -58,10 +58,11 @@ pub fn run(
     files: &mut Vec<String>,
 ) -> Result<Figures> {
     let dataset = args.split(&subject.data, Split::Test)?;
-    let chosen = choose(dataset.len(), args.n.map_or(IMAGES, |n| n as usize), args.seed);
-    let pictures = images::<f32>(dataset, &chosen);
+    let chosen = choose(dataset.len(), args.n.map_or(IMAGES, |n| n as usize), args.seed)?;
+    let pictures = dataset.select(&chosen)?;
     let split = if std::ptr::eq(dataset, &subject.data.train) { "train" } else { "test" };
-    let evaluated = subject.model()?;
+    let pipeline = subject.pipeline()?;
+    let (clip_x0, variance) = (pipeline.diffusion().clip_x0, pipeline.diffusion().variance);
     let usual = NllConfig::default();
     let config = NllConfig {
         draws: args.bound.draws.map_or(usual.draws, |draws| draws as usize),
@@ -70,20 +71,14 @@ pub fn run(
             (false, Some(strata)) => Timesteps::Stratified(strata as usize),
             (false, None) => usual.timesteps,
         },
-        clip_x0: args.reverse.clip.map_or(evaluated.diffusion.clip_x0, |clip| clip != ClipName::Off),
+        clip_x0: args.reverse.clip.map_or(clip_x0, |clip| clip != ClipName::Off),
         seed: args.seed,
         batch: args.batch as usize,
     };
     let message = format!("the bound on {} images", chosen.len());
-    let likelihood = nll::bound(
-        &evaluated.model,
-        &mut evaluated.engine,
-        &evaluated.schedule,
-        pictures.view(),
-        &config,
-        &mut |done| progress.update(done, || message.clone()),
-    )?;
-    let figures = Figures { split, variance: evaluated.diffusion.variance, likelihood };
+    let observer = &mut |done| progress.update(done, || message.clone());
+    let likelihood = likelihood(pipeline, &pictures, &config, observer)?;
+    let figures = Figures { split, variance, likelihood };
     if let Some(folder) = &args.out {
         figures.plot(folder, files)?;
     }

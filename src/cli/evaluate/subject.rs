@@ -3,34 +3,24 @@
 use super::EvaluateArgs;
 use crate::cli::model_path;
 use crate::cli::progress::Progress;
-use performer_ddpm::checkpoint::model_folder::{self, LoadedModel};
-use performer_ddpm::config::{Config, DiffusionConfig};
+use performer_ddpm::config::Config;
 use performer_ddpm::data::{self, Datasets};
-use performer_ddpm::equations::Schedule;
-use performer_ddpm::model::{Engine, Model};
-use performer_ddpm::{Error, Result};
+use performer_ddpm::sample::{Compute, is_onnx};
+use performer_ddpm::{Error, Pipeline, Result};
 use std::path::{Path, PathBuf};
-
-/// A loaded model, ready to run.
-pub struct Evaluated {
-    pub path: PathBuf,
-    pub step: Option<u64>,
-    pub model: Model<f32>,
-    pub engine: Engine<f32>,
-    pub schedule: Schedule,
-    pub diffusion: DiffusionConfig,
-}
 
 /// The images and, where one is needed, the model.
 pub struct Subject {
     pub data: Datasets,
-    pub model: Option<Evaluated>,
+    /// Where the model lies, and the model.
+    pub model: Option<(PathBuf, Pipeline)>,
 }
 
 impl Subject {
     /// The model, where [`open`] has found that one is needed.
-    pub fn model(&mut self) -> Result<&mut Evaluated> {
-        self.model.as_mut().ok_or_else(|| Error::invalid("MODEL", "a model", "none", ""))
+    pub fn pipeline(&mut self) -> Result<&mut Pipeline> {
+        let model = self.model.as_mut().map(|(_, pipeline)| pipeline);
+        model.ok_or_else(|| Error::invalid("MODEL", "a model", "none", ""))
     }
 }
 
@@ -52,8 +42,8 @@ pub fn open(args: &EvaluateArgs, progress: &Progress) -> Result<Subject> {
     };
     let data = load_data(args, path.as_deref())?;
     let model = path.map(|path| load_model(args, path, progress)).transpose()?;
-    if let Some(model) = &model {
-        check_fit(model, &data)?;
+    if let Some((path, pipeline)) = &model {
+        check_fit(path, pipeline, &data)?;
     }
     Ok(Subject { data, model })
 }
@@ -70,8 +60,8 @@ fn load_data(args: &EvaluateArgs, model: Option<&Path>) -> Result<Datasets> {
     data::load(config.path.as_deref(), config.size.map(|[h, w]| (h, w)))
 }
 
-fn load_model(args: &EvaluateArgs, path: PathBuf, progress: &Progress) -> Result<Evaluated> {
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
+fn load_model(args: &EvaluateArgs, path: PathBuf, progress: &Progress) -> Result<(PathBuf, Pipeline)> {
+    if is_onnx(&path) {
         return Err(Error::invalid(
             path.display().to_string(),
             "a model folder or a run folder",
@@ -79,26 +69,24 @@ fn load_model(args: &EvaluateArgs, path: PathBuf, progress: &Progress) -> Result
             "sample from it with `performer-ddpm sample FILE.onnx --npy samples.npy` and give --samples samples.npy",
         ));
     }
-    let LoadedModel { model, diffusion, step, note, .. } = model_folder::load::<f32>(&path)?;
-    if let Some(note) = note {
-        progress.say(&note);
+    let (threads, kernels) = (Some(args.compute.threads()), args.compute.kernels());
+    let pipeline = Pipeline::load_with(&path, &Compute::Engine { threads, kernels })?;
+    if let Some(note) = pipeline.note() {
+        progress.say(note);
     }
-    let engine = Engine::new(&model, args.compute.threads(), args.compute.kernels())?;
-    let schedule = Schedule::from_config(&diffusion)?;
-    Ok(Evaluated { path, step, model, engine, schedule, diffusion })
+    Ok((path, pipeline))
 }
 
 /// Refuses images of another shape than the model's.
-fn check_fit(model: &Evaluated, data: &Datasets) -> Result<()> {
-    let shape = model.model.graph.shape(model.model.graph.input);
-    let images = [data.train.height(), data.train.width(), data.train.channels()];
-    if images == [shape.h, shape.w, shape.c] && model.model.input_len() == model.model.output_len() {
+fn check_fit(path: &Path, pipeline: &Pipeline, data: &Datasets) -> Result<()> {
+    let model = pipeline.source()?.model;
+    if data.train.shape() == pipeline.image() && model.input_len() == model.output_len() {
         return Ok(());
     }
-    let [h, w, c] = images;
+    let ([h, w, c], [height, width, channels]) = (data.train.shape(), pipeline.image());
     Err(Error::invalid(
-        format!("{}, the images of {}", data.train.name(), model.path.display()),
-        format!("{shape} (height, width, channels), for which the model predicts eps"),
+        format!("{}, the images of {}", data.train.name(), path.display()),
+        format!("{height}x{width}x{channels} (height, width, channels), for which the model predicts eps"),
         format!("{h}x{w}x{c}"),
         "give the data that it was trained on (--data), or resize pictures (--size)",
     ))

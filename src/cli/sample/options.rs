@@ -1,26 +1,13 @@
 //! What was asked for, what the model says and what the graph fixes, put together.
 
 use super::SampleArgs;
-use crate::cli::reverse::{Chosen, ClipName, SamplerName, SpacingName, sampler};
+use crate::cli::reverse::{Chosen, ClipName, SamplerName, SpacingName};
 use clap::ValueEnum;
-use performer_ddpm::config::VarianceKind;
-use performer_ddpm::equations::Schedule;
 use performer_ddpm::equations::ddim::Ddim;
 use performer_ddpm::equations::update::ReverseProcess;
 use performer_ddpm::export::SamplerSummary;
-use performer_ddpm::sample::{ClipX0, SampleOptions, Spacing};
-use performer_ddpm::{Error, Result};
-
-/// The diffusion process that a model was trained for.
-#[derive(Debug)]
-pub struct Diffusion {
-    pub schedule: Schedule,
-    pub variance: VarianceKind,
-    pub clip_x0: bool,
-}
-
-/// Images of a batch where nothing else is said.
-const BATCH: usize = 64;
+use performer_ddpm::sample::{ClipX0, Diffusion, Spacing};
+use performer_ddpm::{Error, Result, SampleOptions};
 
 /// The options of a model whose graph leaves the sampler open.
 pub fn of_arguments(args: &SampleArgs, diffusion: &Diffusion) -> Result<SampleOptions> {
@@ -35,7 +22,9 @@ pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary) -> Result<SampleOpt
     let steps = summary.timesteps.len();
     let asked = &args.reverse;
     let (name, eta, clip_x0) = match process {
-        ReverseProcess::Alg2(_) => (SamplerName::Ddpm, 0.0, sampler(process).1),
+        ReverseProcess::Alg2(_) => {
+            (SamplerName::Ddpm, 0.0, SampleOptions::default().with_reverse(process).clip_x0)
+        }
         ReverseProcess::Ddim(Ddim { eta, clip_x0 }) => (SamplerName::Ddim, eta, clip_x0),
     };
     agree("--sampler", asked.sampler.map(shown), shown(name))?;
@@ -61,9 +50,12 @@ pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary) -> Result<SampleOpt
 }
 
 fn common(args: &SampleArgs, chosen: Chosen) -> SampleOptions {
-    let count = args.n as usize;
-    let batch = args.batch.map_or(BATCH, |batch| batch as usize).min(count);
-    chosen.options(count, batch, args.seed)
+    chosen.options(args.n as usize, batch(args), args.seed)
+}
+
+/// Images that go through the network together.
+pub fn batch(args: &SampleArgs) -> usize {
+    args.batch.map_or(SampleOptions::default().batch, |batch| batch as usize).min(args.n as usize)
 }
 
 fn shown(name: impl ValueEnum) -> String {

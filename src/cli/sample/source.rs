@@ -1,84 +1,40 @@
 //! What samples: the engine, or a graph in a runtime.
 
-use super::options::{self, Diffusion};
-use super::{BackendName, LoopName, SampleArgs, ScheduleName};
+use super::{BackendName, LoopName, SampleArgs, ScheduleName, options};
 use crate::cli::progress::Progress;
-use ndarray::{Array4, ArrayView5};
 use performer_ddpm::checkpoint::model_folder::{self, LoadedModel};
 use performer_ddpm::config::{BetaSchedule, DiffusionConfig};
-use performer_ddpm::equations::Schedule;
-use performer_ddpm::export::{self, GraphKind, GraphSpec, Metadata};
-use performer_ddpm::model::{Engine, Model};
-use performer_ddpm::sample::onnx::{OnnxDenoiser, Runtime};
-use performer_ddpm::sample::{SampleOptions, SampleProgress, sample, sample_with};
-use performer_ddpm::{Error, Result};
+use performer_ddpm::export::{GraphKind, GraphSpec, Metadata};
+use performer_ddpm::sample::onnx::Runtime;
+use performer_ddpm::sample::{Compute, Diffusion, is_onnx};
+use performer_ddpm::{Error, Pipeline, Result, SampleOptions};
 use performer_ddpm_onnx::Model as OnnxModel;
+use performer_ddpm_onnx::runner::Device;
 use performer_ddpm_onnx::runner::ort::OrtOptions;
-use performer_ddpm_onnx::runner::{Backend, Description, Device};
 use std::path::Path;
 
-/// What samples.
-pub enum Source {
-    Native(Box<(Model<f32>, Engine<f32>)>),
-    Onnx { denoiser: OnnxDenoiser, how: &'static str },
-}
-
-/// A source with what it is to do.
+/// A model with what it is to do.
 pub struct Job {
-    pub source: Source,
-    pub schedule: Schedule,
+    pub pipeline: Pipeline,
     pub options: SampleOptions,
-    /// Whether x_t is to be had after every step.
-    pub watchable: bool,
+    /// How a runtime goes through the steps.
+    how: Option<&'static str>,
 }
 
 impl Job {
-    /// Who samples, and where.
-    pub fn description(&self) -> Description {
-        match &self.source {
-            Source::Native(_) => Description {
-                backend: Backend::Native,
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                device: Device::Cpu,
-                tf32: false,
-                library: String::new(),
-                placement: Vec::new(),
-            },
-            Source::Onnx { denoiser, .. } => denoiser.describe().clone(),
-        }
-    }
-
     /// Who samples, where and how, and a runtime's placement of its nodes.
     pub fn explain(&self) -> Vec<String> {
-        let description = self.description();
+        let description = self.pipeline.describe();
         let mut lines = vec![description.to_string()];
-        if let Source::Onnx { how, .. } = &self.source {
-            lines.push((*how).to_owned());
-        }
+        lines.extend(self.how.map(str::to_owned));
         lines.extend(description.placement);
         lines
-    }
-
-    /// Samples.
-    pub fn run(
-        &mut self,
-        noise: Option<ArrayView5<f32>>,
-        observer: impl FnMut(SampleProgress<f32>),
-    ) -> Result<Array4<f32>> {
-        let (schedule, options) = (&self.schedule, &self.options);
-        match &mut self.source {
-            Source::Native(native) => {
-                let (model, engine) = &mut **native;
-                sample(model, schedule, engine, options, noise, observer)
-            }
-            Source::Onnx { denoiser, .. } => sample_with(denoiser, schedule, options, noise, observer),
-        }
     }
 }
 
 /// Loads what the arguments name.
 pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> {
-    if path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) {
+    if is_onnx(path) {
         return open_file(args, path);
     }
     for (flag, given) in [("--schedule", args.schedule.is_some()), ("--timesteps", args.timesteps.is_some())]
@@ -92,30 +48,25 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
             ));
         }
     }
-    let loaded = model_folder::load::<f32>(path)?;
+    let loaded = model_folder::load(path)?;
     if let Some(note) = &loaded.note {
         progress.say(note);
     }
-    let diffusion = Diffusion {
-        schedule: Schedule::from_config(&loaded.diffusion)?,
-        variance: loaded.diffusion.variance,
-        clip_x0: loaded.diffusion.clip_x0,
-    };
-    let options = options::of_arguments(args, &diffusion)?;
-    match args.backend.unwrap_or(BackendName::Native) {
+    let options = options::of_arguments(args, &Diffusion::new(&loaded.diffusion)?)?;
+    let (compute, how) = match args.backend.unwrap_or(BackendName::Native) {
         BackendName::Native => {
             args.refuse_runtime_options("--backend native")?;
-            let engine = Engine::new(&loaded.model, args.compute.threads(), args.compute.kernels())?;
-            let source = Source::Native(Box::new((loaded.model, engine)));
-            Ok(Job { source, schedule: diffusion.schedule, options, watchable: true })
+            let (threads, kernels) = (Some(args.compute.threads()), args.compute.kernels());
+            (Compute::Engine { threads, kernels }, None)
         }
         backend => {
             let runtime = runtime(args, backend)?;
-            let kind = graph_for(args.r#loop, backend);
-            let graph = exported(&loaded, kind, &options)?;
-            job(&graph, kind, &runtime, diffusion.schedule, options, args)
+            let graph = graph_for(args.r#loop, backend, &loaded, &options);
+            let how = how(graph.kind(), &runtime);
+            (Compute::Runtime { runtime, graph, batch: options.batch }, Some(how))
         }
-    }
+    };
+    Ok(Job { pipeline: Pipeline::from_loaded(loaded, &compute)?, options, how })
 }
 
 /// A file's graph, with the schedule of its metadata or the arguments'.
@@ -147,72 +98,32 @@ fn open_file(args: &SampleArgs, path: &Path) -> Result<Job> {
             "leave it out",
         ));
     }
-    let diffusion = diffusion_of(args, path, metadata.as_ref())?;
-    let options = match metadata.and_then(|metadata| metadata.sampler) {
-        Some(summary) => options::of_graph(args, &summary)?,
-        None => options::of_arguments(args, &diffusion)?,
+    let pipeline = Pipeline::from_onnx(&model, &runtime, options::batch(args), diffusion(args).as_ref())?;
+    let mut options = match pipeline.fixed_sampler() {
+        Some(summary) => options::of_graph(args, summary)?,
+        None => options::of_arguments(args, pipeline.diffusion())?,
     };
-    job(&model, kind, &runtime, diffusion.schedule, options, args)
+    if let (Some(fixed), None) = (pipeline.fixed_batch(), args.batch) {
+        options.batch = fixed;
+    }
+    Ok(Job { pipeline, options, how: Some(how(kind, &runtime)) })
 }
 
-/// The diffusion process of a file: its own, or the one that the arguments name for a file that says nothing.
-fn diffusion_of(args: &SampleArgs, path: &Path, metadata: Option<&Metadata>) -> Result<Diffusion> {
-    let what = || path.display().to_string();
-    match (metadata, args.schedule) {
-        (Some(metadata), None) if args.timesteps.is_none() => Ok(Diffusion {
-            schedule: metadata.schedule.clone(),
-            variance: metadata.variance,
-            clip_x0: metadata.clip_x0,
-        }),
-        (Some(_), _) => Err(Error::invalid(
-            "--schedule and --timesteps",
-            "a file without a schedule",
-            format!("{}, which has one", path.display()),
-            "leave them out",
-        )),
-        (None, None) => Err(Error::invalid(
-            what(),
-            "the schedule in the file's metadata, as `performer-ddpm export` writes it",
-            "none",
-            "name the one that the model was trained with: --schedule linear or --schedule cosine, and --timesteps if not 1000",
-        )),
-        (None, Some(name)) => {
-            let mut config = DiffusionConfig::default();
-            config.timesteps = args.timesteps.unwrap_or(config.timesteps);
-            if name == ScheduleName::Cosine {
-                config.schedule = BetaSchedule::Cosine;
-            }
-            Ok(Diffusion {
-                schedule: Schedule::from_config(&config)?,
-                variance: config.variance,
-                clip_x0: config.clip_x0,
-            })
-        }
+/// The diffusion process that the arguments name for a file that says nothing.
+fn diffusion(args: &SampleArgs) -> Option<DiffusionConfig> {
+    if args.schedule.is_none() && args.timesteps.is_none() {
+        return None;
     }
+    let mut config = DiffusionConfig::default();
+    config.timesteps = args.timesteps.unwrap_or(config.timesteps);
+    if args.schedule == Some(ScheduleName::Cosine) {
+        config.schedule = BetaSchedule::Cosine;
+    }
+    Some(config)
 }
 
 /// The most steps of a sampler graph's run, all of whose noise is in memory at once.
 const MOST_PER_RUN: usize = 100;
-
-/// A model folder's network as a graph in memory.
-fn exported(loaded: &LoadedModel<f32>, kind: GraphKind, options: &SampleOptions) -> Result<OnnxModel> {
-    let spec = match kind {
-        GraphKind::Denoiser => GraphSpec::Denoiser,
-        GraphKind::Step => GraphSpec::Step,
-        GraphKind::Sampler => {
-            let steps = options.steps.unwrap_or(loaded.diffusion.timesteps);
-            let runs = steps.div_ceil(MOST_PER_RUN);
-            GraphSpec::Sampler {
-                process: options.reverse(),
-                steps: options.steps,
-                spacing: options.spacing,
-                per_run: (runs > 1).then(|| steps.div_ceil(runs)),
-            }
-        }
-    };
-    let source = export::Source { model: &loaded.model, diffusion: &loaded.diffusion, step: loaded.step };
-    export::build(source, &spec)
-}
 
 fn runtime(args: &SampleArgs, backend: BackendName) -> Result<Runtime> {
     let captured = args.r#loop == Some(LoopName::CudaGraph);
@@ -252,27 +163,30 @@ fn runtime(args: &SampleArgs, backend: BackendName) -> Result<Runtime> {
 
 /// The graph of a model folder that serves a loop; by default the step graph where the runtime keeps x_t on
 /// its device.
-fn graph_for(asked: Option<LoopName>, backend: BackendName) -> GraphKind {
+fn graph_for(
+    asked: Option<LoopName>,
+    backend: BackendName,
+    loaded: &LoadedModel<f32>,
+    options: &SampleOptions,
+) -> GraphSpec {
     match (asked, backend) {
-        (Some(LoopName::Sampler), _) => GraphKind::Sampler,
-        (Some(LoopName::Device | LoopName::CudaGraph), _) | (None, BackendName::Ort) => GraphKind::Step,
-        (Some(LoopName::Host), _) | (None, _) => GraphKind::Denoiser,
+        (Some(LoopName::Sampler), _) => {
+            let steps = options.steps.unwrap_or(loaded.diffusion.timesteps);
+            let runs = steps.div_ceil(MOST_PER_RUN);
+            GraphSpec::Sampler {
+                process: options.reverse(),
+                steps: options.steps,
+                spacing: options.spacing,
+                per_run: (runs > 1).then(|| steps.div_ceil(runs)),
+            }
+        }
+        (Some(LoopName::Device | LoopName::CudaGraph), _) | (None, BackendName::Ort) => GraphSpec::Step,
+        (Some(LoopName::Host), _) | (None, _) => GraphSpec::Denoiser,
     }
 }
 
-fn job(
-    graph: &OnnxModel,
-    kind: GraphKind,
-    runtime: &Runtime,
-    schedule: Schedule,
-    mut options: SampleOptions,
-    args: &SampleArgs,
-) -> Result<Job> {
-    let denoiser = OnnxDenoiser::load(graph, runtime, options.batch)?;
-    if let (Some(fixed), None) = (denoiser.fixed_batch(), args.batch) {
-        options.batch = fixed;
-    }
-    let how = match (kind, runtime) {
+fn how(kind: GraphKind, runtime: &Runtime) -> &'static str {
+    match (kind, runtime) {
         (GraphKind::Denoiser, _) => "the graph predicts eps, the host takes the steps",
         (GraphKind::Sampler, _) => {
             "the sampler graph takes the steps, as many in one run as its noise input holds"
@@ -282,7 +196,5 @@ fn job(
             "the graph takes the steps as a CUDA graph; x_t stays on the device"
         }
         (GraphKind::Step, Runtime::OnnxRuntime(_)) => "the graph takes the steps; x_t stays on the device",
-    };
-    let watchable = kind != GraphKind::Sampler;
-    Ok(Job { source: Source::Onnx { denoiser, how }, schedule, options, watchable })
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::FeatureOptions;
 use crate::error::{Error, Result};
+use crate::machine;
 use image::imageops::{FilterType, resize};
 use image::{ImageBuffer, Luma};
 use performer_ddpm_onnx::{Dim, Tensor};
@@ -25,7 +26,7 @@ pub enum PixelRange {
 const IMAGENET: [(f32, f32); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
 
 impl PixelRange {
-    /// The name that `--features-range` takes.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             PixelRange::Symmetric => "-1..1",
@@ -87,7 +88,7 @@ impl Entry {
             format!("{origin}, images"),
             format!("{} (channels, height, width), what the network takes", shown(takes)),
             shown(to.map(Some)),
-            "--features-size resizes images, and grey ones fill three channels",
+            "`FeatureOptions::size` resizes images, and grey ones fill three channels",
         ))
     }
 
@@ -95,7 +96,7 @@ impl Entry {
     pub(super) fn tensor(&self, images: &[f32], batch: usize) -> Result<Tensor> {
         let [c, h, w] = self.from;
         let [channels, height, width] = self.to;
-        let mut out = vec![0.0; batch * channels * height * width];
+        let mut out = machine::filled("`FeatureOptions::size`", &[batch, channels, height, width], 0.0)?;
         images.par_chunks(c * h * w).zip(out.par_chunks_mut(channels * height * width)).for_each(
             |(image, out)| {
                 for (channel, plane) in out.chunks_exact_mut(height * width).enumerate() {

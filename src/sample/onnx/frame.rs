@@ -28,7 +28,7 @@ impl Frame {
             None => Ok(n),
             Some(fixed) if n <= fixed => Ok(fixed),
             Some(fixed) => Err(Error::invalid(
-                "--batch",
+                "`SampleOptions::batch`",
                 format!("at most {fixed}, to which the graph is fixed"),
                 n.to_string(),
                 "",

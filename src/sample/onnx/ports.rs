@@ -3,6 +3,7 @@
 use super::frame::Frame;
 use crate::equations::Timestep;
 use crate::error::{Error, Result};
+use crate::machine;
 use performer_ddpm_onnx::model::{Port, Summary};
 use performer_ddpm_onnx::{Dim, ElementType, Tensor};
 
@@ -119,7 +120,7 @@ pub(super) fn own(origin: &str, summary: &Summary, inputs: &[&str], output: &str
 /// The images of a port \[N, C, H, W\].
 fn frame(origin: &str, port: &Port) -> Result<Frame> {
     match port.shape.as_ref().map(|shape| shape.dims()) {
-        Some([batch, Dim::Known(c), Dim::Known(h), Dim::Known(w)]) if c * h * w > 0 => {
+        Some([batch, Dim::Known(c), Dim::Known(h), Dim::Known(w)]) if !is_absurd([*c, *h, *w]) => {
             Ok(Frame { image: [*h, *w, *c], batch: batch.known() })
         }
         _ => Err(Error::invalid(
@@ -129,6 +130,11 @@ fn frame(origin: &str, port: &Port) -> Result<Frame> {
             "export the model for one size of images",
         )),
     }
+}
+
+/// Whether images are of no numbers, or of more than any memory holds.
+fn is_absurd(image: [usize; 3]) -> bool {
+    !machine::count::<f32>("an image", &image).is_ok_and(|len| len > 0)
 }
 
 fn listed(ports: &[Port]) -> String {

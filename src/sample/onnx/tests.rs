@@ -164,7 +164,7 @@ fn options(count: usize, batch: usize) -> SampleOptions {
 fn a_batch_that_does_not_fit_is_told_with_one_that_does() {
     let schedule = Schedule::from_config(&DiffusionConfig::default()).unwrap();
     for (most, batch, words) in [
-        (10, 40, "no memory for a batch of 40; a batch of 10 fits: --batch 10"),
+        (10, 40, "no memory for a batch of 40; a batch of 10 fits"),
         (12, 40, "a batch of 10 fits"),
         (1, 3, "a batch of 1 fits"),
         (0, 3, "no smaller one was seen to fit"),
@@ -190,5 +190,5 @@ fn a_fixed_batch_is_filled_up() {
     assert_eq!(sample_with(&mut fixed, &schedule, &options(5, 4), None, |_| {}).unwrap(), want);
     assert_eq!(*batches.lock().unwrap(), [4; 4]);
     let error = sample_with(&mut fixed, &schedule, &options(5, 5), None, |_| {}).unwrap_err();
-    assert!(error.to_string().contains("--batch: expected at most 4"), "{error}");
+    assert!(error.to_string().contains("`SampleOptions::batch`: expected at most 4"), "{error}");
 }

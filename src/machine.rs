@@ -1,0 +1,55 @@
+//! What the machine may not have: memory for what was asked, and processors.
+
+use crate::error::{Error, Result};
+
+/// The product of `lengths`, where it is the size of something that memory can address.
+///
+/// # Errors
+/// [`Error::Invalid`] naming `what` where `lengths` elements of `T` are more than that.
+pub(crate) fn count<T>(what: &str, lengths: &[usize]) -> Result<usize> {
+    let count = lengths.iter().try_fold(1usize, |product, length| product.checked_mul(*length));
+    let bytes = count.and_then(|count| count.checked_mul(size_of::<T>()));
+    match (count, bytes) {
+        (Some(count), Some(bytes)) if bytes <= isize::MAX as usize => Ok(count),
+        _ => Err(too_large(what, lengths)),
+    }
+}
+
+/// As many copies of `value` as `lengths` multiply to.
+///
+/// # Errors
+/// [`Error::Invalid`] naming `what` where the system does not give the memory, rather than an abort.
+pub(crate) fn filled<T: Clone>(what: &str, lengths: &[usize], value: T) -> Result<Vec<T>> {
+    let count = count::<T>(what, lengths)?;
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(count).map_err(|_| too_large(what, lengths))?;
+    memory.resize(count, value);
+    Ok(memory)
+}
+
+/// The processor's threads.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn too_large(what: &str, lengths: &[usize]) -> Error {
+    let lengths: Vec<String> = lengths.iter().map(usize::to_string).collect();
+    let got = format!("{} numbers", lengths.join(" x "));
+    Error::invalid(what, "what fits into this machine's memory", got, "ask for less")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_memory_holds_is_refused_and_not_tried() {
+        assert_eq!(filled("x", &[2, 3], 7u8).unwrap(), [7; 6]);
+        assert!(filled("x", &[0, usize::MAX], 7u8).unwrap().is_empty());
+        for lengths in [&[usize::MAX][..], &[1 << 40, 1 << 40], &[1 << 60], &[1 << 47]] {
+            let message = filled("the images", lengths, 0f32).unwrap_err().to_string();
+            assert!(message.starts_with("the images: expected what fits"), "{message}");
+        }
+        assert!(count::<f64>("x", &[isize::MAX as usize]).is_err());
+    }
+}
