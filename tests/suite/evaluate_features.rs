@@ -92,7 +92,7 @@ fn grey_images_and_other_sizes_fit_a_colour_network() {
     in_every_runtime(&model, &sized, |net| close(&net.features(images.view()).unwrap(), &want, 2.0));
     in_every_runtime(&model, &FeatureOptions::new, |net| {
         let error = net.features(images.view()).unwrap_err().to_string();
-        assert!(error.contains("--features-size") && error.contains("3 x 10 x 10"), "{error}");
+        assert!(error.contains("FeatureOptions::size") && error.contains("3 x 10 x 10"), "{error}");
     });
     let colour = FeatureNet::new(Dim::from("N"), [1, 5, 5]).model();
     in_every_runtime(&colour, &FeatureOptions::new, |net| {
@@ -135,8 +135,8 @@ fn of_several_ports_one_is_named() {
         close(&net.features(images.view()).unwrap(), &(&want * 2.0), 4.0);
     });
     for (input, output, words) in [
-        (None, Some("features"), ["--features-input", "images f32", "t f32"]),
-        (Some("images"), None, ["--features-output", "features f32", "logits f32"]),
+        (None, Some("features"), ["FeatureOptions::input", "images f32", "t f32"]),
+        (Some("images"), None, ["FeatureOptions::output", "features f32", "logits f32"]),
         (Some("picture"), Some("features"), ["picture", "images f32", "t f32"]),
         (Some("images"), Some("pool"), ["pool", "features f32", "logits f32"]),
         (Some("t"), Some("features"), ["t f32", "[N, C, H, W]", "input"]),
@@ -153,7 +153,7 @@ fn what_is_no_features_network_is_refused() {
     assert!(message.contains("features f32 [N, D]") && message.contains("[N, 1, 4, 4]"), "{message}");
     let message =
         refusal(&plain.model(), &|runtime| FeatureOptions { batch: 0, ..FeatureOptions::new(runtime) });
-    assert!(message.contains("--batch"), "{message}");
+    assert!(message.contains("FeatureOptions::batch"), "{message}");
     // The logarithm of a mean below 0.
     let model = FeatureNet { logarithm: true, ..plain }.model();
     in_every_runtime(&model, &FeatureOptions::new, |net| {

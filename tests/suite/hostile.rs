@@ -177,8 +177,8 @@ proptest! {
         let empty = n == 0 || m == 0 || d != e || d == 0 || !x.is_finite();
         prop_assert!(!empty || refused(Comparison::of(a.view(), b.view(), 0)));
         prop_assert!(!empty || refused(frechet::frechet_distance(a.view(), b.view())));
-        prop_assert!(!(empty || k < 2 || k > 30) || refused(kernel_distance::kernel_distance(a.view(), b.view(), k, 0)));
-        prop_assert!(!(empty || k == 0 || k > 30) || refused(precision_recall::precision_recall(a.view(), b.view(), k)));
+        prop_assert!(!(empty || !(2..=30).contains(&k)) || refused(kernel_distance::kernel_distance(a.view(), b.view(), k, 0)));
+        prop_assert!(!(empty || !(1..=30).contains(&k)) || refused(precision_recall::precision_recall(a.view(), b.view(), k)));
         let odd = frechet::Statistics { mean: vec![x; d].into(), covariance: filled(n, e, x) };
         prop_assert!(odd.distance(&odd).is_ok() == (d > 0 && n == d && e == d && x.is_finite()) || x.abs() > 1e100);
         prop_assert!(fewest(k) >= 20);

@@ -98,7 +98,8 @@ fn open_file(args: &SampleArgs, path: &Path) -> Result<Job> {
             "leave it out",
         ));
     }
-    let pipeline = Pipeline::from_onnx(&model, &runtime, options::batch(args), diffusion(args).as_ref())?;
+    let named = diffusion(args, metadata.is_some());
+    let pipeline = Pipeline::from_onnx(&model, &runtime, options::batch(args), named.as_ref())?;
     let mut options = match pipeline.fixed_sampler() {
         Some(summary) => options::of_graph(args, summary)?,
         None => options::of_arguments(args, pipeline.diffusion())?,
@@ -109,9 +110,10 @@ fn open_file(args: &SampleArgs, path: &Path) -> Result<Job> {
     Ok(Job { pipeline, options, how: Some(how(kind, &runtime)) })
 }
 
-/// The diffusion process that the arguments name for a file that says nothing.
-fn diffusion(args: &SampleArgs) -> Option<DiffusionConfig> {
-    if args.schedule.is_none() && args.timesteps.is_none() {
+/// The diffusion process that the arguments name for a file that says nothing. T alone names none, but is too
+/// much for a file that says it.
+fn diffusion(args: &SampleArgs, file_says_it: bool) -> Option<DiffusionConfig> {
+    if args.schedule.is_none() && !(file_says_it && args.timesteps.is_some()) {
         return None;
     }
     let mut config = DiffusionConfig::default();
