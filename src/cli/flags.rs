@@ -1,5 +1,5 @@
-//! Messages of the library in the words of the command line: the one place that knows which option fills which
-//! field.
+//! Messages of the library in the words of the command line: the one place that knows which option fills
+//! which field.
 
 use performer_ddpm::Error;
 

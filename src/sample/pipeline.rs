@@ -232,8 +232,8 @@ impl Pipeline {
                     model.origin(),
                     "the schedule in the file's metadata, as this project's `export` writes it",
                     "none",
-                    "name the one that the model was trained with: its `schedule` linear or `schedule` cosine, and \
-                     its `timesteps` if not 1000",
+                    "name the one that the model was trained with: its `schedule` linear or `schedule` \
+                     cosine, and its `timesteps` if not 1000",
                 ));
             }
         };

@@ -29,7 +29,7 @@ use std::time::Duration;
 fn size() -> impl Strategy<Value = usize> {
     prop_oneof![
         4 => 0..4usize,
-        3 => prop::sample::select(vec![1 << 44, 1 << 60, (1 << 60) + 1, usize::MAX / 2 + 2, usize::MAX - 1, usize::MAX]),
+        3 => prop::sample::select(vec![1 << 44, 1 << 60, (1 << 60) + 1, usize::MAX / 2 + 2, usize::MAX]),
     ]
 }
 
@@ -119,7 +119,8 @@ proptest! {
         let folder = tempfile::tempdir().expect("a folder");
         let saved = model_folder::save(folder.path(), &model, None, &config.diffusion);
         prop_assert_eq!(saved.is_ok(), complete);
-        prop_assert!(refused(model_folder::save(folder.path(), &model, Some(&vec![0.0; raw]), &config.diffusion)));
+        let short = vec![0.0; raw];
+        prop_assert!(refused(model_folder::save(folder.path(), &model, Some(&short), &config.diffusion)));
         let source = export::Source { model: &model, diffusion: &config.diffusion, step: None };
         let spec = [GraphSpec::Denoiser, GraphSpec::Step][raw % 2];
         prop_assert_eq!(export::build(source, &spec).is_ok(), complete);
@@ -128,7 +129,10 @@ proptest! {
     }
 
     #[test]
-    fn exports(steps in prop::option::of(size()), per_run in prop::option::of(size()), eta in number(), batch in size()) {
+    fn exports(
+        steps in prop::option::of(size()), per_run in prop::option::of(size()),
+        eta in number(), batch in size(),
+    ) {
         let mut usual = SampleOptions { steps, ..SampleOptions::default() };
         usual.sampler = Sampler::Ddim { eta };
         let graph = GraphSpec::Sampler { process: usual.reverse(), steps, spacing: usual.spacing, per_run };
@@ -152,7 +156,8 @@ proptest! {
     #[test]
     fn datasets(
         shape in prop::array::uniform3(size()), len in 0..40usize, labels in prop::option::of(0..4usize),
-        indices in prop::collection::vec(size(), 0..4), to in prop::array::uniform2(size()), dims in prop::collection::vec(size(), 0..4),
+        indices in prop::collection::vec(size(), 0..4), to in prop::array::uniform2(size()),
+        dims in prop::collection::vec(size(), 0..4),
     ) {
         let made = Dataset::new("x", shape, vec![1; len], labels.map(|n| vec![0; n]), true);
         prop_assert!(made.is_ok() || refused(made));
@@ -172,22 +177,29 @@ proptest! {
     }
 
     #[test]
-    fn measures_of_features(n in small(), m in 0..30usize, d in small(), e in small(), k in size(), x in number()) {
+    fn measures_of_features(
+        n in small(), m in 0..30usize, d in small(), e in small(), k in size(), x in number(),
+    ) {
         let (a, b) = (filled(n * 9, d, x), filled(m, e, 1.0));
         let empty = n == 0 || m == 0 || d != e || d == 0 || !x.is_finite();
         prop_assert!(!empty || refused(Comparison::of(a.view(), b.view(), 0)));
         prop_assert!(!empty || refused(frechet::frechet_distance(a.view(), b.view())));
-        prop_assert!(!(empty || !(2..=30).contains(&k)) || refused(kernel_distance::kernel_distance(a.view(), b.view(), k, 0)));
-        prop_assert!(!(empty || !(1..=30).contains(&k)) || refused(precision_recall::precision_recall(a.view(), b.view(), k)));
+        let distance = kernel_distance::kernel_distance(a.view(), b.view(), k, 0);
+        prop_assert!(!(empty || !(2..=30).contains(&k)) || refused(distance));
+        let shares = precision_recall::precision_recall(a.view(), b.view(), k);
+        prop_assert!(!(empty || !(1..=30).contains(&k)) || refused(shares));
         let odd = frechet::Statistics { mean: vec![x; d].into(), covariance: filled(n, e, x) };
-        prop_assert!(odd.distance(&odd).is_ok() == (d > 0 && n == d && e == d && x.is_finite()) || x.abs() > 1e100);
+        let whole = d > 0 && n == d && e == d && x.is_finite();
+        prop_assert!(odd.distance(&odd).is_ok() == whole || x.abs() > 1e100);
         prop_assert!(fewest(k) >= 20);
         let _ = Estimate::of([x, x]).scaled(x).sqrt();
         prop_assert_eq!(choose(k, 2, 0).is_ok(), k < 1 << 40);
     }
 
     #[test]
-    fn images_beside_images(n in small(), shape in prop::array::uniform3(small()), side in size(), x in number(), index in size()) {
+    fn images_beside_images(
+        n in small(), shape in prop::array::uniform3(small()), side in size(), x in number(), index in size(),
+    ) {
         let pictures = pictures(3, [2, 2, 1]).expect("pictures");
         let images = images(n, shape, x);
         let found = nearest(images.view(), &pictures);
@@ -209,13 +221,18 @@ proptest! {
     }
 
     #[test]
-    fn likelihoods(draws in size(), strata in size(), batch in size(), shape in prop::array::uniform3(1..5usize), count in 1..4usize) {
+    fn likelihoods(
+        draws in size(), strata in size(), batch in size(),
+        shape in prop::array::uniform3(1..5usize), count in 1..4usize,
+    ) {
         // Few and very many draws; those between are hours of work.
-        let config = NllConfig { draws, timesteps: Timesteps::Stratified(strata), batch, ..NllConfig::default() };
+        let timesteps = Timesteps::Stratified(strata);
+        let config = NllConfig { draws, timesteps, batch, ..NllConfig::default() };
         let mut pipeline = pipeline();
         if let Ok(images) = pictures(count, shape) {
             let found = likelihood(&mut pipeline, &images, &config, &mut |_| {});
-            let possible = (1..4).contains(&draws) && strata > 0 && batch > 0 && shape == [4, 4, 1] && count > 1;
+            let fits = shape == [4, 4, 1] && count > 1;
+            let possible = (1..4).contains(&draws) && strata > 0 && batch > 0 && fits;
             prop_assert_eq!(found.is_ok(), possible, "{:?}", found.err().map(|e| e.to_string()));
         }
     }
@@ -249,17 +266,25 @@ proptest! {
     }
 
     #[test]
-    fn states_plans_and_charts(weights in 0..5usize, steps in size(), minutes in number(), points in prop::collection::vec((number(), number()), 0..5)) {
+    fn states_plans_and_charts(
+        weights in 0..5usize, steps in size(), minutes in number(),
+        points in prop::collection::vec((number(), number()), 0..5),
+    ) {
         let config = network();
         let short = state::TrainingState {
             config: config.clone(), step: 1, images_seen: 1, metrics_len: 0,
-            weights: vec![0.0; weights], ema: vec![], first_moment: vec![], second_moment: vec![], projections: vec![],
+            weights: vec![0.0; weights], ema: vec![], first_moment: vec![], second_moment: vec![],
+            projections: vec![],
         };
         let folder = tempfile::tempdir().expect("a folder");
         prop_assert!(refused(state::save(folder.path(), &short)));
         for budget in [Budget::Steps(steps as u64), Budget::Minutes(minutes)] {
-            let possible = match budget { Budget::Steps(n) => n > 0, Budget::Minutes(m) => m > 0.0 && m.is_finite() };
-            let plan = Plan::new("x", &config, &Variant::ALL[..weights.min(2)], budget, 1, Isa::detect().into());
+            let possible = match budget {
+                Budget::Steps(n) => n > 0,
+                Budget::Minutes(m) => m > 0.0 && m.is_finite(),
+            };
+            let variants = &Variant::ALL[..weights.min(2)];
+            let plan = Plan::new("x", &config, variants, budget, 1, Isa::detect().into());
             prop_assert_eq!(plan.is_ok(), possible && weights > 0);
         }
         let losses: Vec<(u64, f64)> = points.iter().map(|(x, y)| (x.abs() as u64, *y)).collect();

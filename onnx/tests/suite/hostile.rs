@@ -1,5 +1,5 @@
-//! Sizes, axes and amounts that nobody means, given to every operator of the builder: a value or an error, never
-//! a panic or an overflow.
+//! Sizes, axes and amounts that nobody means, given to every operator of the builder: a value or an error,
+//! never a panic or an overflow.
 
 use performer_ddpm_onnx::builder::{
     ConvSpec, ConvTransposeSpec, GraphBuilder, ModelInfo, PadMode, Reduction, ReshapeDim, SliceRange, Value,
