@@ -12,7 +12,7 @@ pub fn export(model: &Path, out: &Path, steps: usize) -> Result<Exported> {
     let pipeline = Pipeline::load(model)?;
     let usual = pipeline.options();
     let graph = GraphSpec::Sampler {
-        process: usual.reverse(),
+        process: usual.reverse()?,
         steps: Some(steps),
         spacing: usual.spacing,
         per_run: None,

@@ -15,7 +15,7 @@ impl Keys {
     /// Reads a file that holds one JSON object.
     pub(super) fn read(file: &Path) -> Result<Keys> {
         let text = std::fs::read_to_string(file).map_err(|e| Error::read(file, e))?;
-        let map = serde_json::from_str(&text).map_err(|e| {
+        let map = serde_json::from_str(&quote_infinities(&text)).map_err(|e| {
             Error::invalid(file.display().to_string(), "a JSON object", e.to_string(), "is the file whole?")
         })?;
         Ok(Keys { file: file.to_owned(), map })
@@ -45,6 +45,16 @@ impl Keys {
         };
         let got = shown(&value);
         serde_json::from_value(value).map_err(|e| self.refuse(key, expected, format!("{got} ({e})"), help))
+    }
+
+    /// One of the names that are supported, as what it means; a missing key has the name `default`.
+    pub(super) fn one_of<V: Clone>(&mut self, key: &str, default: &str, names: &[(&str, V)]) -> Result<V> {
+        let expected = || names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let name = self.get(key, default.to_owned(), &expected())?;
+        match names.iter().find(|(known, _)| *known == name) {
+            Some((_, value)) => Ok(value.clone()),
+            None => Err(self.refuse(key, expected(), name, "other values are not supported")),
+        }
     }
 
     /// One of the values that mean what this project does; a missing key means that too.
@@ -100,6 +110,26 @@ impl Keys {
     }
 }
 
+/// Python writes numbers that JSON has not; in quotes they can be read: -Infinity as "-Infinity".
+fn quote_infinities(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut rest, mut is_quoted) = (text, false);
+    while let Some(next) = rest.chars().next() {
+        let words = ["-Infinity", "Infinity", "NaN"];
+        if let Some(word) = words.into_iter().find(|word| !is_quoted && rest.starts_with(word)) {
+            out.extend(["\"", word, "\""]);
+            rest = &rest[word.len()..];
+            continue;
+        }
+        let escaped = if is_quoted && next == '\\' { rest[1..].chars().next() } else { None };
+        is_quoted ^= next == '"';
+        let taken = next.len_utf8() + escaped.map_or(0, char::len_utf8);
+        out.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+    }
+    out
+}
+
 /// A value as a message shows it.
 fn shown(value: &Value) -> String {
     const LONGEST: usize = 80;
@@ -107,5 +137,21 @@ fn shown(value: &Value) -> String {
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn infinities_are_quoted_outside_of_texts_alone() {
+        for (text, want) in [
+            (r#"{"a": -Infinity, "b": [NaN,Infinity]}"#, r#"{"a": "-Infinity", "b": ["NaN","Infinity"]}"#),
+            (r#"{"NaN \" Infinity": "é\\", "x": -1}"#, r#"{"NaN \" Infinity": "é\\", "x": -1}"#),
+            ("\"\\", "\"\\"),
+        ] {
+            assert_eq!(quote_infinities(text), want);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Model folders: the layout of diffusers' DDPM pipeline.
+//! Model folders: the layout of diffusers' DDIM pipeline.
 //!
 //! ```text
 //! model_index.json                            the pipeline's parts
@@ -8,13 +8,15 @@
 //! scheduler/scheduler_config.json             the diffusion process
 //! ```
 //!
-//! A model with softmax attention loads in Python with `DDPMPipeline.from_pretrained(DIR)`. One with FAVOR+
-//! is refused there by its block types, since diffusers has no such attention.
+//! A model with softmax attention loads in Python with `DDIMPipeline.from_pretrained(DIR)`, whose scheduler
+//! then samples as [`Scheduler::of`] says. One with FAVOR+ is refused there by its block types, since
+//! diffusers has no such attention.
 
 use super::safetensors_io::{self, Tensors};
 use super::state::{self, Newest, TrainingState};
 use super::{keys::Keys, scheduler_json, unet_json};
 use crate::config::{DiffusionConfig, UnetConfig};
+use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
 use crate::model::{Model, graph::Graph, unet};
 use crate::output::write_atomically;
@@ -37,6 +39,8 @@ pub struct LoadedModel<T> {
     pub model: Model<T>,
     /// The diffusion process that it was trained for.
     pub diffusion: DiffusionConfig,
+    /// How the folder says that its images are sampled.
+    pub scheduler: Scheduler,
     /// The file that the weights came from.
     pub file: PathBuf,
     /// The training step, where it is known: weights from a run's checkpoint.
@@ -65,17 +69,19 @@ pub fn load<T: Real>(path: &Path) -> Result<LoadedModel<T>> {
     check_index(&path.join(INDEX))?;
     let model = load_unet(path)?;
     let file = folder.join(WEIGHTS);
-    let (diffusion, note) = match scheduler_file(path, &folder) {
+    let ((diffusion, scheduler), note) = match scheduler_file(path, &folder) {
         Some(file) => (scheduler_json::read(&file)?, None),
         None => {
             let note = format!(
                 "{}: no scheduler found; the linear schedule 1e-4 .. 0.02 with T = 1000 is assumed",
                 path.display()
             );
-            (DiffusionConfig::default(), Some(note))
+            let usual = DiffusionConfig::default();
+            let scheduler = Scheduler::of(&usual);
+            ((usual, scheduler), Some(note))
         }
     };
-    Ok(LoadedModel { model, diffusion, file, step: None, note })
+    Ok(LoadedModel { model, diffusion, scheduler, file, step: None, note })
 }
 
 /// Loads the network of a folder with its averaged weights, whatever its scheduler: a model folder or a
@@ -138,8 +144,8 @@ pub fn save(
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     }
     let index = json!({
-        "_class_name": "DDPMPipeline",
-        "scheduler": ["diffusers", "DDPMScheduler"],
+        "_class_name": "DDIMPipeline",
+        "scheduler": ["diffusers", "DDIMScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     });
     save_weights(&unet.join(WEIGHTS), &average.graph, &average.weights, &average.projections)?;
@@ -151,7 +157,7 @@ pub fn save(
     }
     for (file, text) in [
         (unet.join(CONFIG), unet_json::text(&average.config)),
-        (scheduler.join(SCHEDULER), scheduler_json::text(diffusion)),
+        (scheduler.join(SCHEDULER), scheduler_json::text(diffusion)?),
         (path.join(INDEX), format!("{index:#}\n")),
     ] {
         write_atomically(&file, |f| f.write_all(text.as_bytes()))?;
@@ -180,7 +186,9 @@ fn from_state<T: Real>(state: &TrainingState, file: PathBuf, note: Option<String
         weights: widen(&state.ema),
         projections: state.projections.iter().map(|p| widen(p)).collect(),
     };
-    Ok(LoadedModel { model, diffusion: state.config.diffusion.clone(), file, step: Some(state.step), note })
+    let diffusion = state.config.diffusion.clone();
+    let scheduler = Scheduler::of(&diffusion);
+    Ok(LoadedModel { model, diffusion, scheduler, file, step: Some(state.step), note })
 }
 
 /// The folder with the network's `config.json`.
@@ -248,7 +256,7 @@ fn save_weights(file: &Path, graph: &Graph, weights: &[f32], projections: &[Vec<
     write_atomically(file, |f| safetensors_io::write(f, ("format", "pt"), &tensors))
 }
 
-/// Refuses pipelines with parts that a DDPM pipeline has not.
+/// Refuses pipelines with parts that an unconditional pipeline has not.
 fn check_index(file: &Path) -> Result<()> {
     if !file.is_file() {
         return Ok(());
@@ -256,7 +264,9 @@ fn check_index(file: &Path) -> Result<()> {
     let mut keys = Keys::read(file)?;
     keys.fixed("_class_name", &[json!("DDPMPipeline"), json!("DDIMPipeline")])?;
     keys.fixed("unet", &[json!(["diffusers", "UNet2DModel"])])?;
-    let schedulers = ["DDPMScheduler", "DDIMScheduler"].map(|name| json!(["diffusers", name]));
+    let schedulers =
+        ["DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"];
+    let schedulers = schedulers.map(|name| json!(["diffusers", name]));
     keys.fixed("scheduler", &schedulers)?;
     keys.tolerate(&["_diffusers_version", "_name_or_path"]);
     keys.finish()

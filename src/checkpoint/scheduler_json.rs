@@ -1,89 +1,247 @@
-//! `scheduler_config.json` of diffusers' `DDPMScheduler` and `DDIMScheduler`, read; the former, written.
+//! `scheduler_config.json` of diffusers' `DDPMScheduler`, `DDIMScheduler`, `DPMSolverMultistepScheduler` and
+//! `UniPCMultistepScheduler`, read; the second, written.
 
 use super::keys::Keys;
-use crate::config::{BetaSchedule, DiffusionConfig, VarianceKind};
+use crate::config::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
+use crate::equations::solver::{
+    Bh, DdimChoice, DpmSolver, Limit, Method, Scheduler, SecondOrder, StepSet, UniPc, Variance,
+};
+use crate::equations::{Schedule, Spacing};
 use crate::error::Result;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Reads a `scheduler_config.json`. A missing key has the default of diffusers' constructors.
-///
-/// A DDIM scheduler has no variance of its own; sigma^2 = beta~ is taken, which is DDIM's at eta = 1.
+/// Keys of the four classes. diffusers keeps what it does not know when it makes one scheduler from
+/// another's file, and ignores it.
+const OF_OTHER_CLASSES: [&str; 12] = [
+    "clip_sample",
+    "clip_sample_range",
+    "set_alpha_to_one",
+    "skip_prk_steps",
+    "variance_type",
+    "algorithm_type",
+    "lambda_min_clipped",
+    "euler_at_final",
+    "use_lu_lambdas",
+    "solver_order",
+    "solver_type",
+    "lower_order_final",
+];
+
+/// Reads a `scheduler_config.json`: the process that the model was trained for, and how its users sample. A
+/// missing key has the default of diffusers' constructors.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] naming the file and the first key or value that is not supported.
-pub(super) fn read(file: &Path) -> Result<DiffusionConfig> {
+pub(super) fn read(file: &Path) -> Result<(DiffusionConfig, Scheduler)> {
     let mut keys = Keys::read(file)?;
-    let class = "DDPMScheduler or DDIMScheduler";
-    let name: String = keys.require("_class_name", class, "")?;
-    match name.as_str() {
-        "DDPMScheduler" => {}
-        "DDIMScheduler" => keys.fixed("set_alpha_to_one", &[json!(true)])?,
-        other => return Err(keys.refuse("_class_name", class, other, "other schedulers are not supported")),
-    }
+    let classes = "DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler";
+    let name: String = keys.require("_class_name", classes, "")?;
     keys.tolerate(&["_diffusers_version"]);
-    keys.fixed("trained_betas", &[Value::Null])?;
-    keys.fixed("prediction_type", &[json!("epsilon")])?;
-    keys.fixed("rescale_betas_zero_snr", &[json!(false)])?;
-    // Settings of diffusers' strided sampling: other values would give its users other images than ours.
-    keys.fixed("timestep_spacing", &[json!("leading")])?;
-    keys.fixed("steps_offset", &[json!(0)])?;
-    keys.fixed("thresholding", &[json!(false)])?;
-    // Without thresholding these two change nothing.
-    keys.tolerate(&["dynamic_thresholding_ratio", "sample_max_value"]);
-
-    let start: f64 = keys.get("beta_start", 1e-4, "a number")?;
-    let end: f64 = keys.get("beta_end", 0.02, "a number")?;
-    let schedule: String = keys.get("beta_schedule", "linear".into(), "a schedule's name")?;
-    let schedule = match schedule.as_str() {
-        "linear" => BetaSchedule::Linear { start, end },
-        "squaredcos_cap_v2" => BetaSchedule::Cosine,
+    let schedule = betas(&mut keys)?;
+    let usual = if let BetaSchedule::Trained { betas } = &schedule { betas.len() } else { 1000 };
+    let timesteps = keys.get("num_train_timesteps", usual, "a positive whole number")?;
+    let zero_terminal_snr = keys.get("rescale_betas_zero_snr", false, "true or false")?;
+    let predictions = [
+        ("epsilon", Prediction::Epsilon),
+        ("sample", Prediction::Sample),
+        ("v_prediction", Prediction::VPrediction),
+    ];
+    let prediction = keys.one_of("prediction_type", "epsilon", &predictions)?;
+    let threshold = threshold(&mut keys)?;
+    let (method, limit, usual) = match name.as_str() {
+        "DDPMScheduler" => {
+            let variance = variance_type(&mut keys)?;
+            let method = Method::Ddpm { variance, noise_at_last: true };
+            (method, clip(&mut keys)?, "leading")
+        }
+        "DDIMScheduler" => (ddim(&mut keys)?, clip(&mut keys)?, "leading"),
+        "DPMSolverMultistepScheduler" => (dpm_solver(&mut keys)?, Limit::Off, "linspace"),
+        "UniPCMultistepScheduler" => (uni_pc(&mut keys)?, Limit::Off, "linspace"),
         other => {
-            return Err(keys.refuse("beta_schedule", "linear or squaredcos_cap_v2", other, ""));
+            return Err(keys.refuse("_class_name", classes, other, "other schedulers are not supported"));
         }
     };
-    let variance = if name == "DDIMScheduler" {
-        VarianceKind::FixedSmall
-    } else {
-        let kind: String = keys.get("variance_type", "fixed_small".into(), "a variance's name")?;
-        match kind.as_str() {
-            // The exponential of the logarithm: the same numbers.
-            "fixed_small" | "fixed_small_log" => VarianceKind::FixedSmall,
-            "fixed_large" => VarianceKind::FixedLarge,
-            other => {
-                return Err(keys.refuse("variance_type", "fixed_small or fixed_large", other, ""));
-            }
-        }
+    let spacings =
+        [("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)];
+    let scheduler = Scheduler {
+        prediction,
+        spacing: keys.one_of("timestep_spacing", usual, &spacings)?,
+        steps_offset: keys.get("steps_offset", 0, "a whole number")?,
+        limit: threshold.unwrap_or(limit),
+        method,
     };
-    let clip_x0 = keys.get("clip_sample", true, "true or false")?;
-    if clip_x0 {
-        let range: f64 = keys.get("clip_sample_range", 1.0, "a number")?;
-        if range != 1.0 {
-            return Err(keys.refuse("clip_sample_range", "1", range.to_string(), ""));
-        }
-    } else {
-        keys.tolerate(&["clip_sample_range"]);
-    }
-    let timesteps = keys.get("num_train_timesteps", 1000, "a positive whole number")?;
-    let config = DiffusionConfig { timesteps, schedule, variance, clip_x0 };
+    // What Algorithm 2 takes where the file's own sampler is another.
+    let variance = match (method, keys.has("variance_type")) {
+        (Method::Ddpm { variance, .. }, _) => variance,
+        (Method::Ddim(_), true) => variance_type(&mut keys)?,
+        _ => Variance::FixedSmall,
+    };
+    let config = DiffusionConfig {
+        timesteps,
+        schedule,
+        variance: match variance {
+            Variance::FixedLarge => VarianceKind::FixedLarge,
+            Variance::FixedSmall | Variance::Learned | Variance::LearnedRange => VarianceKind::FixedSmall,
+        },
+        clip_x0: scheduler.limit == Limit::Clip { range: 1.0 },
+        zero_terminal_snr,
+        prediction,
+    };
     config.validate().map_err(|e| keys.in_file(e))?;
+    scheduler.validate().map_err(|e| keys.in_file(e))?;
+    keys.tolerate(&OF_OTHER_CLASSES);
     keys.finish()?;
-    Ok(config)
+    Ok((config, scheduler))
 }
 
-/// The text of a `scheduler_config.json` for diffusers' `DDPMScheduler`.
-pub(super) fn text(config: &DiffusionConfig) -> String {
-    let (name, start, end) = match config.schedule {
-        BetaSchedule::Linear { start, end } => ("linear", start, end),
-        // diffusers does not look at the two numbers here; these are its defaults.
-        BetaSchedule::Cosine => ("squaredcos_cap_v2", 1e-4, 0.02),
+fn betas(keys: &mut Keys) -> Result<BetaSchedule> {
+    let start: f64 = keys.get("beta_start", 1e-4, "a number")?;
+    let end: f64 = keys.get("beta_end", 0.02, "a number")?;
+    let named = [
+        ("linear", BetaSchedule::Linear { start, end }),
+        ("scaled_linear", BetaSchedule::ScaledLinear { start, end }),
+        ("squaredcos_cap_v2", BetaSchedule::Cosine),
+        ("sigmoid", BetaSchedule::Sigmoid { start, end }),
+    ];
+    let trained: Option<Vec<f64>> = keys.get("trained_betas", None, "null or a list of numbers")?;
+    let named = keys.one_of("beta_schedule", "linear", &named)?;
+    Ok(trained.map_or(named, |betas| BetaSchedule::Trained { betas }))
+}
+
+/// Dynamic thresholding, which has precedence over clipping.
+fn threshold(keys: &mut Keys) -> Result<Option<Limit>> {
+    let ratio = keys.get("dynamic_thresholding_ratio", 0.995, "a number")?;
+    let max = keys.get("sample_max_value", 1.0, "a number")?;
+    let is_on = keys.get("thresholding", false, "true or false")?;
+    Ok(is_on.then_some(Limit::Threshold { ratio, max }))
+}
+
+fn clip(keys: &mut Keys) -> Result<Limit> {
+    let range = keys.get("clip_sample_range", 1.0, "a number")?;
+    let is_on = keys.get("clip_sample", true, "true or false")?;
+    Ok(if is_on { Limit::Clip { range } } else { Limit::Off })
+}
+
+fn variance_type(keys: &mut Keys) -> Result<Variance> {
+    let kinds = [
+        ("fixed_small", Variance::FixedSmall),
+        ("fixed_large", Variance::FixedLarge),
+        // The exponentials of the logarithms: the same numbers. (diffusers 0.42 forgets the exponential of
+        // the second and samples what is not a number.)
+        ("fixed_small_log", Variance::FixedSmall),
+        ("fixed_large_log", Variance::FixedLarge),
+        ("learned", Variance::Learned),
+        ("learned_range", Variance::LearnedRange),
+    ];
+    keys.one_of("variance_type", "fixed_small", &kinds)
+}
+
+fn ddim(keys: &mut Keys) -> Result<Method> {
+    let set_alpha_to_one = keys.get("set_alpha_to_one", true, "true or false")?;
+    Ok(Method::Ddim(DdimChoice { eta: 0.0, rederive_eps: false, set_alpha_to_one }))
+}
+
+/// The keys of both multistep classes that name what is not supported.
+fn refuse_flows(keys: &mut Keys) -> Result<()> {
+    for key in ["use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas", "use_dynamic_shifting"] {
+        keys.fixed(key, &[json!(false)])?;
+    }
+    // They matter to flows alone.
+    keys.tolerate(&["flow_shift", "time_shift_type"]);
+    Ok(())
+}
+
+fn final_sigma_zero(keys: &mut Keys) -> Result<bool> {
+    keys.one_of("final_sigmas_type", "zero", &[("zero", true), ("sigma_min", false)])
+}
+
+fn dpm_solver(keys: &mut Keys) -> Result<Method> {
+    refuse_flows(keys)?;
+    keys.fixed("use_lu_lambdas", &[json!(false)])?;
+    // A learned variance is an output that this solver does not read.
+    keys.fixed("variance_type", &[Value::Null, json!("learned"), json!("learned_range")])?;
+    let usual = DpmSolver::default();
+    let forms = [
+        ("midpoint", SecondOrder::Midpoint),
+        ("heun", SecondOrder::Heun),
+        // As diffusers reads them, which are other solvers' names.
+        ("logrho", SecondOrder::Midpoint),
+        ("bh1", SecondOrder::Midpoint),
+        ("bh2", SecondOrder::Midpoint),
+    ];
+    let kinds = [("dpmsolver++", false), ("sde-dpmsolver++", true), ("deis", false)];
+    let lowest: Value = keys.get("lambda_min_clipped", json!("-Infinity"), "a number")?;
+    let lambda_min = match &lowest {
+        Value::String(text) if text == "-Infinity" => f64::NEG_INFINITY,
+        other => other.as_f64().ok_or_else(|| {
+            keys.refuse("lambda_min_clipped", "a number or -Infinity", other.to_string(), "")
+        })?,
     };
-    let variance = match config.variance {
-        VarianceKind::FixedSmall => "fixed_small",
-        VarianceKind::FixedLarge => "fixed_large",
+    Ok(Method::DpmSolver(DpmSolver {
+        order: keys.get("solver_order", usual.order, "1, 2 or 3")?,
+        second_order: keys.one_of("solver_type", "midpoint", &forms)?,
+        sde: keys.one_of("algorithm_type", "dpmsolver++", &kinds)?,
+        karras: keys.get("use_karras_sigmas", usual.karras, "true or false")?,
+        final_sigma_zero: final_sigma_zero(keys)?,
+        euler_at_final: keys.get("euler_at_final", usual.euler_at_final, "true or false")?,
+        lower_order_final: keys.get("lower_order_final", usual.lower_order_final, "true or false")?,
+        lambda_min,
+    }))
+}
+
+fn uni_pc(keys: &mut Keys) -> Result<Method> {
+    refuse_flows(keys)?;
+    keys.fixed("predict_x0", &[json!(true)])?;
+    keys.fixed("solver_p", &[Value::Null])?;
+    keys.fixed("shift_terminal", &[Value::Null])?;
+    let usual = UniPc::default();
+    let kinds = [
+        ("bh1", Bh::Bh1),
+        ("bh2", Bh::Bh2),
+        // As diffusers reads them, which are other solvers' names.
+        ("midpoint", Bh::Bh2),
+        ("heun", Bh::Bh2),
+        ("logrho", Bh::Bh2),
+    ];
+    let off: Vec<usize> = keys.get("disable_corrector", Vec::new(), "a list of steps, from 0")?;
+    Ok(Method::UniPc(UniPc {
+        order: keys.get("solver_order", usual.order, "1, 2 or 3")?,
+        b: keys.one_of("solver_type", "bh2", &kinds)?,
+        karras: keys.get("use_karras_sigmas", usual.karras, "true or false")?,
+        sigma_min: keys.get("sigma_min", None, "null or a number")?,
+        sigma_max: keys.get("sigma_max", None, "null or a number")?,
+        final_sigma_zero: final_sigma_zero(keys)?,
+        lower_order_final: keys.get("lower_order_final", usual.lower_order_final, "true or false")?,
+        corrector_off: StepSet::new(&off).map_err(|e| keys.in_file(e))?,
+    }))
+}
+
+/// The text of a `scheduler_config.json` that says to diffusers what [`Scheduler::of`] says here: its
+/// `DDIMScheduler`. `DDPMScheduler.from_config` makes Algorithm 2 of it.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] where the process is out of range.
+pub(super) fn text(config: &DiffusionConfig) -> Result<String> {
+    // Where diffusers does not look at the two numbers, they are its defaults.
+    let (name, start, end, trained) = match &config.schedule {
+        BetaSchedule::Linear { start, end } => ("linear", *start, *end, None),
+        BetaSchedule::ScaledLinear { start, end } => ("scaled_linear", *start, *end, None),
+        BetaSchedule::Cosine => ("squaredcos_cap_v2", 1e-4, 0.02, None),
+        // Its DDIM does not know the name.
+        BetaSchedule::Sigmoid { .. } => {
+            let plain = DiffusionConfig { zero_terminal_snr: false, ..config.clone() };
+            ("linear", 1e-4, 0.02, Some(Schedule::from_config(&plain)?.betas()))
+        }
+        BetaSchedule::Trained { betas } => ("linear", 1e-4, 0.02, Some(betas.clone())),
     };
-    let value = json!({
-        "_class_name": "DDPMScheduler",
+    let prediction = match config.prediction {
+        Prediction::Epsilon => "epsilon",
+        Prediction::Sample => "sample",
+        Prediction::VPrediction => "v_prediction",
+    };
+    let mut value = json!({
+        "_class_name": "DDIMScheduler",
         "beta_end": end,
         "beta_schedule": name,
         "beta_start": start,
@@ -91,14 +249,19 @@ pub(super) fn text(config: &DiffusionConfig) -> String {
         "clip_sample_range": 1.0,
         "dynamic_thresholding_ratio": 0.995,
         "num_train_timesteps": config.timesteps,
-        "prediction_type": "epsilon",
-        "rescale_betas_zero_snr": false,
+        "prediction_type": prediction,
+        "rescale_betas_zero_snr": config.zero_terminal_snr,
         "sample_max_value": 1.0,
+        "set_alpha_to_one": true,
         "steps_offset": 0,
         "thresholding": false,
-        "timestep_spacing": "leading",
-        "trained_betas": null,
-        "variance_type": variance,
+        "timestep_spacing": "trailing",
+        "trained_betas": trained,
     });
-    format!("{value:#}\n")
+    // A key of Algorithm 2 alone, which diffusers carries along with a warning: only where it is not the
+    // default.
+    if config.variance == VarianceKind::FixedLarge {
+        value["variance_type"] = json!("fixed_large");
+    }
+    Ok(format!("{value:#}\n"))
 }

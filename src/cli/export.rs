@@ -1,11 +1,12 @@
 //! `export`: a trained model as an ONNX file.
 
 use super::progress::Progress;
-use super::reverse::{Chosen, ReverseArgs};
+use super::reverse::ReverseArgs;
 use super::{model_path, print_json};
 use clap::{Args, ValueEnum};
-use performer_ddpm::config::DiffusionConfig;
+use performer_ddpm::checkpoint::model_folder::LoadedModel;
 use performer_ddpm::export::{self, Difference, ExportOptions, GraphSpec, Source};
+use performer_ddpm::sample::{Diffusion, SampleOptions};
 use performer_ddpm::{Error, Result, checkpoint};
 use performer_ddpm_onnx::runner::{Backend, Description};
 use serde::Serialize;
@@ -93,7 +94,7 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
         progress.say(note);
     }
     let options = ExportOptions {
-        graph: spec(&args, &loaded.diffusion)?,
+        graph: spec(&args, &loaded)?,
         check: runtimes(&args)?,
         threads: args.threads.map(usize::from),
     };
@@ -135,7 +136,7 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn spec(args: &ExportArgs, diffusion: &DiffusionConfig) -> Result<GraphSpec> {
+fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<GraphSpec> {
     let per_run = args.steps_per_run.map(|_| "--steps-per-run");
     if args.graph != GraphName::Sampler
         && let Some(flag) = args.reverse.given().chain(per_run).next()
@@ -151,9 +152,9 @@ fn spec(args: &ExportArgs, diffusion: &DiffusionConfig) -> Result<GraphSpec> {
         GraphName::Denoiser => GraphSpec::Denoiser,
         GraphName::Step => GraphSpec::Step,
         GraphName::Sampler => {
-            let Chosen { process, steps, spacing } =
-                args.reverse.choose(diffusion.variance, diffusion.clip_x0, diffusion.timesteps)?;
-            GraphSpec::Sampler { process, steps, spacing, per_run: args.steps_per_run }
+            let chosen = args.reverse.choose(&Diffusion::of(loaded)?)?;
+            let SampleOptions { steps, spacing, .. } = chosen;
+            GraphSpec::Sampler { process: chosen.reverse()?, steps, spacing, per_run: args.steps_per_run }
         }
     })
 }

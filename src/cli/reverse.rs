@@ -1,26 +1,23 @@
 //! The reverse process as `sample` and `export` take it.
 
 use clap::{Args, ValueEnum};
-use performer_ddpm::config::VarianceKind;
-use performer_ddpm::equations::ddim::Ddim;
-use performer_ddpm::equations::reverse::Reverse;
-use performer_ddpm::equations::update::ReverseProcess;
-use performer_ddpm::sample::{ClipX0, Spacing};
+use performer_ddpm::equations::solver::{DdimChoice, DpmSolver, Limit, Method, UniPc};
+use performer_ddpm::sample::{Diffusion, Spacing};
 use performer_ddpm::{Error, Result, SampleOptions};
 
 /// What may be said of the reverse process; what is not said has its default.
 #[derive(Debug, Args)]
 pub struct ReverseArgs {
-    /// Reverse process [default: ddim, or the sampler file's]
+    /// Reverse process [default: the model folder's scheduler, or the sampler file's; ddim for a run]
     #[arg(long, value_enum, value_name = "NAME")]
     pub sampler: Option<SamplerName>,
-    /// Steps of the reverse process [default: 50 for ddim, all T for ddpm]
+    /// Steps of the reverse process [default: 50 for ddim, all T for ddpm, 20 for dpm++ and unipc]
     #[arg(long, value_name = "K")]
     pub steps: Option<usize>,
     /// DDIM's noise: 0 none, 1 as much as Algorithm 2 [default: 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub eta: Option<f64>,
-    /// Which timesteps are kept when they are fewer than T [default: trailing]
+    /// Which timesteps are kept when they are fewer than T [default: the model's; trailing for a run]
     #[arg(long, value_enum, value_name = "NAME")]
     pub spacing: Option<SpacingName>,
     /// Clipping of the predicted x_0 to [-1, 1] [default: the model's; keep where it clips]
@@ -34,6 +31,12 @@ pub enum SamplerName {
     Ddpm,
     /// DDIM (Song et al. 2021)
     Ddim,
+    /// DPM-Solver++ (Lu et al. 2022)
+    #[value(name = "dpm++")]
+    DpmSolver,
+    /// UniPC (Zhao et al. 2023)
+    #[value(name = "unipc")]
+    UniPc,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,6 +45,8 @@ pub enum SpacingName {
     Leading,
     /// Evenly spaced down from t = T
     Trailing,
+    /// Evenly spaced from t = 1 to t = T
+    Linspace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,55 +59,52 @@ pub enum ClipName {
     Rederive,
 }
 
-/// A reverse process with nothing left open.
-#[derive(Clone, Copy, Debug)]
-pub struct Chosen {
-    pub process: ReverseProcess,
-    /// `None` for all T.
-    pub steps: Option<usize>,
-    pub spacing: Spacing,
-}
-
-impl Chosen {
-    /// What to sample by it.
-    pub fn options(self, count: usize, batch: usize, seed: u64) -> SampleOptions {
-        let Chosen { process, steps, spacing } = self;
-        SampleOptions { count, batch, seed, steps, spacing, ..SampleOptions::default() }.with_reverse(process)
-    }
-}
-
 impl ReverseArgs {
-    /// The reverse process of a model whose process has this variance, clipping and T.
-    pub fn choose(&self, variance: VarianceKind, clip_x0: bool, timesteps: usize) -> Result<Chosen> {
-        let clip_x0 = match (clip_x0, self.clip) {
-            (false, None) | (_, Some(ClipName::Off)) => ClipX0::Off,
-            (true, None) | (_, Some(ClipName::Keep)) => ClipX0::KeepEps,
-            (_, Some(ClipName::Rederive)) => ClipX0::RederiveEps,
-        };
-        let eta = self.eta.unwrap_or(0.0);
-        let (process, steps) = match self.sampler.unwrap_or(SamplerName::Ddim) {
-            SamplerName::Ddpm if eta != 0.0 => {
-                return Err(Error::invalid(
-                    "--eta",
-                    "to be left out with --sampler ddpm",
-                    eta.to_string(),
-                    "",
-                ));
+    /// How a model is sampled: by its scheduler, but for what was given. Another sampler takes over what the
+    /// two have in common.
+    pub fn choose(&self, diffusion: &Diffusion) -> Result<SampleOptions> {
+        let (scheduler, variance) = (&diffusion.scheduler, diffusion.variance);
+        let mut chosen = match (self.sampler, scheduler.method) {
+            (None, _)
+            | (Some(SamplerName::Ddpm), Method::Ddpm { .. })
+            | (Some(SamplerName::Ddim), Method::Ddim(_))
+            | (Some(SamplerName::DpmSolver), Method::DpmSolver(_))
+            | (Some(SamplerName::UniPc), Method::UniPc(_)) => *scheduler,
+            (Some(SamplerName::Ddpm), _) => {
+                scheduler.with_method(Method::Ddpm { variance: variance.into(), noise_at_last: true })
             }
-            SamplerName::Ddpm => {
-                let reverse = Reverse { variance, clip_x0: clip_x0 != ClipX0::Off };
-                (ReverseProcess::Alg2(reverse), self.steps)
+            (Some(SamplerName::Ddim), _) => scheduler.with_method(Method::Ddim(DdimChoice::default())),
+            (Some(SamplerName::DpmSolver), _) => {
+                scheduler.with_method(Method::DpmSolver(DpmSolver::default()))
             }
-            SamplerName::Ddim => {
-                let steps = self.steps.unwrap_or(50.min(timesteps));
-                (ReverseProcess::Ddim(Ddim { eta, clip_x0 }), Some(steps))
+            (Some(SamplerName::UniPc), _) => scheduler.with_method(Method::UniPc(UniPc::default())),
+        };
+        match (&mut chosen.method, self.eta) {
+            (Method::Ddim(choice), Some(eta)) => choice.eta = eta,
+            (_, Some(eta)) if eta != 0.0 => {
+                let help = "it is the noise of --sampler ddim";
+                return Err(Error::invalid("--eta", "to be left out", eta.to_string(), help));
             }
-        };
-        let spacing = match self.spacing {
-            Some(SpacingName::Leading) => Spacing::Leading,
-            Some(SpacingName::Trailing) | None => Spacing::Trailing,
-        };
-        Ok(Chosen { process, steps, spacing })
+            _ => {}
+        }
+        if let Some(clip) = self.clip {
+            chosen.limit = match (clip, chosen.limit) {
+                (ClipName::Off, _) => Limit::Off,
+                (_, limit @ Limit::Clip { .. }) => limit,
+                (_, Limit::Off | Limit::Threshold { .. }) => Limit::Clip { range: 1.0 },
+            };
+            if let Method::Ddim(choice) = &mut chosen.method {
+                choice.rederive_eps = clip == ClipName::Rederive;
+            }
+        }
+        if let Some(spacing) = self.spacing {
+            chosen.spacing = match spacing {
+                SpacingName::Leading => Spacing::Leading,
+                SpacingName::Trailing => Spacing::Trailing,
+                SpacingName::Linspace => Spacing::Linspace,
+            };
+        }
+        Ok(SampleOptions::default().with_scheduler(&chosen, &diffusion.schedule, self.steps))
     }
 
     /// The options that were given.

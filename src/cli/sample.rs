@@ -31,9 +31,9 @@ use std::time::{Duration, Instant};
 pub struct SampleArgs {
     /// Model folder, run folder or .onnx file [default: runs/latest]
     model: Option<PathBuf>,
-    /// Number of images
-    #[arg(short, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    n: u32,
+    /// Number of images [default: 64, or those of --noise]
+    #[arg(short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    n: Option<u32>,
     #[command(flatten)]
     reverse: ReverseArgs,
     /// Seed of x_T and of the noise
@@ -89,7 +89,15 @@ pub struct SampleArgs {
     compute: ComputeArgs,
 }
 
+/// Images where nothing says how many.
+const IMAGES: u32 = 64;
+
 impl SampleArgs {
+    /// The number of images.
+    fn count(&self) -> u32 {
+        self.n.unwrap_or(IMAGES)
+    }
+
     /// The files to write.
     fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
         self.npy.iter().chain([&self.out]).chain(&self.gif).chain(&self.strip)
@@ -170,8 +178,11 @@ struct Figures {
 }
 
 /// Samples; prints the files' paths.
-pub fn run(args: SampleArgs) -> Result<ExitCode> {
+pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
     let path = model_path(args.model.clone())?;
+    let noise: Option<Array5<f32>> = args.noise.as_deref().map(read_npy).transpose()?;
+    let given = noise.as_ref().and_then(|noise| u32::try_from(noise.len_of(Axis(1))).ok());
+    args.n = args.n.or(given.filter(|count| *count > 0));
     let mut progress = Progress::new(args.compute.quiet);
     let follow = args.gif.is_some() || args.strip.is_some();
     let mut job = source::open(&args, &path, &progress)?;
@@ -188,7 +199,6 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     if args.verbose {
         job.explain().iter().for_each(|line| progress.say(line));
     }
-    let noise: Option<Array5<f32>> = args.noise.as_deref().map(read_npy).transpose()?;
     args.outputs().try_for_each(|path| check_writable(path))?;
     let mut moments = Moments { images: Vec::new(), failure: None };
     let mut clock = vec![Instant::now()];
@@ -206,17 +216,17 @@ pub fn run(args: SampleArgs) -> Result<ExitCode> {
     })?;
     progress.finish();
     let moments = moments.finish(images.dim());
-    let seconds = clock[0].elapsed().as_secs_f64();
+    let (seconds, count) = (clock[0].elapsed().as_secs_f64(), args.count());
     if !args.compute.quiet && !args.json {
-        eprintln!("{} images in {seconds:.1} s, {:.2} images/s", args.n, f64::from(args.n) / seconds);
+        eprintln!("{count} images in {seconds:.1} s, {:.2} images/s", f64::from(count) / seconds);
     }
     let (files, outcome) = write(&args, &images, moments);
     if args.json {
         print_json(&Figures {
-            images: args.n,
+            images: count,
             batch: job.options.batch,
             seconds,
-            images_per_s: f64::from(args.n) / seconds,
+            images_per_s: f64::from(count) / seconds,
             batch_seconds: clock.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect(),
             backend: description.backend.name(),
             version: description.version,

@@ -24,7 +24,7 @@ mod training;
 mod unet;
 
 pub use attention::{FavorConfig, FeatureMap, ProjectionKind, RowNorms};
-pub use diffusion::{BetaSchedule, DiffusionConfig, VarianceKind};
+pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
 pub use preset::Preset;
 pub use training::{Config, DataConfig, LrDecay, TrainConfig};
 pub use unet::{BlockAttention, UnetConfig};

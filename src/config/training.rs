@@ -138,6 +138,14 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         self.unet.validate()?;
         self.diffusion.validate()?;
+        if !self.diffusion.prediction.is_epsilon() {
+            return Err(Error::invalid(
+                "diffusion.prediction",
+                "epsilon, which is what training teaches",
+                format!("{:?}", self.diffusion.prediction),
+                "networks that predict x_0 or v can be sampled from",
+            ));
+        }
         self.train.validate()
     }
 

@@ -5,6 +5,9 @@
 //! [`Real`] and is what training and sampling call: there is no second copy. The attention half,
 //! (22)-(26), is `f64` on `ndarray` views and is the oracle that the fast layers are tested against.
 //!
+//! What the slides do not have is beside them: [`ddim`], and in [`solver`], under numbers of its own, every
+//! sampler that diffusers' scheduler files can name.
+//!
 //! Symbols: `t` runs from 1 to T; `beta_t` is the variance added at step t, `alpha_t = 1 - beta_t`,
 //! `abar_t = alpha_1 .. alpha_t` with `abar_0 = 1`; `beta~_t` is the posterior variance (10).
 
@@ -23,6 +26,7 @@ pub mod posterior;
 pub mod projection;
 pub mod reverse;
 pub mod schedule;
+pub mod solver;
 mod timestep;
 pub mod update;
 

@@ -39,6 +39,9 @@ pub enum Spacing {
     /// Indices T - 1, T - 1 - T/K, .. rounded half to even: always holds t = T (Lin et al. 2024, section
     /// 3.3).
     Trailing,
+    /// Indices evenly spaced from 0 to T - 1, both kept, rounded half to even (Nichol & Dhariwal 2021,
+    /// section 4).
+    Linspace,
 }
 
 impl Spacing {
@@ -52,9 +55,15 @@ impl Spacing {
         }
         let index = |k: usize| match self {
             Spacing::Leading => k * (total / steps),
+            // In the order in which NumPy's arange rounds, so that halves fall as they do in diffusers.
             Spacing::Trailing => {
-                let end = (k + 1) as f64 * (total as f64 / steps as f64);
-                end.round_ties_even() as usize - 1
+                let (end, stride) = (total as f64, total as f64 / steps as f64);
+                let down = (end - stride) - end;
+                (end + (steps - 1 - k) as f64 * down).round_ties_even() as usize - 1
+            }
+            Spacing::Linspace if steps == 1 => 0,
+            Spacing::Linspace => {
+                (k as f64 * ((total - 1) as f64 / (steps - 1) as f64)).round_ties_even() as usize
             }
         };
         Ok((0..steps).map(|k| Timestep::from_index(index(k))).collect())
@@ -75,10 +84,18 @@ impl Schedule {
     pub fn from_config(config: &DiffusionConfig) -> Result<Self> {
         config.validate()?;
         let total = config.timesteps;
-        let betas: Vec<f64> = match config.schedule {
-            BetaSchedule::Linear { start, end } => {
-                (0..total).map(|i| start + (end - start) * i as f64 / (total - 1) as f64).collect()
+        let even =
+            |start: f64, end: f64| move |i: usize| start + (end - start) * i as f64 / (total - 1) as f64;
+        let betas: Vec<f64> = match &config.schedule {
+            BetaSchedule::Linear { start, end } => (0..total).map(even(*start, *end)).collect(),
+            BetaSchedule::ScaledLinear { start, end } => {
+                (0..total).map(even(start.sqrt(), end.sqrt())).map(|root| root * root).collect()
             }
+            BetaSchedule::Sigmoid { start, end } => {
+                let sigmoid = |u: f64| 1.0 / (1.0 + (-u).exp());
+                (0..total).map(even(-6.0, 6.0)).map(|u| start + (end - start) * sigmoid(u)).collect()
+            }
+            BetaSchedule::Trained { betas } => betas.clone(),
             BetaSchedule::Cosine => (1..=total)
                 .map(|t| {
                     let now = squared_cosine(t as f64 / total as f64);
@@ -87,7 +104,25 @@ impl Schedule {
                 })
                 .collect(),
         };
-        Self::from_betas(&betas)
+        let schedule = Self::from_betas(&betas)?;
+        if config.zero_terminal_snr { schedule.with_zero_terminal_snr() } else { Ok(schedule) }
+    }
+
+    /// Zero terminal SNR: sqrt(abar_t) moved and scaled so that sqrt(abar_1) stays and sqrt(abar_T) = 0.
+    ///
+    /// Source: Lin et al. (2024), Algorithm 1.
+    fn with_zero_terminal_snr(&self) -> Result<Self> {
+        let [first, last] = [&self.levels[0], self.last()].map(|level| level.alpha_bar.sqrt());
+        let moved = |level: &Level| {
+            let root = (level.alpha_bar.sqrt() - last) * (first / (first - last));
+            (level.t, root * root)
+        };
+        let kept = self.levels.iter().map(moved);
+        let steps = kept.scan(1.0, |before, (t, alpha_bar)| {
+            let alpha = alpha_bar / std::mem::replace(before, alpha_bar);
+            Some((t, 1.0 - alpha, alpha, alpha_bar))
+        });
+        Self::build(steps, true)
     }
 
     /// The schedule with beta_1 .. beta_T = `betas`, for instance read from a file.
@@ -100,6 +135,7 @@ impl Schedule {
             betas.iter().zip(alpha_bars).enumerate().map(|(index, (&beta, alpha_bar))| {
                 (Timestep::from_index(index), beta, 1.0 - beta, alpha_bar)
             }),
+            false,
         )
     }
 
@@ -122,7 +158,7 @@ impl Schedule {
             steps.push((t, 1.0 - alpha, alpha, alpha_bar));
             before = alpha_bar;
         }
-        Self::build(steps)
+        Self::build(steps, true)
     }
 
     /// All T steps, or `steps` evenly spaced ones by [`Schedule::respaced`]; T of T are this schedule itself.
@@ -136,14 +172,15 @@ impl Schedule {
         }
     }
 
-    /// The levels of (t, beta, alpha, abar), ascending.
-    fn build(steps: impl IntoIterator<Item = (Timestep, f64, f64, f64)>) -> Result<Self> {
+    /// The levels of (t, beta, alpha, abar), ascending. With `ends_at_0` the last abar may be 0.
+    fn build(steps: impl IntoIterator<Item = (Timestep, f64, f64, f64)>, ends_at_0: bool) -> Result<Self> {
         let mut levels: Vec<Level> = Vec::new();
         let mut alpha_bar_prev = 1.0;
         for (t, beta, alpha, alpha_bar) in steps {
             // True for 0 < beta < 1, but for betas so small that 1 - beta is 1 and so large that abar
             // underflows; false for a NaN.
-            if !(alpha_bar < alpha_bar_prev && alpha_bar > 0.0) {
+            let is_above_0 = alpha_bar > 0.0 || (ends_at_0 && alpha_bar == 0.0);
+            if !(alpha_bar < alpha_bar_prev && is_above_0) {
                 return Err(Error::invalid(
                     format!("noise schedule, beta at t = {t}"),
                     "a number strictly between 0 and 1 that leaves abar_t above 0",
@@ -276,6 +313,49 @@ mod tests {
         }
     }
 
+    /// sqrt(abar_1) stays, sqrt(abar_T) is 0, and what is between moves in proportion.
+    #[test]
+    fn zero_terminal_snr_is_a_line_in_the_root_of_abar() {
+        let plain = schedule(BetaSchedule::Linear { start: 1e-4, end: 0.02 });
+        let config = DiffusionConfig { zero_terminal_snr: true, ..DiffusionConfig::default() };
+        let zero = Schedule::from_config(&config).unwrap();
+        assert_eq!((zero.last().alpha_bar, zero.last().beta), (0.0, 1.0));
+        let root = |schedule: &Schedule, i: usize| schedule.levels()[i].alpha_bar.sqrt();
+        close(root(&zero, 0), root(&plain, 0), 1e-15);
+        let (first, last) = (root(&plain, 0), root(&plain, 999));
+        for i in [1, 500, 998] {
+            close(root(&zero, i), (root(&plain, i) - last) * first / (first - last), 1e-12);
+        }
+        assert_eq!(zero.respaced(&[zero.last().t]).unwrap().last().alpha_bar, 0.0);
+    }
+
+    /// At the first, the 500th and the last timestep, to some roundings.
+    #[test]
+    fn the_other_schedules_are_their_formulas() {
+        let betas = |kind| schedule(kind).betas();
+        let scaled = betas(BetaSchedule::ScaledLinear { start: 8.5e-4, end: 0.012 });
+        let root = 8.5e-4f64.sqrt() + (0.012f64.sqrt() - 8.5e-4f64.sqrt()) * 499.0 / 999.0;
+        let sigmoid = betas(BetaSchedule::Sigmoid { start: 1e-4, end: 0.02 });
+        let at = |u: f64| 1e-4 + (0.02 - 1e-4) / (1.0 + (-u).exp());
+        for (got, want) in [
+            (scaled[0], 8.5e-4),
+            (scaled[499], root * root),
+            (scaled[999], 0.012),
+            (sigmoid[0], at(-6.0)),
+            (sigmoid[499], at(-6.0 + 12.0 * 499.0 / 999.0)),
+            (sigmoid[999], at(6.0)),
+        ] {
+            close(got, want, 1e-13);
+        }
+        let trained = DiffusionConfig {
+            timesteps: 2,
+            schedule: BetaSchedule::Trained { betas: vec![0.1, 0.2] },
+            ..DiffusionConfig::default()
+        };
+        assert_eq!(Schedule::from_config(&trained).unwrap().betas(), [0.1, 0.2]);
+        assert!(Schedule::from_config(&DiffusionConfig { timesteps: 3, ..trained }).is_err());
+    }
+
     #[test]
     fn unusable_betas_are_refused() {
         for betas in [
@@ -333,7 +413,13 @@ mod tests {
         assert_eq!(indices(Spacing::Leading, 1000, 3), [0, 333, 666]);
         assert_eq!(indices(Spacing::Trailing, 1000, 4), [249, 499, 749, 999]);
         assert_eq!(indices(Spacing::Trailing, 1000, 3), [332, 666, 999]);
-        for spacing in [Spacing::Leading, Spacing::Trailing] {
+        assert_eq!(indices(Spacing::Linspace, 1000, 4), [0, 333, 666, 999]);
+        assert_eq!(indices(Spacing::Linspace, 11, 5), [0, 2, 5, 8, 10], "halves to even");
+        assert_eq!(indices(Spacing::Linspace, 1000, 1), [0]);
+        // Halves as NumPy's arange leaves them: 187.5 is a little less here, 62.5 is itself.
+        let halves = indices(Spacing::Trailing, 1000, 48);
+        assert_eq!((halves[2], halves[8]), (61, 186));
+        for spacing in [Spacing::Leading, Spacing::Trailing, Spacing::Linspace] {
             assert_eq!(indices(spacing, 7, 7), [0, 1, 2, 3, 4, 5, 6]);
             assert!(spacing.timesteps(10, 0).is_err());
             assert!(spacing.timesteps(10, 11).is_err());

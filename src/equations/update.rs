@@ -7,8 +7,10 @@
 //! [`ddim::ddim_sample`](super::ddim::ddim_sample) remain the text, and the tests hold the two together.
 
 use super::ddim::{ClipX0, Ddim};
-use super::reverse::{Reverse, eq07_sigma2};
+use super::reverse::Reverse;
+use super::solver::{DdimChoice, Limit, Next, NoiseScale, Step, s05_ddpm, s06_ddim};
 use super::{Level, Schedule, Timestep, posterior};
+use crate::config::Prediction;
 use crate::error::{Error, Result};
 use crate::real::Real;
 
@@ -73,69 +75,68 @@ pub const UNBOUNDED: f64 = f32::MAX as f64;
 
 impl StepCoefficients {
     /// The step that leaves x_t as it is.
-    pub const IDENTITY: StepCoefficients = Self::without_x0(1.0, 0.0, 0.0);
+    pub const IDENTITY: StepCoefficients = StepCoefficients {
+        a_x: 0.0,
+        a_eps: 0.0,
+        low: -UNBOUNDED,
+        high: UNBOUNDED,
+        b_x0: 0.0,
+        b_x: 1.0,
+        b_eps: 0.0,
+        sigma: 0.0,
+    };
 
-    /// (15) with [`eq13_mu_theta`](super::reverse::eq13_mu_theta)'s two forms of the mean: (11) of the
-    /// clipped x_0, or (12), which needs no x_0.
+    /// (15): with (11) at the clipped x_0 a row of the [table](super::solver) of samplers, [`s05_ddpm`]; where
+    /// nothing is clipped the mean is (12), which needs no x_0.
     pub fn alg2(level: &Level, reverse: Reverse) -> Self {
-        let sigma = if level.is_first() { 0.0 } else { eq07_sigma2(level, reverse.variance).sqrt() };
+        let limit = if reverse.clip_x0 { Limit::Clip { range: 1.0 } } else { Limit::Off };
+        let step = s05_ddpm(level, Prediction::Epsilon, limit, reverse.variance.into(), false);
+        let row = Self::of_single(&step);
         if reverse.clip_x0 {
-            let [b_x, b_x0] = posterior::eq11_coefficients(level);
-            StepCoefficients { b_x0, b_x, sigma, ..Self::clipped_x0(level) }
-        } else {
-            let [b_x, b_eps] = posterior::eq12_coefficients(level);
-            Self::without_x0(b_x, b_eps, sigma)
+            return row;
         }
+        let [b_x, b_eps] = posterior::eq12_coefficients(level);
+        StepCoefficients { b_x, b_eps, sigma: row.sigma, ..Self::IDENTITY }
     }
 
-    /// [`ddim_step`](super::ddim::ddim_step): sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1} - sigma^2) eps +
-    /// sigma z. Where eps is derived again from the clipped x_0 by (3), or x_0 is not clipped, what is linear
-    /// in x_t and eps is collected.
+    /// [`ddim_step`](super::ddim::ddim_step) likewise, [`s06_ddim`].
     pub fn ddim(level: &Level, ddim: Ddim) -> Self {
-        let sigma2 = ddim.eta * ddim.eta * posterior::eq10_posterior_variance(level);
-        let direction = (1.0 - level.alpha_bar_prev - sigma2).max(0.0).sqrt();
-        let (from_x0, sigma) = (level.alpha_bar_prev.sqrt(), sigma2.sqrt());
-        let (root, root_rest) = (level.alpha_bar.sqrt(), (1.0 - level.alpha_bar).sqrt());
-        match ddim.clip_x0 {
-            ClipX0::Off => Self::without_x0(from_x0 / root, direction - from_x0 * root_rest / root, sigma),
-            ClipX0::KeepEps => {
-                StepCoefficients { b_x0: from_x0, b_eps: direction, sigma, ..Self::clipped_x0(level) }
-            }
-            ClipX0::RederiveEps => StepCoefficients {
-                b_x0: from_x0 - direction * root / root_rest,
-                b_x: direction / root_rest,
-                sigma,
-                ..Self::clipped_x0(level)
-            },
-        }
+        let limit = if ddim.clip_x0 == ClipX0::Off { Limit::Off } else { Limit::Clip { range: 1.0 } };
+        let rederive_eps = ddim.clip_x0 == ClipX0::RederiveEps;
+        let choice = DdimChoice { eta: ddim.eta, rederive_eps, set_alpha_to_one: true };
+        let between = [level.alpha_bar, level.alpha_bar_prev];
+        Self::of_single(&s06_ddim(level.t, between, Prediction::Epsilon, limit, choice).collected())
     }
 
-    /// x_0 by (3), clipped to [-1, 1], and no step yet.
-    fn clipped_x0(level: &Level) -> Self {
-        let scale = 1.0 / level.alpha_bar.sqrt();
-        StepCoefficients {
-            a_x: scale,
-            a_eps: -scale * (1.0 - level.alpha_bar).sqrt(),
-            low: -1.0,
-            high: 1.0,
-            b_x0: 0.0,
-            b_x: 0.0,
-            b_eps: 0.0,
-            sigma: 0.0,
-        }
+    /// A row of the table that needs no more than these eight numbers; b_eps is then the part of whatever the
+    /// network predicts.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a step that looks back, thresholds, or has a learned variance.
+    pub fn of(step: &Step) -> Result<Self> {
+        let obstacle = if step.looks_back() {
+            "a multistep solver, whose steps look back"
+        } else if matches!(step.limit, Limit::Threshold { .. }) {
+            "dynamic thresholding"
+        } else if step.noise.is_learned() {
+            "a learned variance"
+        } else {
+            return Ok(Self::of_single(step));
+        };
+        Err(Error::invalid(
+            "the steps of a graph",
+            "steps of Algorithm 2 or DDIM, with x_0 clipped or not and a fixed variance",
+            obstacle,
+            "let the host take the steps: the denoiser graph, `--loop host`",
+        ))
     }
 
-    const fn without_x0(b_x: f64, b_eps: f64, sigma: f64) -> Self {
-        StepCoefficients {
-            a_x: 0.0,
-            a_eps: 0.0,
-            low: -UNBOUNDED,
-            high: UNBOUNDED,
-            b_x0: 0.0,
-            b_x,
-            b_eps,
-            sigma,
-        }
+    /// A row without history, whose limit is a range and whose variance is fixed.
+    fn of_single(step: &Step) -> Self {
+        let high = if let Limit::Clip { range } = step.limit { range } else { UNBOUNDED };
+        let sigma = if let NoiseScale::Sigma(sigma) = step.noise { sigma } else { 0.0 };
+        let ([a_x, a_eps], Next { base, output, x0 }) = (step.x0, step.next);
+        StepCoefficients { a_x, a_eps, low: -high, high, b_x0: x0[0], b_x: base, b_eps: output, sigma }
     }
 
     /// \[a_x, a_eps, low, high, b_x0, b_x, b_eps, sigma\], each rounded once.

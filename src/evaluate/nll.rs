@@ -93,13 +93,24 @@ struct Found {
 /// The bound of a pipeline's model on all images of a dataset.
 ///
 /// # Errors
-/// As [`bound`], and [`Error::Invalid`] for a pipeline in a runtime.
+/// As [`bound`], and [`Error::Invalid`] for a pipeline in a runtime and for a network that does not predict
+/// eps.
 pub fn likelihood(
     pipeline: &mut Pipeline,
     dataset: &Dataset,
     config: &NllConfig,
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
+    let diffusion = pipeline.source()?.diffusion;
+    if !diffusion.prediction.is_epsilon() || diffusion.zero_terminal_snr {
+        let (prediction, zero) = (diffusion.prediction, diffusion.zero_terminal_snr);
+        return Err(Error::invalid(
+            "the bound",
+            "a network that predicts eps, trained without zero terminal SNR",
+            format!("prediction {prediction:?}, zero terminal SNR {zero}"),
+            "compare the model's samples with images instead",
+        ));
+    }
     let all: Vec<usize> = (0..dataset.len()).collect();
     let images = images::<f32>(dataset, &all)?;
     let schedule = pipeline.diffusion().schedule.clone();

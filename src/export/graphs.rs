@@ -83,6 +83,15 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
             "a network that predicts more than eps can only be exported as a denoiser",
         ));
     }
+    if !source.diffusion.prediction.is_epsilon() || source.diffusion.zero_terminal_snr {
+        let (prediction, zero) = (source.diffusion.prediction, source.diffusion.zero_terminal_snr);
+        return Err(Error::invalid(
+            "an exported model",
+            "a network that predicts eps, trained without zero terminal SNR",
+            format!("prediction {prediction:?}, zero terminal SNR {zero}"),
+            "sample from the model folder with the engine",
+        ));
+    }
     let schedule = Schedule::from_config(source.diffusion)?;
     let network = Network {
         graph: &model.graph,

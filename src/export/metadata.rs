@@ -18,7 +18,7 @@
 //! | `clip` | of the sampler graph: `off`, `keep` or `rederive`, see [`ClipX0`]; for `ddpm` the last two are one |
 //! | `steps` | of the sampler graph: K |
 //! | `eta` | of the sampler graph with `ddim` |
-//! | `spacing` | of the sampler graph: `leading` or `trailing` |
+//! | `spacing` | of the sampler graph: `leading`, `trailing` or `linspace` |
 //! | `steps_per_run` | of the sampler graph: the steps of one run; K where the key is absent |
 //! | `timesteps` | of the sampler graph: its K values of the input t (indices 0..T-1) in the order of sampling |
 
@@ -146,7 +146,7 @@ impl Metadata {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             graph,
             schedule: Schedule::from_config(diffusion)?,
-            named_schedule: Some(diffusion.schedule),
+            named_schedule: Some(diffusion.schedule.clone()),
             variance: match sampler.as_ref().map(|sampler| sampler.process) {
                 Some(ReverseProcess::Alg2(reverse)) => reverse.variance,
                 Some(ReverseProcess::Ddim(_)) | None => diffusion.variance,
@@ -296,10 +296,12 @@ impl<'a> Reader<'a> {
             }
             other => return Err(self.refuse("sampler", "ddpm or ddim", other)),
         };
-        let spacing = match self.text("spacing", "leading or trailing")? {
+        let spacings = "leading, trailing or linspace";
+        let spacing = match self.text("spacing", spacings)? {
             "leading" => Spacing::Leading,
             "trailing" => Spacing::Trailing,
-            other => return Err(self.refuse("spacing", "leading or trailing", other)),
+            "linspace" => Spacing::Linspace,
+            other => return Err(self.refuse("spacing", spacings, other)),
         };
         let descending = format!("indices from {} down as a JSON list", schedule.last().t.index());
         let indices: Vec<usize> = self.json("timesteps", &descending)?;
@@ -337,6 +339,7 @@ fn spacing_name(spacing: Spacing) -> &'static str {
     match spacing {
         Spacing::Leading => "leading",
         Spacing::Trailing => "trailing",
+        Spacing::Linspace => "linspace",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Sampling: Algorithm 2 and DDIM over batches, image i a function of the seed and i alone.
+//! Sampling: Algorithm 2, DDIM and the solvers over batches, image i a function of the seed and i alone.
 //!
 //! A [`Pipeline`] is the way in. Its [`options`](Pipeline::options) are the defaults that fit the model; what
 //! is wanted otherwise is said by struct update:
@@ -39,7 +39,8 @@ pub use pipeline::{Compute, Diffusion, Pipeline, is_onnx};
 use crate::config::VarianceKind;
 use crate::equations::ddim::Ddim;
 use crate::equations::reverse::Reverse;
-use crate::equations::update::ReverseProcess;
+use crate::equations::solver::{Plan, Scheduler};
+use crate::equations::update::{ReverseProcess, StepCoefficients};
 use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
 use crate::kernels::Element;
@@ -62,6 +63,9 @@ pub enum Sampler {
         /// 0 for no noise, 1 for as much as Algorithm 2.
         eta: f64,
     },
+    /// Whatever a scheduler's file can say, as [`LoadedModel`](crate::checkpoint::model_folder::LoadedModel)
+    /// has it. `spacing` and `clip_x0` of the options are then the scheduler's own and not read.
+    Scheduler(Scheduler),
 }
 
 /// What to sample.
@@ -83,23 +87,70 @@ pub struct SampleOptions {
     pub clip_x0: ClipX0,
 }
 
-/// The steps that a [`Denoiser`] takes: the kept timesteps, and what happens at each.
+/// The steps that a [`Denoiser`] takes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Process {
-    /// The kept timesteps, with their betas computed anew.
-    pub schedule: Schedule,
-    /// Algorithm 2 or DDIM.
-    pub reverse: ReverseProcess,
+pub enum Process {
+    /// The slides' algorithm, or DDIM, for a network that predicts eps: executed by its text.
+    Text {
+        /// The kept timesteps, with their betas computed anew.
+        schedule: Schedule,
+        /// Algorithm 2 or DDIM.
+        reverse: ReverseProcess,
+    },
+    /// Any other sampler: its table.
+    Plan(Plan),
+}
+
+impl Process {
+    /// The number of steps.
+    pub fn steps(&self) -> usize {
+        match self {
+            Process::Text { schedule, .. } => schedule.steps(),
+            Process::Plan(plan) => plan.steps().len(),
+        }
+    }
+
+    /// The steps as the graphs take them, in the order of sampling.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a sampler whose steps are not of that form.
+    pub fn coefficients(&self) -> Result<Vec<(Timestep, StepCoefficients)>> {
+        match self {
+            Process::Text { schedule, reverse } => reverse.steps(schedule),
+            Process::Plan(plan) => {
+                plan.steps().iter().map(|step| Ok((step.t, StepCoefficients::of(step)?))).collect()
+            }
+        }
+    }
+
+    /// The last step alone, for a trial of how much memory one takes.
+    fn last_step(&self) -> Result<Process> {
+        Ok(match self {
+            Process::Text { schedule, reverse } => {
+                Process::Text { schedule: schedule.respaced(&[schedule.last().t])?, reverse: *reverse }
+            }
+            Process::Plan(plan) => Process::Plan(plan.last_step()),
+        })
+    }
 }
 
 impl SampleOptions {
-    /// What happens at each step.
-    pub fn reverse(&self) -> ReverseProcess {
+    /// What happens at each step, where it is the slides' algorithm or DDIM.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another sampler.
+    pub fn reverse(&self) -> Result<ReverseProcess> {
         match self.sampler {
             Sampler::Ddpm { variance } => {
-                ReverseProcess::Alg2(Reverse { variance, clip_x0: self.clip_x0 != ClipX0::Off })
+                Ok(ReverseProcess::Alg2(Reverse { variance, clip_x0: self.clip_x0 != ClipX0::Off }))
             }
-            Sampler::Ddim { eta } => ReverseProcess::Ddim(Ddim { eta, clip_x0: self.clip_x0 }),
+            Sampler::Ddim { eta } => Ok(ReverseProcess::Ddim(Ddim { eta, clip_x0: self.clip_x0 })),
+            Sampler::Scheduler(scheduler) => Err(Error::invalid(
+                "the sampler of a sampler graph",
+                "Algorithm 2 or DDIM over their own timesteps, for a network that predicts eps",
+                format!("{scheduler:?}"),
+                "sample from the model folder, or from its denoiser graph",
+            )),
         }
     }
 
@@ -115,13 +166,33 @@ impl SampleOptions {
         SampleOptions { sampler, clip_x0, ..self }
     }
 
+    /// The same options with a scheduler's sampler in `steps` steps of a model trained with `schedule`, or in as
+    /// many as are usual for it. Where it is Algorithm 2 or DDIM over timesteps of their own, the options say so.
+    pub fn with_scheduler(self, scheduler: &Scheduler, schedule: &Schedule, steps: Option<usize>) -> Self {
+        let steps = steps.unwrap_or(scheduler.usual_steps(schedule.steps()));
+        let options = SampleOptions { steps: Some(steps), spacing: scheduler.spacing, ..self };
+        match scheduler.text(schedule, steps) {
+            Some(reverse) => options.with_reverse(reverse),
+            None => SampleOptions { sampler: Sampler::Scheduler(*scheduler), ..options },
+        }
+    }
+
     /// The steps of a model trained with `schedule`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless 1 <= steps <= T.
+    /// [`Error::Invalid`] unless 1 <= steps <= T, and for choices of a scheduler that cannot be.
     pub fn process(&self, schedule: &Schedule) -> Result<Process> {
+        if let Sampler::Scheduler(scheduler) = self.sampler {
+            let steps = self.steps.unwrap_or(schedule.steps());
+            return Ok(match scheduler.text(schedule, steps) {
+                Some(reverse) => {
+                    Process::Text { schedule: schedule.strided(Some(steps), scheduler.spacing)?, reverse }
+                }
+                None => Process::Plan(scheduler.plan(schedule, steps)?),
+            });
+        }
         let schedule = schedule.strided(self.steps, self.spacing)?;
-        Ok(Process { schedule, reverse: self.reverse() })
+        Ok(Process::Text { schedule, reverse: self.reverse()? })
     }
 }
 
@@ -209,7 +280,7 @@ pub fn sample_with<T: Real>(
         }
     }
     let process = options.process(schedule)?;
-    let steps = process.schedule.steps();
+    let steps = process.steps();
     let [h, w, c] = denoiser.image();
     let noise = noise.map_or(Noise::Seed(options.seed), Noise::Array);
     noise.check(steps, options.count, [h, w, c])?;

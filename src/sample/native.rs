@@ -4,6 +4,7 @@ use super::{Denoiser, DrawNoise, Process, Watch};
 use crate::equations::Timestep;
 use crate::equations::algorithms::alg2_sample;
 use crate::equations::ddim::ddim_sample;
+use crate::equations::solver::Outputs;
 use crate::equations::update::ReverseProcess;
 use crate::error::{Error, Result};
 use crate::kernels::Element;
@@ -21,14 +22,17 @@ impl<'a, T: Element> Native<'a, T> {
     /// A model and the engine that executes it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a network whose output is not of its input's size.
+    /// [`Error::Invalid`] for a network whose output has not its input's size, once or, with a learned
+    /// variance, twice the channels.
     pub fn new(model: &'a Model<T>, engine: &'a mut Engine<T>) -> Result<Self> {
-        if model.input_len() != model.output_len() {
+        let output = model.output_len();
+        if output != model.input_len() && output != 2 * model.input_len() {
+            let input = model.graph.shape(model.graph.input);
             return Err(Error::invalid(
                 "the network's output",
-                format!("{}, as its input", model.graph.shape(model.graph.input)),
+                format!("{input}, as its input, or twice as many channels"),
                 model.graph.shape(model.graph.output).to_string(),
-                "a network that predicts more than eps cannot be sampled from",
+                "a network that predicts something else cannot be sampled from",
             ));
         }
         Ok(Native { model, engine })
@@ -48,36 +52,71 @@ impl<T: Element> Denoiser<T> for Native<'_, T> {
         z: &mut DrawNoise<T>,
         watch: &mut Watch<T>,
     ) -> Result<()> {
-        let n = x.len() / self.model.input_len();
-        let mut indices = Vec::new();
-        let eps_theta = |x: &[T], t: Timestep, out: &mut [T]| {
-            indices.clear();
-            indices.resize(n, t.index());
-            self.engine.forward(self.model, x, &indices, out);
+        let [_, _, c] = self.image();
+        let (image, has_variance) =
+            (self.model.input_len(), self.model.output_len() != self.model.input_len());
+        let n = x.len() / image;
+        let indices = |t: Timestep| vec![t.index(); n];
+        let mut both = vec![T::zero(); if has_variance { n * self.model.output_len() } else { 0 }];
+        let network = |x: &[T], t: Timestep, outputs: Outputs<T>| {
+            if !has_variance {
+                self.engine.forward(self.model, x, &indices(t), outputs.prediction);
+                return Ok(());
+            }
+            // Of each pixel first the prediction's channels, then the variance's.
+            self.engine.forward(self.model, x, &indices(t), &mut both);
+            let pixels = outputs.prediction.chunks_exact_mut(c).zip(outputs.variance.chunks_exact_mut(c));
+            for ((prediction, variance), both) in pixels.zip(both.chunks_exact(2 * c)) {
+                prediction.copy_from_slice(&both[..c]);
+                variance.copy_from_slice(&both[c..]);
+            }
             Ok(())
         };
-        denoise_by_eps(process, x, z, eps_theta, watch)
+        denoise_by_network(process, x, [image, usize::from(has_variance)], z, network, watch)
     }
 }
 
-/// Algorithm 2 or DDIM on the host around whatever predicts eps; refuses a prediction that is not finite.
-pub(super) fn denoise_by_eps<T: Real>(
+/// A process's steps on the host around whatever computes the network, images of `image` values and
+/// `variances` second outputs; refuses a prediction that is not finite.
+pub(super) fn denoise_by_network<T: Real>(
     process: &Process,
     x: &mut [T],
+    [image, variances]: [usize; 2],
     z: &mut DrawNoise<T>,
-    mut eps_theta: impl FnMut(&[T], Timestep, &mut [T]) -> Result<()>,
+    mut network: impl FnMut(&[T], Timestep, Outputs<T>) -> Result<()>,
     watch: &mut Watch<T>,
 ) -> Result<()> {
     let mut done = 0;
-    let eps_theta = |x: &[T], t: Timestep, out: &mut [T]| {
-        eps_theta(x, t, out)?;
+    let mut network = |x: &[T], t: Timestep, outputs: Outputs<T>| {
+        let Outputs { prediction, variance } = outputs;
+        network(x, t, Outputs { prediction: &mut *prediction, variance: &mut *variance })?;
         done += 1;
-        finite(out, || format!("the network's output at t = {t}"), done)
+        finite(prediction, || format!("the network's output at t = {t}"), done)
     };
     let watch = |k: usize, _: Timestep, x: &[T]| watch(k, &mut || Ok(x.to_vec()));
-    match process.reverse {
-        ReverseProcess::Alg2(reverse) => alg2_sample(&process.schedule, reverse, x, z, eps_theta, watch),
-        ReverseProcess::Ddim(ddim) => ddim_sample(&process.schedule, ddim, x, z, eps_theta, watch),
+    let (schedule, reverse) = match process {
+        Process::Text { schedule, reverse } => (schedule, reverse),
+        Process::Plan(plan) => {
+            if variances == 0 && plan.steps().iter().any(|step| step.noise.is_learned()) {
+                return Err(Error::invalid(
+                    "the scheduler's learned variance",
+                    "a network that predicts one, in twice the channels of an image",
+                    "a network that predicts no variance",
+                    "take a fixed variance",
+                ));
+            }
+            plan.sample(x, image, z, network, watch)?;
+            // A learned variance below 0 has no root.
+            return finite(x, || "an image".to_owned(), plan.steps().len() as u64);
+        }
+    };
+    let mut unread = vec![T::zero(); if variances == 0 { 0 } else { x.len() }];
+    let eps_theta = |x: &[T], t: Timestep, out: &mut [T]| {
+        network(x, t, Outputs { prediction: out, variance: &mut unread })
+    };
+    match *reverse {
+        ReverseProcess::Alg2(reverse) => alg2_sample(schedule, reverse, x, z, eps_theta, watch),
+        ReverseProcess::Ddim(ddim) => ddim_sample(schedule, ddim, x, z, eps_theta, watch),
     }
 }
 

@@ -141,10 +141,7 @@ impl OnnxDenoiser {
         }
         let process = match self.kind {
             Kind::Sampler(_) => process.clone(),
-            Kind::Denoiser(_) | Kind::Step => {
-                let one = process.schedule.respaced(&[process.schedule.last().t]).ok()?;
-                Process { schedule: one, reverse: process.reverse }
-            }
+            Kind::Denoiser(_) | Kind::Step => process.last_step().ok()?,
         };
         let halves = std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0);
         halves.into_iter().find(|n| {

@@ -5,6 +5,7 @@ use super::{ClipX0, Denoiser, Native, SampleOptions, SampleProgress, Sampler, Sp
 use crate::checkpoint::model_folder::{self, LoadedModel};
 use crate::config::{DiffusionConfig, VarianceKind};
 use crate::equations::Schedule;
+use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
 use crate::export::{self, ExportOptions, Exported, GraphKind, GraphSpec, Metadata, SamplerSummary, Source};
 use crate::kernels::Kernels;
@@ -58,6 +59,8 @@ pub struct Diffusion {
     pub variance: VarianceKind,
     /// Whether the predicted x_0 is clipped to [-1, 1].
     pub clip_x0: bool,
+    /// How the model is sampled where nothing else is said.
+    pub scheduler: Scheduler,
 }
 
 impl Diffusion {
@@ -67,17 +70,22 @@ impl Diffusion {
     /// What [`DiffusionConfig::validate`] finds.
     pub fn new(config: &DiffusionConfig) -> Result<Diffusion> {
         let schedule = Schedule::from_config(config)?;
-        Ok(Diffusion { schedule, variance: config.variance, clip_x0: config.clip_x0 })
+        let scheduler = Scheduler::of(config);
+        Ok(Diffusion { schedule, variance: config.variance, clip_x0: config.clip_x0, scheduler })
     }
 
-    /// How the process is sampled where nothing else is said: 50 steps of DDIM without noise.
+    /// The process of a loaded model, sampled as its folder says.
+    ///
+    /// # Errors
+    /// As [`Diffusion::new`].
+    pub fn of<T>(loaded: &LoadedModel<T>) -> Result<Diffusion> {
+        Ok(Diffusion { scheduler: loaded.scheduler, ..Self::new(&loaded.diffusion)? })
+    }
+
+    /// How the process is sampled where nothing else is said: as its scheduler says, for a run 50 steps of
+    /// DDIM without noise.
     pub fn options(&self) -> SampleOptions {
-        let usual = SampleOptions::default();
-        SampleOptions {
-            steps: usual.steps.map(|steps| steps.min(self.schedule.steps())),
-            clip_x0: if self.clip_x0 { usual.clip_x0 } else { ClipX0::Off },
-            ..usual
-        }
+        SampleOptions::default().with_scheduler(&self.scheduler, &self.schedule, None)
     }
 }
 
@@ -174,7 +182,8 @@ impl Pipeline {
         step: Option<u64>,
         compute: &Compute,
     ) -> Result<Pipeline> {
-        let loaded = LoadedModel { model, diffusion, file: Default::default(), step, note: None };
+        let scheduler = Scheduler::of(&diffusion);
+        let loaded = LoadedModel { model, diffusion, scheduler, file: Default::default(), step, note: None };
         Self::from_loaded(loaded, compute)
     }
 
@@ -183,19 +192,20 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::new`]; [`Error::Onnx`] of the runtime.
     pub fn from_loaded(loaded: LoadedModel<f32>, compute: &Compute) -> Result<Pipeline> {
+        let process = Diffusion::of(&loaded)?;
         let LoadedModel { model, diffusion, step, note, .. } = loaded;
         let pipeline = match compute {
             Compute::Engine { threads, kernels } => {
                 model.check()?;
                 let engine = Engine::new(&model, threads.unwrap_or_else(machine::threads), *kernels)?;
-                let process = Diffusion::new(&diffusion)?;
                 let network = Network::Engine(Box::new(Trained { model, engine, diffusion }));
                 Pipeline { network, diffusion: process, step, note: None }
             }
             Compute::Runtime { runtime, graph, batch } => {
                 let source = Source { model: &model, diffusion: &diffusion, step };
                 let graph = export::build(source, graph)?;
-                Self::from_onnx(&graph, runtime, *batch, None)?
+                let pipeline = Self::from_onnx(&graph, runtime, *batch, None)?;
+                Pipeline { diffusion: process, ..pipeline }
             }
         };
         Ok(Pipeline { note, ..pipeline })
@@ -216,7 +226,9 @@ impl Pipeline {
         let metadata = Metadata::read(model)?;
         let (process, kind, fixed, step) = match (metadata, diffusion) {
             (Some(Metadata { graph, schedule, variance, clip_x0, sampler, step, .. }), None) => {
-                (Diffusion { schedule, variance, clip_x0 }, graph, sampler, step)
+                let config = DiffusionConfig { variance, clip_x0, ..DiffusionConfig::default() };
+                let scheduler = Scheduler::of(&config);
+                (Diffusion { schedule, variance, clip_x0, scheduler }, graph, sampler, step)
             }
             (None, Some(config)) => (Diffusion::new(config)?, GraphKind::Denoiser, None, None),
             (Some(_), Some(_)) => {

@@ -21,7 +21,7 @@ fn network(options: &SampleOptions) -> (Model<f32>, DiffusionConfig) {
     model.weights.iter_mut().zip(&noise).for_each(|(w, z)| *w += 0.1 * z);
     let variance = match options.sampler {
         Sampler::Ddpm { variance } => variance,
-        Sampler::Ddim { .. } => VarianceKind::FixedSmall,
+        Sampler::Ddim { .. } | Sampler::Scheduler(_) => VarianceKind::FixedSmall,
     };
     (model, DiffusionConfig { variance, ..DiffusionConfig::default() })
 }
@@ -61,7 +61,7 @@ fn native(options: &SampleOptions, noise: Option<&Array5<f32>>) -> Array4<f32> {
 
 /// The sampler's five steps in one run and in three, the last of which has one to spare.
 fn graphs(options: &SampleOptions) -> [GraphSpec; 4] {
-    let process = options.reverse();
+    let process = options.reverse().unwrap();
     let sampler =
         |per_run| GraphSpec::Sampler { process, steps: options.steps, spacing: options.spacing, per_run };
     [GraphSpec::Denoiser, GraphSpec::Step, sampler(None), sampler(Some(2))]

@@ -3,8 +3,12 @@
 use crate::support::models::{bits, favor_in_the_middle, random, softmax};
 use performer_ddpm::checkpoint::model_folder::{load, load_unet_config, save};
 use performer_ddpm::config::{
-    BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, Preset, UnetConfig, VarianceKind,
+    BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, Prediction, Preset, UnetConfig, VarianceKind,
 };
+use performer_ddpm::equations::solver::{
+    Bh, DdimChoice, DpmSolver, Limit, Method, Scheduler, SecondOrder, StepSet, UniPc, Variance,
+};
+use performer_ddpm::equations::{Schedule, Spacing};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::fs;
@@ -222,16 +226,41 @@ fn favor_settings_are_complete_and_known() {
 #[test]
 fn every_diffusion_process_survives_being_saved() {
     let linear = BetaSchedule::Linear { start: 0.1 + 0.2 - 0.3 + 1e-3, end: 0.7 };
-    for (schedule, variance, clip_x0) in [
-        (linear, VarianceKind::FixedLarge, true),
-        (linear, VarianceKind::FixedSmall, false),
-        (BetaSchedule::Cosine, VarianceKind::FixedLarge, false),
+    let scaled = BetaSchedule::ScaledLinear { start: 1e-3, end: 0.2 };
+    let betas = || BetaSchedule::Trained { betas: (1..=77).map(|i| f64::from(i) / 777.0).collect() };
+    let epsilon = Prediction::Epsilon;
+    for (schedule, variance, clip_x0, zero_terminal_snr, prediction) in [
+        (linear, VarianceKind::FixedLarge, true, false, epsilon),
+        (scaled, VarianceKind::FixedSmall, false, true, Prediction::VPrediction),
+        (BetaSchedule::Cosine, VarianceKind::FixedLarge, false, false, Prediction::Sample),
+        (betas(), VarianceKind::FixedSmall, true, false, epsilon),
     ] {
-        let diffusion = DiffusionConfig { timesteps: 77, schedule, variance, clip_x0 };
+        let diffusion =
+            DiffusionConfig { timesteps: 77, schedule, variance, clip_x0, zero_terminal_snr, prediction };
         let folder = tempfile::tempdir().unwrap();
         save(folder.path(), &random(&softmax(), 2), None, &diffusion).unwrap();
-        assert_eq!(load::<f32>(folder.path()).unwrap().diffusion, diffusion);
+        let loaded = load::<f32>(folder.path()).unwrap();
+        assert_eq!(loaded.scheduler, Scheduler::of(&diffusion));
+        assert_eq!(loaded.diffusion, diffusion);
     }
+    // diffusers' DDIM does not know this schedule by name: its betas are written.
+    let sigmoid = DiffusionConfig {
+        timesteps: 20,
+        schedule: BetaSchedule::Sigmoid { start: 1e-3, end: 0.3 },
+        ..DiffusionConfig::default()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    save(folder.path(), &random(&softmax(), 2), None, &sigmoid).unwrap();
+    let loaded = load::<f32>(folder.path()).unwrap().diffusion;
+    let betas = |config| Schedule::from_config(config).unwrap().betas();
+    assert_eq!(betas(&loaded), betas(&sigmoid));
+}
+
+/// The scheduler that a file's object describes.
+fn scheduler_of(json: Value) -> (DiffusionConfig, Scheduler) {
+    let folder = folder_with(&softmax(), "scheduler/scheduler_config.json", |value| *value = json);
+    let loaded = load::<f32>(folder.path()).unwrap();
+    (loaded.diffusion, loaded.scheduler)
 }
 
 #[test]
@@ -253,45 +282,157 @@ fn schedulers_have_diffusers_defaults_and_ddim_is_read_too() {
                 ..DiffusionConfig::default()
             },
         ),
+        (
+            json!({"_class_name": "DDIMScheduler", "variance_type": "fixed_large"}),
+            DiffusionConfig { variance: VarianceKind::FixedLarge, ..DiffusionConfig::default() },
+        ),
     ];
     for (json, expected) in cases {
-        let folder = folder_with(&softmax(), "scheduler/scheduler_config.json", |value| *value = json);
-        assert_eq!(load::<f32>(folder.path()).unwrap().diffusion, expected);
+        assert_eq!(scheduler_of(json).0, expected);
     }
+    let usual = [
+        ("DDPM", Spacing::Leading, Method::Ddpm { variance: Variance::FixedSmall, noise_at_last: true }),
+        ("DDIM", Spacing::Leading, Method::Ddim(DdimChoice::default())),
+        ("DPMSolverMultistep", Spacing::Linspace, Method::DpmSolver(DpmSolver::default())),
+        ("UniPCMultistep", Spacing::Linspace, Method::UniPc(UniPc::default())),
+    ];
+    for (name, spacing, method) in usual {
+        let (_, scheduler) = scheduler_of(json!({"_class_name": format!("{name}Scheduler")}));
+        assert_eq!((scheduler.spacing, scheduler.steps_offset), (spacing, 0));
+        assert_eq!(scheduler.method, method);
+        let clips = matches!(method, Method::Ddpm { .. } | Method::Ddim(_));
+        let limit = if clips { Limit::Clip { range: 1.0 } } else { Limit::Off };
+        assert_eq!((scheduler.limit, scheduler.prediction), (limit, Prediction::Epsilon));
+    }
+}
+
+/// Every key that changes anything, away from its default.
+#[test]
+fn every_choice_of_a_scheduler_is_read() {
+    let (diffusion, scheduler) = scheduler_of(json!({
+        "_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 40, "beta_schedule": "scaled_linear",
+        "beta_start": 0.001, "beta_end": 0.3, "solver_order": 3, "prediction_type": "v_prediction",
+        "thresholding": true, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 2.0,
+        "algorithm_type": "sde-dpmsolver++", "solver_type": "heun", "lower_order_final": false,
+        "euler_at_final": true, "use_karras_sigmas": true, "final_sigmas_type": "sigma_min",
+        "lambda_min_clipped": -5.1, "timestep_spacing": "leading", "steps_offset": 1,
+        "rescale_betas_zero_snr": true, "clip_sample": false, "variance_type": "learned_range",
+    }));
+    assert_eq!(diffusion.schedule, BetaSchedule::ScaledLinear { start: 0.001, end: 0.3 });
+    assert_eq!((diffusion.timesteps, diffusion.zero_terminal_snr), (40, true));
+    assert_eq!(diffusion.prediction, Prediction::VPrediction);
+    let solver = DpmSolver {
+        order: 3,
+        second_order: SecondOrder::Heun,
+        sde: true,
+        karras: true,
+        final_sigma_zero: false,
+        euler_at_final: true,
+        lower_order_final: false,
+        lambda_min: -5.1,
+    };
+    let want = Scheduler {
+        prediction: Prediction::VPrediction,
+        spacing: Spacing::Leading,
+        steps_offset: 1,
+        limit: Limit::Threshold { ratio: 0.9, max: 2.0 },
+        method: Method::DpmSolver(solver),
+    };
+    assert_eq!(scheduler, want);
+
+    let (_, scheduler) = scheduler_of(json!({
+        "_class_name": "UniPCMultistepScheduler", "solver_order": 3, "solver_type": "bh1",
+        "disable_corrector": [0, 2], "lower_order_final": false, "final_sigmas_type": "sigma_min",
+        "use_karras_sigmas": true, "sigma_min": 0.1, "sigma_max": 50.0, "prediction_type": "sample",
+    }));
+    let solver = UniPc {
+        order: 3,
+        b: Bh::Bh1,
+        karras: true,
+        sigma_min: Some(0.1),
+        sigma_max: Some(50.0),
+        final_sigma_zero: false,
+        lower_order_final: false,
+        corrector_off: StepSet::new(&[0, 2]).unwrap(),
+    };
+    assert_eq!((scheduler.method, scheduler.prediction), (Method::UniPc(solver), Prediction::Sample));
+
+    let (diffusion, scheduler) = scheduler_of(json!({
+        "_class_name": "DDPMScheduler", "trained_betas": [0.1, 0.2, 0.3], "variance_type": "fixed_large_log",
+        "clip_sample_range": 2.5, "timestep_spacing": "trailing", "prediction_type": "sample",
+    }));
+    assert_eq!(diffusion.schedule, BetaSchedule::Trained { betas: vec![0.1, 0.2, 0.3] });
+    assert_eq!((diffusion.timesteps, scheduler.limit), (3, Limit::Clip { range: 2.5 }));
+    assert_eq!(scheduler.method, Method::Ddpm { variance: Variance::FixedLarge, noise_at_last: true });
+
+    let (_, scheduler) = scheduler_of(json!({"_class_name": "DDIMScheduler", "set_alpha_to_one": false}));
+    let choice = DdimChoice { set_alpha_to_one: false, ..DdimChoice::default() };
+    assert_eq!(scheduler.method, Method::Ddim(choice));
+}
+
+/// As Python writes it, which is no JSON.
+#[test]
+fn minus_infinity_is_read() {
+    let folder = folder_with(&softmax(), "scheduler/scheduler_config.json", |_| {});
+    let file = folder.path().join("scheduler/scheduler_config.json");
+    let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity}"#;
+    fs::write(&file, text).unwrap();
+    let scheduler = load::<f32>(folder.path()).unwrap().scheduler;
+    assert_eq!(scheduler.method, Method::DpmSolver(DpmSolver::default()));
 }
 
 #[test]
 fn schedulers_that_are_not_supported_are_refused_by_name() {
+    let any = ["DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"];
+    let [ddpm, _, dpm, unipc] = any;
     let refused = [
-        ("_class_name", json!("PNDMScheduler")),
-        ("a_new_key", json!(0)),
-        ("beta_schedule", json!("scaled_linear")),
-        ("beta_end", json!("0.02")),
-        ("clip_sample_range", json!(2.0)),
-        ("num_train_timesteps", json!(1)),
-        ("prediction_type", json!("v_prediction")),
-        ("rescale_betas_zero_snr", json!(true)),
-        ("set_alpha_to_one", json!(true)),
-        ("steps_offset", json!(1)),
-        ("thresholding", json!(true)),
-        ("timestep_spacing", json!("trailing")),
-        ("trained_betas", json!([0.1, 0.2])),
-        ("variance_type", json!("learned")),
-        ("variance_type", json!("fixed_large_log")),
+        (&any[..], "_class_name", json!("PNDMScheduler")),
+        (&any, "a_new_key", json!(0)),
+        (&any, "beta_schedule", json!("laplace")),
+        (&any, "beta_end", json!("0.02")),
+        (&any, "dynamic_thresholding_ratio", json!(-0.1)),
+        (&any[..2], "clip_sample_range", json!(0.0)),
+        (&any, "num_train_timesteps", json!(1)),
+        (&any, "prediction_type", json!("flow_prediction")),
+        (&any[1..2], "set_alpha_to_one", json!(1)),
+        (&any, "steps_offset", json!(-1)),
+        (&any, "timestep_spacing", json!("log")),
+        (&any, "trained_betas", json!([0.1])),
+        (&[ddpm], "variance_type", json!("another")),
+        (&[dpm], "algorithm_type", json!("dpmsolver")),
+        (&[dpm], "lambda_min_clipped", json!("low")),
+        (&[dpm], "use_lu_lambdas", json!(true)),
+        (&[dpm, unipc], "solver_order", json!(4)),
+        (&[dpm, unipc], "solver_type", json!("another")),
+        (&[dpm, unipc], "final_sigmas_type", json!("another")),
+        (&[dpm, unipc], "use_exponential_sigmas", json!(true)),
+        (&[dpm, unipc], "use_beta_sigmas", json!(true)),
+        (&[dpm, unipc], "use_flow_sigmas", json!(true)),
+        (&[dpm, unipc], "use_dynamic_shifting", json!(true)),
+        (&[unipc], "predict_x0", json!(false)),
+        (&[unipc], "solver_p", json!({})),
+        (&[unipc], "shift_terminal", json!(0.1)),
+        (&[unipc], "disable_corrector", json!([200])),
+        (&[unipc], "sigma_min", json!(-1.0)),
     ];
-    for (key, value) in refused {
-        let folder =
-            folder_with(&softmax(), "scheduler/scheduler_config.json", |json| json[key] = value.clone());
-        let message = refusal(&folder);
-        let name = if key == "num_train_timesteps" { "timesteps" } else { key };
-        assert!(message.contains(name) && message.contains("scheduler_config.json"), "{key}: {message}");
+    for (classes, key, value) in refused {
+        for class in classes {
+            let folder = folder_with(&softmax(), "scheduler/scheduler_config.json", |json| {
+                *json = json!({"_class_name": class, "thresholding": key.starts_with("dynamic")});
+                json[key] = value.clone();
+            });
+            let message = refusal(&folder);
+            let name = match key {
+                "num_train_timesteps" | "trained_betas" => "timesteps",
+                "dynamic_thresholding_ratio" => "dynamic thresholding",
+                "clip_sample_range" => "range of clipping",
+                "solver_order" => "order",
+                "disable_corrector" => "steps",
+                _ => key,
+            };
+            assert!(message.contains(name) && message.contains("scheduler_config.json"), "{key}: {message}");
+        }
     }
-    let ddim = json!({"_class_name": "DDIMScheduler", "variance_type": "fixed_small"});
-    let folder = folder_with(&softmax(), "scheduler/scheduler_config.json", |json| *json = ddim);
-    assert!(refusal(&folder).contains("variance_type"));
-    let ddim = json!({"_class_name": "DDIMScheduler", "set_alpha_to_one": false});
-    let folder = folder_with(&softmax(), "scheduler/scheduler_config.json", |json| *json = ddim);
-    assert!(refusal(&folder).contains("set_alpha_to_one"));
 }
 
 #[test]

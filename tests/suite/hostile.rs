@@ -135,7 +135,7 @@ proptest! {
     ) {
         let mut usual = SampleOptions { steps, ..SampleOptions::default() };
         usual.sampler = Sampler::Ddim { eta };
-        let graph = GraphSpec::Sampler { process: usual.reverse(), steps, spacing: usual.spacing, per_run };
+        let graph = GraphSpec::Sampler { process: usual.reverse().unwrap(), steps, spacing: usual.spacing, per_run };
         let pipeline = pipeline();
         let source = pipeline.source().expect("the engine's");
         let built = export::build(source, &graph);

@@ -65,7 +65,7 @@ fn the_python_sampler_gives_the_engine_s_images() {
             sample(&model, &schedule, &mut engine, &options, Some(noise.view()), |_| {}).expect("images");
         let largest = want.iter().fold(1f32, |most, x| most.max(x.abs()));
         let chain = |per_run| GraphSpec::Sampler {
-            process: options.reverse(),
+            process: options.reverse().unwrap(),
             steps: options.steps,
             spacing: options.spacing,
             per_run,

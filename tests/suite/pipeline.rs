@@ -51,7 +51,7 @@ fn a_reverse_process_and_options_say_the_same() {
     for sampler in [Sampler::Ddim { eta: 0.3 }, Sampler::Ddpm { variance: VarianceKind::FixedLarge }] {
         for clip_x0 in [ClipX0::Off, ClipX0::RederiveEps] {
             let options = SampleOptions { sampler, clip_x0, ..SampleOptions::default() };
-            assert_eq!(SampleOptions::default().with_reverse(options.reverse()), options);
+            assert_eq!(SampleOptions::default().with_reverse(options.reverse().unwrap()), options);
         }
     }
 }

@@ -11,7 +11,7 @@ use performer_ddpm::evaluate::features::Extractor;
 use performer_ddpm::evaluate::nearest::{nearest, write_sheet};
 use performer_ddpm::evaluate::{Comparison, choose, fewest, images_nchw};
 use performer_ddpm::output::read_npy;
-use performer_ddpm::{Error, Result};
+use performer_ddpm::{Error, Result, SampleOptions};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -229,9 +229,8 @@ fn fresh_samples(
     progress: &mut Progress,
 ) -> Result<Array4<f32>> {
     let pipeline = subject.pipeline()?;
-    let diffusion = pipeline.diffusion();
-    let chosen = args.reverse.choose(diffusion.variance, diffusion.clip_x0, diffusion.schedule.steps())?;
-    let options = chosen.options(count, args.batch as usize, args.seed);
+    let chosen = args.reverse.choose(pipeline.diffusion())?;
+    let options = SampleOptions { count, batch: args.batch as usize, seed: args.seed, ..chosen };
     let images = pipeline.sample_watched(&options, None, |now| {
         let done = (now.batch * now.steps + now.step) as f64 / (now.batches * now.steps) as f64;
         progress.update(done, || format!("{count} samples"));

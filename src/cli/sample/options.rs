@@ -1,7 +1,7 @@
 //! What was asked for, what the model says and what the graph fixes, put together.
 
 use super::SampleArgs;
-use crate::cli::reverse::{Chosen, ClipName, SamplerName, SpacingName};
+use crate::cli::reverse::{ClipName, SamplerName, SpacingName};
 use clap::ValueEnum;
 use performer_ddpm::equations::ddim::Ddim;
 use performer_ddpm::equations::update::ReverseProcess;
@@ -11,9 +11,7 @@ use performer_ddpm::{Error, Result, SampleOptions};
 
 /// The options of a model whose graph leaves the sampler open.
 pub fn of_arguments(args: &SampleArgs, diffusion: &Diffusion) -> Result<SampleOptions> {
-    let timesteps = diffusion.schedule.steps();
-    let chosen = args.reverse.choose(diffusion.variance, diffusion.clip_x0, timesteps)?;
-    Ok(common(args, chosen))
+    Ok(common(args, args.reverse.choose(diffusion)?))
 }
 
 /// The options that a sampler graph fixes; refuses arguments that say otherwise.
@@ -33,6 +31,7 @@ pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary) -> Result<SampleOpt
     let spacing_name = match spacing {
         Spacing::Leading => SpacingName::Leading,
         Spacing::Trailing => SpacingName::Trailing,
+        Spacing::Linspace => SpacingName::Linspace,
     };
     agree("--spacing", asked.spacing.map(shown), shown(spacing_name))?;
     let clip_name = match clip_x0 {
@@ -46,16 +45,17 @@ pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary) -> Result<SampleOpt
         (clip, _) => clip,
     };
     agree("--clip", clip.map(shown), shown(clip_name))?;
-    Ok(common(args, Chosen { process, steps: Some(steps), spacing }))
+    let usual = SampleOptions { steps: Some(steps), spacing, ..SampleOptions::default() };
+    Ok(common(args, usual.with_reverse(process)))
 }
 
-fn common(args: &SampleArgs, chosen: Chosen) -> SampleOptions {
-    chosen.options(args.n as usize, batch(args), args.seed)
+fn common(args: &SampleArgs, chosen: SampleOptions) -> SampleOptions {
+    SampleOptions { count: args.count() as usize, batch: batch(args), seed: args.seed, ..chosen }
 }
 
 /// Images that go through the network together.
 pub fn batch(args: &SampleArgs) -> usize {
-    args.batch.map_or(SampleOptions::default().batch, |batch| batch as usize).min(args.n as usize)
+    args.batch.map_or(SampleOptions::default().batch, |batch| batch as usize).min(args.count() as usize)
 }
 
 fn shown(name: impl ValueEnum) -> String {

@@ -4,6 +4,7 @@ use super::{BackendName, LoopName, SampleArgs, ScheduleName, options};
 use crate::cli::progress::Progress;
 use performer_ddpm::checkpoint::model_folder::{self, LoadedModel};
 use performer_ddpm::config::{BetaSchedule, DiffusionConfig};
+use performer_ddpm::equations::Schedule;
 use performer_ddpm::export::{GraphKind, GraphSpec, Metadata};
 use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm::sample::{Compute, Diffusion, is_onnx};
@@ -52,7 +53,7 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
     if let Some(note) = &loaded.note {
         progress.say(note);
     }
-    let options = options::of_arguments(args, &Diffusion::new(&loaded.diffusion)?)?;
+    let options = options::of_arguments(args, &Diffusion::of(&loaded)?)?;
     let (compute, how) = match args.backend.unwrap_or(BackendName::Native) {
         BackendName::Native => {
             args.refuse_runtime_options("--backend native")?;
@@ -61,7 +62,7 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
         }
         backend => {
             let runtime = runtime(args, backend)?;
-            let graph = graph_for(args.r#loop, backend, &loaded, &options);
+            let graph = graph_for(args.r#loop, backend, &loaded, &options)?;
             let how = how(graph.kind(), &runtime);
             (Compute::Runtime { runtime, graph, batch: options.batch }, Some(how))
         }
@@ -164,27 +165,32 @@ fn runtime(args: &SampleArgs, backend: BackendName) -> Result<Runtime> {
 }
 
 /// The graph of a model folder that serves a loop; by default the step graph where the runtime keeps x_t on
-/// its device.
+/// its device and the sampler's steps are of the step graph's form.
 fn graph_for(
     asked: Option<LoopName>,
     backend: BackendName,
     loaded: &LoadedModel<f32>,
     options: &SampleOptions,
-) -> GraphSpec {
-    match (asked, backend) {
+) -> Result<GraphSpec> {
+    let fits_steps = || -> Result<bool> {
+        let schedule = Schedule::from_config(&loaded.diffusion)?;
+        Ok(options.process(&schedule)?.coefficients().is_ok())
+    };
+    Ok(match (asked, backend) {
         (Some(LoopName::Sampler), _) => {
             let steps = options.steps.unwrap_or(loaded.diffusion.timesteps);
             let runs = steps.div_ceil(MOST_PER_RUN);
             GraphSpec::Sampler {
-                process: options.reverse(),
+                process: options.reverse()?,
                 steps: options.steps,
                 spacing: options.spacing,
                 per_run: (runs > 1).then(|| steps.div_ceil(runs)),
             }
         }
-        (Some(LoopName::Device | LoopName::CudaGraph), _) | (None, BackendName::Ort) => GraphSpec::Step,
+        (Some(LoopName::Device | LoopName::CudaGraph), _) => GraphSpec::Step,
+        (None, BackendName::Ort) if fits_steps()? => GraphSpec::Step,
         (Some(LoopName::Host), _) | (None, _) => GraphSpec::Denoiser,
-    }
+    })
 }
 
 fn how(kind: GraphKind, runtime: &Runtime) -> &'static str {

@@ -3,10 +3,11 @@
 use super::frame::Frame;
 use super::ports::DenoiserPorts;
 use crate::equations::Timestep;
+use crate::equations::solver::Outputs;
 use crate::equations::update::StepCoefficients;
 use crate::error::{Error, Result};
 use crate::export::SamplerSummary;
-use crate::sample::native::{denoise_by_eps, finite};
+use crate::sample::native::{denoise_by_network, finite};
 use crate::sample::{DrawNoise, Process, Watch};
 use performer_ddpm_onnx::Tensor;
 use performer_ddpm_onnx::runner::{LoopSpec, Runner};
@@ -27,13 +28,14 @@ impl Loaded {
         z: &mut DrawNoise<f32>,
         watch: &mut Watch<f32>,
     ) -> Result<()> {
-        let eps_theta = |x: &[f32], t: Timestep, out: &mut [f32]| {
+        let image = self.frame.len();
+        let network = |x: &[f32], t: Timestep, outputs: Outputs<f32>| {
             let x = self.frame.enter(x)?;
             let t = ports.time(t, x.shape()[0])?;
             let eps = self.run(&[(&ports.x, &x), (&ports.t, &t)], &ports.eps)?;
-            self.frame.leave(&ports.eps, &eps, out)
+            self.frame.leave(&ports.eps, &eps, outputs.prediction)
         };
-        denoise_by_eps(process, x, z, eps_theta, watch)
+        denoise_by_network(process, x, [image, 0], z, network, watch)
     }
 
     /// The step graph's output goes back to its input, on the device where the runtime can; the host sends
@@ -46,7 +48,7 @@ impl Loaded {
         watch: &mut Watch<f32>,
     ) -> Result<()> {
         let frame = self.frame;
-        let steps = process.reverse.steps(&process.schedule)?;
+        let steps = process.coefficients()?;
         let start = frame.enter(x)?;
         let n = start.shape()[0];
         let time = |t: Timestep| Tensor::i64([n], vec![t.index() as i64; n]);
@@ -92,14 +94,14 @@ impl Loaded {
         watch: &mut Watch<f32>,
     ) -> Result<()> {
         let frame = self.frame;
-        let steps = process.reverse.steps(&process.schedule)?;
-        let same = process.reverse == summary.process
-            && steps.iter().map(|(t, _)| *t).eq(summary.timesteps.iter().copied());
+        let steps = process.coefficients()?;
+        let own = |process: &Process| matches!(process, Process::Text { reverse, .. } if *reverse == summary.process);
+        let same = own(process) && steps.iter().map(|(t, _)| *t).eq(summary.timesteps.iter().copied());
         if !same {
             return Err(Error::invalid(
                 "the sampler graph",
                 format!("its own {:?} in {} steps", summary.process, summary.timesteps.len()),
-                format!("{:?} in {} steps", process.reverse, steps.len()),
+                format!("another sampler, in {} steps", steps.len()),
                 "the file fixes them",
             ));
         }
