@@ -4,9 +4,9 @@
 //! FLOP/s. The same over threads and beside other programs: `cargo run --example attention_speed`.
 
 use divan::{Bencher, counter::ItemsCount};
-use performer_ddpm::config::FeatureMap::{self, Hyperbolic, Positive, Relu, Trigonometric};
+use performer_ddpm::config::AttentionKind;
 use performer_ddpm::kernels::{Isa, Team};
-use performer_ddpm::nn::{Attention, AttentionKind, Projections};
+use performer_ddpm::nn::{Attention, Projections};
 
 fn main() {
     divan::main();
@@ -16,14 +16,11 @@ const HEADS: usize = 4;
 const DIM: usize = 32;
 const FEATURES: usize = 128;
 
-/// None is softmax attention.
-const KINDS: [Option<FeatureMap>; 5] =
-    [Some(Positive), Some(Hyperbolic), Some(Trigonometric), Some(Relu), None];
-
 /// Kinds of attention at 28x28 and more tokens, and softmax attention at 7x7 to 16x16.
-fn cases() -> impl Iterator<Item = (Option<FeatureMap>, usize)> {
-    let of = |tokens: &'static [usize]| KINDS.iter().flat_map(|kind| tokens.iter().map(|l| (*kind, *l)));
-    [(None, 49), (None, 196)].into_iter().chain(of(&[256, 784, 1024]))
+fn cases() -> impl Iterator<Item = (AttentionKind, usize)> {
+    let softmax = [49, 196].map(|tokens| (AttentionKind::Softmax, tokens));
+    let all = AttentionKind::ALL.into_iter().flat_map(|kind| [256, 784, 1024].map(|tokens| (kind, tokens)));
+    softmax.into_iter().chain(all)
 }
 
 struct Layer {
@@ -40,9 +37,8 @@ fn numbers(n: usize) -> Vec<f32> {
 }
 
 impl Layer {
-    fn new((map, tokens): (Option<FeatureMap>, usize)) -> Layer {
-        let kind = map.map_or(AttentionKind::Softmax, |map| AttentionKind::Favor { map, features: FEATURES });
-        let attention = Attention { tokens, heads: HEADS, dim: DIM, kind };
+    fn new((kind, tokens): (AttentionKind, usize)) -> Layer {
+        let attention = Attention { tokens, heads: HEADS, dim: DIM, kind, features: FEATURES };
         let len = tokens * HEADS * DIM;
         let work = attention.forward_work_len().max(attention.backward_work_len());
         Layer {
@@ -60,8 +56,8 @@ impl Layer {
         let a = &self.attention;
         let (each, forward, back) = match a.kind {
             AttentionKind::Softmax => (a.tokens, 2, 5),
-            AttentionKind::Favor { map, .. } if map.functions() == 2 => (FEATURES, 6, 12),
-            AttentionKind::Favor { .. } => (FEATURES, 4, 8),
+            AttentionKind::Favor(map) if map.functions() == 2 => (FEATURES, 6, 12),
+            AttentionKind::Favor(_) => (FEATURES, 4, 8),
         };
         ItemsCount::new(if backward { back } else { forward } * each * a.tokens * a.heads * a.dim)
     }
@@ -83,13 +79,13 @@ impl Layer {
 }
 
 #[divan::bench(args = cases())]
-fn forward(bencher: Bencher, case: (Option<FeatureMap>, usize)) {
+fn forward(bencher: Bencher, case: (AttentionKind, usize)) {
     let mut layer = Layer::new(case);
     bencher.counter(layer.items(false)).bench_local(|| layer.forward());
 }
 
 #[divan::bench(args = cases())]
-fn backward(bencher: Bencher, case: (Option<FeatureMap>, usize)) {
+fn backward(bencher: Bencher, case: (AttentionKind, usize)) {
     let mut layer = Layer::new(case);
     layer.forward();
     bencher.counter(layer.items(true)).bench_local(|| layer.backward());

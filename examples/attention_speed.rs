@@ -8,9 +8,9 @@
 //! them. The layer's input and its output's gradient are normal numbers; buffers are lent and reused, as in a
 //! network.
 
-use performer_ddpm::config::FeatureMap;
+use performer_ddpm::config::{AttentionKind, FeatureMap};
 use performer_ddpm::kernels::{Isa, Team};
-use performer_ddpm::nn::{Attention, AttentionKind, Projections};
+use performer_ddpm::nn::{Attention, Projections};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 use rayon::prelude::*;
 use std::sync::Mutex;
@@ -52,7 +52,12 @@ impl Layer {
     fn new(kind: AttentionKind, tokens: usize, isa: Isa) -> Layer {
         let w = normal(FEATURES * DIM, 0);
         let w_t = (0..DIM).flat_map(|j| w[j..].iter().step_by(DIM)).copied().collect();
-        Layer { attention: Attention { tokens, heads: HEADS, dim: DIM, kind }, isa, w, w_t }
+        Layer {
+            attention: Attention { tokens, heads: HEADS, dim: DIM, kind, features: FEATURES },
+            isa,
+            w,
+            w_t,
+        }
     }
 
     fn sample(&self, index: usize) -> Sample {
@@ -121,12 +126,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let best = argument("--best", "no") == "yes";
     let most: usize = argument("--most-tokens", "16384").parse()?;
     let isa: Isa = argument("--isa", Isa::detect().name()).parse()?;
-    let favor = |map| AttentionKind::Favor { map, features: FEATURES };
     let all = [
-        ("favor", favor(FeatureMap::Positive)),
-        ("hyperbolic", favor(FeatureMap::Hyperbolic)),
-        ("trigonometric", favor(FeatureMap::Trigonometric)),
-        ("relu", favor(FeatureMap::Relu)),
+        ("favor", AttentionKind::Favor(FeatureMap::Positive)),
+        ("hyperbolic", AttentionKind::Favor(FeatureMap::Hyperbolic)),
+        ("trigonometric", AttentionKind::Favor(FeatureMap::Trigonometric)),
+        ("relu", AttentionKind::Favor(FeatureMap::Relu)),
         ("softmax", AttentionKind::Softmax),
     ];
     let wanted = argument("--kinds", "favor,hyperbolic,trigonometric,relu,softmax");

@@ -2,10 +2,10 @@
 
 use super::context::Context;
 use super::sizes::CostSizes;
-use super::variant::Variant;
+use crate::config::{AttentionKind, FeatureMap};
 use crate::error::Result;
 use crate::kernels::{Isa, Team, transpose};
-use crate::nn::{Attention, AttentionKind, Projections};
+use crate::nn::{Attention, Projections};
 use crate::rng::{Stream, fill_normal, rng};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -14,7 +14,7 @@ use std::time::Instant;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CostPoint {
     /// The attention.
-    pub variant: Variant,
+    pub variant: AttentionKind,
     /// m; `None` for softmax.
     pub features: Option<usize>,
     /// L.
@@ -44,7 +44,7 @@ pub enum Crossover {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BreakEven {
     /// The attention.
-    pub variant: Variant,
+    pub variant: AttentionKind,
     /// m.
     pub features: usize,
     /// By counting operations: 2m for one function, 3m for two.
@@ -110,12 +110,12 @@ pub(super) fn study(context: &mut Context, sizes: &CostSizes) -> Result<Option<C
 }
 
 /// Softmax, one function at every m, two functions at the smallest and at the largest.
-fn kinds(sizes: &CostSizes) -> Vec<(Variant, Option<usize>)> {
+fn kinds(sizes: &CostSizes) -> Vec<(AttentionKind, Option<usize>)> {
     let mut ends = vec![sizes.features.first(), sizes.features.last()];
     ends.dedup();
-    let one = sizes.features.iter().map(|m| (Variant::Favor, Some(*m)));
-    let two = ends.into_iter().flatten().map(|m| (Variant::FavorHyperbolic, Some(*m)));
-    std::iter::once((Variant::Softmax, None)).chain(one).chain(two).collect()
+    let one = sizes.features.iter().map(|m| (AttentionKind::FAVOR, Some(*m)));
+    let two = ends.into_iter().flatten().map(|m| (AttentionKind::Favor(FeatureMap::Hyperbolic), Some(*m)));
+    std::iter::once((AttentionKind::Softmax, None)).chain(one).chain(two).collect()
 }
 
 fn normal(len: usize, id: u64) -> Vec<f32> {
@@ -127,20 +127,17 @@ fn normal(len: usize, id: u64) -> Vec<f32> {
 fn measure(
     isa: Isa,
     sizes: &CostSizes,
-    variant: Variant,
+    variant: AttentionKind,
     features: Option<usize>,
     tokens: usize,
 ) -> Result<CostPoint> {
     let CostSizes { heads, dim, .. } = *sizes;
-    let kind = match (variant.map(), features) {
-        (Some(map), Some(features)) => AttentionKind::Favor { map, features },
-        _ => AttentionKind::Softmax,
-    };
-    let attention = Attention { tokens, heads, dim, kind };
+    let m = features.unwrap_or(0);
+    let attention = Attention { tokens, heads, dim, kind: variant, features: m };
     let len = tokens * heads * dim;
-    let w = normal(features.unwrap_or(0) * dim, 0);
+    let w = normal(m * dim, 0);
     let mut w_t = w.clone();
-    transpose(&w, features.unwrap_or(0), dim, &mut w_t);
+    transpose(&w, m, dim, &mut w_t);
     let projections = Projections { w: &w, w_t: &w_t };
     let [q, k, v, d_out] = [1, 2, 3, 4].map(|id| normal(len, id));
     let [mut out, mut d_q, mut d_k, mut d_v] = [(); 4].map(|()| vec![0.0; len]);
@@ -194,14 +191,14 @@ fn median(seconds: f64, mut run: impl FnMut() -> f64) -> f64 {
 /// Where the ratio to softmax's time falls below one for good, by logarithms between the neighbours.
 fn crossover(
     points: &[CostPoint],
-    variant: Variant,
+    variant: AttentionKind,
     features: usize,
     time: impl Fn(&CostPoint) -> f64,
 ) -> Option<Crossover> {
     let of = |variant, features, tokens| {
         points.iter().find(|p| (p.variant, p.features, p.tokens) == (variant, features, tokens)).map(&time)
     };
-    let softmax = points.iter().filter(|p| p.variant == Variant::Softmax);
+    let softmax = points.iter().filter(|p| p.variant == AttentionKind::Softmax);
     let ratios: Vec<(usize, f64)> =
         softmax.filter_map(|p| Some((p.tokens, of(variant, Some(features), p.tokens)? / time(p)))).collect();
     let (first, last) = (ratios.first()?, ratios.last()?);
@@ -233,8 +230,8 @@ mod tests {
         let both = lengths.iter().flat_map(|&l| {
             let favor = (2 * features * l) as f64;
             [
-                point(Variant::Softmax, None, l, (l * l) as f64),
-                point(Variant::Favor, Some(features), l, favor),
+                point(AttentionKind::Softmax, None, l, (l * l) as f64),
+                point(AttentionKind::FAVOR, Some(features), l, favor),
             ]
         });
         both.collect()
@@ -242,8 +239,9 @@ mod tests {
 
     #[test]
     fn the_crossover_is_interpolated_and_its_absence_said() {
-        let cross =
-            |m, lengths: &[usize]| crossover(&points(m, lengths), Variant::Favor, m, |p| p.step_seconds);
+        let cross = |m, lengths: &[usize]| {
+            crossover(&points(m, lengths), AttentionKind::FAVOR, m, |p| p.step_seconds)
+        };
         match cross(48, &[64, 128, 256]) {
             // Exact up to rounding: the logarithm of the ratio is linear in that of L.
             Some(Crossover::At(l)) => assert!((l - 96.0).abs() < 1e-9, "{l}"),

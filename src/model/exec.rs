@@ -4,7 +4,7 @@
 //! A sweep runs a shard of a batch, a few samples whose activations stay in cache, in buffers of its own.
 
 use super::clock::{OpClock, OpKind, Work, timed};
-use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
+use super::graph::{Graph, Node, Op, ProjectionId, ValueId};
 use super::params::ParamId;
 use super::plan::{self, Plan, WeightedLayer};
 use crate::kernels::{DropOut, Dropped, Element, Kernels, Pointwise, Run, Silu, Team, transpose};
@@ -127,14 +127,11 @@ impl<'a, T: Element> Sweep<'a, T> {
         &self.weights.turned[self.graph.params.get(id).range()]
     }
 
-    fn projections(&self, kind: AttentionOp) -> Projections<'a, T> {
-        match kind {
-            AttentionOp::Softmax => Projections { w: &[], w_t: &[] },
-            AttentionOp::Favor { projection, .. } => {
-                let (w, w_t) = &self.weights.projections[projection.0];
-                Projections { w, w_t }
-            }
-        }
+    fn projections(&self, projection: Option<ProjectionId>) -> Projections<'a, T> {
+        projection.map_or(Projections { w: &[], w_t: &[] }, |id| {
+            let (w, w_t) = &self.weights.projections[id.0];
+            Projections { w, w_t }
+        })
     }
 
     /// x_t \[samples, h, w, c\], where the caller writes it before [`Sweep::forward`].
@@ -254,9 +251,9 @@ impl<'a, T: Element> Sweep<'a, T> {
                 }
                 self.drop_out(p, index, y.chunks_exact_mut(each));
             }
-            Op::Attention { kind, .. } => {
+            Op::Attention { projection, .. } => {
                 let layer = plan::attention(self.graph, node);
-                let projections = self.projections(kind);
+                let projections = self.projections(projection);
                 let saved = saved.chunks_exact_mut(layer.saved_len());
                 for (s, (y, saved)) in y.chunks_exact_mut(each).zip(saved).enumerate() {
                     let [q, k, v] = [0, 1, 2].map(|k| &input(k)[s * each..][..each]);
@@ -385,9 +382,9 @@ impl<'a, T: Element> Sweep<'a, T> {
                     nn::pass(isa, d_y, 1.0, &mut d_inputs[0][..d_y.len()], !first[0]);
                 }
             }
-            Op::Attention { kind, .. } => {
+            Op::Attention { projection, .. } => {
                 let layer = plan::attention(self.graph, node);
-                let projections = self.projections(kind);
+                let projections = self.projections(projection);
                 let out = self.value(arena, node.output);
                 let [d_q, d_k, d_v] = d_inputs;
                 for s in 0..self.samples {

@@ -5,7 +5,7 @@
 //! channels last.
 
 use super::params::{ParamId, ParamKind, ParamTable};
-use crate::config::FeatureMap;
+use crate::config::AttentionKind;
 
 /// The shape of one sample's value: height, width, channels. A vector is 1 x 1 x C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,20 +48,6 @@ pub struct ValueId(pub(crate) usize);
 /// A FAVOR+ projection's place in the graph's list of projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProjectionId(pub(crate) usize);
-
-/// How a token attends to the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionOp {
-    /// Equation (22).
-    Softmax,
-    /// Equation (26).
-    Favor {
-        /// The feature map.
-        map: FeatureMap,
-        /// Its projections w.
-        projection: ProjectionId,
-    },
-}
 
 /// An operation. Inputs are listed in the order in which [`Node::inputs`] has them.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,7 +119,9 @@ pub enum Op {
         /// Heads, each over neighbouring channels.
         heads: usize,
         /// Exact or FAVOR+.
-        kind: AttentionOp,
+        kind: AttentionKind,
+        /// The projections of FAVOR+; `None` where the attention is exact.
+        projection: Option<ProjectionId>,
     },
 }
 
@@ -254,8 +242,9 @@ impl Graph {
                 Shape { c: inputs[0].c + inputs[1].c, ..inputs[0] }
             }
             Op::Upsample => Shape { h: 2 * inputs[0].h, w: 2 * inputs[0].w, c: inputs[0].c },
-            Op::Attention { heads, .. } => {
+            Op::Attention { heads, kind, projection } => {
                 fits(inputs.iter().all(|x| *x == inputs[0]) && inputs[0].c.is_multiple_of(heads));
+                fits(kind.map().is_some() == projection.is_some());
                 inputs[0]
             }
         }
@@ -269,16 +258,20 @@ impl Graph {
         output
     }
 
+    /// m, the number of an attention's projections; 0 where it has none.
+    pub fn features(&self, projection: Option<ProjectionId>) -> usize {
+        projection.map_or(0, |id| self.projections[id.0].features)
+    }
+
     /// Multiply-adds of a node's forward pass on one sample; 0 where there are only element-wise operations.
     pub fn multiply_adds(&self, node: &Node) -> usize {
         let out = self.shape(node.output);
         match node.op {
             Op::Conv { kernel, .. } => out.len() * kernel * kernel * self.shape(node.inputs[0]).c,
             Op::Linear { .. } => out.len() * self.shape(node.inputs[0]).c,
-            Op::Attention { kind: AttentionOp::Softmax, .. } => 2 * out.pixels() * out.len(),
-            Op::Attention { kind: AttentionOp::Favor { map, projection }, .. } => {
-                let m = self.projections[projection.0].features;
-                (2 + 2 * map.functions()) * m * out.len()
+            Op::Attention { kind: AttentionKind::Softmax, .. } => 2 * out.pixels() * out.len(),
+            Op::Attention { kind: AttentionKind::Favor(map), projection, .. } => {
+                (2 + 2 * map.functions()) * self.features(projection) * out.len()
             }
             Op::TimeEmbedding { .. }
             | Op::GroupNorm { .. }

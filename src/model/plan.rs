@@ -5,8 +5,8 @@
 //! Time runs 0 .. n over the forward pass of n nodes and n .. 2n over the backward pass, node i's backward at
 //! 2n - 1 - i.
 
-use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
-use crate::nn::{Attention, AttentionKind, Conv, GroupNorm, Linear};
+use super::graph::{Graph, Node, Op, ValueId};
+use crate::nn::{Attention, Conv, GroupNorm, Linear};
 
 /// What a sweep is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,15 +326,9 @@ pub(super) fn group_norm(graph: &Graph, node: &Node) -> GroupNorm {
 /// # Panics
 /// If the node is no attention.
 pub(super) fn attention(graph: &Graph, node: &Node) -> Attention {
-    let Op::Attention { heads, kind } = node.op else { panic!("{} is no attention", node.name) };
+    let Op::Attention { heads, kind, projection } = node.op else { panic!("{} is no attention", node.name) };
     let x = graph.shape(node.inputs[0]);
-    let kind = match kind {
-        AttentionOp::Softmax => AttentionKind::Softmax,
-        AttentionOp::Favor { map, projection } => {
-            AttentionKind::Favor { map, features: graph.projections[projection.0].features }
-        }
-    };
-    Attention { tokens: x.pixels(), heads, dim: x.c / heads, kind }
+    Attention { tokens: x.pixels(), heads, dim: x.c / heads, kind, features: graph.features(projection) }
 }
 
 fn saved_len(graph: &Graph, node: &Node) -> usize {

@@ -1,10 +1,10 @@
 //! What a network is made of and what it costs: the data behind `info`.
 
 use super::engine::shard_len;
-use super::graph::{AttentionOp, Graph, Op};
+use super::graph::{Graph, Op, Shape};
 use super::lanes::lane_count;
 use super::plan::{Mode, Plan};
-use crate::config::FeatureMap;
+use crate::config::{AttentionKind, FeatureMap};
 use serde::Serialize;
 
 /// A layer's sizes and cost.
@@ -72,18 +72,12 @@ pub fn report(graph: &Graph, batch: usize, threads: usize) -> GraphReport {
             Op::Conv { weight, bias, .. } => ("convolution", vec![*weight, *bias]),
             Op::Linear { weight, bias } => ("linear", vec![*weight, *bias]),
             Op::GroupNorm { weight, bias, .. } => ("normalisation", vec![*weight, *bias]),
-            Op::Attention { heads, kind } => {
-                attention.push(attention_report(
-                    graph,
-                    &node.name,
-                    graph.shape(node.inputs[0]),
-                    *heads,
-                    *kind,
-                ));
-                (
-                    if *kind == AttentionOp::Softmax { "softmax attention" } else { "FAVOR+ attention" },
-                    Vec::new(),
-                )
+            Op::Attention { heads, kind, projection } => {
+                let (shape, m) = (graph.shape(node.inputs[0]), graph.features(*projection));
+                attention.push(attention_report(&node.name, shape, *heads, *kind, m));
+                let name =
+                    if *kind == AttentionKind::Softmax { "softmax attention" } else { "FAVOR+ attention" };
+                (name, Vec::new())
             }
             Op::TimeEmbedding { .. }
             | Op::Silu
@@ -117,17 +111,14 @@ pub fn report(graph: &Graph, batch: usize, threads: usize) -> GraphReport {
 }
 
 fn attention_report(
-    graph: &Graph,
     name: &str,
-    shape: super::graph::Shape,
+    shape: Shape,
     heads: usize,
-    kind: AttentionOp,
+    kind: AttentionKind,
+    m: usize,
 ) -> AttentionReport {
     let (tokens, dim) = (shape.pixels(), shape.c / heads);
-    let favor = match kind {
-        AttentionOp::Softmax => None,
-        AttentionOp::Favor { map, projection } => Some((map, graph.projections[projection.0].features)),
-    };
+    let favor = kind.map().map(|map| (map, m));
     let break_even = favor.map(|(map, m)| (1 + map.functions()) * m);
     let relative_variance = favor.and_then(|(map, m)| relative_variance(map, 2.0 * (dim as f64).sqrt(), m));
     AttentionReport {

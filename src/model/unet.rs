@@ -1,7 +1,7 @@
 //! The U-Net: diffusers' `UNet2DModel` (Ho et al. 2020, appendix B), the only place where the architecture is
 //! written.
 
-use super::graph::{AttentionOp, Graph, Op, Projection, ProjectionId, Shape, ValueId};
+use super::graph::{Graph, Op, Projection, ProjectionId, Shape, ValueId};
 use super::params::{ParamId, ParamKind};
 use crate::config::{BlockAttention, UnetConfig};
 use crate::error::{Error, Result};
@@ -131,31 +131,23 @@ impl Builder<'_> {
         &mut self,
         name: &str,
         x: ValueId,
-        kind: BlockAttention,
+        block: BlockAttention,
         groups: usize,
         scale: f64,
     ) -> ValueId {
         let c = self.graph.shape(x).c;
         let dim = self.config.attention_head_dim.unwrap_or(c);
-        let kind = match kind {
-            BlockAttention::None => return x,
-            BlockAttention::Softmax => AttentionOp::Softmax,
-            BlockAttention::Favor => {
-                let favor = &self.config.favor;
-                let projection = ProjectionId(self.graph.projections.len());
-                self.graph.projections.push(Projection {
-                    name: format!("{name}.projection"),
-                    features: favor.features,
-                    dim,
-                });
-                AttentionOp::Favor { map: favor.map, projection }
-            }
-        };
+        let Some(kind) = self.config.attention_kind(block) else { return x };
+        let projection = kind.map().map(|_| {
+            let (name, features) = (format!("{name}.projection"), self.config.favor.features);
+            self.graph.projections.push(Projection { name, features, dim });
+            ProjectionId(self.graph.projections.len() - 1)
+        });
         let h = self.norm(&format!("{name}.group_norm"), x, groups, false);
         let q = self.linear(&format!("{name}.to_q"), h, c, false);
         let k = self.linear(&format!("{name}.to_k"), h, c, false);
         let v = self.linear(&format!("{name}.to_v"), h, c, false);
-        let h = self.graph.push(name, Op::Attention { heads: c / dim, kind }, &[q, k, v]);
+        let h = self.graph.push(name, Op::Attention { heads: c / dim, kind, projection }, &[q, k, v]);
         let h = self.linear(&format!("{name}.to_out.0"), h, c, true);
         self.graph.push(&format!("{name}.add"), Op::Add { scale }, &[x, h])
     }

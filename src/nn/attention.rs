@@ -5,23 +5,9 @@
 
 use super::favor_shares::Favor;
 use super::{favor_attention, favor_backward, softmax_attention};
-use crate::config::FeatureMap;
+use crate::config::AttentionKind;
 use crate::kernels::{Element, Isa, Team, vectorised};
 use std::ops::Range;
-
-/// How a token attends to the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionKind {
-    /// Exact: equation (22).
-    Softmax,
-    /// FAVOR+: equation (26).
-    Favor {
-        /// h and f of (24).
-        map: FeatureMap,
-        /// m, the number of projections.
-        features: usize,
-    },
-}
 
 /// An attention's sizes, each at least 1. q, k, v and the output are \[tokens, heads * dim\], row-major.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +20,8 @@ pub struct Attention {
     pub dim: usize,
     /// Exact or FAVOR+.
     pub kind: AttentionKind,
+    /// m, the number of FAVOR+'s projections; not read where the attention is exact.
+    pub features: usize,
 }
 
 /// FAVOR+'s projections w_1 .. w_m, shared by the heads; empty (the default) for softmax attention.
@@ -50,7 +38,7 @@ impl Attention {
     pub fn saved_len(&self) -> usize {
         match self.kind {
             AttentionKind::Softmax => self.heads * self.tokens,
-            AttentionKind::Favor { map, features } => Favor::new(self, map, features).saved_len(),
+            AttentionKind::Favor(map) => Favor::new(self, map).saved_len(),
         }
     }
 
@@ -58,7 +46,7 @@ impl Attention {
     pub fn forward_work_len(&self) -> usize {
         match self.kind {
             AttentionKind::Softmax => softmax_attention::forward_work_len(self),
-            AttentionKind::Favor { map, features } => Favor::new(self, map, features).forward_work_len(),
+            AttentionKind::Favor(map) => Favor::new(self, map).forward_work_len(),
         }
     }
 
@@ -66,7 +54,7 @@ impl Attention {
     pub fn backward_work_len(&self) -> usize {
         match self.kind {
             AttentionKind::Softmax => softmax_attention::backward_work_len(self),
-            AttentionKind::Favor { map, features } => Favor::new(self, map, features).backward_work_len(),
+            AttentionKind::Favor(map) => Favor::new(self, map).backward_work_len(),
         }
     }
 
@@ -89,8 +77,8 @@ impl Attention {
         let input = self.input(isa, team, q, k, v);
         match self.kind {
             AttentionKind::Softmax => softmax_attention::forward(&input, out, saved, work),
-            AttentionKind::Favor { map, features } => {
-                let favor = Favor::new(self, map, features);
+            AttentionKind::Favor(map) => {
+                let favor = Favor::new(self, map);
                 favor_attention::forward(&favor, &input, projections, out, saved, work);
             }
         }
@@ -122,8 +110,8 @@ impl Attention {
             AttentionKind::Softmax => {
                 softmax_attention::backward(&input, out, d_out, saved, d, work);
             }
-            AttentionKind::Favor { map, features } => {
-                let favor = Favor::new(self, map, features);
+            AttentionKind::Favor(map) => {
+                let favor = Favor::new(self, map);
                 favor_backward::backward(&favor, &input, projections, out, d_out, saved, d, work);
             }
         }

@@ -33,7 +33,8 @@ pub(super) struct Favor {
 }
 
 impl Favor {
-    pub fn new(attention: &Attention, map: FeatureMap, m: usize) -> Favor {
+    pub fn new(attention: &Attention, map: FeatureMap) -> Favor {
+        let m = attention.features;
         let len = map.functions() * m;
         let tile = (TILE_FEATURES / len).clamp(16, SHARE).next_multiple_of(8);
         let shares = attention.tokens.div_ceil(SHARE).min(MOST_SHARES);

@@ -17,7 +17,7 @@ mod reductions;
 mod softmax_attention;
 mod time_embedding;
 
-pub use attention::{Attention, AttentionKind, Projections};
+pub use attention::{Attention, Projections};
 pub use conv::Conv;
 pub use elementwise::{
     add_channels, add_channels_backward, add_scaled, add_to, concat, concat_backward, pass, scale_by,

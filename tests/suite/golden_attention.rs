@@ -5,9 +5,9 @@
 //! projection `w` \[m, d\], and for `softmax` (positive features), `relu` and `exact` (softmax attention)
 //! `out`, `d_q`, `d_k`, `d_v`.
 
-use performer_ddpm::config::FeatureMap;
+use performer_ddpm::config::{AttentionKind, FeatureMap};
 use performer_ddpm::kernels::{Isa, Team};
-use performer_ddpm::nn::{Attention, AttentionKind, Projections};
+use performer_ddpm::nn::{Attention, Projections};
 use safetensors::{Dtype, SafeTensors};
 use std::path::PathBuf;
 
@@ -41,11 +41,11 @@ fn attention_agrees_with_the_golden_values() {
         let w = tensor(&file, &format!("{size}.w"));
         let w_t: Vec<f64> = (0..dim).flat_map(|j| w[j..].iter().step_by(dim)).copied().collect();
         for (name, kind) in [
-            ("softmax", AttentionKind::Favor { map: FeatureMap::Positive, features }),
-            ("relu", AttentionKind::Favor { map: FeatureMap::Relu, features }),
+            ("softmax", AttentionKind::FAVOR),
+            ("relu", AttentionKind::Favor(FeatureMap::Relu)),
             ("exact", AttentionKind::Softmax),
         ] {
-            let attention = Attention { tokens, heads, dim, kind };
+            let attention = Attention { tokens, heads, dim, kind, features };
             let len = heads * tokens * dim;
             for sample in 0..n {
                 let read = |name: &str| {

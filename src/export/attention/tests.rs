@@ -1,9 +1,9 @@
 //! The attention graphs in every runtime at hand, against the layer in `f64` by its reference text.
 
 use super::write;
-use crate::config::FeatureMap;
+use crate::config::{AttentionKind, FeatureMap};
 use crate::kernels::{Isa, Team, transpose};
-use crate::nn::{Attention, AttentionKind, Projections};
+use crate::nn::{Attention, Projections};
 use crate::rng::{Stream, fill_normal, rng};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo};
 use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
@@ -65,11 +65,8 @@ impl Input {
 
     /// What the engine makes of it, \[N, C, H, W\].
     fn expected(&self, map: Option<FeatureMap>) -> Vec<f64> {
-        let kind = match map {
-            None => AttentionKind::Softmax,
-            Some(map) => AttentionKind::Favor { map, features: FEATURES },
-        };
-        let layer = Attention { tokens: TOKENS, heads: HEADS, dim: DIM, kind };
+        let kind = map.map_or(AttentionKind::Softmax, AttentionKind::Favor);
+        let layer = Attention { tokens: TOKENS, heads: HEADS, dim: DIM, kind, features: FEATURES };
         let w: Vec<f64> = self.w.iter().map(|w| f64::from(*w)).collect();
         let mut w_t = vec![0.0; w.len()];
         transpose(&w, FEATURES, DIM, &mut w_t);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::FeatureMap::{Hyperbolic, Positive, Relu, Trigonometric};
+use crate::config::FeatureMap::{self, Hyperbolic, Positive, Relu, Trigonometric};
 use crate::equations::attention::{eq22_attention, eq26_favor_attention};
 use crate::equations::features::{self, RELU_CONSTANT};
 use crate::kernels::team::with_crew;
@@ -11,8 +11,6 @@ use crate::rng::{Stream, fill_normal, rng};
 use ndarray::{ArrayD, ArrayView2, ArrayView3, Axis};
 
 mod extremes;
-
-const MAPS: [FeatureMap; 4] = [Positive, Hyperbolic, Trigonometric, Relu];
 
 /// An attention with an input; d_out are the weights of the loss sum d_out . out.
 #[derive(Clone)]
@@ -38,22 +36,21 @@ fn scaled<T: Element>(x: &[T], by: f64) -> Vec<T> {
     x.iter().map(|x| *x * T::of(by)).collect()
 }
 
-fn kind(map: Option<FeatureMap>, features: usize) -> AttentionKind {
-    map.map_or(AttentionKind::Softmax, |map| AttentionKind::Favor { map, features })
-}
+/// A kind of attention and its number of projections.
+type Kind = (AttentionKind, usize);
 
 /// Softmax and every map.
-fn kinds(features: usize) -> impl Iterator<Item = AttentionKind> {
-    std::iter::once(None).chain(MAPS.map(Some)).map(move |map| kind(map, features))
+fn kinds(features: usize) -> impl Iterator<Item = Kind> {
+    AttentionKind::ALL.into_iter().map(move |kind| (kind, features))
 }
 
 impl<T: Element> Case<T> {
     /// Standard normal numbers, q and k times `scale`.
-    fn normal([tokens, heads, dim]: [usize; 3], kind: AttentionKind, scale: f64) -> Case<T> {
+    fn normal([tokens, heads, dim]: [usize; 3], (kind, features): Kind, scale: f64) -> Case<T> {
         let len = tokens * heads * dim;
-        let m = if let AttentionKind::Favor { features, .. } = kind { features } else { 0 };
+        let m = kind.map().map_or(0, |_| features);
         Case {
-            shape: Attention { tokens, heads, dim, kind },
+            shape: Attention { tokens, heads, dim, kind, features },
             q: scaled(&normal(len, 1), scale),
             k: scaled(&normal(len, 2), scale),
             v: normal(len, 3),
@@ -63,7 +60,7 @@ impl<T: Element> Case<T> {
     }
 
     fn map(&self) -> Option<FeatureMap> {
-        if let AttentionKind::Favor { map, .. } = self.shape.kind { Some(map) } else { None }
+        self.shape.kind.map()
     }
 
     fn w_t(&self) -> Vec<T> {
@@ -228,7 +225,7 @@ fn attention_is_that_of_the_equations() {
 
 /// Moves q of token 0 so that its trigonometric denominator is `target`, by bisection on its first element.
 fn with_denominator(target: f64) -> Case<f64> {
-    let mut case = Case::<f64>::normal([5, 1, 2], kind(Some(Trigonometric), 2), 0.7);
+    let mut case = Case::<f64>::normal([5, 1, 2], (AttentionKind::Favor(Trigonometric), 2), 0.7);
     let denominator = |case: &Case<f64>, q: f64| {
         let mut case = case.clone();
         case.q[0] = q;
@@ -338,8 +335,8 @@ fn a_team_of_any_size_gives_the_same_bits() {
 /// The state of FAVOR+'s work does not grow with the tokens beyond the most shares.
 #[test]
 fn memory_is_linear_in_the_tokens() {
-    for kind in kinds(32) {
-        let at = |tokens| Attention { tokens, heads: 2, dim: 16, kind };
+    for (kind, features) in kinds(32) {
+        let at = |tokens| Attention { tokens, heads: 2, dim: 16, kind, features };
         let lens = |a: Attention| [a.saved_len(), a.forward_work_len(), a.backward_work_len()];
         let [a, b, c] = [1 << 10, 1 << 11, 1 << 12].map(|tokens| lens(at(tokens)));
         for i in 0..3 {
