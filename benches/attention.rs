@@ -6,7 +6,9 @@
 use divan::{Bencher, counter::ItemsCount};
 use performer_ddpm::config::AttentionKind;
 use performer_ddpm::kernels::{Isa, Team};
-use performer_ddpm::nn::{Attention, Projections};
+use performer_ddpm::nn::{
+    Attention, AttentionOutput, AttentionShape, Context, Projections, Qkv, QkvGradient,
+};
 
 fn main() {
     divan::main();
@@ -38,7 +40,8 @@ fn numbers(n: usize) -> Vec<f32> {
 
 impl Layer {
     fn new((kind, tokens): (AttentionKind, usize)) -> Layer {
-        let attention = Attention { tokens, heads: HEADS, dim: DIM, kind, features: FEATURES };
+        let shape = AttentionShape { tokens, heads: HEADS, dim: DIM, features: FEATURES };
+        let attention = Attention::new(kind, shape).expect("a layer");
         let len = tokens * HEADS * DIM;
         let work = attention.forward_work_len().max(attention.backward_work_len());
         Layer {
@@ -53,8 +56,8 @@ impl Layer {
 
     /// Multiply-adds of the forward or of the backward products.
     fn items(&self, backward: bool) -> ItemsCount {
-        let a = &self.attention;
-        let (each, forward, back) = match a.kind {
+        let a = self.attention.shape();
+        let (each, forward, back) = match self.attention.kind() {
             AttentionKind::Softmax => (a.tokens, 2, 5),
             AttentionKind::Favor(map) if map.functions() == 2 => (FEATURES, 6, 12),
             AttentionKind::Favor(_) => (FEATURES, 4, 8),
@@ -65,17 +68,25 @@ impl Layer {
     fn forward(&mut self) {
         let ([q, k, v, _], [out, ..]) = (&self.inputs, &mut self.outputs);
         let projections = Projections { w: &self.w, w_t: &self.w };
-        let (isa, team) = (Isa::detect(), Team::Solo);
-        self.attention.forward(isa, team, projections, q, k, v, out, &mut self.saved, &mut self.work);
+        let context = &mut context(&mut self.work);
+        self.attention
+            .forward(context, projections, Qkv { q, k, v }, out, &mut self.saved)
+            .expect("lengths that fit");
     }
 
     fn backward(&mut self) {
         let ([q, k, v, d_out], [out, d_q, d_k, d_v]) = (&self.inputs, &mut self.outputs);
         let projections = Projections { w: &self.w, w_t: &self.w };
-        let (isa, team) = (Isa::detect(), Team::Solo);
-        let (a, saved, work) = (&self.attention, &self.saved, &mut self.work);
-        a.backward(isa, team, projections, q, k, v, out, d_out, saved, d_q, d_k, d_v, work);
+        let context = &mut context(&mut self.work);
+        let output = AttentionOutput { out, saved: &self.saved };
+        self.attention
+            .backward(context, projections, Qkv { q, k, v }, output, d_out, QkvGradient { d_q, d_k, d_v })
+            .expect("lengths that fit");
     }
+}
+
+fn context(workspace: &mut [f32]) -> Context<'_, f32> {
+    Context { kernels: Isa::detect().into(), team: Team::Solo, workspace }
 }
 
 #[divan::bench(args = cases())]

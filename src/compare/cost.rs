@@ -5,7 +5,9 @@ use super::sizes::CostSizes;
 use crate::config::{AttentionKind, FeatureMap};
 use crate::error::Result;
 use crate::kernels::{Isa, Team, transpose};
-use crate::nn::{Attention, Projections};
+use crate::nn::{
+    Attention, AttentionOutput, AttentionShape, Context as LayerContext, Projections, Qkv, QkvGradient,
+};
 use crate::rng::{Stream, fill_normal, rng};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -133,7 +135,7 @@ fn measure(
 ) -> Result<CostPoint> {
     let CostSizes { heads, dim, .. } = *sizes;
     let m = features.unwrap_or(0);
-    let attention = Attention { tokens, heads, dim, kind: variant, features: m };
+    let attention = Attention::new(variant, AttentionShape { tokens, heads, dim, features: m })?;
     let len = tokens * heads * dim;
     let w = normal(m * dim, 0);
     let mut w_t = w.clone();
@@ -144,48 +146,36 @@ fn measure(
     let mut saved = vec![0.0; attention.saved_len()];
     let mut work = vec![0.0; attention.forward_work_len().max(attention.backward_work_len())];
     let extra_mib = (4 * (saved.len() + work.len())) as f64 / f64::from(1 << 20);
-    let mut run = |backward: bool| {
+    let qkv = Qkv { q: &q, k: &k, v: &v };
+    let mut run = |backward: bool| -> Result<f64> {
         let start = Instant::now();
-        let team = Team::Solo;
-        attention.forward(isa, team, projections, &q, &k, &v, &mut out, &mut saved, &mut work);
+        let context = &mut LayerContext { kernels: isa.into(), team: Team::Solo, workspace: &mut work };
+        attention.forward(context, projections, qkv, &mut out, &mut saved)?;
         if backward {
-            let (d_q, d_k, d_v) = (&mut d_q, &mut d_k, &mut d_v);
-            attention.backward(
-                isa,
-                team,
-                projections,
-                &q,
-                &k,
-                &v,
-                &out,
-                &d_out,
-                &saved,
-                d_q,
-                d_k,
-                d_v,
-                &mut work,
-            );
+            let output = AttentionOutput { out: &out, saved: &saved };
+            let gradient = QkvGradient { d_q: &mut d_q, d_k: &mut d_k, d_v: &mut d_v };
+            attention.backward(context, projections, qkv, output, &d_out, gradient)?;
         }
-        start.elapsed().as_secs_f64()
+        Ok(start.elapsed().as_secs_f64())
     };
-    let forward_seconds = median(sizes.seconds, || run(false));
-    let step_seconds = median(sizes.seconds, || run(true));
+    let forward_seconds = median(sizes.seconds, || run(false))?;
+    let step_seconds = median(sizes.seconds, || run(true))?;
     Ok(CostPoint { variant, features, tokens, forward_seconds, step_seconds, extra_mib })
 }
 
 /// The median of what `seconds` have room for, three at least; a first call that does not count warms the
 /// caches, unless it alone takes longer than that.
-fn median(seconds: f64, mut run: impl FnMut() -> f64) -> f64 {
-    let first = run();
+fn median(seconds: f64, mut run: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let first = run()?;
     if first > seconds {
-        return first;
+        return Ok(first);
     }
-    let mut times = vec![run()];
+    let mut times = vec![run()?];
     while times.len() < 3 || (times.iter().sum::<f64>() < seconds && times.len() < 1000) {
-        times.push(run());
+        times.push(run()?);
     }
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    Ok(times[times.len() / 2])
 }
 
 /// Where the ratio to softmax's time falls below one for good, by logarithms between the neighbours.

@@ -2,9 +2,10 @@
 
 use super::engine::shard_len;
 use super::graph::{Graph, Op, Shape};
-use super::lanes::lane_count;
+use super::partial_sums::sum_count;
 use super::plan::{Mode, Plan};
 use crate::config::{AttentionKind, FeatureMap};
+use crate::error::Result;
 use serde::Serialize;
 
 /// A layer's sizes and cost.
@@ -43,8 +44,8 @@ pub struct AttentionReport {
     /// Whether FAVOR+ takes fewer operations here.
     pub favor_is_cheaper: Option<bool>,
     /// The relative variance of the kernel's estimate for independent q and k of unit variance and i.i.d.
-    /// projections, with the mean
-    /// |q^ + k^|^2 = |q^ - k^|^2 = 2 sqrt(d); `None` for softmax, and for ReLU, whose kernel is another.
+    /// projections, at the mean |q^ + k^|^2 = |q^ - k^|^2 = 2 sqrt(d); `None` for softmax, and for ReLU, whose
+    /// kernel is another.
     pub relative_variance: Option<f64>,
 }
 
@@ -63,8 +64,12 @@ pub struct GraphReport {
     pub attention: Vec<AttentionReport>,
 }
 
-/// Describes a graph; memory for a training batch on so many threads.
-pub fn report(graph: &Graph, batch: usize, threads: usize) -> GraphReport {
+/// Describes a graph; the memory is that of training with so many images per batch on so many threads.
+///
+/// # Errors
+/// [`Error::Invalid`](crate::Error::Invalid) for a graph that cannot be executed.
+pub fn report(graph: &Graph, batch: usize, threads: usize) -> Result<GraphReport> {
+    let plan = Plan::new(graph, Mode::Training { input_gradient: false })?;
     let mut layers = Vec::new();
     let mut attention = Vec::new();
     for node in &graph.nodes {
@@ -95,19 +100,18 @@ pub fn report(graph: &Graph, batch: usize, threads: usize) -> GraphReport {
             multiply_adds: graph.multiply_adds(node),
         });
     }
-    let plan = Plan::new(graph, Mode::Training { input_gradient: false });
     let shards = batch.div_ceil(shard_len(batch));
-    let lanes = lane_count(shards, graph.params.total());
-    let arenas = lanes.min(threads) * (plan.elements() * shard_len(batch) + plan.work);
-    // Weights, average, two moments, turned weights, and the gradient's partial sums.
-    let flat = (5 + lanes) * graph.params.total();
-    GraphReport {
+    let sums = sum_count(shards, graph.params.total());
+    let arenas = sums.min(threads) * (plan.elements() * shard_len(batch) + plan.work);
+    // Weights, average, two moments, transposed weights, and the gradient's partial sums.
+    let flat = (5 + sums) * graph.params.total();
+    Ok(GraphReport {
         parameters: graph.params.total(),
         multiply_adds: layers.iter().map(|layer| layer.multiply_adds).sum(),
         training_mib: (4 * (arenas + flat)) as f64 / f64::from(1 << 20),
         layers,
         attention,
-    }
+    })
 }
 
 fn attention_report(
@@ -134,10 +138,10 @@ fn attention_report(
     }
 }
 
-/// Lemma 2 of Choromanski et al. (2021) for m projections, over the kernel's square: `norm2` is |x + y|^2,
-/// with trigonometric features
-/// |x - y|^2. The hyperbolic map's 1/2 (1 - exp(-|x + y|^2)) of the positive one's is 2 sinh^2(|x + y|^2 / 2) / m, and the trigonometric one's is the
-/// same in x - y.
+/// Lemma 2 of Choromanski et al. (2021) for m projections: the variance over the square of the kernel. `norm2`
+/// is |x + y|^2, or |x - y|^2 for trigonometric features. The hyperbolic map has 1/2 (1 - exp(-|x + y|^2)) of
+/// the positive map's variance, which is 2 sinh^2(|x + y|^2 / 2) / m; that of the trigonometric map is the same
+/// with x - y.
 fn relative_variance(map: FeatureMap, norm2: f64, m: usize) -> Option<f64> {
     let one_projection = match map {
         FeatureMap::Positive => norm2.exp_m1(),

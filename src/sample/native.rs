@@ -53,8 +53,7 @@ impl<T: Element> Denoiser<T> for Native<'_, T> {
         let eps_theta = |x: &[T], t: Timestep, out: &mut [T]| {
             indices.clear();
             indices.resize(n, t.index());
-            self.engine.forward(self.model, x, &indices, out);
-            Ok(())
+            self.engine.forward(self.model, x, &indices, out)
         };
         denoise_by_eps(process, x, z, eps_theta, watch)
     }

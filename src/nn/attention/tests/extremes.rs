@@ -34,8 +34,8 @@ fn long_queries_and_keys_do_not_overflow() {
                     }
                     let (_, saved) = narrow.forward(isa, Team::Solo);
                     // The 70 tokens are one share: for each head s and D of them all stand at the end.
-                    for marks in saved[saved.len() - 2 * 2 * 70..].chunks_exact(2 * 70) {
-                        assert!(marks[70..].iter().all(|d| *d >= 1.0), "{what}");
+                    for normalisers in saved[saved.len() - 2 * 2 * 70..].chunks_exact(2 * 70) {
+                        assert!(normalisers[70..].iter().all(|d| *d >= 1.0), "{what}");
                     }
                 }
                 assert!(want.iter().flatten().all(|x| x.is_finite()));
