@@ -44,8 +44,8 @@ pub struct AttentionReport {
     /// Whether FAVOR+ takes fewer operations here.
     pub favor_is_cheaper: Option<bool>,
     /// The relative variance of the kernel's estimate for independent q and k of unit variance and i.i.d.
-    /// projections, at the mean |q^ + k^|^2 = |q^ - k^|^2 = 2 sqrt(d); `None` for softmax, and for ReLU, whose
-    /// kernel is another.
+    /// projections, at the mean |q^ + k^|^2 = |q^ - k^|^2 = 2 sqrt(d); `None` for softmax, and for ReLU,
+    /// whose kernel is another.
     pub relative_variance: Option<f64>,
 }
 
@@ -138,10 +138,10 @@ fn attention_report(
     }
 }
 
-/// Lemma 2 of Choromanski et al. (2021) for m projections: the variance over the square of the kernel. `norm2`
-/// is |x + y|^2, or |x - y|^2 for trigonometric features. The hyperbolic map has 1/2 (1 - exp(-|x + y|^2)) of
-/// the positive map's variance, which is 2 sinh^2(|x + y|^2 / 2) / m; that of the trigonometric map is the same
-/// with x - y.
+/// Lemma 2 of Choromanski et al. (2021) for m projections: the variance over the square of the kernel.
+/// `norm2` is |x + y|^2, or |x - y|^2 for trigonometric features. The hyperbolic map has 1/2 (1 - exp(-|x +
+/// y|^2)) of the positive map's variance, which is 2 sinh^2(|x + y|^2 / 2) / m; that of the trigonometric map
+/// is the same with x - y.
 fn relative_variance(map: FeatureMap, norm2: f64, m: usize) -> Option<f64> {
     let one_projection = match map {
         FeatureMap::Positive => norm2.exp_m1(),
