@@ -4,9 +4,11 @@
 //! FLOP/s. The same over threads and beside other programs: `cargo run --example attention_speed`.
 
 use divan::{Bencher, counter::ItemsCount};
-use performer_ddpm::config::FeatureMap::{self, Hyperbolic, Positive, Relu, Trigonometric};
+use performer_ddpm::config::AttentionKind;
 use performer_ddpm::kernels::{Isa, Team};
-use performer_ddpm::nn::{Attention, AttentionKind, Projections};
+use performer_ddpm::nn::{
+    Attention, AttentionOutput, AttentionShape, Context, Projections, Qkv, QkvGradient,
+};
 
 fn main() {
     divan::main();
@@ -16,14 +18,11 @@ const HEADS: usize = 4;
 const DIM: usize = 32;
 const FEATURES: usize = 128;
 
-/// None is softmax attention.
-const KINDS: [Option<FeatureMap>; 5] =
-    [Some(Positive), Some(Hyperbolic), Some(Trigonometric), Some(Relu), None];
-
 /// Kinds of attention at 28x28 and more tokens, and softmax attention at 7x7 to 16x16.
-fn cases() -> impl Iterator<Item = (Option<FeatureMap>, usize)> {
-    let of = |tokens: &'static [usize]| KINDS.iter().flat_map(|kind| tokens.iter().map(|l| (*kind, *l)));
-    [(None, 49), (None, 196)].into_iter().chain(of(&[256, 784, 1024]))
+fn cases() -> impl Iterator<Item = (AttentionKind, usize)> {
+    let softmax = [49, 196].map(|tokens| (AttentionKind::Softmax, tokens));
+    let all = AttentionKind::ALL.into_iter().flat_map(|kind| [256, 784, 1024].map(|tokens| (kind, tokens)));
+    softmax.into_iter().chain(all)
 }
 
 struct Layer {
@@ -40,9 +39,9 @@ fn numbers(n: usize) -> Vec<f32> {
 }
 
 impl Layer {
-    fn new((map, tokens): (Option<FeatureMap>, usize)) -> Layer {
-        let kind = map.map_or(AttentionKind::Softmax, |map| AttentionKind::Favor { map, features: FEATURES });
-        let attention = Attention { tokens, heads: HEADS, dim: DIM, kind };
+    fn new((kind, tokens): (AttentionKind, usize)) -> Layer {
+        let shape = AttentionShape { tokens, heads: HEADS, dim: DIM, features: FEATURES };
+        let attention = Attention::new(kind, shape).expect("a layer");
         let len = tokens * HEADS * DIM;
         let work = attention.forward_work_len().max(attention.backward_work_len());
         Layer {
@@ -57,11 +56,11 @@ impl Layer {
 
     /// Multiply-adds of the forward or of the backward products.
     fn items(&self, backward: bool) -> ItemsCount {
-        let a = &self.attention;
-        let (each, forward, back) = match a.kind {
+        let a = self.attention.shape();
+        let (each, forward, back) = match self.attention.kind() {
             AttentionKind::Softmax => (a.tokens, 2, 5),
-            AttentionKind::Favor { map, .. } if map.functions() == 2 => (FEATURES, 6, 12),
-            AttentionKind::Favor { .. } => (FEATURES, 4, 8),
+            AttentionKind::Favor(map) if map.functions() == 2 => (FEATURES, 6, 12),
+            AttentionKind::Favor(_) => (FEATURES, 4, 8),
         };
         ItemsCount::new(if backward { back } else { forward } * each * a.tokens * a.heads * a.dim)
     }
@@ -69,27 +68,35 @@ impl Layer {
     fn forward(&mut self) {
         let ([q, k, v, _], [out, ..]) = (&self.inputs, &mut self.outputs);
         let projections = Projections { w: &self.w, w_t: &self.w };
-        let (isa, team) = (Isa::detect(), Team::Solo);
-        self.attention.forward(isa, team, projections, q, k, v, out, &mut self.saved, &mut self.work);
+        let context = &mut context(&mut self.work);
+        self.attention
+            .forward(context, projections, Qkv { q, k, v }, out, &mut self.saved)
+            .expect("lengths that fit");
     }
 
     fn backward(&mut self) {
         let ([q, k, v, d_out], [out, d_q, d_k, d_v]) = (&self.inputs, &mut self.outputs);
         let projections = Projections { w: &self.w, w_t: &self.w };
-        let (isa, team) = (Isa::detect(), Team::Solo);
-        let (a, saved, work) = (&self.attention, &self.saved, &mut self.work);
-        a.backward(isa, team, projections, q, k, v, out, d_out, saved, d_q, d_k, d_v, work);
+        let context = &mut context(&mut self.work);
+        let output = AttentionOutput { out, saved: &self.saved };
+        self.attention
+            .backward(context, projections, Qkv { q, k, v }, output, d_out, QkvGradient { d_q, d_k, d_v })
+            .expect("lengths that fit");
     }
 }
 
+fn context(workspace: &mut [f32]) -> Context<'_, f32> {
+    Context { kernels: Isa::detect().into(), team: Team::Solo, workspace }
+}
+
 #[divan::bench(args = cases())]
-fn forward(bencher: Bencher, case: (Option<FeatureMap>, usize)) {
+fn forward(bencher: Bencher, case: (AttentionKind, usize)) {
     let mut layer = Layer::new(case);
     bencher.counter(layer.items(false)).bench_local(|| layer.forward());
 }
 
 #[divan::bench(args = cases())]
-fn backward(bencher: Bencher, case: (Option<FeatureMap>, usize)) {
+fn backward(bencher: Bencher, case: (AttentionKind, usize)) {
     let mut layer = Layer::new(case);
     layer.forward();
     bencher.counter(layer.items(true)).bench_local(|| layer.backward());

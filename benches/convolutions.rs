@@ -7,7 +7,7 @@
 
 use divan::{Bencher, counter::ItemsCount};
 use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels, Team};
-use performer_ddpm::nn::Conv;
+use performer_ddpm::nn::{Affine, AffineGradient, Context, Conv, Update, Window};
 
 fn main() {
     divan::main();
@@ -60,7 +60,8 @@ fn numbers(n: usize) -> Vec<f32> {
 
 fn layer((side, c_in, c_out, stride): Shape, algorithm: usize) -> Layer {
     let (pad_before, pad_after) = if stride == 1 { (1, 1) } else { (0, 1) };
-    let conv = Conv { h: side, w: side, c_in, c_out, kernel: 3, stride, pad_before, pad_after };
+    let window = Window { kernel: 3, stride, pad_before, pad_after };
+    let conv = Conv::new([side, side], [c_in, c_out], window).expect("a layer");
     Layer {
         kernels: Kernels { isa: Isa::detect(), conv: ConvAlgorithm::ALL[algorithm] },
         x: numbers(SAMPLES * side * side * c_in),
@@ -77,26 +78,32 @@ fn items(conv: &Conv) -> ItemsCount {
     ItemsCount::new(SAMPLES * conv.out_h() * conv.out_w() * conv.weight_len())
 }
 
+fn context(kernels: Kernels, workspace: &mut [f32]) -> Context<'_, f32> {
+    Context { kernels, team: Team::Solo, workspace }
+}
+
 #[divan::bench(args = SHAPES, consts = [0, 1])]
 fn forward<const ALGORITHM: usize>(bencher: Bencher, shape: Shape) {
     let Layer { conv, kernels, x, mut y, weight, bias, mut work, .. } = layer(shape, ALGORITHM);
+    let affine = Affine { weight: &weight, bias: &bias };
     bencher
         .counter(items(&conv))
-        .bench_local(|| conv.forward(kernels, Team::Solo, &x, &weight, &bias, &mut y, &mut work));
+        .bench_local(|| conv.forward(&mut context(kernels, &mut work), &x, affine, &mut y));
 }
 
 #[divan::bench(args = SHAPES, consts = [0, 1])]
 fn input_gradient<const ALGORITHM: usize>(bencher: Bencher, shape: Shape) {
     let Layer { conv, kernels, mut x, y, weight, mut work, .. } = layer(shape, ALGORITHM);
-    bencher
-        .counter(items(&conv))
-        .bench_local(|| conv.backward_input(kernels, Team::Solo, &weight, &y, &mut x, false, &mut work));
+    bencher.counter(items(&conv)).bench_local(|| {
+        conv.backward_input(&mut context(kernels, &mut work), &weight, &y, &mut x, Update::Set)
+    });
 }
 
 #[divan::bench(args = SHAPES, consts = [0, 1])]
 fn weight_gradient<const ALGORITHM: usize>(bencher: Bencher, shape: Shape) {
     let Layer { conv, kernels, x, y, mut d_weight, mut bias, mut work, .. } = layer(shape, ALGORITHM);
     bencher.counter(items(&conv)).bench_local(|| {
-        conv.backward_weight(kernels, Team::Solo, &x, &y, &mut d_weight, &mut bias, &mut work);
+        let gradient = AffineGradient { weight: &mut d_weight, bias: &mut bias };
+        conv.backward_weight(&mut context(kernels, &mut work), &x, &y, gradient)
     });
 }

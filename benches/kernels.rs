@@ -10,7 +10,7 @@ use divan::{Bencher, black_box};
 use performer_ddpm::config::Preset;
 use performer_ddpm::kernels::internals::*;
 use performer_ddpm::kernels::{Isa, Team, peak_gflops};
-use performer_ddpm::nn::{GroupNorm, Linear};
+use performer_ddpm::nn::{self, Affine, AffineGradient, Context, GroupNorm, GroupNormGradient, Linear};
 use performer_ddpm::train::{Adam, Update};
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -81,28 +81,37 @@ fn product<const ISA: usize>(bencher: Bencher, (m, n, k): (usize, usize, usize))
     });
 }
 
+fn context(isa: Isa, workspace: &mut [f32]) -> Context<'_, f32> {
+    Context { kernels: isa.into(), team: Team::Solo, workspace }
+}
+
 /// Rows, features in, features out: shortcuts, attention's projections, a timestep's.
 const LINEAR: [(usize, usize, usize); 4] = [(784, 64, 32), (196, 64, 64), (1024, 384, 128), (1, 512, 256)];
 
 #[divan::bench(args = LINEAR, consts = [0, 1, 2, 3])]
 fn linear_forward<const ISA: usize>(bencher: Bencher, (rows, c_in, c_out): (usize, usize, usize)) {
-    let layer = Linear { rows, c_in, c_out };
+    let layer = Linear::new(rows, c_in, c_out).expect("a layer");
     let (x, weight, bias) = (numbers(rows * c_in), numbers(c_in * c_out), numbers(c_out));
     let mut y = numbers(rows * c_out);
     measure(bencher, ISA, Work::Operations(2 * rows * c_in * c_out), |isa| {
-        layer.forward(isa, Team::Solo, black_box(&x), &weight, &bias, &mut y);
+        let affine = Affine { weight: &weight, bias: &bias };
+        layer.forward(&mut context(isa, &mut []), black_box(&x), affine, &mut y).expect("lengths that fit");
     });
 }
 
 /// The gradients in the input, in the weight and in the bias.
 #[divan::bench(args = LINEAR, consts = [0, 1, 2, 3])]
 fn linear_backward<const ISA: usize>(bencher: Bencher, (rows, c_in, c_out): (usize, usize, usize)) {
-    let layer = Linear { rows, c_in, c_out };
+    let layer = Linear::new(rows, c_in, c_out).expect("a layer");
     let (x, d_y, transposed) = (numbers(rows * c_in), numbers(rows * c_out), numbers(c_in * c_out));
     let (mut d_x, mut d_weight, mut d_bias) = (x.clone(), transposed.clone(), numbers(c_out));
     measure(bencher, ISA, Work::Operations(4 * rows * c_in * c_out), |isa| {
-        layer.backward_input(isa, Team::Solo, &transposed, black_box(&d_y), &mut d_x, false);
-        layer.backward_weight(isa, Team::Solo, black_box(&x), &d_y, &mut d_weight, &mut d_bias);
+        let context = &mut context(isa, &mut []);
+        let gradient = AffineGradient { weight: &mut d_weight, bias: &mut d_bias };
+        layer
+            .backward_input(context, &transposed, black_box(&d_y), &mut d_x, nn::Update::Set)
+            .expect("lengths that fit");
+        layer.backward_weight(context, black_box(&x), &d_y, gradient).expect("lengths that fit");
     });
 }
 
@@ -168,18 +177,21 @@ fn silu_backward<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize,
 }
 
 fn group_norm((pixels, channels): (usize, usize)) -> GroupNorm {
-    GroupNorm { pixels, channels, groups: 32, eps: 1e-6, silu: true }
+    GroupNorm::new(pixels, channels, 32, 1e-6, true).expect("a layer")
 }
 
 /// Moments, then the affine map with its SiLU: x is read twice.
 #[divan::bench(args = IMAGES, consts = [0, 1, 2, 3])]
 fn group_norm_forward<const ISA: usize>(bencher: Bencher, image: (usize, usize)) {
     let layer = group_norm(image);
-    let len = layer.pixels * layer.channels;
-    let (x, gamma, beta) = (numbers(len), numbers(layer.channels), numbers(layer.channels));
+    let (len, c) = (image.0 * image.1, image.1);
+    let (x, gamma, beta) = (numbers(len), numbers(c), numbers(c));
     let (mut y, mut saved, mut work) = (numbers(len), numbers(layer.saved_len()), numbers(layer.work_len()));
     measure(bencher, ISA, Work::Memory(3 * len), |isa| {
-        layer.forward(isa, Team::Solo, black_box(&x), &gamma, &beta, &mut y, &mut saved, &mut work);
+        let affine = Affine { weight: &gamma, bias: &beta };
+        layer
+            .forward(&mut context(isa, &mut work), black_box(&x), affine, &mut y, &mut saved)
+            .expect("lengths that fit");
     });
 }
 
@@ -187,16 +199,23 @@ fn group_norm_forward<const ISA: usize>(bencher: Bencher, image: (usize, usize))
 #[divan::bench(args = IMAGES, consts = [0, 1, 2, 3])]
 fn group_norm_backward<const ISA: usize>(bencher: Bencher, image: (usize, usize)) {
     let layer = group_norm(image);
-    let (len, c) = (layer.pixels * layer.channels, layer.channels);
+    let (len, c) = (image.0 * image.1, image.1);
     let [x, before, mut d_y, mut d_x] = [(); 4].map(|()| numbers(len));
     let [gamma, beta, mut d_gamma, mut d_beta] = [(); 4].map(|()| numbers(c));
     let (mut saved, mut work) = (numbers(layer.saved_len()), numbers(layer.work_len()));
-    layer.forward(Isa::detect(), Team::Solo, &x, &gamma, &beta, &mut d_x, &mut saved, &mut work);
+    let affine = Affine { weight: &gamma, bias: &beta };
+    layer
+        .forward(&mut context(Isa::detect(), &mut work), &x, affine, &mut d_x, &mut saved)
+        .expect("lengths that fit");
     measure(bencher, ISA, Work::Memory(8 * len), |isa| {
         d_y.copy_from_slice(black_box(&before));
-        let (d_gamma, d_beta) = (&mut d_gamma, &mut d_beta);
-        let d_x = Some(&mut d_x[..]);
-        layer.backward(isa, &x, &gamma, &beta, &saved, &mut d_y, d_x, false, d_gamma, d_beta, &mut work);
+        let gradient = GroupNormGradient {
+            d_x: Some((&mut d_x, nn::Update::Set)),
+            affine: AffineGradient { weight: &mut d_gamma, bias: &mut d_beta },
+        };
+        layer
+            .backward(&mut context(isa, &mut work), &x, affine, &saved, &mut d_y, gradient)
+            .expect("lengths that fit");
     });
 }
 

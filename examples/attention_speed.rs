@@ -8,9 +8,11 @@
 //! them. The layer's input and its output's gradient are normal numbers; buffers are lent and reused, as in a
 //! network.
 
-use performer_ddpm::config::FeatureMap;
+use performer_ddpm::config::{AttentionKind, FeatureMap};
 use performer_ddpm::kernels::{Isa, Team};
-use performer_ddpm::nn::{Attention, AttentionKind, Projections};
+use performer_ddpm::nn::{
+    Attention, AttentionOutput, AttentionShape, Context, Projections, Qkv, QkvGradient,
+};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 use rayon::prelude::*;
 use std::sync::Mutex;
@@ -49,14 +51,15 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(kind: AttentionKind, tokens: usize, isa: Isa) -> Layer {
+    fn new(kind: AttentionKind, tokens: usize, isa: Isa) -> performer_ddpm::Result<Layer> {
         let w = normal(FEATURES * DIM, 0);
         let w_t = (0..DIM).flat_map(|j| w[j..].iter().step_by(DIM)).copied().collect();
-        Layer { attention: Attention { tokens, heads: HEADS, dim: DIM, kind }, isa, w, w_t }
+        let shape = AttentionShape { tokens, heads: HEADS, dim: DIM, features: FEATURES };
+        Ok(Layer { attention: Attention::new(kind, shape)?, isa, w, w_t })
     }
 
     fn sample(&self, index: usize) -> Sample {
-        let len = self.attention.tokens * HEADS * DIM;
+        let len = self.attention.shape().tokens * HEADS * DIM;
         let [q, k, v, d_out] = [1, 2, 3, 4].map(|id| normal(len, 4 * index as u64 + id));
         let [out, d_q, d_k, d_v] = [(); 4].map(|()| vec![0.0; len]);
         Sample { q, k, v, d_out, out, saved: vec![0.0; self.attention.saved_len()], d_q, d_k, d_v }
@@ -65,10 +68,14 @@ impl Layer {
     fn run(&self, team: Team, backward: bool, sample: &mut Sample, work: &mut [f32]) {
         let projections = Projections { w: &self.w, w_t: &self.w_t };
         let Sample { q, k, v, d_out, out, saved, d_q, d_k, d_v } = sample;
-        self.attention.forward(self.isa, team, projections, q, k, v, out, saved, work);
+        let context = &mut Context { kernels: self.isa.into(), team, workspace: work };
+        let qkv = Qkv { q, k, v };
+        self.attention.forward(context, projections, qkv, out, saved).expect("lengths that fit");
         if backward {
-            let a = &self.attention;
-            a.backward(self.isa, team, projections, q, k, v, out, d_out, saved, d_q, d_k, d_v, work);
+            let (output, gradient) = (AttentionOutput { out, saved }, QkvGradient { d_q, d_k, d_v });
+            self.attention
+                .backward(context, projections, qkv, output, d_out, gradient)
+                .expect("lengths that fit");
         }
     }
 
@@ -121,12 +128,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let best = argument("--best", "no") == "yes";
     let most: usize = argument("--most-tokens", "16384").parse()?;
     let isa: Isa = argument("--isa", Isa::detect().name()).parse()?;
-    let favor = |map| AttentionKind::Favor { map, features: FEATURES };
     let all = [
-        ("favor", favor(FeatureMap::Positive)),
-        ("hyperbolic", favor(FeatureMap::Hyperbolic)),
-        ("trigonometric", favor(FeatureMap::Trigonometric)),
-        ("relu", favor(FeatureMap::Relu)),
+        ("favor", AttentionKind::Favor(FeatureMap::Positive)),
+        ("hyperbolic", AttentionKind::Favor(FeatureMap::Hyperbolic)),
+        ("trigonometric", AttentionKind::Favor(FeatureMap::Trigonometric)),
+        ("relu", AttentionKind::Favor(FeatureMap::Relu)),
         ("softmax", AttentionKind::Softmax),
     ];
     let wanted = argument("--kinds", "favor,hyperbolic,trigonometric,relu,softmax");
@@ -136,7 +142,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "L": tokens, "batch": batch, "heads": HEADS, "d": DIM, "m": FEATURES, "threads": threads, "isa": isa.name(),
         });
         for (name, kind) in all.into_iter().filter(|(name, _)| wanted.split(',').any(|kind| kind == *name)) {
-            let layer = Layer::new(kind, tokens, isa);
+            let layer = Layer::new(kind, tokens, isa)?;
             let mut samples: Vec<Sample> = (0..batch).map(|index| layer.sample(index)).collect();
             for (what, backward) in [("forward", false), ("forward_backward", true)] {
                 let ms = pool.install(|| layer.milliseconds(&mut samples, backward, runs, best))?;

@@ -181,7 +181,7 @@ fn from_state<T: Real>(state: &TrainingState, file: PathBuf, note: Option<String
     let widen = |values: &[f32]| values.iter().map(|x| T::of((*x).into())).collect::<Vec<T>>();
     let config = state.config.unet.clone();
     let model = Model {
-        graph: unet::build(&config)?,
+        graph: unet::build(&config)?.into(),
         config,
         weights: widen(&state.ema),
         projections: state.projections.iter().map(|p| widen(p)).collect(),
@@ -241,7 +241,7 @@ fn load_weights<T: Real>(folder: &Path, file: &Path) -> Result<Model<T>> {
     let weights = safetensors_io::take_weights(&mut tensors, &graph)?;
     let projections = safetensors_io::take_projections(&mut tensors, &graph.projections)?;
     tensors.finish()?;
-    Ok(Model { config, graph, weights, projections })
+    Ok(Model { config, graph: graph.into(), weights, projections })
 }
 
 fn save_weights(file: &Path, graph: &Graph, weights: &[f32], projections: &[Vec<f32>]) -> Result<()> {

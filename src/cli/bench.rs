@@ -110,15 +110,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let data = noise(&config)?;
 
     let mut trainer: Trainer<f32> = Trainer::new(&config, threads, kernels)?;
-    let mut failed = None;
-    let train = median(args.runs, || {
-        if let Err(error) = trainer.advance(&data) {
-            failed.get_or_insert(error);
-        }
-    });
-    if let Some(error) = failed {
-        return Err(error);
-    }
+    let train = median(args.runs, || trainer.advance(&data).map(drop))?;
     trainer.engine().start_clock();
     let start = Instant::now();
     for _ in 0..args.runs {
@@ -127,7 +119,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let clocked = start.elapsed().as_secs_f64();
     let peak_rss_mib = peak_rss_mib();
     let model: Model<f32> = trainer.averaged_model();
-    let info = report(&model.graph, batch, threads);
+    let info = report(&model.graph, batch, threads)?;
     let peak = peak_gflops(threads)?;
     let work = (batch * info.multiply_adds) as f64;
     let clock = trainer.engine().clock().expect("it was started");
@@ -138,11 +130,11 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let x = vec![0.5; batch * model.input_len()];
     let mut out = vec![0.0; batch * model.output_len()];
     let indices: Vec<usize> = (0..batch).map(|i| i * 997 % config.diffusion.timesteps).collect();
-    let forward = median(args.runs, || engine.forward(&model, &x, &indices, &mut out));
+    let forward = median(args.runs, || engine.forward(&model, &x, &indices, &mut out))?;
     engine.start_clock();
     let start = Instant::now();
     for _ in 0..args.runs {
-        engine.forward(&model, &x, &indices, &mut out);
+        engine.forward(&model, &x, &indices, &mut out)?;
     }
     let clocked = start.elapsed().as_secs_f64();
     let clock = engine.clock().expect("it was started");
@@ -236,18 +228,17 @@ fn noise(config: &Config) -> Result<Dataset> {
 }
 
 /// The median time of a call in seconds, after two that do not count.
-fn median(runs: u32, mut f: impl FnMut()) -> f64 {
-    f();
-    f();
-    let mut times: Vec<f64> = (0..runs)
-        .map(|_| {
-            let start = Instant::now();
-            f();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
+fn median(runs: u32, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
+    f()?;
+    f()?;
+    let mut times = Vec::new();
+    for _ in 0..runs {
+        let start = Instant::now();
+        f()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    Ok(times[times.len() / 2])
 }
 
 /// The process's largest resident size so far, where the system tells.

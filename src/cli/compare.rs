@@ -1,5 +1,6 @@
 //! `compare`: FAVOR+ beside softmax under one budget, with a report.
 
+use super::choices::{attention_kinds, parts};
 use super::features_network::NetworkArgs;
 use super::interrupts::watch_interrupts;
 use super::progress::Progress;
@@ -7,7 +8,8 @@ use super::train::{PresetName, basis, load};
 use super::{ComputeArgs, RUNS, parse_size, print_json};
 use clap::Args;
 use performer_ddpm::compare::report::write_report;
-use performer_ddpm::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan, Variant};
+use performer_ddpm::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan};
+use performer_ddpm::config::AttentionKind;
 use performer_ddpm::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -16,12 +18,7 @@ use std::sync::atomic::Ordering;
 /// Compare attention: train the same network with softmax and with FAVOR+, on the same batches, and write a
 /// report.
 ///
-/// Five parts (--only does some of them):
-///   runs             each variant trained for the budget; loss, speed, memory, samples from the same noise
-///   full-resolution  the images enlarged to 64x64 with attention at every pixel, FAVOR+ and softmax
-///   cost             time and memory of the attention layer alone, over L and m
-///   approximation    the error of the random features over m
-///   conversion       the softmax run's weights run with FAVOR+, and what a short fine-tuning restores
+/// There are five parts; --only, which lists them, does some of them.
 ///
 /// --minutes M counts training alone, for each variant: five variants train 5 M minutes. Full resolution
 /// takes M/2 minutes for each of its two networks, fine-tuning a tenth of the softmax run's steps for each of
@@ -54,9 +51,9 @@ pub struct CompareArgs {
     /// Minutes of training of each variant
     #[arg(long, value_name = "M", allow_negative_numbers = true)]
     minutes: Option<f64>,
-    /// What is compared [default: softmax,favor,favor-hyperbolic,favor-trig,relu]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    variants: Option<Vec<String>>,
+    /// What is compared, separated by commas [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = attention_kinds())]
+    variants: Option<Vec<AttentionKind>>,
     /// Compare samples under this features network, and not by the means of 8x8 blocks of pixels: Fréchet and
     /// kernel distance, precision and recall
     #[arg(long, value_name = "FILE.onnx")]
@@ -67,9 +64,9 @@ pub struct CompareArgs {
     /// The comparison's folder [default: runs/compare-NAME-BUDGET]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Do these parts only [default: all]
-    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
-    only: Option<Vec<String>>,
+    /// Do these parts only, separated by commas [default: all]
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', value_parser = parts())]
+    only: Option<Vec<Part>>,
     /// Only write the report anew from what was found
     #[arg(long, conflicts_with = "only")]
     report_only: bool,
@@ -87,10 +84,7 @@ const FEATURES_BATCH: usize = 64;
 
 /// Compares; prints the runs' figures and the report's path.
 pub fn run(args: CompareArgs) -> Result<ExitCode> {
-    let parts = match &args.only {
-        None => Part::ALL.to_vec(),
-        Some(names) => names.iter().map(|name| name.parse()).collect::<Result<_>>()?,
-    };
+    let parts = args.only.clone().unwrap_or_else(|| Part::ALL.to_vec());
     let (folder, plan) = plan(&args)?;
     if args.report_only {
         let findings = Findings::load(&folder)?.ok_or_else(|| nothing_there(&folder))?;
@@ -99,7 +93,7 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     }
     let given = args.network.given().next().is_some();
     if (args.features.is_some() || args.samples.is_some()) && !parts.contains(&Part::Runs) {
-        let got = args.only.iter().flatten().cloned().collect::<Vec<_>>().join(",");
+        let got = parts.iter().map(|part| part.name()).collect::<Vec<_>>().join(",");
         let help = "samples are those of the variants' runs";
         return Err(Error::invalid(
             "--only beside --features or --samples",
@@ -167,10 +161,7 @@ fn plan(args: &CompareArgs) -> Result<(PathBuf, Plan)> {
     if args.config.is_none() {
         config = config.for_images(data.train.shape());
     }
-    let variants: Vec<Variant> = match &args.variants {
-        None => Variant::ALL.to_vec(),
-        Some(names) => names.iter().map(|name| name.parse()).collect::<Result<_>>()?,
-    };
+    let variants = args.variants.clone().unwrap_or_else(|| AttentionKind::ALL.to_vec());
     let (budget, budget_name) = match (args.minutes, args.steps.unwrap_or(config.train.steps)) {
         (Some(minutes), _) => (Budget::Minutes(minutes), format!("{minutes}min")),
         (None, steps) => (Budget::Steps(steps), format!("{steps}steps")),

@@ -59,7 +59,7 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
         note: loaded.note.clone(),
         diffusion: &loaded.diffusion,
         alpha_bar_t: schedule.last().alpha_bar,
-        network: report(&loaded.model.graph, args.batch as usize, threads),
+        network: report(&loaded.model.graph, args.batch as usize, threads)?,
     };
     if args.json {
         print_json(&info);

@@ -12,6 +12,7 @@ macro_rules! eprintln {
 
 mod audit;
 mod bench;
+mod choices;
 mod compare;
 mod evaluate;
 mod export;

@@ -1,10 +1,11 @@
 //! `train`: a run from a preset or a configuration file, or one resumed.
 
+use super::choices::attention_kinds;
 use super::interrupts::watch_interrupts;
 use super::progress::Progress;
 use super::{ComputeArgs, RUNS, latest, parse_size};
 use clap::{Args, ValueEnum};
-use performer_ddpm::config::{BlockAttention, Config, DataConfig, FeatureMap, Preset};
+use performer_ddpm::config::{AttentionKind, BlockAttention, Config, DataConfig, Preset};
 use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit};
 use performer_ddpm::{Error, Result, data};
 use std::path::{Path, PathBuf};
@@ -45,8 +46,8 @@ pub struct TrainArgs {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
     /// Attention of every block that has one
-    #[arg(long, value_enum, value_name = "KIND")]
-    attention: Option<AttentionName>,
+    #[arg(long, value_parser = attention_kinds(), value_name = "KIND")]
+    attention: Option<AttentionKind>,
     /// m, the number of FAVOR+ projections
     #[arg(long, value_name = "M")]
     features: Option<usize>,
@@ -82,20 +83,6 @@ impl PresetName {
             PresetName::Tiny => Preset::Tiny,
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum AttentionName {
-    /// Exact attention, equation (22)
-    Softmax,
-    /// FAVOR+ with positive features, equations (25) and (26)
-    Favor,
-    /// FAVOR+ with hyperbolic positive features
-    FavorHyperbolic,
-    /// FAVOR+ with trigonometric features
-    FavorTrig,
-    /// FAVOR+ with ReLU features
-    Relu,
 }
 
 /// Trains; prints the run's folder and the sample grid's path.
@@ -244,18 +231,8 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
     train.seed = args.seed.unwrap_or(train.seed);
     let unet = &mut config.unet;
     unet.favor.features = args.features.unwrap_or(unet.favor.features);
-    if let Some(name) = args.attention {
-        let (kind, map) = match name {
-            AttentionName::Softmax => (BlockAttention::Softmax, unet.favor.map),
-            AttentionName::Favor => (BlockAttention::Favor, FeatureMap::Positive),
-            AttentionName::FavorHyperbolic => (BlockAttention::Favor, FeatureMap::Hyperbolic),
-            AttentionName::FavorTrig => (BlockAttention::Favor, FeatureMap::Trigonometric),
-            AttentionName::Relu => (BlockAttention::Favor, FeatureMap::Relu),
-        };
-        unet.favor.map = map;
-        let blocks =
-            unet.down_attention.iter_mut().chain(&mut unet.up_attention).chain([&mut unet.mid_attention]);
-        blocks.filter(|block| **block != BlockAttention::None).for_each(|block| *block = kind);
+    if let Some(kind) = args.attention {
+        unet.set_attention(kind, |block| block != BlockAttention::None);
     }
     Ok(config)
 }

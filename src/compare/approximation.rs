@@ -3,7 +3,7 @@
 
 use super::context::Context;
 use super::sizes::ApproximationSizes;
-use super::variant::Variant;
+use crate::config::AttentionKind;
 use crate::equations::attention::{eq22_attention, eq26_linear_attention};
 use crate::equations::features::{FeatureMap, eq24_features};
 use crate::equations::kernel::eq23_kernel;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ApproximationPoint {
     /// The feature map.
-    pub variant: Variant,
+    pub variant: AttentionKind,
     /// Whether the projections are orthogonal in blocks, or i.i.d.
     pub orthogonal: bool,
     /// Standard deviation of q's and k's entries.
@@ -38,7 +38,7 @@ pub struct ApproximationPoint {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slope {
     /// The feature map.
-    pub variant: Variant,
+    pub variant: AttentionKind,
     /// Whether the projections are orthogonal.
     pub orthogonal: bool,
     /// Standard deviation of q's and k's entries.
@@ -104,8 +104,8 @@ impl Exact {
 
 /// Measures; `None` where it was asked to stop.
 pub(super) fn study(context: &mut Context, sizes: &ApproximationSizes) -> Result<Option<Approximation>> {
-    let maps: Vec<(Variant, FeatureMap)> =
-        Variant::ALL.into_iter().filter_map(|variant| Some((variant, variant.map()?))).collect();
+    let maps: Vec<(AttentionKind, FeatureMap)> =
+        AttentionKind::ALL.into_iter().filter_map(|variant| Some((variant, variant.map()?))).collect();
     let (mut points, mut slopes) = (Vec::new(), Vec::new());
     let total = (sizes.spreads.len() * maps.len() * 2) as f64;
     let mut done = 0.0;
@@ -124,7 +124,7 @@ pub(super) fn study(context: &mut Context, sizes: &ApproximationSizes) -> Result
                     }
                     let (kernel_error, attention_error) =
                         errors(&exact, &kernel, map, orthogonal, m, sizes.draws)?;
-                    let iid_positive = variant == Variant::Favor && !orthogonal;
+                    let iid_positive = variant == AttentionKind::FAVOR && !orthogonal;
                     points.push(ApproximationPoint {
                         variant,
                         orthogonal,
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn the_slope_of_a_power_is_its_exponent() {
         let point = |features: usize| ApproximationPoint {
-            variant: Variant::Favor,
+            variant: AttentionKind::FAVOR,
             orthogonal: true,
             spread: 1.0,
             features,

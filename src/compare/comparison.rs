@@ -4,8 +4,8 @@ use super::context::{Context, Event, PeakMib};
 use super::plan::{Part, Plan};
 use super::samples::{Features, SampleStudy};
 use super::store::{self, DataNote, Findings};
-use super::variant::Variant;
 use super::{approximation, conversion, cost, full_resolution, runs, samples};
+use crate::config::AttentionKind;
 use crate::data::Datasets;
 use crate::error::{Error, Result};
 use crate::kernels::{ConvAlgorithm, Isa, Kernels};
@@ -151,7 +151,7 @@ impl Comparison {
         }
         let of = session.features.source(plan, &data.train).describe();
         let measured = self.findings.runs.iter().filter(|run| run.quality.is_some());
-        let wanted: Vec<Option<Variant>> =
+        let wanted: Vec<Option<AttentionKind>> =
             data.test.iter().map(|_| None).chain(measured.map(|run| Some(run.variant))).collect();
         for variant in wanted {
             let done = self.findings.samples.iter().flat_map(|study| &study.rows);
@@ -230,7 +230,7 @@ impl Comparison {
             (session.observer)(Event::Note(&format!("conversion is left out: {why}")));
             return Ok(true);
         }
-        let softmax = self.findings.runs.iter().find(|run| run.variant == Variant::Softmax);
+        let softmax = self.findings.runs.iter().find(|run| run.variant == AttentionKind::Softmax);
         let Some(quality) = softmax.and_then(|run| run.quality.clone()) else { return Ok(true) };
         if self.findings.conversion.is_none() {
             let stage = |context: &mut Context| conversion::in_place(context, plan, data, &quality);

@@ -5,9 +5,9 @@ use super::measure::{Subject, loss_above, or_note, rms_difference, write_grid};
 use super::plan::{Budget, Plan};
 use super::runs::{self, Quality};
 use super::training::{Training, train};
-use super::variant::Variant;
+use super::variant::with_attention;
 use crate::checkpoint::{model_folder, state};
-use crate::config::{Config, DiffusionConfig, LrDecay, UnetConfig};
+use crate::config::{AttentionKind, Config, DiffusionConfig, FeatureMap, LrDecay, UnetConfig};
 use crate::data::{Dataset, Datasets};
 use crate::error::{Error, Result};
 use crate::evaluate::Estimate;
@@ -37,7 +37,7 @@ pub struct BesideSoftmax {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InPlace {
     /// The attention.
-    pub variant: Variant,
+    pub variant: AttentionKind,
     /// m.
     pub features: usize,
     /// What it is worth: the losses are means over draws of the projections, the rest is of the first draw.
@@ -49,7 +49,7 @@ pub struct InPlace {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FineTuned {
     /// The attention: FAVOR+, or softmax itself, which shows what the further steps alone do.
-    pub variant: Variant,
+    pub variant: AttentionKind,
     /// m; `None` for softmax.
     pub features: Option<usize>,
     /// How training went.
@@ -80,7 +80,7 @@ pub struct Conversion {
 pub(super) const GRID: &str = "conversion";
 
 /// The maps that estimate softmax's kernel by positive numbers.
-const MAPS: [Variant; 2] = [Variant::Favor, Variant::FavorHyperbolic];
+const MAPS: [AttentionKind; 2] = [AttentionKind::FAVOR, AttentionKind::Favor(FeatureMap::Hyperbolic)];
 
 /// A softmax network with another attention and the same weights; `draw` counts draws of the projections.
 ///
@@ -89,12 +89,12 @@ const MAPS: [Variant; 2] = [Variant::Favor, Variant::FavorHyperbolic];
 fn converted(
     softmax: &Model<f32>,
     base: &UnetConfig,
-    variant: Variant,
+    variant: AttentionKind,
     features: usize,
     seed: u64,
     draw: u64,
 ) -> Result<Model<f32>> {
-    let mut unet = variant.of(base);
+    let mut unet = with_attention(variant, base);
     unet.favor.features = features;
     let mut model = Model::<f32>::new(&unet, seed)?;
     let names = |model: &Model<f32>| model.graph.params.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
@@ -129,7 +129,7 @@ impl Baseline<'_> {
         data: &'a Datasets,
         quality: &'a Quality,
     ) -> Result<Baseline<'a>> {
-        let loaded = model_folder::load::<f32>(&runs::folder(&context.out, Variant::Softmax))?;
+        let loaded = model_folder::load::<f32>(&runs::folder(&context.out, AttentionKind::Softmax))?;
         let mut subject =
             Subject::new(context, loaded.model.clone(), &loaded.diffusion, plan.config.train.seed)?;
         Ok(Baseline {
@@ -203,7 +203,7 @@ fn replaced(
     context: &Context,
     plan: &Plan,
     baseline: &Baseline,
-    variant: Variant,
+    variant: AttentionKind,
     features: usize,
 ) -> Result<(InPlace, Option<Array4<f32>>)> {
     let seed = plan.config.train.seed;
@@ -260,7 +260,7 @@ pub(super) fn in_place(
             (context.progress)(done, &format!("{variant} in place, m = {features}"));
             let (found, samples) = replaced(context, plan, &baseline, variant, features)?;
             conversion.in_place.push(found);
-            if let (Some(images), Variant::Favor) = (samples, variant) {
+            if let (Some(images), AttentionKind::FAVOR) = (samples, variant) {
                 rows.push(images);
                 conversion.grid_rows.push(features);
             }
@@ -273,9 +273,9 @@ pub(super) fn in_place(
 }
 
 /// What is fine-tuned: softmax itself, then FAVOR+ at each m.
-pub(super) fn to_fine_tune(plan: &Plan) -> Vec<(Variant, Option<usize>)> {
-    let favor = plan.conversion.tuned.iter().map(|m| (Variant::Favor, Some(*m)));
-    std::iter::once((Variant::Softmax, None)).chain(favor).collect()
+pub(super) fn to_fine_tune(plan: &Plan) -> Vec<(AttentionKind, Option<usize>)> {
+    let favor = plan.conversion.tuned.iter().map(|m| (AttentionKind::FAVOR, Some(*m)));
+    std::iter::once((AttentionKind::Softmax, None)).chain(favor).collect()
 }
 
 /// Trains the softmax weights on for a share of their run's steps; `None` where it was asked to stop.
@@ -284,7 +284,7 @@ pub(super) fn fine_tune(
     plan: &Plan,
     data: &Datasets,
     quality: &Quality,
-    variant: Variant,
+    variant: AttentionKind,
     features: Option<usize>,
 ) -> Result<Option<FineTuned>> {
     let baseline = Baseline::load(context, plan, data, quality)?;

@@ -2,10 +2,12 @@
 
 use super::context::Context;
 use super::sizes::CostSizes;
-use super::variant::Variant;
+use crate::config::{AttentionKind, FeatureMap};
 use crate::error::Result;
 use crate::kernels::{Isa, Team, transpose};
-use crate::nn::{Attention, AttentionKind, Projections};
+use crate::nn::{
+    Attention, AttentionOutput, AttentionShape, Context as LayerContext, Projections, Qkv, QkvGradient,
+};
 use crate::rng::{Stream, fill_normal, rng};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -14,7 +16,7 @@ use std::time::Instant;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CostPoint {
     /// The attention.
-    pub variant: Variant,
+    pub variant: AttentionKind,
     /// m; `None` for softmax.
     pub features: Option<usize>,
     /// L.
@@ -44,7 +46,7 @@ pub enum Crossover {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BreakEven {
     /// The attention.
-    pub variant: Variant,
+    pub variant: AttentionKind,
     /// m.
     pub features: usize,
     /// By counting operations: 2m for one function, 3m for two.
@@ -110,12 +112,12 @@ pub(super) fn study(context: &mut Context, sizes: &CostSizes) -> Result<Option<C
 }
 
 /// Softmax, one function at every m, two functions at the smallest and at the largest.
-fn kinds(sizes: &CostSizes) -> Vec<(Variant, Option<usize>)> {
+fn kinds(sizes: &CostSizes) -> Vec<(AttentionKind, Option<usize>)> {
     let mut ends = vec![sizes.features.first(), sizes.features.last()];
     ends.dedup();
-    let one = sizes.features.iter().map(|m| (Variant::Favor, Some(*m)));
-    let two = ends.into_iter().flatten().map(|m| (Variant::FavorHyperbolic, Some(*m)));
-    std::iter::once((Variant::Softmax, None)).chain(one).chain(two).collect()
+    let one = sizes.features.iter().map(|m| (AttentionKind::FAVOR, Some(*m)));
+    let two = ends.into_iter().flatten().map(|m| (AttentionKind::Favor(FeatureMap::Hyperbolic), Some(*m)));
+    std::iter::once((AttentionKind::Softmax, None)).chain(one).chain(two).collect()
 }
 
 fn normal(len: usize, id: u64) -> Vec<f32> {
@@ -127,81 +129,66 @@ fn normal(len: usize, id: u64) -> Vec<f32> {
 fn measure(
     isa: Isa,
     sizes: &CostSizes,
-    variant: Variant,
+    variant: AttentionKind,
     features: Option<usize>,
     tokens: usize,
 ) -> Result<CostPoint> {
     let CostSizes { heads, dim, .. } = *sizes;
-    let kind = match (variant.map(), features) {
-        (Some(map), Some(features)) => AttentionKind::Favor { map, features },
-        _ => AttentionKind::Softmax,
-    };
-    let attention = Attention { tokens, heads, dim, kind };
+    let m = features.unwrap_or(0);
+    let attention = Attention::new(variant, AttentionShape { tokens, heads, dim, features: m })?;
     let len = tokens * heads * dim;
-    let w = normal(features.unwrap_or(0) * dim, 0);
+    let w = normal(m * dim, 0);
     let mut w_t = w.clone();
-    transpose(&w, features.unwrap_or(0), dim, &mut w_t);
+    transpose(&w, m, dim, &mut w_t);
     let projections = Projections { w: &w, w_t: &w_t };
     let [q, k, v, d_out] = [1, 2, 3, 4].map(|id| normal(len, id));
     let [mut out, mut d_q, mut d_k, mut d_v] = [(); 4].map(|()| vec![0.0; len]);
     let mut saved = vec![0.0; attention.saved_len()];
     let mut work = vec![0.0; attention.forward_work_len().max(attention.backward_work_len())];
     let extra_mib = (4 * (saved.len() + work.len())) as f64 / f64::from(1 << 20);
-    let mut run = |backward: bool| {
+    let qkv = Qkv { q: &q, k: &k, v: &v };
+    let mut run = |backward: bool| -> Result<f64> {
         let start = Instant::now();
-        let team = Team::Solo;
-        attention.forward(isa, team, projections, &q, &k, &v, &mut out, &mut saved, &mut work);
+        let context = &mut LayerContext { kernels: isa.into(), team: Team::Solo, workspace: &mut work };
+        attention.forward(context, projections, qkv, &mut out, &mut saved)?;
         if backward {
-            let (d_q, d_k, d_v) = (&mut d_q, &mut d_k, &mut d_v);
-            attention.backward(
-                isa,
-                team,
-                projections,
-                &q,
-                &k,
-                &v,
-                &out,
-                &d_out,
-                &saved,
-                d_q,
-                d_k,
-                d_v,
-                &mut work,
-            );
+            let output = AttentionOutput { out: &out, saved: &saved };
+            let gradient = QkvGradient { d_q: &mut d_q, d_k: &mut d_k, d_v: &mut d_v };
+            attention.backward(context, projections, qkv, output, &d_out, gradient)?;
         }
-        start.elapsed().as_secs_f64()
+        Ok(start.elapsed().as_secs_f64())
     };
-    let forward_seconds = median(sizes.seconds, || run(false));
-    let step_seconds = median(sizes.seconds, || run(true));
+    let forward_seconds = median(sizes.seconds, || run(false))?;
+    let step_seconds = median(sizes.seconds, || run(true))?;
     Ok(CostPoint { variant, features, tokens, forward_seconds, step_seconds, extra_mib })
 }
 
 /// The median of what `seconds` have room for, three at least; a first call that does not count warms the
 /// caches, unless it alone takes longer than that.
-fn median(seconds: f64, mut run: impl FnMut() -> f64) -> f64 {
-    let first = run();
+fn median(seconds: f64, mut run: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let first = run()?;
     if first > seconds {
-        return first;
+        return Ok(first);
     }
-    let mut times = vec![run()];
+    let mut times = vec![run()?];
     while times.len() < 3 || (times.iter().sum::<f64>() < seconds && times.len() < 1000) {
-        times.push(run());
+        times.push(run()?);
     }
     times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    Ok(times[times.len() / 2])
 }
 
 /// Where the ratio to softmax's time falls below one for good, by logarithms between the neighbours.
 fn crossover(
     points: &[CostPoint],
-    variant: Variant,
+    variant: AttentionKind,
     features: usize,
     time: impl Fn(&CostPoint) -> f64,
 ) -> Option<Crossover> {
     let of = |variant, features, tokens| {
         points.iter().find(|p| (p.variant, p.features, p.tokens) == (variant, features, tokens)).map(&time)
     };
-    let softmax = points.iter().filter(|p| p.variant == Variant::Softmax);
+    let softmax = points.iter().filter(|p| p.variant == AttentionKind::Softmax);
     let ratios: Vec<(usize, f64)> =
         softmax.filter_map(|p| Some((p.tokens, of(variant, Some(features), p.tokens)? / time(p)))).collect();
     let (first, last) = (ratios.first()?, ratios.last()?);
@@ -233,8 +220,8 @@ mod tests {
         let both = lengths.iter().flat_map(|&l| {
             let favor = (2 * features * l) as f64;
             [
-                point(Variant::Softmax, None, l, (l * l) as f64),
-                point(Variant::Favor, Some(features), l, favor),
+                point(AttentionKind::Softmax, None, l, (l * l) as f64),
+                point(AttentionKind::FAVOR, Some(features), l, favor),
             ]
         });
         both.collect()
@@ -242,8 +229,9 @@ mod tests {
 
     #[test]
     fn the_crossover_is_interpolated_and_its_absence_said() {
-        let cross =
-            |m, lengths: &[usize]| crossover(&points(m, lengths), Variant::Favor, m, |p| p.step_seconds);
+        let cross = |m, lengths: &[usize]| {
+            crossover(&points(m, lengths), AttentionKind::FAVOR, m, |p| p.step_seconds)
+        };
         match cross(48, &[64, 128, 256]) {
             // Exact up to rounding: the logarithm of the ratio is linear in that of L.
             Some(Crossover::At(l)) => assert!((l - 96.0).abs() < 1e-9, "{l}"),

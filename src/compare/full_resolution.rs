@@ -4,8 +4,8 @@ use super::context::Context;
 use super::measure::{Subject, or_note, write_grid};
 use super::plan::Plan;
 use super::training::{Training, train};
-use super::variant::Variant;
 use crate::checkpoint::model_folder;
+use crate::config::AttentionKind;
 use crate::data::{Dataset, Datasets};
 use crate::error::Result;
 use crate::evaluate::{Estimate, choose};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FullResolutionRun {
     /// The attention.
-    pub variant: Variant,
+    pub variant: AttentionKind,
     /// How training went.
     pub training: Training,
     /// The loss (21) on held-out images, t and eps the same for both.
@@ -27,13 +27,13 @@ pub struct FullResolutionRun {
 }
 
 /// What is compared here.
-pub(super) const VARIANTS: [Variant; 2] = [Variant::Favor, Variant::Softmax];
+pub(super) const VARIANTS: [AttentionKind; 2] = [AttentionKind::FAVOR, AttentionKind::Softmax];
 
 /// Held-out images of the loss: softmax at every pixel is slow.
 const HELD_OUT: usize = 64;
 
 /// The name of a network's sample grid.
-pub(super) fn grid_name(variant: Variant) -> String {
+pub(super) fn grid_name(variant: AttentionKind) -> String {
     format!("full-resolution-{variant}")
 }
 
@@ -51,7 +51,7 @@ pub(super) fn run(
     context: &mut Context,
     plan: &Plan,
     (train_images, held_out): &(Dataset, Dataset),
-    variant: Variant,
+    variant: AttentionKind,
 ) -> Result<Option<FullResolutionRun>> {
     let folder = context.out.join("full-resolution").join(variant.name());
     let sizes = &plan.full_resolution;

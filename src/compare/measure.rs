@@ -64,7 +64,7 @@ impl Subject {
                 let t = alg1_draw(self.seed, 0, image as u64, &self.schedule, &x0, eps, x_t);
                 indices.push(t.index());
             }
-            self.engine.forward(&self.model, &x_t, &indices, &mut out);
+            self.engine.forward(&self.model, &x_t, &indices, &mut out)?;
             let pairs = eps.chunks_exact(len).zip(out.chunks_exact(len));
             losses.extend(pairs.map(|(eps, out)| eq21_l_simple(eps, out)));
         }

@@ -33,4 +33,3 @@ pub use samples::{FeatureSource, Features, SampleQuality, SampleStudy};
 pub use sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};
 pub use store::{DataNote, Findings};
 pub use training::{CurvePoint, Training};
-pub use variant::Variant;

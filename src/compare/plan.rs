@@ -2,8 +2,8 @@
 
 use super::sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};
 use super::store::json;
-use super::variant::{Variant, attends};
-use crate::config::{BlockAttention, Config, LrDecay, UnetConfig};
+use super::variant::{attends, with_attention};
+use crate::config::{AttentionKind, BlockAttention, Config, LrDecay, UnetConfig};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ impl Budget {
     }
 }
 
-/// A part of the comparison that can be done alone.
+/// A part of the comparison, which can be done without the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// The variants' runs and what is measured of them.
@@ -71,6 +71,25 @@ impl Part {
     }
 }
 
+impl Part {
+    /// What the part does, in a few words.
+    pub fn summary(self) -> &'static str {
+        match self {
+            Part::Runs => {
+                "Each variant trained for the budget; loss, speed, memory, samples from the same noise"
+            }
+            Part::FullResolution => {
+                "The images enlarged to 64x64 with attention at every pixel, FAVOR+ and softmax"
+            }
+            Part::Cost => "Time and memory of the attention layer, over L and m",
+            Part::Approximation => "The error of the random features over m",
+            Part::Conversion => {
+                "The softmax run's weights run with FAVOR+, and what a short fine-tuning restores"
+            }
+        }
+    }
+}
+
 impl FromStr for Part {
     type Err = Error;
 
@@ -91,7 +110,7 @@ pub struct Plan {
     /// The network, whose attention the variants exchange, the diffusion process and Algorithm 1's settings.
     pub config: Config,
     /// What is compared.
-    pub variants: Vec<Variant>,
+    pub variants: Vec<AttentionKind>,
     /// Each variant's budget.
     pub budget: Budget,
     /// Threads.
@@ -124,7 +143,7 @@ impl Plan {
     pub fn new(
         name: impl Into<String>,
         config: &Config,
-        variants: &[Variant],
+        variants: &[AttentionKind],
         budget: Budget,
         threads: usize,
         kernels: Kernels,
@@ -142,7 +161,7 @@ impl Plan {
             }
             _ => {}
         }
-        let unique: BTreeSet<Variant> = variants.iter().copied().collect();
+        let unique: BTreeSet<AttentionKind> = variants.iter().copied().collect();
         if variants.is_empty() || unique.len() != variants.len() {
             return Err(Error::invalid("`Plan::variants`", "one or more, each once", list(variants), ""));
         }
@@ -212,20 +231,20 @@ impl Plan {
 
     /// The configuration of a variant's run; the learning rate's linear fall, where there is one, ends with
     /// the budget of `steps` steps.
-    pub fn run_config(&self, variant: Variant, steps: u64) -> Config {
+    pub fn run_config(&self, variant: AttentionKind, steps: u64) -> Config {
         let mut config = self.config.clone();
-        config.unet = variant.of(&config.unet);
+        config.unet = with_attention(variant, &config.unet);
         end_with(&mut config, steps);
         config
     }
 
     /// The same at full resolution: the level of all pixels attends too.
-    pub fn full_resolution_config(&self, variant: Variant, steps: u64) -> Config {
+    pub fn full_resolution_config(&self, variant: AttentionKind, steps: u64) -> Config {
         let mut config = self.config.clone();
         let unet = &mut config.unet;
         unet.sample_size = self.full_resolution.size;
         *unet = attending_everywhere(unet);
-        config.unet = variant.of(&config.unet);
+        config.unet = with_attention(variant, &config.unet);
         // The run can be resumed by hand, on the enlarged images.
         config.data.size = Some(self.full_resolution.size);
         config.train.batch = self.full_resolution.batch;
@@ -252,7 +271,7 @@ fn end_with(config: &mut Config, steps: u64) {
 
 /// FAVOR+ at the first level and wherever `unet` compares.
 fn attending_everywhere(unet: &UnetConfig) -> UnetConfig {
-    let mut unet = Variant::Favor.of(unet);
+    let mut unet = with_attention(AttentionKind::FAVOR, unet);
     unet.down_attention[0] = BlockAttention::Favor;
     if let Some(last) = unet.up_attention.last_mut() {
         *last = BlockAttention::Favor;
@@ -281,7 +300,7 @@ fn full_size(unet: &UnetConfig) -> [usize; 2] {
     unet.sample_size.map(|side| (side * wanted).div_ceil(longest).next_multiple_of(factor))
 }
 
-pub(super) fn list(variants: &[Variant]) -> String {
+pub(super) fn list(variants: &[AttentionKind]) -> String {
     variants.iter().map(|variant| variant.name()).collect::<Vec<_>>().join(",")
 }
 
@@ -307,11 +326,12 @@ fn first_difference(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Preset;
+    use crate::config::{FeatureMap, Preset};
     use crate::kernels::Isa;
 
     fn plan(preset: Preset, budget: Budget) -> Plan {
-        Plan::new(preset.name(), &preset.config(), &Variant::ALL, budget, 2, Isa::Reference.into()).unwrap()
+        Plan::new(preset.name(), &preset.config(), &AttentionKind::ALL, budget, 2, Isa::Reference.into())
+            .unwrap()
     }
 
     #[test]
@@ -333,7 +353,7 @@ mod tests {
     fn every_presets_networks_are_valid_for_every_variant_at_both_resolutions() {
         for preset in Preset::ALL {
             let plan = plan(preset, Budget::Steps(40));
-            for variant in Variant::ALL {
+            for variant in AttentionKind::ALL {
                 plan.run_config(variant, 40).validate().unwrap();
                 let full = plan.full_resolution_config(variant, 40);
                 full.validate().unwrap();
@@ -345,7 +365,8 @@ mod tests {
 
     #[test]
     fn the_rate_falls_to_its_end_with_the_budget() {
-        let config = plan(Preset::Fashion, Budget::Steps(500)).run_config(Variant::Relu, 500);
+        let config =
+            plan(Preset::Fashion, Budget::Steps(500)).run_config(AttentionKind::Favor(FeatureMap::Relu), 500);
         assert_eq!(config.train.lr_decay, LrDecay::Linear { steps: 500 });
         assert_eq!((config.train.steps, config.train.warmup_steps), (500, 50));
     }
@@ -362,19 +383,19 @@ mod tests {
     #[test]
     fn plans_that_cannot_be_are_refused() {
         let config = Preset::Tiny.config();
-        let refused = |config: &Config, variants: &[Variant], budget, part: &str| {
+        let refused = |config: &Config, variants: &[AttentionKind], budget, part: &str| {
             let plan = Plan::new("x", config, variants, budget, 1, Isa::Reference.into());
             let message = plan.unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         };
-        refused(&config, &Variant::ALL, Budget::Steps(0), "Budget::Steps");
-        refused(&config, &Variant::ALL, Budget::Minutes(f64::NAN), "Budget::Minutes");
+        refused(&config, &AttentionKind::ALL, Budget::Steps(0), "Budget::Steps");
+        refused(&config, &AttentionKind::ALL, Budget::Minutes(f64::NAN), "Budget::Minutes");
         refused(&config, &[], Budget::Steps(1), "Plan::variants");
-        refused(&config, &[Variant::Relu; 2], Budget::Steps(1), "Plan::variants");
+        refused(&config, &[AttentionKind::Favor(FeatureMap::Relu); 2], Budget::Steps(1), "Plan::variants");
         let mut plain = config.clone();
         plain.unet.down_attention.fill(BlockAttention::None);
         plain.unet.up_attention.fill(BlockAttention::None);
         plain.unet.mid_attention = BlockAttention::None;
-        refused(&plain, &Variant::ALL, Budget::Steps(1), "attends somewhere");
+        refused(&plain, &AttentionKind::ALL, Budget::Steps(1), "attends somewhere");
     }
 }

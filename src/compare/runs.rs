@@ -4,8 +4,8 @@ use super::context::Context;
 use super::measure::{Subject, loss_above, or_note, write_grid};
 use super::plan::Plan;
 use super::training::{Training, train};
-use super::variant::Variant;
 use crate::checkpoint::model_folder;
+use crate::config::AttentionKind;
 use crate::data::Datasets;
 use crate::error::Result;
 use crate::evaluate::Estimate;
@@ -18,7 +18,7 @@ use std::time::Instant;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VariantRun {
     /// The attention.
-    pub variant: Variant,
+    pub variant: AttentionKind,
     /// How training went.
     pub training: Training,
     /// What the model is worth; `None` where training diverged.
@@ -54,12 +54,12 @@ impl Quality {
 }
 
 /// A variant's run's folder.
-pub(super) fn folder(out: &Path, variant: Variant) -> PathBuf {
+pub(super) fn folder(out: &Path, variant: AttentionKind) -> PathBuf {
     out.join("runs").join(variant.name())
 }
 
 /// The name of a variant's sample grid.
-pub(super) fn grid_name(variant: Variant) -> String {
+pub(super) fn grid_name(variant: AttentionKind) -> String {
     format!("samples-{variant}")
 }
 
@@ -68,7 +68,7 @@ pub(super) fn run(
     context: &mut Context,
     plan: &Plan,
     data: &Datasets,
-    variant: Variant,
+    variant: AttentionKind,
 ) -> Result<Option<VariantRun>> {
     let folder = folder(&context.out, variant);
     let config_of = |steps| plan.run_config(variant, steps);

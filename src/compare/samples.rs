@@ -5,8 +5,8 @@ use super::context::Context;
 use super::measure::{Subject, or_note};
 use super::plan::Plan;
 use super::runs;
-use super::variant::Variant;
 use crate::checkpoint::model_folder;
+use crate::config::AttentionKind;
 use crate::data::{Dataset, Datasets};
 use crate::error::{Error, Result};
 use crate::evaluate::features::{Extractor, FeatureOptions, PixelRange};
@@ -189,7 +189,7 @@ fn feeding(options: &FeatureOptions) -> Vec<String> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleQuality {
     /// Whose samples; `None` for the test images, which say what a perfect model would have.
-    pub variant: Option<Variant>,
+    pub variant: Option<AttentionKind>,
     /// How many images.
     pub images: usize,
     /// Their distances from the training images, precision and recall.
@@ -234,7 +234,7 @@ pub(super) fn compare(
     plan: &Plan,
     data: &Datasets,
     features: &mut Features,
-    variant: Option<Variant>,
+    variant: Option<AttentionKind>,
 ) -> Result<Option<SampleQuality>> {
     let (count, side) = (features.samples(plan), features.side(plan, &data.train));
     let progress = &mut *context.progress;

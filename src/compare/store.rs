@@ -7,8 +7,8 @@ use super::full_resolution::FullResolutionRun;
 use super::plan::Plan;
 use super::runs::VariantRun;
 use super::samples::SampleStudy;
-use super::variant::Variant;
 use super::{conversion, full_resolution};
+use crate::config::AttentionKind;
 use crate::data::Datasets;
 use crate::error::{Error, Result};
 use crate::output::write_atomically;
@@ -105,11 +105,11 @@ impl Findings {
 
     /// Why softmax weights cannot be run with FAVOR+, where they cannot.
     pub(super) fn no_conversion(&self) -> Option<&'static str> {
-        let softmax = self.runs.iter().find(|run| run.variant == Variant::Softmax);
+        let softmax = self.runs.iter().find(|run| run.variant == AttentionKind::Softmax);
         match softmax.map(|run| run.quality.is_some()) {
             Some(true) => None,
             Some(false) => Some("the softmax run left no model that could be measured"),
-            None if self.plan.variants.contains(&Variant::Softmax) => {
+            None if self.plan.variants.contains(&AttentionKind::Softmax) => {
                 Some("there is no softmax run to convert yet (the part `runs` makes one)")
             }
             None => Some("softmax is not among the variants, so there are no weights to convert"),

@@ -134,7 +134,7 @@ pub(super) fn train(
         seconds: curve.last().map_or(0.0, |point| point.seconds),
         step_seconds: median_step(&metrics),
         peak_mib,
-        planned_mib: report(&unet::build(&config.unet)?, config.train.batch, context.threads).training_mib,
+        planned_mib: report(&unet::build(&config.unet)?, config.train.batch, context.threads)?.training_mib,
         final_loss: final_loss(&metrics),
         curve,
         diverged,

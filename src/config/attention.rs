@@ -1,9 +1,101 @@
 //! The attention's configuration: exact softmax attention or FAVOR+ and its features.
 
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// How tokens attend to each other: a layer of the network, a choice on the command line, a variant that
+/// `compare` trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum AttentionKind {
+    /// Exact softmax attention, equation (22).
+    Softmax,
+    /// FAVOR+ attention, equation (26), with the features of this map.
+    Favor(FeatureMap),
+}
+
+impl AttentionKind {
+    /// FAVOR+ with positive features, equations (25) and (26).
+    pub const FAVOR: AttentionKind = AttentionKind::Favor(FeatureMap::Positive);
+
+    /// Softmax, then FAVOR+ with every feature map.
+    pub const ALL: [AttentionKind; 5] = [
+        AttentionKind::Softmax,
+        AttentionKind::FAVOR,
+        AttentionKind::Favor(FeatureMap::Hyperbolic),
+        AttentionKind::Favor(FeatureMap::Trigonometric),
+        AttentionKind::Favor(FeatureMap::Relu),
+    ];
+
+    /// Its name on the command line, in reports and in the names of folders.
+    pub fn name(self) -> &'static str {
+        match self {
+            AttentionKind::Softmax => "softmax",
+            AttentionKind::Favor(FeatureMap::Positive) => "favor",
+            AttentionKind::Favor(FeatureMap::Hyperbolic) => "favor-hyperbolic",
+            AttentionKind::Favor(FeatureMap::Trigonometric) => "favor-trig",
+            AttentionKind::Favor(FeatureMap::Relu) => "relu",
+        }
+    }
+
+    /// What the name stands for, in a few words.
+    pub fn summary(self) -> &'static str {
+        match self {
+            AttentionKind::Softmax => "Exact attention, equation (22)",
+            AttentionKind::Favor(FeatureMap::Positive) => {
+                "FAVOR+ with positive features, equations (25) and (26)"
+            }
+            AttentionKind::Favor(FeatureMap::Hyperbolic) => "FAVOR+ with hyperbolic positive features",
+            AttentionKind::Favor(FeatureMap::Trigonometric) => "FAVOR+ with trigonometric features",
+            AttentionKind::Favor(FeatureMap::Relu) => "FAVOR+ with ReLU features: a kernel of its own",
+        }
+    }
+
+    /// The feature map; `None` for softmax.
+    pub fn map(self) -> Option<FeatureMap> {
+        match self {
+            AttentionKind::Softmax => None,
+            AttentionKind::Favor(map) => Some(map),
+        }
+    }
+}
+
+impl fmt::Display for AttentionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for AttentionKind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<AttentionKind> {
+        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(AttentionKind::name).join(", ");
+            Error::invalid("a kind of attention", format!("one of {names}"), name, "")
+        })
+    }
+}
+
+impl TryFrom<String> for AttentionKind {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<AttentionKind> {
+        name.parse()
+    }
+}
+
+impl From<AttentionKind> for String {
+    fn from(kind: AttentionKind) -> String {
+        kind.name().to_owned()
+    }
+}
 
 /// The function f and the factor h of a feature map, equation (24).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeatureMap {
     /// h = exp(-|x|^2/2), f = exp: positive features of the softmax kernel, equation (25).
@@ -78,5 +170,22 @@ impl Default for FavorConfig {
             norms: RowNorms::Chi,
             redraw_every: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_others_refused() {
+        for kind in AttentionKind::ALL {
+            assert_eq!(kind.name().parse::<AttentionKind>().expect("its name"), kind);
+            let json = serde_json::to_string(&kind).expect("JSON");
+            assert_eq!(json, format!("\"{kind}\""));
+            assert_eq!(serde_json::from_str::<AttentionKind>(&json).expect("its JSON"), kind);
+        }
+        let message = "favour".parse::<AttentionKind>().expect_err("no such kind").to_string();
+        assert!(message.contains("favor-trig") && message.contains("favour"), "{message}");
     }
 }

@@ -23,7 +23,7 @@ mod preset;
 mod training;
 mod unet;
 
-pub use attention::{FavorConfig, FeatureMap, ProjectionKind, RowNorms};
+pub use attention::{AttentionKind, FavorConfig, FeatureMap, ProjectionKind, RowNorms};
 pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
 pub use preset::Preset;
 pub use training::{Config, DataConfig, LrDecay, TrainConfig};

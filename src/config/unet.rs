@@ -1,10 +1,11 @@
 //! The U-Net's configuration, with diffusers' names and meaning (`UNet2DModel`; Ho et al. 2020, appendix B).
 
-use super::FavorConfig;
+use super::{AttentionKind, FavorConfig};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What attends in a block.
+/// A level's entry in a configuration: whether its blocks attend, and how. The feature map of FAVOR+ is the
+/// whole network's; [`UnetConfig::attention_kind`] puts the two together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockAttention {
@@ -14,6 +15,15 @@ pub enum BlockAttention {
     Softmax,
     /// FAVOR+ attention, equation (26), with the network's [`FavorConfig`].
     Favor,
+}
+
+impl From<AttentionKind> for BlockAttention {
+    fn from(kind: AttentionKind) -> BlockAttention {
+        match kind {
+            AttentionKind::Softmax => BlockAttention::Softmax,
+            AttentionKind::Favor(_) => BlockAttention::Favor,
+        }
+    }
 }
 
 /// A U-Net of residual blocks with attention.
@@ -60,6 +70,29 @@ pub struct UnetConfig {
 }
 
 impl UnetConfig {
+    /// The kind of attention that an entry stands for in this network; `None` where nothing attends.
+    pub fn attention_kind(&self, block: BlockAttention) -> Option<AttentionKind> {
+        match block {
+            BlockAttention::None => None,
+            BlockAttention::Softmax => Some(AttentionKind::Softmax),
+            BlockAttention::Favor => Some(AttentionKind::Favor(self.favor.map)),
+        }
+    }
+
+    /// Every entry: the levels on the way down, those on the way up, the middle block.
+    pub fn attention_blocks(&self) -> impl Iterator<Item = BlockAttention> {
+        self.down_attention.iter().chain(&self.up_attention).chain([&self.mid_attention]).copied()
+    }
+
+    /// Gives the blocks whose entry `chosen` picks attention of this kind; a feature map becomes the whole
+    /// network's.
+    pub fn set_attention(&mut self, kind: AttentionKind, chosen: impl Fn(BlockAttention) -> bool) {
+        self.favor.map = kind.map().unwrap_or(self.favor.map);
+        let blocks =
+            self.down_attention.iter_mut().chain(&mut self.up_attention).chain([&mut self.mid_attention]);
+        blocks.filter(|block| chosen(**block)).for_each(|block| *block = kind.into());
+    }
+
     /// Checks sizes against each other.
     ///
     /// # Errors

@@ -142,8 +142,7 @@ pub fn bound<T: Element>(
     let eps_theta = |x: &[T], t: &[Timestep], out: &mut [T]| {
         indices.clear();
         indices.extend(t.iter().map(|t| t.index()));
-        engine.forward(model, x, &indices, out);
-        Ok(())
+        engine.forward(model, x, &indices, out)
     };
     bound_by(eps_theta, schedule, images, config, observer)
 }

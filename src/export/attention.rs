@@ -166,7 +166,8 @@ fn half_norm(g: &mut GraphBuilder, dim: usize, x: Value) -> Result<Value> {
     g.matmul(row, squares)
 }
 
-/// [`crate::nn::guarded`]: D where |D| >= 2^-20, elsewhere 2^-20 with D's sign; NaN stays.
+/// The layer's guard, `nn::favor_features::guarded`: D where |D| >= 2^-20, elsewhere 2^-20 with D's sign. NaN
+/// stays.
 fn guarded(g: &mut GraphBuilder, d: Value) -> Result<Value> {
     let guard = g.scalar(DENOMINATOR_GUARD as f32)?;
     let minus = g.scalar(-DENOMINATOR_GUARD as f32)?;

@@ -164,7 +164,7 @@ impl Reference {
 
     /// eps \[n, h, w, c\] from x \[n, h, w, c\].
     fn eps(&mut self, x: &[f64], indices: &[usize], eps: &mut [f64]) -> Result<()> {
-        self.engine.forward(&self.model, x, indices, eps);
+        self.engine.forward(&self.model, x, indices, eps)?;
         finite(eps)
     }
 
@@ -253,7 +253,7 @@ impl Reference {
         let z = |k: usize, _: Timestep, out: &mut [f64]| out.copy_from_slice(&with_first_again(&noises[k]));
         let (model, engine) = (&self.model, &mut self.engine);
         let eps_theta = |x: &[f64], t: Timestep, out: &mut [f64]| {
-            engine.forward(model, x, &[t.index(); BATCH + 1], out);
+            engine.forward(model, x, &[t.index(); BATCH + 1], out)?;
             finite(out)
         };
         let watch = |k: usize, _: Timestep, _: &[f64]| progress((k + 1) as f64 / steps as f64);

@@ -8,7 +8,7 @@
 
 use super::attention;
 use crate::error::Result;
-use crate::model::graph::{AttentionOp, Graph, Node, Op};
+use crate::model::graph::{Graph, Node, Op};
 use crate::model::params::ParamId;
 use crate::nn::time_embedding;
 use performer_ddpm_onnx::builder::{ConvSpec, GraphBuilder, Value};
@@ -98,15 +98,14 @@ impl Network<'_> {
             Op::Upsample => g.upsample_nearest(inputs[0], 2),
             // Only training drops.
             Op::Dropout { .. } => Ok(inputs[0]),
-            Op::Attention { heads, kind } => {
+            Op::Attention { heads, kind, projection } => {
                 let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
-                let features = match kind {
-                    AttentionOp::Softmax => None,
-                    AttentionOp::Favor { map, projection } => {
-                        let spec = &self.graph.projections[projection.0];
+                let features = match kind.map().zip(projection) {
+                    None => None,
+                    Some((map, id)) => {
+                        let spec = &self.graph.projections[id.0];
                         let shape = [spec.features, spec.dim];
-                        let w = g.initializer_f32(&spec.name, &shape, &self.projections[projection.0])?;
-                        Some((map, w))
+                        Some((map, g.initializer_f32(&spec.name, &shape, &self.projections[id.0])?))
                     }
                 };
                 attention::write(g, heads, features, q, k, v)

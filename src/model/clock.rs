@@ -135,14 +135,14 @@ impl OpClock {
 
 /// Runs `f`, and counts its time for each thread of the team if there is a clock.
 #[inline]
-pub fn timed<R>(clock: Option<&OpClock>, team: Team, work: Work, f: impl FnOnce() -> R) -> R {
+pub(crate) fn timed<R>(clock: Option<&OpClock>, team: Team, work: Work, f: impl FnOnce() -> R) -> R {
     let Some(clock) = clock else { return f() };
     clock.count(work, team.threads() as u64, f)
 }
 
 /// The same for the whole pool.
 #[inline]
-pub fn timed_for_all<R>(clock: Option<&OpClock>, work: Work, f: impl FnOnce() -> R) -> R {
+pub(crate) fn timed_for_all<R>(clock: Option<&OpClock>, work: Work, f: impl FnOnce() -> R) -> R {
     let Some(clock) = clock else { return f() };
     clock.count(work, clock.threads, f)
 }

@@ -1,39 +1,50 @@
-//! Batches over threads: a batch is cut into fixed shards, each thread walks the whole graph for one shard at
-//! a time.
+//! Batches over threads. A batch is cut into shards, and each thread walks the whole graph for one shard at a
+//! time.
 //!
-//! The cut depends on the batch alone and gradients are added up in an order that the batch and the network
-//! decide (see `super::lanes`), so the result has the same bits on any number of threads. Where fewer shards
-//! can be worked on at a time than there are threads, the threads work inside the layers. After the first
-//! call an engine allocates nothing as large as a tensor, and without input gradients nothing at all, but for
-//! the pool's queue: a block for every 63 jobs.
+//! The cut depends only on the size of the batch, and gradients are added up in an order that the batch and
+//! the network decide (see `super::partial_sums`), so the result has the same bits on any number of threads.
+//! Where there are more threads than shards, or than partial sums, the threads form teams that share the work
+//! inside the layers.
+//!
+//! After the first call an engine allocates nothing as large as a tensor. Without gradients in the input it
+//! allocates nothing at all, except that the queue of the thread pool takes a block for every 63 jobs.
 
 use super::Model;
 use super::clock::{OpClock, Work, timed, timed_for_all};
-use super::exec::{Arena, DropoutKey, Sweep, Weights, turn_weights};
-use super::lanes::{Lane, Lanes};
+use super::exec::{Arena, DropoutKey, Sweep, Weights, transpose_weights};
+use super::graph::Graph;
+use super::partial_sums::{PartialSum, PartialSums};
 use super::plan::{Mode, Plan};
 use crate::equations::loss::{eq21_gradient, eq21_l_simple};
 use crate::error::{Error, Result};
-use crate::kernels::{Crew, Element, Kernels, Team, transpose};
-use std::sync::Mutex;
+use crate::kernels::{Crew, Element, Kernels, MAX_THREADS, Team, transpose};
+use crate::nn::Update;
+use std::sync::{Arc, Mutex};
 
-/// Samples in a shard of a batch of `batch`: enough to share the reading of the weights, which is what small
-/// images wait for, few enough to stay in cache and to leave a shard for many threads.
+/// The number of samples in a shard. They share the reading of the weights, which small images spend most of
+/// their time on; but their activations have to stay in cache, and there should be a shard for every thread.
 pub(super) fn shard_len(batch: usize) -> usize {
     batch.div_ceil(2).clamp(1, 4)
 }
 
+/// The most samples in a batch.
+const MOST_SAMPLES: usize = 1 << 24;
+
+/// Timesteps' indices are below this; larger ones would lose digits in the time embedding.
+const MOST_TIMESTEPS: usize = 1 << 24;
+
 /// Threads and buffers for the sweeps of one network.
 #[derive(Debug)]
 pub struct Engine<T> {
+    graph: Arc<Graph>,
     pool: rayon::ThreadPool,
     threads: usize,
     kernels: Kernels,
     inference: Buffers<T>,
     training: Buffers<T>,
-    turned: Vec<T>,
+    transposed: Vec<T>,
     projections: Vec<(Vec<T>, Vec<T>)>,
-    lanes: Lanes<T>,
+    partial_sums: PartialSums<T>,
     clock: Option<OpClock>,
 }
 
@@ -49,8 +60,8 @@ impl<T: Element> Buffers<T> {
         Buffers { plan, samples: 0, free: Mutex::default() }
     }
 
-    /// Arenas for `workers` shards of up to `samples` at a time. All are made here and none on demand: a
-    /// later call may find more threads at work at once than the first did.
+    /// Makes arenas for `workers` shards of up to `samples` samples at a time. None is made on demand,
+    /// because a later call may find more threads at work at once than the first did.
     fn fit(&mut self, samples: usize, workers: usize) {
         let free = self.free.get_mut().expect("no thread panicked");
         if samples > self.samples {
@@ -62,6 +73,7 @@ impl<T: Element> Buffers<T> {
         }
     }
 
+    /// Calls `f` with an arena that nobody else uses.
     fn with<R>(&self, f: impl FnOnce(&mut Arena<T>) -> R) -> R {
         let arena = self.free.lock().expect("no thread panicked").pop();
         let mut arena = arena.expect("an arena for everyone who works on a shard");
@@ -71,7 +83,7 @@ impl<T: Element> Buffers<T> {
     }
 }
 
-/// What training asks of one sample: fill x_t and eps, and name the timestep's index.
+/// What training asks of one sample: to fill x_t and eps, and to return the timestep's index t - 1.
 pub type Example<'a, T> = dyn Fn(usize, &mut [T], &mut [T]) -> usize + Sync + 'a;
 
 /// A batch's loss and gradients.
@@ -86,16 +98,17 @@ pub struct Gradient<T> {
 }
 
 impl<T: Element> Engine<T> {
-    /// An engine for a network's graph; `threads` may exceed the processor's, and an
-    /// [`Isa`](crate::kernels::Isa) alone stands for itself with the default algorithms.
+    /// An engine for a network. `threads` may be more than the processor has. `kernels` may be an
+    /// [`Isa`](crate::kernels::Isa), which goes with the default algorithms.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the threads cannot be started.
+    /// [`Error::Invalid`] for no threads, more than 4096 or more than the system starts, and for a network
+    /// that cannot be executed.
     pub fn new(model: &Model<T>, threads: usize, kernels: impl Into<Kernels>) -> Result<Engine<T>> {
         Self::with_input_gradient(model, threads, kernels, false)
     }
 
-    /// The same, computing the loss's gradient in x_t too if `input_gradient`.
+    /// The same; if `input_gradient`, [`Engine::gradient`] computes the loss's gradient in x_t too.
     ///
     /// # Errors
     /// As for [`Engine::new`].
@@ -105,23 +118,26 @@ impl<T: Element> Engine<T> {
         kernels: impl Into<Kernels>,
         input_gradient: bool,
     ) -> Result<Engine<T>> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| {
-            Error::invalid(
-                "`threads`",
-                "a number of threads this system can start",
-                e.to_string(),
-                "ask for fewer",
-            )
-        })?;
+        let refused = |got: String| {
+            let expected = format!("1 to {MAX_THREADS}, and as many as this system can start");
+            Error::invalid("`threads`", expected, got, "")
+        };
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(refused(threads.to_string()));
+        }
+        let inference = Plan::new(&model.graph, Mode::Inference)?;
+        let training = Plan::new(&model.graph, Mode::Training { input_gradient })?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         Ok(Engine {
-            pool,
+            graph: model.graph.clone(),
+            pool: pool.map_err(|error| refused(format!("{threads} ({error})")))?,
             threads,
             kernels: kernels.into(),
-            inference: Buffers::new(Plan::new(&model.graph, Mode::Inference)),
-            training: Buffers::new(Plan::new(&model.graph, Mode::Training { input_gradient })),
-            turned: Vec::new(),
+            inference: Buffers::new(inference),
+            training: Buffers::new(training),
+            transposed: Vec::new(),
             projections: Vec::new(),
-            lanes: Lanes::default(),
+            partial_sums: PartialSums::default(),
             clock: None,
         })
     }
@@ -151,27 +167,55 @@ impl<T: Element> Engine<T> {
         self.pool.install(f)
     }
 
-    /// The threads that work on shards of their own where there are so many.
+    /// The number of teams for so many shards, and of the threads that lead them.
     fn leaders(&self, shards: usize) -> usize {
         self.threads.min(shards)
     }
 
-    /// Calls `work` on as many threads of the pool as there are shards to work on at a time; those that are
-    /// left over join their crews.
+    /// Calls `work` in as many teams as there are shards to work on at a time; the threads of the pool are
+    /// shared out over the teams.
     fn share_out(&self, shards: usize, work: impl Fn(Team<'_>) + Sync) {
         self.install(|| start_teams(self.threads, self.leaders(shards), &work));
     }
 
-    /// out = eps_theta(x, t): x and out \[n, h, w, c\], `indices` the n timesteps' t - 1.
-    pub fn forward(&mut self, model: &Model<T>, x: &[T], indices: &[usize], out: &mut [T]) {
+    /// Refuses a network that is not the one that the engine was made for, and numbers that are not as many
+    /// as the network has.
+    fn check(&self, model: &Model<T>, samples: usize) -> Result<()> {
+        let refuse = |what: &str, expected: String, got: String| Err(Error::invalid(what, expected, got, ""));
+        if !Arc::ptr_eq(&self.graph, &model.graph) && self.graph != model.graph {
+            let size =
+                |graph: &Graph| format!("{} nodes, {} parameters", graph.nodes.len(), graph.params.total());
+            let expected = format!("the one that the engine was made for ({})", size(&self.graph));
+            return refuse("the engine's network", expected, format!("another ({})", size(&model.graph)));
+        }
+        model.check()?;
+        if samples > MOST_SAMPLES {
+            return refuse("the batch", format!("at most {MOST_SAMPLES} samples"), samples.to_string());
+        }
+        Ok(())
+    }
+
+    /// Sets out to eps_theta(x, t). x and out are \[n, h, w, c\]; `indices` are the n timesteps' t - 1.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another network than the engine's, slices of other lengths, and a timestep's
+    /// index of 2^24 or more.
+    pub fn forward(&mut self, model: &Model<T>, x: &[T], indices: &[usize], out: &mut [T]) -> Result<()> {
         let n = indices.len();
+        self.check(model, n)?;
         let (len_in, len_out) = (model.input_len(), model.output_len());
-        assert!(
-            x.len() == n * len_in && out.len() == n * len_out,
-            "{n} samples, x {}, out {}",
-            x.len(),
-            out.len()
-        );
+        for (what, expected, got) in
+            [("the network's input", n * len_in, x.len()), ("the network's output", n * len_out, out.len())]
+        {
+            if got != expected {
+                let expected = format!("{expected} numbers for {n} timesteps");
+                return Err(Error::invalid(what, expected, got.to_string(), ""));
+            }
+        }
+        indices.iter().try_for_each(|index| check_index(*index))?;
+        if n == 0 {
+            return Ok(());
+        }
         let size = shard_len(n);
         let shards = n.div_ceil(size);
         let leaders = self.leaders(shards);
@@ -184,14 +228,18 @@ impl<T: Element> Engine<T> {
             let indices = &indices[shard * size..(shard * size + size).min(n)];
             this.inference.with(|arena| {
                 let sweep = Sweep {
-                    graph: &model.graph,
+                    graph: &this.graph,
                     plan: &this.inference.plan,
-                    weights: Weights { flat: &model.weights, turned: &[], projections: &this.projections },
+                    weights: Weights {
+                        flat: &model.weights,
+                        transposed: &[],
+                        projections: &this.projections,
+                    },
                     kernels: this.kernels,
                     team,
                     samples: indices.len(),
                     dropout: None,
-                    fresh: false,
+                    update: Update::Set,
                     clock: this.clock(),
                 };
                 sweep.input(arena).copy_from_slice(&x[shard * size * len_in..][..indices.len() * len_in]);
@@ -204,12 +252,18 @@ impl<T: Element> Engine<T> {
                 run(team, shard, out);
             }
         });
+        Ok(())
     }
 
     /// The loss (21), averaged over a batch of `n` samples that `example` makes, and its gradients into
     /// `result`.
     ///
-    /// `dropout` is the seed and the step of dropout's masks, `None` for none.
+    /// `dropout` is the seed and the step that dropout's masks are drawn from; with `None` nothing is
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another network than the engine's, a batch of 0 or of more than 2^24 samples, a
+    /// step of 2^48 or more, and a timestep's index of 2^24 or more from `example`.
     pub fn gradient(
         &mut self,
         model: &Model<T>,
@@ -217,38 +271,47 @@ impl<T: Element> Engine<T> {
         example: &Example<T>,
         dropout: Option<(u64, u64)>,
         result: &mut Gradient<T>,
-    ) {
+    ) -> Result<()> {
+        self.check(model, n)?;
+        if n == 0 {
+            return Err(Error::invalid("the batch", "at least one sample", "0", ""));
+        }
+        if let Some((_, step)) = dropout.filter(|(_, step)| *step >= 1 << 48) {
+            return Err(Error::invalid("dropout's step", "a number below 2^48", step.to_string(), ""));
+        }
         let (len_in, len_out) = (model.input_len(), model.output_len());
         let size = shard_len(n);
-        let mut turned = std::mem::take(&mut self.turned);
+        let mut transposed = std::mem::take(&mut self.transposed);
         timed_for_all(self.clock(), Work::Weights, || {
-            self.install(|| turn_weights(&model.graph, &self.training.plan, &model.weights, &mut turned));
+            let plan = &self.training.plan;
+            self.install(|| transpose_weights(&self.graph, plan, &model.weights, &mut transposed));
         });
         transpose_projections(model, &mut self.projections);
-        let wants_input = self.training.plan.gradient[model.graph.input.0].is_some();
+        let wants_input = self.training.plan.gradient[self.graph.input.0].is_some();
         result.input.resize(if wants_input { n * len_in } else { 0 }, T::zero());
 
         let shards = n.div_ceil(size);
         let input: Vec<Mutex<&mut [T]>> = result.input.chunks_mut(size * len_in).map(Mutex::new).collect();
-        let mut lanes = std::mem::take(&mut self.lanes);
+        let mut sums = std::mem::take(&mut self.partial_sums);
         timed_for_all(self.clock(), Work::Reduction, || {
-            lanes.start(shards, model.weights.len(), &mut result.weights);
+            sums.start(shards, model.weights.len(), &mut result.weights);
         });
-        let leaders = self.leaders(lanes.count());
+        let leaders = self.leaders(sums.count());
         self.training.fit(size, leaders);
         let this = &*self;
-        let run = |team: Team<'_>, shard: usize, lane: &mut Lane<T>, fresh: bool| {
+        let wrong_index = Mutex::new(None);
+        let run = |team: Team<'_>, shard: usize, part: &mut PartialSum<T>, update: Update| {
             let samples = size.min(n - shard * size);
-            let Lane { sum, eps, indices } = lane;
+            let PartialSum { sum, eps, indices } = part;
             eps.resize(samples * len_out, T::zero());
             indices.clear();
             this.training.with(|arena| {
                 let sweep = Sweep {
-                    graph: &model.graph,
+                    graph: &this.graph,
                     plan: &this.training.plan,
                     weights: Weights {
                         flat: &model.weights,
-                        turned: &turned,
+                        transposed: &transposed,
                         projections: &this.projections,
                     },
                     kernels: this.kernels,
@@ -259,13 +322,17 @@ impl<T: Element> Engine<T> {
                         step,
                         first_sample: (shard * size) as u64,
                     }),
-                    fresh,
+                    update,
                     clock: this.clock(),
                 };
                 let pairs = sweep.input(arena).chunks_exact_mut(len_in).zip(eps.chunks_exact_mut(len_out));
                 timed(this.clock(), team, Work::Batch, || {
                     for (s, (x, eps)) in pairs.enumerate() {
-                        indices.push(example(shard * size + s, x, eps));
+                        let index = example(shard * size + s, x, eps);
+                        if let Err(error) = check_index(index) {
+                            *wrong_index.lock().expect("no thread panicked") = Some(error);
+                        }
+                        indices.push(index);
                     }
                 });
                 sweep.forward(arena, indices);
@@ -285,22 +352,31 @@ impl<T: Element> Engine<T> {
                 loss
             })
         };
-        this.share_out(lanes.count(), |team| {
-            lanes.work(|shard, lane, fresh| run(team, shard, lane, fresh));
+        this.share_out(sums.count(), |team| {
+            sums.work(|shard, part, update| run(team, shard, part, update));
         });
         let loss = timed_for_all(this.clock(), Work::Reduction, || {
-            this.install(|| lanes.finish(this.kernels.isa, &mut result.weights))
+            this.install(|| sums.finish(this.kernels.isa, &mut result.weights))
         });
         result.loss = loss / n as f64;
         drop(input);
-        self.lanes = lanes;
-        self.turned = turned;
+        self.partial_sums = sums;
+        self.transposed = transposed;
+        wrong_index.into_inner().expect("no thread panicked").map_or(Ok(()), Err)
     }
 }
 
-/// Calls `work` once for each of `leaders` teams that `threads` threads of the pool form. Jobs and crews live
-/// on the stacks of those who share them out: a crew's threads serve until its leader, who is at work by
-/// then, is done.
+/// Refuses a timestep's index that no process has.
+fn check_index(index: usize) -> Result<()> {
+    if index < MOST_TIMESTEPS {
+        return Ok(());
+    }
+    let expected = format!("a number below {MOST_TIMESTEPS}");
+    Err(Error::invalid("a timestep's index", expected, index.to_string(), ""))
+}
+
+/// Calls `work` once in each of `leaders` teams that `threads` threads of the pool form. A team's crew lives
+/// on the stack of its leader: its other threads serve until the leader is done.
 fn start_teams(threads: usize, leaders: usize, work: &(impl Fn(Team<'_>) + Sync)) {
     if leaders > 1 {
         let half = leaders / 2;
@@ -317,12 +393,14 @@ fn start_teams(threads: usize, leaders: usize, work: &(impl Fn(Team<'_>) + Sync)
     }
 }
 
-/// So many threads of the pool serve the crew.
+/// So many threads of the pool serve the crew. They are halved, not split off one by one, so that a thread
+/// which finds all of them waiting does not run out of stack.
 fn serve_with(threads: usize, crew: &Crew) {
     if threads == 1 {
         crew.serve();
     } else {
-        rayon::join(|| crew.serve(), || serve_with(threads - 1, crew));
+        let half = threads / 2;
+        rayon::join(|| serve_with(half, crew), || serve_with(threads - half, crew));
     }
 }
 
@@ -338,7 +416,7 @@ fn transpose_projections<T: Element>(model: &Model<T>, pairs: &mut Vec<(Vec<T>, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::lanes::lane_count;
+    use super::super::partial_sums::sum_count;
     use super::*;
     use crate::config::Preset;
     use crate::kernels::Isa;
@@ -371,18 +449,83 @@ mod tests {
         for (threads, batch) in [(1, 9), (3, 1), (3, 64), (8, 64), (8, 16)] {
             let (model, mut engine) = with_threads(threads);
             let (x, mut out) = (vec![0.5; batch * model.input_len()], vec![0.0; batch * model.output_len()]);
-            engine.forward(&model, &x, &vec![0; batch], &mut out);
+            engine.forward(&model, &x, &vec![0; batch], &mut out).expect("lengths that fit");
             let example = |_: usize, x_t: &mut [f32], eps: &mut [f32]| {
                 x_t.fill(0.5);
                 eps.fill(0.1);
                 0
             };
-            engine.gradient(&model, batch, &example, None, &mut Gradient::default());
+            engine
+                .gradient(&model, batch, &example, None, &mut Gradient::default())
+                .expect("lengths that fit");
             let shards = batch.div_ceil(shard_len(batch));
-            let lanes = lane_count(shards, model.weights.len());
+            let sums = sum_count(shards, model.weights.len());
             let made = |buffers: &Buffers<f32>| buffers.free.lock().expect("no thread panicked").len();
             assert_eq!(made(&engine.inference), threads.min(shards), "{threads} threads, batch {batch}");
-            assert_eq!(made(&engine.training), threads.min(lanes), "{threads} threads, batch {batch}");
+            assert_eq!(made(&engine.training), threads.min(sums), "{threads} threads, batch {batch}");
+        }
+    }
+
+    #[test]
+    fn threads_that_cannot_be_are_refused() {
+        let model: Model<f32> = Model::new(&Preset::Tiny.config().unet, 0).expect("a model");
+        for threads in [0, MAX_THREADS + 1, 40_000, usize::MAX] {
+            let message = Engine::new(&model, threads, Isa::detect()).expect_err("no engine").to_string();
+            assert!(message.contains("1 to 4096") && message.contains(&threads.to_string()), "{message}");
+        }
+    }
+
+    #[test]
+    fn many_threads_find_their_teams() {
+        let (model, mut engine) = with_threads(300);
+        let (x, mut out) = (vec![0.5; model.input_len()], vec![0.0; model.output_len()]);
+        engine.forward(&model, &x, &[0], &mut out).expect("lengths that fit");
+        assert!(out.iter().all(|x| x.is_finite()));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_engine_is_refused() {
+        let (model, mut engine) = with_threads(2);
+        let (len_in, len_out) = (model.input_len(), model.output_len());
+        let mut forward = |model: &Model<f32>, x: usize, indices: &[usize], out: usize| {
+            let (x, mut out) = (vec![0.5; x], vec![0.0; out]);
+            engine.forward(model, &x, indices, &mut out)
+        };
+        assert!(forward(&model, 0, &[], 0).is_ok());
+        assert!(forward(&model, len_in, &[0], len_out).is_ok());
+        let same: Model<f32> = Model::new(&Preset::Tiny.config().unet, 1).expect("a model");
+        assert!(forward(&same, len_in, &[0], len_out).is_ok());
+        let other: Model<f32> = Model::new(&Preset::Fashion.config().unet, 0).expect("a model");
+        let mut short = model.clone();
+        short.weights.pop();
+        let mut unprojected = model.clone();
+        unprojected.projections.iter_mut().for_each(|w| w.truncate(1));
+        for (model, x, indices, out, what) in [
+            (&other, len_in, &[0][..], len_out, "the engine's network"),
+            (&short, len_in, &[0], len_out, "`Model::weights`"),
+            (&unprojected, len_in, &[0], len_out, "projection"),
+            (&model, len_in - 1, &[0], len_out, "the network's input"),
+            (&model, len_in, &[0], len_out + 1, "the network's output"),
+            (&model, len_in, &[usize::MAX], len_out, "a timestep's index"),
+        ] {
+            let message = forward(model, x, indices, out).expect_err(what).to_string();
+            assert!(message.contains(what), "{message}");
+        }
+
+        let mut gradient = |model: &Model<f32>, n: usize, step: u64, index: usize| {
+            let example = |_: usize, _: &mut [f32], _: &mut [f32]| index;
+            engine.gradient(model, n, &example, Some((0, step)), &mut Gradient::default())
+        };
+        assert!(gradient(&model, 3, 1, 0).is_ok());
+        for (model, n, step, index, what) in [
+            (&other, 3, 1, 0, "the engine's network"),
+            (&model, 0, 1, 0, "the batch"),
+            (&model, usize::MAX, 1, 0, "the batch"),
+            (&model, 3, u64::MAX, 0, "dropout's step"),
+            (&model, 3, 1, usize::MAX, "a timestep's index"),
+        ] {
+            let message = gradient(model, n, step, index).expect_err(what).to_string();
+            assert!(message.contains(what), "{message}");
         }
     }
 }

@@ -1,25 +1,30 @@
-//! The two sweeps over the graph: forward in order, backward in reverse, each one exhaustive match over the
-//! operations.
+//! The two sweeps over the graph: the forward passes of its nodes in order, and the backward passes in
+//! reverse. Each is one exhaustive match over the operations.
 //!
-//! A sweep runs a shard of a batch, a few samples whose activations stay in cache, in buffers of its own.
+//! A sweep runs a shard of a batch, which is a few samples whose activations stay in cache, in an arena of
+//! its own.
 
 use super::clock::{OpClock, OpKind, Work, timed};
-use super::graph::{AttentionOp, Graph, Node, Op, ValueId};
+use super::graph::{Graph, Node, Op, ProjectionId, ValueId};
 use super::params::ParamId;
 use super::plan::{self, Plan, WeightedLayer};
-use crate::kernels::{DropOut, Dropped, Element, Kernels, Pointwise, Run, Silu, Team, transpose};
-use crate::nn::{self, Projections};
+use crate::error::Result;
+use crate::kernels::{DropOut, Dropped, Element, Kernels, Pointwise, Run, Silu, Team};
+use crate::nn::{
+    self, Affine, AffineGradient, AttentionOutput, Context, GroupNormGradient, Projections, Qkv, QkvGradient,
+    Update,
+};
 use crate::real::Real;
 use crate::rng::{Stream, key};
 
-/// What a dropout's mask is drawn from.
+/// What the masks of dropout are drawn from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropoutKey {
     /// The run's seed.
     pub seed: u64,
     /// The training step.
     pub step: u64,
-    /// The first sample's place in the batch.
+    /// The place of the shard's first sample in the batch.
     pub first_sample: u64,
 }
 
@@ -28,9 +33,8 @@ pub struct DropoutKey {
 pub struct Weights<'a, T> {
     /// The flat parameter vector.
     pub flat: &'a [T],
-    /// The same with every convolution's kernel turned and every linear weight transposed, by
-    /// [`turn_weights`]; empty for forward sweeps.
-    pub turned: &'a [T],
+    /// The same with every weight transposed, by [`transpose_weights`]; empty for forward sweeps.
+    pub transposed: &'a [T],
     /// The projections and their transposes.
     pub projections: &'a [(Vec<T>, Vec<T>)],
 }
@@ -52,60 +56,66 @@ impl<T: Real> Arena<T> {
     }
 }
 
-/// turned = for each weight, what its layer's input gradient multiplies by; the layers are shared out over
-/// the pool that the caller runs in.
-pub fn turn_weights<T: Element>(graph: &Graph, plan: &Plan, flat: &[T], turned: &mut Vec<T>) {
-    turned.resize(flat.len(), T::zero());
-    turn_layers(graph, &plan.weighted, flat, 0, turned);
+/// Transposes every weight as the backward pass of its layer reads it, from the flat parameter vector to
+/// another like it. The layers are shared out over the thread pool that this runs in.
+pub fn transpose_weights<T: Element>(graph: &Graph, plan: &Plan, flat: &[T], transposed: &mut Vec<T>) {
+    transposed.resize(flat.len(), T::zero());
+    transpose_layers(graph, &plan.weighted, flat, 0, transposed);
 }
 
-/// The same for some neighbouring layers; `turned` starts at the parameter vector's element `start`.
-fn turn_layers<T: Element>(
+/// The same for some neighbouring layers; `transposed` starts at element `start` of the parameter vector.
+fn transpose_layers<T: Element>(
     graph: &Graph,
     layers: &[WeightedLayer],
     flat: &[T],
     start: usize,
-    turned: &mut [T],
+    transposed: &mut [T],
 ) {
     let [WeightedLayer { node, weight }] = layers else {
         let (before, after) = layers.split_at(layers.len() / 2);
         let Some(middle) = after.first().map(|layer| layer.weight.start) else { return };
-        let (left, right) = turned.split_at_mut(middle - start);
+        let (left, right) = transposed.split_at_mut(middle - start);
         rayon::join(
-            || turn_layers(graph, before, flat, start, left),
-            || turn_layers(graph, after, flat, middle, right),
+            || transpose_layers(graph, before, flat, start, left),
+            || transpose_layers(graph, after, flat, middle, right),
         );
         return;
     };
-    let (node, turned) = (&graph.nodes[*node], &mut turned[weight.start - start..weight.end - start]);
-    match node.op {
-        Op::Conv { .. } => plan::conv(graph, node).turn_weight(&flat[weight.clone()], turned),
-        _ => {
-            let layer = plan::linear(graph, node, 1);
-            transpose(&flat[weight.clone()], layer.c_in, layer.c_out, turned);
+    let node = &graph.nodes[*node];
+    let (weight, transposed) =
+        (&flat[weight.clone()], &mut transposed[weight.start - start..weight.end - start]);
+    let done = match node.op {
+        Op::Conv { .. } => {
+            plan::conv(graph, node).and_then(|layer| layer.transpose_weight(weight, transposed))
         }
-    }
+        _ => plan::linear(graph, node, 1).and_then(|layer| layer.transpose_weight(weight, transposed)),
+    };
+    done.expect(FITS);
 }
 
-/// One shard's sweeps: everything they read.
+/// Why no layer of a sweep fails: the graph was checked when its plan was made, and the plan's buffers have
+/// the lengths that its layers ask for.
+const FITS: &str = "the plan's buffers fit the layers of its graph";
+
+/// Everything that the sweeps of one shard read.
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep<'a, T> {
     /// The network.
     pub graph: &'a Graph,
-    /// Its buffers' plan.
+    /// Its memory plan.
     pub plan: &'a Plan,
     /// Its numbers.
     pub weights: Weights<'a, T>,
     /// The kernels.
     pub kernels: Kernels,
-    /// Who works on a layer.
+    /// The thread team that shares the work of a layer.
     pub team: Team<'a>,
     /// Samples in the shard.
     pub samples: usize,
-    /// Dropout's key in training, `None` when sampling.
+    /// What dropout's masks are drawn from in training; `None` when sampling.
     pub dropout: Option<DropoutKey>,
-    /// Whether the backward sweep sets the parameters' gradients instead of adding to them.
-    pub fresh: bool,
+    /// Whether the backward sweep sets the gradients in the parameters or adds to them.
+    pub update: Update,
     /// What counts the time by kind of operation, if anything does.
     pub clock: Option<&'a OpClock>,
 }
@@ -123,18 +133,26 @@ impl<'a, T: Element> Sweep<'a, T> {
         &self.weights.flat[self.graph.params.get(id).range()]
     }
 
-    fn turned(&self, id: ParamId) -> &'a [T] {
-        &self.weights.turned[self.graph.params.get(id).range()]
+    fn affine(&self, weight: ParamId, bias: ParamId) -> Affine<'a, T> {
+        Affine { weight: self.param(weight), bias: self.param(bias) }
     }
 
-    fn projections(&self, kind: AttentionOp) -> Projections<'a, T> {
-        match kind {
-            AttentionOp::Softmax => Projections { w: &[], w_t: &[] },
-            AttentionOp::Favor { projection, .. } => {
-                let (w, w_t) = &self.weights.projections[projection.0];
-                Projections { w, w_t }
-            }
-        }
+    fn transposed(&self, id: ParamId) -> &'a [T] {
+        &self.weights.transposed[self.graph.params.get(id).range()]
+    }
+
+    fn context<'b>(&self, workspace: &'b mut [T]) -> Context<'b, T>
+    where
+        'a: 'b,
+    {
+        Context { kernels: self.kernels, team: self.team, workspace }
+    }
+
+    fn projections(&self, projection: Option<ProjectionId>) -> Projections<'a, T> {
+        projection.map_or_else(Projections::default, |id| {
+            let (w, w_t) = &self.weights.projections[id.0];
+            Projections { w, w_t }
+        })
     }
 
     /// x_t \[samples, h, w, c\], where the caller writes it before [`Sweep::forward`].
@@ -177,8 +195,9 @@ impl<'a, T: Element> Sweep<'a, T> {
             let mut work = std::mem::take(&mut arena.work);
             let len = self.samples * self.len(node.output);
             timed(self.clock, self.team, Work::Forward(OpKind::of(&node.op)), || {
-                self.forward_node(node, arena, indices, &mut y[..len], &mut saved, &mut work);
-            });
+                self.forward_node(node, arena, indices, &mut y[..len], &mut saved, &mut work)
+            })
+            .expect(FITS);
             arena.work = work;
             arena.slots[self.plan.value[node.output.0]] = y;
             if let Some(slot) = self.plan.saved[i] {
@@ -195,8 +214,8 @@ impl<'a, T: Element> Sweep<'a, T> {
         y: &mut [T],
         saved: &mut [T],
         work: &mut [T],
-    ) {
-        let (kernels, isa, team) = (self.kernels, self.kernels.isa, self.team);
+    ) -> Result<()> {
+        let (isa, team, context) = (self.kernels.isa, self.team, &mut self.context(work));
         let input = |k: usize| self.value(arena, node.inputs[k]);
         let in_place = |k: usize| self.plan.value[node.inputs[k].0] == self.plan.value[node.output.0];
         let each = self.len(node.output);
@@ -207,20 +226,17 @@ impl<'a, T: Element> Sweep<'a, T> {
                 }
             }
             Op::Conv { weight, bias, .. } => {
-                let layer = plan::conv(self.graph, node);
-                let (weight, bias) = (self.param(weight), self.param(bias));
-                layer.forward(kernels, team, input(0), weight, bias, y, work);
+                plan::conv(self.graph, node)?.forward(context, input(0), self.affine(weight, bias), y)?;
             }
             Op::Linear { weight, bias } => {
-                let layer = plan::linear(self.graph, node, self.samples);
-                layer.forward(isa, team, input(0), self.param(weight), self.param(bias), y);
+                let layer = plan::linear(self.graph, node, self.samples)?;
+                layer.forward(context, input(0), self.affine(weight, bias), y)?;
             }
             Op::GroupNorm { weight, bias, .. } => {
-                let layer = plan::group_norm(self.graph, node);
-                let (gamma, beta) = (self.param(weight), self.param(bias));
+                let layer = plan::group_norm(self.graph, node)?;
                 let saved = saved.chunks_exact_mut(layer.saved_len());
                 for ((x, y), saved) in input(0).chunks_exact(each).zip(y.chunks_exact_mut(each)).zip(saved) {
-                    layer.forward(isa, team, x, gamma, beta, y, saved, work);
+                    layer.forward(context, x, self.affine(weight, bias), y, saved)?;
                 }
             }
             Op::Silu => Silu::run(isa, Pointwise { x: input(0), y }),
@@ -254,30 +270,31 @@ impl<'a, T: Element> Sweep<'a, T> {
                 }
                 self.drop_out(p, index, y.chunks_exact_mut(each));
             }
-            Op::Attention { kind, .. } => {
-                let layer = plan::attention(self.graph, node);
-                let projections = self.projections(kind);
+            Op::Attention { projection, .. } => {
+                let layer = plan::attention(self.graph, node)?;
                 let saved = saved.chunks_exact_mut(layer.saved_len());
                 for (s, (y, saved)) in y.chunks_exact_mut(each).zip(saved).enumerate() {
                     let [q, k, v] = [0, 1, 2].map(|k| &input(k)[s * each..][..each]);
-                    layer.forward(isa, team, projections, q, k, v, y, saved, work);
+                    layer.forward(context, self.projections(projection), Qkv { q, k, v }, y, saved)?;
                 }
             }
         }
+        Ok(())
     }
 
-    /// Adds the loss's gradient in every parameter to `gradient`, a vector like the weights, or sets it;
-    /// reads what [`Sweep::forward`] left and the output's gradient.
+    /// Adds the loss's gradient in every parameter to `gradient`, a vector like the weights, or sets it
+    /// there. Reads what [`Sweep::forward`] left in the arena and the gradient in the output.
     pub fn backward(&self, arena: &mut Arena<T>, gradient: &mut [T]) {
         for (i, node) in self.graph.nodes.iter().enumerate().rev() {
             timed(self.clock, self.team, Work::Backward(OpKind::of(&node.op)), || {
                 self.backward_step(i, node, arena, gradient)
-            });
+            })
+            .expect(FITS);
         }
     }
 
-    fn backward_step(&self, i: usize, node: &Node, arena: &mut Arena<T>, gradient: &mut [T]) {
-        let Some(slot) = self.plan.gradient[node.output.0] else { return };
+    fn backward_step(&self, i: usize, node: &Node, arena: &mut Arena<T>, gradient: &mut [T]) -> Result<()> {
+        let Some(slot) = self.plan.gradient[node.output.0] else { return Ok(()) };
         let slots = node.inputs.iter().map(|input| self.plan.gradient[input.0]);
         let mut d_y = std::mem::take(&mut arena.slots[slot]);
         let mut d_inputs = [const { Vec::new() }; 3];
@@ -285,8 +302,12 @@ impl<'a, T: Element> Sweep<'a, T> {
             *d = slot.map(|slot| std::mem::take(&mut arena.slots[slot])).unwrap_or_default();
         }
         let mut work = std::mem::take(&mut arena.work);
-        let len = self.samples * self.len(node.output);
-        self.backward_node(i, node, arena, &mut d_y[..len], &mut d_inputs, gradient, &mut work);
+        let gradients = NodeGradients {
+            d_y: &mut d_y[..self.samples * self.len(node.output)],
+            d_inputs: &mut d_inputs,
+            params: gradient,
+        };
+        let done = self.backward_node(i, node, arena, gradients, &mut work);
         arena.work = work;
         for (d, other) in d_inputs.into_iter().zip(slots) {
             if let Some(other) = other.filter(|other| *other != slot) {
@@ -294,74 +315,74 @@ impl<'a, T: Element> Sweep<'a, T> {
             }
         }
         arena.slots[slot] = d_y;
+        done
     }
 
-    /// `d_y` may be overwritten; it takes the gradient of the inputs that the plan put in its place.
     fn backward_node(
         &self,
         i: usize,
         node: &Node,
         arena: &Arena<T>,
-        d_y: &mut [T],
-        d_inputs: &mut [Vec<T>; 3],
-        gradient: &mut [T],
+        gradients: NodeGradients<T>,
         work: &mut [T],
-    ) {
-        let (kernels, isa, team) = (self.kernels, self.kernels.isa, self.team);
+    ) -> Result<()> {
+        let (isa, context) = (self.kernels.isa, &mut self.context(work));
+        let NodeGradients { d_y, d_inputs, params } = gradients;
         let each = self.len(node.output);
         let input = |k: usize| self.value(arena, node.inputs[k]);
         let input_len = |k: usize| self.len(node.inputs[k]);
-        let first = &self.plan.first_touch[i];
+        let updates = &self.plan.updates[i];
         let in_place = |k: usize| self.plan.gradient[node.inputs[k].0] == self.plan.gradient[node.output.0];
         let saved = self.plan.saved[i].map_or(&[][..], |slot| &arena.slots[slot]);
         match node.op {
             Op::TimeEmbedding { .. } => {}
             Op::Conv { weight, bias, .. } => {
-                let layer = plan::conv(self.graph, node);
-                let (d_weight, d_bias) = self.pair(gradient, weight, bias);
-                layer.backward_weight(kernels, team, input(0), d_y, d_weight, d_bias, work);
+                let layer = plan::conv(self.graph, node)?;
+                layer.backward_weight(context, input(0), d_y, self.affine_gradient(params, weight, bias))?;
                 if !d_inputs[0].is_empty() {
                     let d_x = &mut d_inputs[0][..self.samples * input_len(0)];
-                    layer.backward_input(kernels, team, self.turned(weight), d_y, d_x, !first[0], work);
+                    layer.backward_input(context, self.transposed(weight), d_y, d_x, updates[0])?;
                 }
             }
             Op::Linear { weight, bias } => {
-                let layer = plan::linear(self.graph, node, self.samples);
-                let (d_weight, d_bias) = self.pair(gradient, weight, bias);
-                layer.backward_weight(isa, team, input(0), d_y, d_weight, d_bias);
+                let layer = plan::linear(self.graph, node, self.samples)?;
+                layer.backward_weight(context, input(0), d_y, self.affine_gradient(params, weight, bias))?;
                 if !d_inputs[0].is_empty() {
-                    layer.backward_input(isa, team, self.turned(weight), d_y, &mut d_inputs[0], !first[0]);
+                    let d_x = &mut d_inputs[0][..self.samples * input_len(0)];
+                    layer.backward_input(context, self.transposed(weight), d_y, d_x, updates[0])?;
                 }
             }
             Op::GroupNorm { weight, bias, .. } => {
-                let layer = plan::group_norm(self.graph, node);
-                let (gamma, beta) = (self.param(weight), self.param(bias));
-                let (d_gamma, d_beta) = self.pair(gradient, weight, bias);
-                for (s, d_y) in d_y.chunks_exact_mut(each).enumerate() {
-                    let x = &input(0)[s * each..][..each];
-                    let saved = &saved[s * layer.saved_len()..][..layer.saved_len()];
-                    let d_x = if in_place(0) { None } else { Some(&mut d_inputs[0][s * each..][..each]) };
-                    layer.backward(isa, x, gamma, beta, saved, d_y, d_x, !first[0], d_gamma, d_beta, work);
+                let layer = plan::group_norm(self.graph, node)?;
+                let mut d_affine = self.affine_gradient(params, weight, bias);
+                let saved = saved.chunks_exact(layer.saved_len());
+                let samples = input(0).chunks_exact(each).zip(saved).zip(d_y.chunks_exact_mut(each));
+                for (s, ((x, saved), d_y)) in samples.enumerate() {
+                    let d_x = (!in_place(0)).then(|| (&mut d_inputs[0][s * each..][..each], updates[0]));
+                    let AffineGradient { weight: d_gamma, bias: d_beta } = &mut d_affine;
+                    let affine = AffineGradient { weight: d_gamma, bias: d_beta };
+                    let gradient = GroupNormGradient { d_x, affine };
+                    layer.backward(context, x, self.affine(weight, bias), saved, d_y, gradient)?;
                 }
             }
             Op::Silu => {
                 let samples = d_y.chunks_exact(each).zip(input(0).chunks_exact(each));
                 for ((d_y, x), d_x) in samples.zip(d_inputs[0].chunks_exact_mut(each)) {
-                    nn::silu_backward(isa, x, d_y, d_x, !first[0], work);
+                    nn::silu_backward(isa, x, d_y, d_x, updates[0], context.workspace);
                 }
             }
             Op::AddChannels => {
                 for (d_y, d_v) in d_y.chunks_exact(each).zip(d_inputs[1].chunks_exact_mut(input_len(1))) {
-                    nn::add_channels_backward(isa, d_y, d_v, !first[1]);
+                    nn::add_channels_backward(isa, d_y, d_v, updates[1]);
                 }
                 if !in_place(0) {
-                    nn::pass(isa, d_y, 1.0, &mut d_inputs[0][..d_y.len()], !first[0]);
+                    nn::pass(isa, d_y, 1.0, &mut d_inputs[0][..d_y.len()], updates[0]);
                 }
             }
             Op::Add { scale } => {
                 for k in 0..2 {
                     if !in_place(k) {
-                        nn::pass(isa, d_y, scale, &mut d_inputs[k][..d_y.len()], !first[k]);
+                        nn::pass(isa, d_y, scale, &mut d_inputs[k][..d_y.len()], updates[k]);
                     }
                 }
                 if scale != 1.0 && (in_place(0) || in_place(1)) {
@@ -369,51 +390,46 @@ impl<'a, T: Element> Sweep<'a, T> {
                 }
             }
             Op::Concat => {
-                let channels = |k: usize| self.graph.shape(node.inputs[k]).c;
-                let c_y = channels(0) + channels(1);
-                for (k, from) in [(0, 0), (1, channels(0))] {
-                    nn::concat_backward(isa, d_y, c_y, from, &mut d_inputs[k], channels(k), !first[k]);
+                let [a, b] = [0, 1].map(|k| self.graph.shape(node.inputs[k]).c);
+                for (k, channels) in [(0, 0..a), (1, a..a + b)] {
+                    let d_x = &mut d_inputs[k][..self.samples * input_len(k)];
+                    nn::concat_backward(isa, d_y, a + b, channels, d_x, updates[k]);
                 }
             }
             Op::Upsample => {
                 let x = self.graph.shape(node.inputs[0]);
-                nn::upsample_backward(isa, d_y, x.w, x.c, &mut d_inputs[0], !first[0]);
+                nn::upsample_backward(isa, d_y, x.w, x.c, &mut d_inputs[0], updates[0]);
             }
             Op::Dropout { p, index } => {
                 self.drop_out(p, index, d_y.chunks_exact_mut(each));
                 if !in_place(0) {
-                    nn::pass(isa, d_y, 1.0, &mut d_inputs[0][..d_y.len()], !first[0]);
+                    nn::pass(isa, d_y, 1.0, &mut d_inputs[0][..d_y.len()], updates[0]);
                 }
             }
-            Op::Attention { kind, .. } => {
-                let layer = plan::attention(self.graph, node);
-                let projections = self.projections(kind);
+            Op::Attention { projection, .. } => {
+                let layer = plan::attention(self.graph, node)?;
                 let out = self.value(arena, node.output);
                 let [d_q, d_k, d_v] = d_inputs;
                 for s in 0..self.samples {
                     let range = s * each..(s + 1) * each;
                     let [q, k, v] = [0, 1, 2].map(|k| &input(k)[range.clone()]);
-                    layer.backward(
-                        isa,
-                        team,
-                        projections,
-                        q,
-                        k,
-                        v,
-                        &out[range.clone()],
-                        &d_y[range.clone()],
-                        &saved[s * layer.saved_len()..][..layer.saved_len()],
-                        &mut d_q[range.clone()],
-                        &mut d_k[range.clone()],
-                        &mut d_v[range.clone()],
-                        work,
-                    );
+                    let saved = &saved[s * layer.saved_len()..][..layer.saved_len()];
+                    let output = AttentionOutput { out: &out[range.clone()], saved };
+                    let gradient = QkvGradient {
+                        d_q: &mut d_q[range.clone()],
+                        d_k: &mut d_k[range.clone()],
+                        d_v: &mut d_v[range.clone()],
+                    };
+                    let (projections, qkv) = (self.projections(projection), Qkv { q, k, v });
+                    layer.backward(context, projections, qkv, output, &d_y[range], gradient)?;
                 }
             }
         }
+        Ok(())
     }
 
-    /// Drops out elements of every sample in training; the layer's index is in the upper bits of the step.
+    /// Drops out elements of every sample in training. The upper bits of the step tell the network's dropouts
+    /// apart.
     fn drop_out<'b>(&self, p: f64, index: usize, samples: impl Iterator<Item = &'b mut [T]>) {
         let Some(DropoutKey { seed, step, first_sample }) = self.dropout else { return };
         for (s, x) in samples.enumerate() {
@@ -423,14 +439,31 @@ impl<'a, T: Element> Sweep<'a, T> {
         }
     }
 
-    /// The gradients of a weight and of the bias that follows it in the table, cleared while they are in
-    /// cache if the sweep is to set them: every parameter belongs to one operation.
-    fn pair<'g>(&self, gradient: &'g mut [T], weight: ParamId, bias: ParamId) -> (&'g mut [T], &'g mut [T]) {
+    /// The gradients in a weight and in the bias that stands behind it in the table. Where the sweep is to
+    /// set them they become 0 here, while they are in cache: every parameter belongs to one node.
+    fn affine_gradient<'g>(
+        &self,
+        gradient: &'g mut [T],
+        weight: ParamId,
+        bias: ParamId,
+    ) -> AffineGradient<'g, T> {
         let (weight, bias) = (self.graph.params.get(weight).range(), self.graph.params.get(bias).range());
         let both = &mut gradient[weight.start..bias.end];
-        if self.fresh {
+        if self.update == Update::Set {
             both.fill(T::zero());
         }
-        both.split_at_mut(weight.len())
+        let (weight, bias) = both.split_at_mut(weight.len());
+        AffineGradient { weight, bias }
     }
+}
+
+/// The gradients that the backward pass of one node reads and writes.
+struct NodeGradients<'g, T> {
+    /// That in the node's output. It may be overwritten: it becomes the gradient in the inputs that the plan
+    /// put in its place.
+    d_y: &'g mut [T],
+    /// Those in the node's inputs; empty where there is none, or where the plan put it in the place of `d_y`.
+    d_inputs: &'g mut [Vec<T>; 3],
+    /// Those in all parameters.
+    params: &'g mut [T],
 }

@@ -5,7 +5,9 @@
 //! channels last.
 
 use super::params::{ParamId, ParamKind, ParamTable};
-use crate::config::FeatureMap;
+use crate::config::AttentionKind;
+use crate::error::{Error, Result};
+use crate::nn::Window;
 
 /// The shape of one sample's value: height, width, channels. A vector is 1 x 1 x C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,12 @@ impl Shape {
     /// Number of elements.
     pub fn len(self) -> usize {
         self.h * self.w * self.c
+    }
+
+    /// The number of elements of any shape; `None` if they are more than a tensor may have.
+    fn elements(self) -> Option<usize> {
+        let len = self.h.checked_mul(self.w)?.checked_mul(self.c)?;
+        (len <= 1 << 40).then_some(len)
     }
 
     /// Whether it has no elements.
@@ -48,20 +56,6 @@ pub struct ValueId(pub(crate) usize);
 /// A FAVOR+ projection's place in the graph's list of projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProjectionId(pub(crate) usize);
-
-/// How a token attends to the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionOp {
-    /// Equation (22).
-    Softmax,
-    /// Equation (26).
-    Favor {
-        /// The feature map.
-        map: FeatureMap,
-        /// Its projections w.
-        projection: ProjectionId,
-    },
-}
 
 /// An operation. Inputs are listed in the order in which [`Node::inputs`] has them.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,8 +127,44 @@ pub enum Op {
         /// Heads, each over neighbouring channels.
         heads: usize,
         /// Exact or FAVOR+.
-        kind: AttentionOp,
+        kind: AttentionKind,
+        /// The projections of FAVOR+; `None` where the attention is exact.
+        projection: Option<ProjectionId>,
     },
+}
+
+impl Op {
+    /// The number of its inputs.
+    pub fn arity(&self) -> usize {
+        match self {
+            Op::TimeEmbedding { .. } => 0,
+            Op::Conv { .. }
+            | Op::Linear { .. }
+            | Op::GroupNorm { .. }
+            | Op::Silu
+            | Op::Upsample
+            | Op::Dropout { .. } => 1,
+            Op::AddChannels | Op::Add { .. } | Op::Concat => 2,
+            Op::Attention { .. } => 3,
+        }
+    }
+
+    /// Its weight and its bias, if it has parameters.
+    pub fn params(&self) -> Option<(ParamId, ParamId)> {
+        match self {
+            Op::Conv { weight, bias, .. }
+            | Op::Linear { weight, bias }
+            | Op::GroupNorm { weight, bias, .. } => Some((*weight, *bias)),
+            Op::TimeEmbedding { .. }
+            | Op::Silu
+            | Op::AddChannels
+            | Op::Add { .. }
+            | Op::Concat
+            | Op::Upsample
+            | Op::Dropout { .. }
+            | Op::Attention { .. } => None,
+        }
+    }
 }
 
 /// An operation with its inputs and its output.
@@ -199,74 +229,171 @@ impl Graph {
         self.values[value.0]
     }
 
-    /// Appends an operation; its output's shape follows from its inputs'.
+    /// Appends an operation. The shape of its output follows from those of its inputs.
     ///
-    /// # Panics
-    /// If the inputs' shapes do not fit the operation: configurations are validated before a graph is built.
-    pub(crate) fn push(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> ValueId {
-        let shapes: Vec<Shape> = inputs.iter().map(|v| self.shape(*v)).collect();
-        let shape = self.output_shape(name, &op, &shapes);
-        let output = ValueId(self.values.len());
-        self.values.push(shape);
-        self.nodes.push(Node { name: name.to_owned(), op, inputs: inputs.to_vec(), output });
-        self.output = output;
-        output
-    }
-
-    fn output_shape(&self, name: &str, op: &Op, inputs: &[Shape]) -> Shape {
-        let fits = |ok: bool| assert!(ok, "{name}: {op:?} does not fit {inputs:?}");
-        match *op {
-            Op::TimeEmbedding { .. } => unreachable!("made by `push_time_embedding`"),
-            Op::Conv { weight, kernel, stride, pad_before, pad_after, .. } => {
-                let ParamKind::Conv { c_in, c_out, .. } = self.params.get(weight).kind else {
-                    panic!("{name}: the weight is no convolution's")
-                };
-                let x = inputs[0];
-                fits(x.c == c_in);
-                let side = |n: usize| (n + pad_before + pad_after - kernel) / stride + 1;
-                Shape { h: side(x.h), w: side(x.w), c: c_out }
-            }
-            Op::Linear { weight, .. } => {
-                let (c_in, c_out) = match self.params.get(weight).kind {
-                    ParamKind::Linear { c_in, c_out } | ParamKind::Conv { kernel: 1, c_in, c_out } => {
-                        (c_in, c_out)
-                    }
-                    kind => panic!("{name}: {kind:?} is no linear layer's weight"),
-                };
-                fits(inputs[0].c == c_in);
-                Shape { c: c_out, ..inputs[0] }
-            }
-            Op::GroupNorm { groups, .. } => {
-                fits(inputs[0].c.is_multiple_of(groups));
-                inputs[0]
-            }
-            Op::Silu | Op::Dropout { .. } => inputs[0],
-            Op::AddChannels => {
-                fits(inputs[1] == Shape { h: 1, w: 1, c: inputs[0].c });
-                inputs[0]
-            }
-            Op::Add { .. } => {
-                fits(inputs[0] == inputs[1]);
-                inputs[0]
-            }
-            Op::Concat => {
-                fits(inputs[0].h == inputs[1].h && inputs[0].w == inputs[1].w);
-                Shape { c: inputs[0].c + inputs[1].c, ..inputs[0] }
-            }
-            Op::Upsample => Shape { h: 2 * inputs[0].h, w: 2 * inputs[0].w, c: inputs[0].c },
-            Op::Attention { heads, .. } => {
-                fits(inputs.iter().all(|x| *x == inputs[0]) && inputs[0].c.is_multiple_of(heads));
-                inputs[0]
-            }
-        }
+    /// # Errors
+    /// [`Error::Invalid`] if the shapes of the inputs do not fit the operation.
+    pub(crate) fn push(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
+        let shape = self.output_shape(name, &op, inputs)?;
+        self.output = self.append(name, op, inputs, shape);
+        Ok(self.output)
     }
 
     /// Appends the timestep's embedding, a vector of `dim` numbers.
     pub(crate) fn push_time_embedding(&mut self, name: &str, op: Op, dim: usize) -> ValueId {
+        self.append(name, op, &[], Shape { h: 1, w: 1, c: dim })
+    }
+
+    fn append(&mut self, name: &str, op: Op, inputs: &[ValueId], shape: Shape) -> ValueId {
         let output = ValueId(self.values.len());
-        self.values.push(Shape { h: 1, w: 1, c: dim });
-        self.nodes.push(Node { name: name.to_owned(), op, inputs: Vec::new(), output });
+        self.values.push(shape);
+        self.nodes.push(Node { name: name.to_owned(), op, inputs: inputs.to_vec(), output });
         output
+    }
+
+    /// The shape that an operation gives its output; that of a time embedding is its own to choose.
+    fn output_shape(&self, name: &str, op: &Op, inputs: &[ValueId]) -> Result<Shape> {
+        let misfit = |expected: &str| {
+            let shapes: Vec<String> =
+                inputs.iter().filter_map(|v| self.values.get(v.0)).map(ToString::to_string).collect();
+            let got = format!("{op:?} of inputs {}", shapes.join(", "));
+            Error::invalid(format!("the network's {name}"), expected, got, "")
+        };
+        let fits = |ok: bool, expected: &str| if ok { Ok(()) } else { Err(misfit(expected)) };
+        let shapes: Option<Vec<Shape>> = inputs.iter().map(|v| self.values.get(v.0).copied()).collect();
+        let shapes = shapes.filter(|shapes| shapes.len() == op.arity());
+        let shapes = shapes.ok_or_else(|| misfit("as many inputs as the operation reads"))?;
+        let kind = |id: ParamId| self.params.find(id).map(|param| param.kind);
+        let bias_of = |bias: ParamId, c: usize| kind(bias) == Some(ParamKind::Bias { len: c });
+        match *op {
+            Op::TimeEmbedding { .. } => Err(misfit("an operation with inputs")),
+            Op::Conv { weight, bias, kernel, stride, pad_before, pad_after } => {
+                let Some(ParamKind::Conv { kernel: k, c_in, c_out }) = kind(weight) else {
+                    return Err(misfit("a convolution's weight"));
+                };
+                let x = shapes[0];
+                fits(x.c == c_in && k == kernel && bias_of(bias, c_out), "channels as the weight has them")?;
+                let window = Window { kernel, stride, pad_before, pad_after };
+                let sides = window.outputs(x.h).zip(window.outputs(x.w));
+                let (h, w) = sides.ok_or_else(|| misfit("a window that fits into the image"))?;
+                Ok(Shape { h, w, c: c_out })
+            }
+            Op::Linear { weight, bias } => {
+                let (c_in, c_out) = match kind(weight) {
+                    Some(ParamKind::Linear { c_in, c_out } | ParamKind::Conv { kernel: 1, c_in, c_out }) => {
+                        (c_in, c_out)
+                    }
+                    _ => return Err(misfit("a linear layer's weight")),
+                };
+                fits(shapes[0].c == c_in && bias_of(bias, c_out), "channels as the weight has them")?;
+                Ok(Shape { c: c_out, ..shapes[0] })
+            }
+            Op::GroupNorm { weight, bias, groups, .. } => {
+                let c = shapes[0].c;
+                let per_channel = kind(weight) == Some(ParamKind::Scale { len: c }) && bias_of(bias, c);
+                fits(per_channel, "a scale and a shift for each channel")?;
+                fits(groups > 0 && c.is_multiple_of(groups), "groups that divide the channels")?;
+                Ok(shapes[0])
+            }
+            Op::Silu => Ok(shapes[0]),
+            Op::Dropout { p, .. } => {
+                fits((0.0..1.0).contains(&p), "a probability of at least 0 and below 1")?;
+                Ok(shapes[0])
+            }
+            Op::AddChannels => {
+                let vector = Shape { h: 1, w: 1, c: shapes[0].c };
+                fits(shapes[1] == vector, "a number for each channel")?;
+                Ok(shapes[0])
+            }
+            Op::Add { .. } => {
+                fits(shapes[0] == shapes[1], "two of one shape")?;
+                Ok(shapes[0])
+            }
+            Op::Concat => {
+                let [a, b] = [shapes[0], shapes[1]];
+                fits(a.h == b.h && a.w == b.w, "two of one height and width")?;
+                Ok(Shape { c: a.c.saturating_add(b.c), ..a })
+            }
+            Op::Upsample => {
+                let Shape { h, w, c } = shapes[0];
+                Ok(Shape { h: h.saturating_mul(2), w: w.saturating_mul(2), c })
+            }
+            Op::Attention { heads, kind, projection } => {
+                let c = shapes[0].c;
+                fits(shapes.iter().all(|x| *x == shapes[0]), "q, k and v of one shape")?;
+                fits(heads > 0 && c.is_multiple_of(heads), "heads that divide the channels")?;
+                let dims = projection.map(|id| self.projections.get(id.0).map(|spec| spec.dim));
+                let expected = kind.map().map(|_| Some(c / heads));
+                fits(dims == expected, "projections of a head's channels for FAVOR+, and only for that")?;
+                Ok(shapes[0])
+            }
+        }
+    }
+
+    /// Checks that the nodes can be executed in their order: that each reads what was written before, writes
+    /// a value that no other does, and gives it the shape that follows from its inputs.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the first node that does not fit.
+    pub fn check(&self) -> Result<()> {
+        let misfit = |name: &str, expected: &str, got: String| {
+            Err(Error::invalid(format!("the network's {name}"), expected, got, ""))
+        };
+        let mut written = vec![false; self.values.len()];
+        let mut params = vec![false; self.params.iter().len()];
+        let is_set = |set: &[bool], i: usize| set.get(i).copied().unwrap_or(false);
+        let mut readers = vec![0; self.values.len()];
+        if self.input.0 >= self.values.len() {
+            return misfit("input", "one of its values", format!("value {}", self.input.0));
+        }
+        if self.shape(self.input).elements().is_none() {
+            return misfit("input", "one that fits into memory", self.shape(self.input).to_string());
+        }
+        written[self.input.0] = true;
+        for node in &self.nodes {
+            for value in &node.inputs {
+                if !is_set(&written, value.0) {
+                    return misfit(&node.name, "inputs that were written", format!("value {}", value.0));
+                }
+                readers[value.0] += 1;
+            }
+            let output = node.output;
+            if output.0 >= self.values.len() || std::mem::replace(&mut written[output.0], true) {
+                return misfit(&node.name, "an output of its own", format!("value {}", output.0));
+            }
+            let shape = self.shape(output);
+            let expected = match node.op {
+                Op::TimeEmbedding { .. } => Shape { h: 1, w: 1, c: shape.c },
+                _ => self.output_shape(&node.name, &node.op, &node.inputs)?,
+            };
+            if shape != expected || shape.elements().is_none() {
+                let expected = format!("an output of {expected} that fits into memory");
+                return misfit(&node.name, &expected, shape.to_string());
+            }
+            if let Some((weight, bias)) = node.op.params()
+                && (bias.0 != weight.0 + 1 || std::mem::replace(&mut params[weight.0], true))
+            {
+                let got = format!("parameters {} and {}", weight.0, bias.0);
+                return misfit(&node.name, "a weight of its own, and its bias behind it", got);
+            }
+        }
+        // The backward pass of attention overwrites the gradients in its inputs: it has to be their only
+        // reader.
+        let attends = self.nodes.iter().filter(|node| matches!(node.op, Op::Attention { .. }));
+        for node in attends {
+            if node.inputs.iter().any(|value| readers[value.0] > 1) {
+                return misfit(&node.name, "inputs that nothing else reads", "others".to_owned());
+            }
+        }
+        if !is_set(&written, self.output.0) || self.output == self.input {
+            return misfit("output", "a value that a node writes", format!("value {}", self.output.0));
+        }
+        Ok(())
+    }
+
+    /// m, the number of an attention's projections; 0 where it has none.
+    pub fn features(&self, projection: Option<ProjectionId>) -> usize {
+        projection.map_or(0, |id| self.projections[id.0].features)
     }
 
     /// Multiply-adds of a node's forward pass on one sample; 0 where there are only element-wise operations.
@@ -275,10 +402,9 @@ impl Graph {
         match node.op {
             Op::Conv { kernel, .. } => out.len() * kernel * kernel * self.shape(node.inputs[0]).c,
             Op::Linear { .. } => out.len() * self.shape(node.inputs[0]).c,
-            Op::Attention { kind: AttentionOp::Softmax, .. } => 2 * out.pixels() * out.len(),
-            Op::Attention { kind: AttentionOp::Favor { map, projection }, .. } => {
-                let m = self.projections[projection.0].features;
-                (2 + 2 * map.functions()) * m * out.len()
+            Op::Attention { kind: AttentionKind::Softmax, .. } => 2 * out.pixels() * out.len(),
+            Op::Attention { kind: AttentionKind::Favor(map), projection, .. } => {
+                (2 + 2 * map.functions()) * self.features(projection) * out.len()
             }
             Op::TimeEmbedding { .. }
             | Op::GroupNorm { .. }
@@ -289,5 +415,81 @@ impl Graph {
             | Op::Upsample
             | Op::Dropout { .. } => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+    use crate::model::unet;
+
+    fn graph() -> Graph {
+        unet::build(&Preset::Tiny.config().unet).expect("a network")
+    }
+
+    fn node(graph: &mut Graph, wanted: fn(&Op) -> bool) -> &mut Node {
+        graph.nodes.iter_mut().find(|node| wanted(&node.op)).expect("the network has one")
+    }
+
+    #[test]
+    fn networks_pass_the_check() {
+        for preset in Preset::ALL {
+            unet::build(&preset.config().unet).expect("a network").check().expect("it can be executed");
+        }
+    }
+
+    #[test]
+    fn graphs_that_cannot_be_executed_are_refused() {
+        let far = ValueId(usize::MAX);
+        let is_conv = |op: &Op| matches!(op, Op::Conv { .. });
+        let is_attention = |op: &Op| matches!(op, Op::Attention { .. });
+        let damages: [&dyn Fn(&mut Graph); 16] = [
+            &|g| g.input = far,
+            &|g| g.output = far,
+            &|g| g.output = g.input,
+            &|g| g.nodes.swap(3, 4),
+            &|g| g.nodes.clear(),
+            &|g| g.values[0].h = usize::MAX,
+            &|g| g.values.truncate(4),
+            &|g| g.nodes[5].inputs[0] = far,
+            &|g| g.nodes[5].inputs.clear(),
+            &|g| g.nodes[5].output = g.nodes[4].output,
+            &|g| g.projections.clear(),
+            &|g| g.params = ParamTable::default(),
+            &|g| {
+                if let Op::Conv { stride, .. } = &mut node(g, is_conv).op {
+                    *stride = 0;
+                }
+            },
+            &|g| {
+                if let Op::Conv { pad_after, .. } = &mut node(g, is_conv).op {
+                    *pad_after = usize::MAX;
+                }
+            },
+            &|g| {
+                if let Op::GroupNorm { groups, .. } = &mut node(g, |op| matches!(op, Op::GroupNorm { .. })).op
+                {
+                    *groups = 0;
+                }
+            },
+            &|g| {
+                if let Op::Attention { heads, .. } = &mut node(g, is_attention).op {
+                    *heads = 0;
+                }
+            },
+        ];
+        for (i, damage) in damages.into_iter().enumerate() {
+            let mut graph = graph();
+            damage(&mut graph);
+            let checked = graph.check();
+            assert!(checked.is_err(), "damage {i}");
+        }
+        // Its gradient is overwritten by attention's backward pass.
+        let mut shared = graph();
+        let q = node(&mut shared, is_attention).inputs[0];
+        let add = node(&mut shared, |op| matches!(op, Op::Add { .. }));
+        add.inputs[0] = q;
+        assert!(shared.check().is_err());
     }
 }

@@ -1,12 +1,12 @@
 //! The network: its graph, its parameters and what executes them.
 
 pub mod clock;
-pub mod engine;
-pub mod exec;
+mod engine;
+mod exec;
 pub mod graph;
-mod lanes;
 pub mod params;
-pub mod plan;
+mod partial_sums;
+mod plan;
 pub mod report;
 pub mod unet;
 
@@ -20,6 +20,7 @@ use crate::rng::{Stream, rng};
 use graph::Graph;
 use params::ParamKind;
 use rand::RngExt;
+use std::sync::Arc;
 
 /// A network with its numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,7 @@ pub struct Model<T> {
     /// What it was built from.
     pub config: UnetConfig,
     /// Its operations.
-    pub graph: Graph,
+    pub graph: Arc<Graph>,
     /// Every parameter, in the order and layout of `graph.params`.
     pub weights: Vec<T>,
     /// Every FAVOR+ projection, \[m, d\] row-major, in the order of `graph.projections`.
@@ -61,7 +62,8 @@ impl<T: Real> Model<T> {
                 ParamKind::Scale { .. } => part.fill(T::one()),
             }
         }
-        let mut model = Model { config: config.clone(), graph, weights, projections: Vec::new() };
+        let mut model =
+            Model { config: config.clone(), graph: Arc::new(graph), weights, projections: Vec::new() };
         model.draw_projections(seed, 0)?;
         Ok(model)
     }

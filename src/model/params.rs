@@ -132,6 +132,11 @@ impl ParamTable {
         &self.params[id.0]
     }
 
+    /// The entry for an id that may be another table's.
+    pub(crate) fn find(&self, id: ParamId) -> Option<&Param> {
+        self.params.get(id.0)
+    }
+
     /// Length of the flat vector: the number of trained numbers.
     pub fn total(&self) -> usize {
         self.total

@@ -1,10 +1,11 @@
 //! What a network is made of and what it costs: the data behind `info`.
 
 use super::engine::shard_len;
-use super::graph::{AttentionOp, Graph, Op};
-use super::lanes::lane_count;
+use super::graph::{Graph, Op, Shape};
+use super::partial_sums::sum_count;
 use super::plan::{Mode, Plan};
-use crate::config::FeatureMap;
+use crate::config::{AttentionKind, FeatureMap};
+use crate::error::Result;
 use serde::Serialize;
 
 /// A layer's sizes and cost.
@@ -43,8 +44,8 @@ pub struct AttentionReport {
     /// Whether FAVOR+ takes fewer operations here.
     pub favor_is_cheaper: Option<bool>,
     /// The relative variance of the kernel's estimate for independent q and k of unit variance and i.i.d.
-    /// projections, with the mean
-    /// |q^ + k^|^2 = |q^ - k^|^2 = 2 sqrt(d); `None` for softmax, and for ReLU, whose kernel is another.
+    /// projections, at the mean |q^ + k^|^2 = |q^ - k^|^2 = 2 sqrt(d); `None` for softmax, and for ReLU,
+    /// whose kernel is another.
     pub relative_variance: Option<f64>,
 }
 
@@ -63,8 +64,12 @@ pub struct GraphReport {
     pub attention: Vec<AttentionReport>,
 }
 
-/// Describes a graph; memory for a training batch on so many threads.
-pub fn report(graph: &Graph, batch: usize, threads: usize) -> GraphReport {
+/// Describes a graph; the memory is that of training with so many images per batch on so many threads.
+///
+/// # Errors
+/// [`Error::Invalid`](crate::Error::Invalid) for a graph that cannot be executed.
+pub fn report(graph: &Graph, batch: usize, threads: usize) -> Result<GraphReport> {
+    let plan = Plan::new(graph, Mode::Training { input_gradient: false })?;
     let mut layers = Vec::new();
     let mut attention = Vec::new();
     for node in &graph.nodes {
@@ -72,18 +77,12 @@ pub fn report(graph: &Graph, batch: usize, threads: usize) -> GraphReport {
             Op::Conv { weight, bias, .. } => ("convolution", vec![*weight, *bias]),
             Op::Linear { weight, bias } => ("linear", vec![*weight, *bias]),
             Op::GroupNorm { weight, bias, .. } => ("normalisation", vec![*weight, *bias]),
-            Op::Attention { heads, kind } => {
-                attention.push(attention_report(
-                    graph,
-                    &node.name,
-                    graph.shape(node.inputs[0]),
-                    *heads,
-                    *kind,
-                ));
-                (
-                    if *kind == AttentionOp::Softmax { "softmax attention" } else { "FAVOR+ attention" },
-                    Vec::new(),
-                )
+            Op::Attention { heads, kind, projection } => {
+                let (shape, m) = (graph.shape(node.inputs[0]), graph.features(*projection));
+                attention.push(attention_report(&node.name, shape, *heads, *kind, m));
+                let name =
+                    if *kind == AttentionKind::Softmax { "softmax attention" } else { "FAVOR+ attention" };
+                (name, Vec::new())
             }
             Op::TimeEmbedding { .. }
             | Op::Silu
@@ -101,33 +100,29 @@ pub fn report(graph: &Graph, batch: usize, threads: usize) -> GraphReport {
             multiply_adds: graph.multiply_adds(node),
         });
     }
-    let plan = Plan::new(graph, Mode::Training { input_gradient: false });
     let shards = batch.div_ceil(shard_len(batch));
-    let lanes = lane_count(shards, graph.params.total());
-    let arenas = lanes.min(threads) * (plan.elements() * shard_len(batch) + plan.work);
-    // Weights, average, two moments, turned weights, and the gradient's partial sums.
-    let flat = (5 + lanes) * graph.params.total();
-    GraphReport {
+    let sums = sum_count(shards, graph.params.total());
+    let arenas = sums.min(threads) * (plan.elements() * shard_len(batch) + plan.work);
+    // Weights, average, two moments, transposed weights, and the gradient's partial sums.
+    let flat = (5 + sums) * graph.params.total();
+    Ok(GraphReport {
         parameters: graph.params.total(),
         multiply_adds: layers.iter().map(|layer| layer.multiply_adds).sum(),
         training_mib: (4 * (arenas + flat)) as f64 / f64::from(1 << 20),
         layers,
         attention,
-    }
+    })
 }
 
 fn attention_report(
-    graph: &Graph,
     name: &str,
-    shape: super::graph::Shape,
+    shape: Shape,
     heads: usize,
-    kind: AttentionOp,
+    kind: AttentionKind,
+    m: usize,
 ) -> AttentionReport {
     let (tokens, dim) = (shape.pixels(), shape.c / heads);
-    let favor = match kind {
-        AttentionOp::Softmax => None,
-        AttentionOp::Favor { map, projection } => Some((map, graph.projections[projection.0].features)),
-    };
+    let favor = kind.map().map(|map| (map, m));
     let break_even = favor.map(|(map, m)| (1 + map.functions()) * m);
     let relative_variance = favor.and_then(|(map, m)| relative_variance(map, 2.0 * (dim as f64).sqrt(), m));
     AttentionReport {
@@ -143,10 +138,10 @@ fn attention_report(
     }
 }
 
-/// Lemma 2 of Choromanski et al. (2021) for m projections, over the kernel's square: `norm2` is |x + y|^2,
-/// with trigonometric features
-/// |x - y|^2. The hyperbolic map's 1/2 (1 - exp(-|x + y|^2)) of the positive one's is 2 sinh^2(|x + y|^2 / 2) / m, and the trigonometric one's is the
-/// same in x - y.
+/// Lemma 2 of Choromanski et al. (2021) for m projections: the variance over the square of the kernel.
+/// `norm2` is |x + y|^2, or |x - y|^2 for trigonometric features. The hyperbolic map has 1/2 (1 - exp(-|x +
+/// y|^2)) of the positive map's variance, which is 2 sinh^2(|x + y|^2 / 2) / m; that of the trigonometric map
+/// is the same with x - y.
 fn relative_variance(map: FeatureMap, norm2: f64, m: usize) -> Option<f64> {
     let one_projection = match map {
         FeatureMap::Positive => norm2.exp_m1(),

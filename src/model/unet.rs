@@ -1,7 +1,7 @@
 //! The U-Net: diffusers' `UNet2DModel` (Ho et al. 2020, appendix B), the only place where the architecture is
 //! written.
 
-use super::graph::{AttentionOp, Graph, Op, Projection, ProjectionId, Shape, ValueId};
+use super::graph::{Graph, Op, Projection, ProjectionId, Shape, ValueId};
 use super::params::{ParamId, ParamKind};
 use crate::config::{BlockAttention, UnetConfig};
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ pub fn build(config: &UnetConfig) -> Result<Graph> {
     config.validate()?;
     let [h, w] = config.sample_size;
     let graph = Graph::new(Shape { h, w, c: config.in_channels });
-    let graph = Builder { graph, config }.unet();
+    let graph = Builder { graph, config }.unet()?;
     let parameters = graph.params.total();
     if parameters > MOST_PARAMETERS {
         return Err(Error::invalid(
@@ -36,93 +36,94 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn unet(mut self) -> Graph {
+    fn unet(mut self) -> Result<Graph> {
         let config = self.config;
         let channels = &config.block_out_channels;
         let levels = channels.len();
 
-        let time = self.time_embedding();
-        let mut x = self.conv("conv_in", self.graph.input, channels[0], 1, (1, 1), false);
+        let time = self.time_embedding()?;
+        let mut x = self.conv("conv_in", self.graph.input, channels[0], 1, (1, 1), false)?;
         let mut skips = vec![x];
 
         for level in 0..levels {
             let name = format!("down_blocks.{level}");
             for layer in 0..config.layers_per_block {
-                x = self.resnet(&format!("{name}.resnets.{layer}"), x, time, channels[level], 1.0);
+                x = self.resnet(&format!("{name}.resnets.{layer}"), x, time, channels[level], 1.0)?;
                 let attention = format!("{name}.attentions.{layer}");
-                x = self.attention(&attention, x, config.down_attention[level], config.norm_num_groups, 1.0);
+                x =
+                    self.attention(&attention, x, config.down_attention[level], config.norm_num_groups, 1.0)?;
                 skips.push(x);
             }
             if level + 1 < levels {
                 let pad = if config.downsample_padding == 0 { (0, 1) } else { (1, 1) };
-                x = self.conv(&format!("{name}.downsamplers.0.conv"), x, channels[level], 2, pad, false);
+                x = self.conv(&format!("{name}.downsamplers.0.conv"), x, channels[level], 2, pad, false)?;
                 skips.push(x);
             }
         }
 
         let (last, scale) = (channels[levels - 1], 1.0 / config.mid_block_scale_factor);
         let groups = config.attn_norm_num_groups.unwrap_or(config.norm_num_groups);
-        x = self.resnet("mid_block.resnets.0", x, time, last, scale);
-        x = self.attention("mid_block.attentions.0", x, config.mid_attention, groups, scale);
-        x = self.resnet("mid_block.resnets.1", x, time, last, scale);
+        x = self.resnet("mid_block.resnets.0", x, time, last, scale)?;
+        x = self.attention("mid_block.attentions.0", x, config.mid_attention, groups, scale)?;
+        x = self.resnet("mid_block.resnets.1", x, time, last, scale)?;
 
         for (up, level) in (0..levels).rev().enumerate() {
             let name = format!("up_blocks.{up}");
             for layer in 0..=config.layers_per_block {
                 let skip = skips.pop().expect("as many residual blocks up as skips down");
                 let node = format!("{name}.resnets.{layer}");
-                x = self.graph.push(&format!("{node}.concat"), Op::Concat, &[x, skip]);
-                x = self.resnet(&node, x, time, channels[level], 1.0);
+                x = self.graph.push(&format!("{node}.concat"), Op::Concat, &[x, skip])?;
+                x = self.resnet(&node, x, time, channels[level], 1.0)?;
                 let attention = format!("{name}.attentions.{layer}");
-                x = self.attention(&attention, x, config.up_attention[up], config.norm_num_groups, 1.0);
+                x = self.attention(&attention, x, config.up_attention[up], config.norm_num_groups, 1.0)?;
             }
             if level > 0 {
                 let node = format!("{name}.upsamplers.0");
-                x = self.graph.push(&node, Op::Upsample, &[x]);
-                x = self.conv(&format!("{node}.conv"), x, channels[level], 1, (1, 1), false);
+                x = self.graph.push(&node, Op::Upsample, &[x])?;
+                x = self.conv(&format!("{node}.conv"), x, channels[level], 1, (1, 1), false)?;
             }
         }
 
-        x = self.norm("conv_norm_out", x, config.norm_num_groups, true);
-        self.conv("conv_out", x, config.out_channels, 1, (1, 1), true);
-        self.graph
+        x = self.norm("conv_norm_out", x, config.norm_num_groups, true)?;
+        self.conv("conv_out", x, config.out_channels, 1, (1, 1), true)?;
+        Ok(self.graph)
     }
 
     /// The timestep's sinusoids through two linear layers, and the SiLU before every block's projection
     /// (computed once).
-    fn time_embedding(&mut self) -> ValueId {
+    fn time_embedding(&mut self) -> Result<ValueId> {
         let dim = self.config.block_out_channels[0];
         let op = Op::TimeEmbedding {
             flip_sin_to_cos: self.config.flip_sin_to_cos,
             freq_shift: self.config.freq_shift,
         };
         let t = self.graph.push_time_embedding("time_proj", op, dim);
-        let t = self.linear("time_embedding.linear_1", t, 4 * dim, false);
-        let t = self.graph.push("time_embedding.act", Op::Silu, &[t]);
-        let t = self.linear("time_embedding.linear_2", t, 4 * dim, false);
+        let t = self.linear("time_embedding.linear_1", t, 4 * dim, false)?;
+        let t = self.graph.push("time_embedding.act", Op::Silu, &[t])?;
+        let t = self.linear("time_embedding.linear_2", t, 4 * dim, false)?;
         self.graph.push("time_embedding.silu", Op::Silu, &[t])
     }
 
-    fn resnet(&mut self, name: &str, x: ValueId, time: ValueId, c_out: usize, scale: f64) -> ValueId {
+    fn resnet(&mut self, name: &str, x: ValueId, time: ValueId, c_out: usize, scale: f64) -> Result<ValueId> {
         let c_in = self.graph.shape(x).c;
         let groups = self.config.norm_num_groups;
-        let mut h = self.norm(&format!("{name}.norm1"), x, groups, true);
-        h = self.conv(&format!("{name}.conv1"), h, c_out, 1, (1, 1), false);
-        let t = self.linear(&format!("{name}.time_emb_proj"), time, c_out, false);
-        h = self.graph.push(&format!("{name}.add_time"), Op::AddChannels, &[h, t]);
-        h = self.norm(&format!("{name}.norm2"), h, groups, true);
+        let mut h = self.norm(&format!("{name}.norm1"), x, groups, true)?;
+        h = self.conv(&format!("{name}.conv1"), h, c_out, 1, (1, 1), false)?;
+        let t = self.linear(&format!("{name}.time_emb_proj"), time, c_out, false)?;
+        h = self.graph.push(&format!("{name}.add_time"), Op::AddChannels, &[h, t])?;
+        h = self.norm(&format!("{name}.norm2"), h, groups, true)?;
         if self.config.dropout > 0.0 {
             let op = Op::Dropout { p: self.config.dropout, index: self.graph.dropouts };
             self.graph.dropouts += 1;
-            h = self.graph.push(&format!("{name}.dropout"), op, &[h]);
+            h = self.graph.push(&format!("{name}.dropout"), op, &[h])?;
         }
-        h = self.conv(&format!("{name}.conv2"), h, c_out, 1, (1, 1), true);
+        h = self.conv(&format!("{name}.conv2"), h, c_out, 1, (1, 1), true)?;
         let shortcut = if c_in == c_out {
             x
         } else {
             let kind = ParamKind::Conv { kernel: 1, c_in, c_out };
             let (weight, bias) = self.weight_and_bias(&format!("{name}.conv_shortcut"), kind, c_out, false);
-            self.graph.push(&format!("{name}.conv_shortcut"), Op::Linear { weight, bias }, &[x])
+            self.graph.push(&format!("{name}.conv_shortcut"), Op::Linear { weight, bias }, &[x])?
         };
         self.graph.push(&format!("{name}.add"), Op::Add { scale }, &[shortcut, h])
     }
@@ -131,32 +132,24 @@ impl Builder<'_> {
         &mut self,
         name: &str,
         x: ValueId,
-        kind: BlockAttention,
+        block: BlockAttention,
         groups: usize,
         scale: f64,
-    ) -> ValueId {
+    ) -> Result<ValueId> {
         let c = self.graph.shape(x).c;
         let dim = self.config.attention_head_dim.unwrap_or(c);
-        let kind = match kind {
-            BlockAttention::None => return x,
-            BlockAttention::Softmax => AttentionOp::Softmax,
-            BlockAttention::Favor => {
-                let favor = &self.config.favor;
-                let projection = ProjectionId(self.graph.projections.len());
-                self.graph.projections.push(Projection {
-                    name: format!("{name}.projection"),
-                    features: favor.features,
-                    dim,
-                });
-                AttentionOp::Favor { map: favor.map, projection }
-            }
-        };
-        let h = self.norm(&format!("{name}.group_norm"), x, groups, false);
-        let q = self.linear(&format!("{name}.to_q"), h, c, false);
-        let k = self.linear(&format!("{name}.to_k"), h, c, false);
-        let v = self.linear(&format!("{name}.to_v"), h, c, false);
-        let h = self.graph.push(name, Op::Attention { heads: c / dim, kind }, &[q, k, v]);
-        let h = self.linear(&format!("{name}.to_out.0"), h, c, true);
+        let Some(kind) = self.config.attention_kind(block) else { return Ok(x) };
+        let projection = kind.map().map(|_| {
+            let (name, features) = (format!("{name}.projection"), self.config.favor.features);
+            self.graph.projections.push(Projection { name, features, dim });
+            ProjectionId(self.graph.projections.len() - 1)
+        });
+        let h = self.norm(&format!("{name}.group_norm"), x, groups, false)?;
+        let q = self.linear(&format!("{name}.to_q"), h, c, false)?;
+        let k = self.linear(&format!("{name}.to_k"), h, c, false)?;
+        let v = self.linear(&format!("{name}.to_v"), h, c, false)?;
+        let h = self.graph.push(name, Op::Attention { heads: c / dim, kind, projection }, &[q, k, v])?;
+        let h = self.linear(&format!("{name}.to_out.0"), h, c, true)?;
         self.graph.push(&format!("{name}.add"), Op::Add { scale }, &[x, h])
     }
 
@@ -168,19 +161,19 @@ impl Builder<'_> {
         stride: usize,
         (pad_before, pad_after): (usize, usize),
         zero: bool,
-    ) -> ValueId {
+    ) -> Result<ValueId> {
         let kind = ParamKind::Conv { kernel: 3, c_in: self.graph.shape(x).c, c_out };
         let (weight, bias) = self.weight_and_bias(name, kind, c_out, zero);
         self.graph.push(name, Op::Conv { weight, bias, kernel: 3, stride, pad_before, pad_after }, &[x])
     }
 
-    fn linear(&mut self, name: &str, x: ValueId, c_out: usize, zero: bool) -> ValueId {
+    fn linear(&mut self, name: &str, x: ValueId, c_out: usize, zero: bool) -> Result<ValueId> {
         let kind = ParamKind::Linear { c_in: self.graph.shape(x).c, c_out };
         let (weight, bias) = self.weight_and_bias(name, kind, c_out, zero);
         self.graph.push(name, Op::Linear { weight, bias }, &[x])
     }
 
-    fn norm(&mut self, name: &str, x: ValueId, groups: usize, silu: bool) -> ValueId {
+    fn norm(&mut self, name: &str, x: ValueId, groups: usize, silu: bool) -> Result<ValueId> {
         let len = self.graph.shape(x).c;
         let weight = self.graph.params.add(format!("{name}.weight"), ParamKind::Scale { len }, false);
         let bias = self.graph.params.add(format!("{name}.bias"), ParamKind::Bias { len }, false);

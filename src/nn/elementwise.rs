@@ -1,14 +1,19 @@
-//! Layers without sums: additions, concatenation, nearest upsampling, and SiLU's gradient.
+//! Layers without products: additions, concatenation, nearest upsampling, and SiLU's gradient.
 //!
-//! Their derivatives are read off: y = a + b passes dY to both, a concatenation cuts dY, an upsampled pixel
-//! collects the dY of its four copies. Additions work in place: the executor keeps y where an input was that
-//! nobody reads any more. Dropout, which scales dY by the mask that it scaled x by, is
-//! dropout, [`DropOut`](crate::kernels::DropOut), both ways.
+//! Their gradients can be read off. y = a + b passes dY to both; a concatenation's dY is cut; an upsampled
+//! pixel collects the dY of its four copies. Additions work in place: the memory plan puts y where an input
+//! was that nobody reads any more. Dropout multiplies dY by the mask that it multiplied x by, so
+//! [`DropOut`](crate::kernels::DropOut) serves both ways.
+//!
+//! Their callers, the two sweeps of the executor, pass whole tensors of the shapes that the graph has.
 
+use super::operands::Update;
+use super::reductions::add_column_sums;
 use crate::kernels::{Element, Isa, PointwiseBackward, Run, SiluBackward, Team, vectorised};
 use crate::real::Real;
+use std::ops::Range;
 
-/// y <- (x + y) scale.
+/// Replaces y by (x + y) scale.
 pub fn add_scaled<T: Real>(isa: Isa, team: Team, x: &[T], scale: f64, y: &mut [T]) {
     let scale = T::of(scale);
     team.rows(y, 1, |first, y| {
@@ -24,7 +29,7 @@ pub fn add_scaled<T: Real>(isa: Isa, team: Team, x: &[T], scale: f64, y: &mut [T
     });
 }
 
-/// x <- x scale.
+/// Multiplies x by `scale`.
 pub fn scale_by<T: Real>(isa: Isa, scale: f64, x: &mut [T]) {
     let scale = T::of(scale);
     vectorised(
@@ -34,9 +39,9 @@ pub fn scale_by<T: Real>(isa: Isa, scale: f64, x: &mut [T]) {
     );
 }
 
-/// y = or, if `add`, += x scale.
-pub fn pass<T: Real>(isa: Isa, x: &[T], scale: f64, y: &mut [T], add: bool) {
-    if add {
+/// Passes x scale on to y.
+pub fn pass<T: Real>(isa: Isa, x: &[T], scale: f64, y: &mut [T], update: Update) {
+    if update.adds() {
         add_to(isa, x, scale, y);
     } else {
         y.copy_from_slice(x);
@@ -46,7 +51,7 @@ pub fn pass<T: Real>(isa: Isa, x: &[T], scale: f64, y: &mut [T], add: bool) {
     }
 }
 
-/// sum += x scale.
+/// Adds x scale to `sum`.
 pub fn add_to<T: Real>(isa: Isa, x: &[T], scale: f64, sum: &mut [T]) {
     let scale = T::of(scale);
     vectorised(
@@ -60,7 +65,7 @@ pub fn add_to<T: Real>(isa: Isa, x: &[T], scale: f64, sum: &mut [T]) {
     );
 }
 
-/// y\[i, c\] += v\[c\].
+/// Adds v\[c\] to y\[i, c\].
 pub fn add_channels<T: Real>(isa: Isa, team: Team, v: &[T], y: &mut [T]) {
     team.rows(y, v.len(), |_, y| {
         vectorised(
@@ -77,15 +82,16 @@ pub fn add_channels<T: Real>(isa: Isa, team: Team, v: &[T], y: &mut [T]) {
     });
 }
 
-/// d_v\[c\] = or, if `add`, += the sum over i of d_y\[i, c\]; the gradient in the other addend is d_y.
-pub fn add_channels_backward<T: Real>(isa: Isa, d_y: &[T], d_v: &mut [T], add: bool) {
-    if !add {
+/// The gradient in v\[c\] of [`add_channels`], the sum over i of d_y\[i, c\]. The gradient in the other
+/// addend is d_y.
+pub fn add_channels_backward<T: Real>(isa: Isa, d_y: &[T], d_v: &mut [T], update: Update) {
+    if update == Update::Set {
         d_v.fill(T::zero());
     }
-    super::linear::add_column_sums(isa, d_y, d_v);
+    add_column_sums(isa, d_y, d_v);
 }
 
-/// y\[i\] = a\[i\], b\[i\] for every pixel i, of c_a and c_b channels.
+/// Sets the c_a + c_b channels of every pixel of y to the c_a channels of a, then the c_b of b.
 pub fn concat<T: Real>(team: Team, a: &[T], c_a: usize, b: &[T], c_b: usize, y: &mut [T]) {
     team.rows(y, c_a + c_b, |first, y| {
         let inputs = a[first * c_a..].chunks_exact(c_a).zip(b[first * c_b..].chunks_exact(c_b));
@@ -96,20 +102,20 @@ pub fn concat<T: Real>(team: Team, a: &[T], c_a: usize, b: &[T], c_b: usize, y: 
     });
 }
 
-/// d_x = or, if `add`, += channels `from` .. `from` + `c` of d_y, of `c_y` channels: one input of a
-/// concatenation.
+/// The gradient in one input of a concatenation: the `channels` of the c_y channels of d_y.
 pub fn concat_backward<T: Real>(
     isa: Isa,
     d_y: &[T],
     c_y: usize,
-    from: usize,
+    channels: Range<usize>,
     d_x: &mut [T],
-    c: usize,
-    add: bool,
+    update: Update,
 ) {
-    let pixels =
-        d_x.chunks_exact_mut(c).zip(d_y.chunks_exact(c_y)).map(|(d_x, d_y)| (d_x, &d_y[from..][..c]));
-    if !add {
+    let pixels = d_x
+        .chunks_exact_mut(channels.len())
+        .zip(d_y.chunks_exact(c_y))
+        .map(|(d_x, d_y)| (d_x, &d_y[channels.clone()]));
+    if update == Update::Set {
         return pixels.for_each(|(d_x, d_y)| d_x.copy_from_slice(d_y));
     }
     vectorised(
@@ -125,7 +131,7 @@ pub fn concat_backward<T: Real>(
     );
 }
 
-/// y \[2h, 2w, c\]: every pixel of x \[h, w, c\] twice in both directions.
+/// Sets y \[2h, 2w, c\] to every pixel of x \[h, w, c\], twice in both directions.
 pub fn upsample<T: Real>(team: Team, x: &[T], w: usize, c: usize, y: &mut [T]) {
     team.rows(y, 4 * w * c, |row, y| {
         for (x, y) in x[row * w * c..].chunks_exact(w * c).zip(y.chunks_exact_mut(4 * w * c)) {
@@ -139,8 +145,9 @@ pub fn upsample<T: Real>(team: Team, x: &[T], w: usize, c: usize, y: &mut [T]) {
     });
 }
 
-/// d_x = or, if `add`, += the sum of d_y over each pixel's four copies.
-pub fn upsample_backward<T: Real>(isa: Isa, d_y: &[T], w: usize, c: usize, d_x: &mut [T], add: bool) {
+/// The gradient in x of [`upsample`]: the sum of d_y over each pixel's four copies.
+pub fn upsample_backward<T: Real>(isa: Isa, d_y: &[T], w: usize, c: usize, d_x: &mut [T], update: Update) {
+    let add = update.adds();
     vectorised(
         isa,
         #[inline(always)]
@@ -159,9 +166,16 @@ pub fn upsample_backward<T: Real>(isa: Isa, d_y: &[T], w: usize, c: usize, d_x: 
     );
 }
 
-/// d_x = or, if `add`, += d_y silu'(x); `work` is as long as x.
-pub fn silu_backward<T: Element>(isa: Isa, x: &[T], d_y: &[T], d_x: &mut [T], add: bool, work: &mut [T]) {
-    if !add {
+/// The gradient in x of SiLU, d_y silu'(x). The workspace is at least as long as x.
+pub fn silu_backward<T: Element>(
+    isa: Isa,
+    x: &[T],
+    d_y: &[T],
+    d_x: &mut [T],
+    update: Update,
+    work: &mut [T],
+) {
+    if update == Update::Set {
         return SiluBackward::run(isa, PointwiseBackward { x, d_y, d_x });
     }
     let work = &mut work[..x.len()];
@@ -182,9 +196,9 @@ mod tests {
     fn silu_gradient_is_a_central_difference() {
         let (x, d_y) = (normal(9, 1), normal(9, 2));
         let (mut d_x, mut work) = (vec![0.0; 9], vec![f64::NAN; 9]);
-        silu_backward(ISA, &x, &d_y, &mut d_x, true, &mut work);
+        silu_backward(ISA, &x, &d_y, &mut d_x, Update::Add, &mut work);
         let mut set = vec![7.0; 9];
-        silu_backward(ISA, &x, &d_y, &mut set, false, &mut work);
+        silu_backward(ISA, &x, &d_y, &mut set, Update::Set, &mut work);
         assert_eq!(set, d_x);
         check_gradient("d_x", &x, &d_x, |x| {
             let mut y = vec![0.0; 9];
@@ -197,21 +211,21 @@ mod tests {
     fn additions_pass_gradients_through() {
         let (x, v, d_y): (Vec<f64>, Vec<f64>, Vec<f64>) = (normal(12, 1), normal(3, 2), normal(12, 3));
         let mut d_v = vec![7.0; 3];
-        add_channels_backward(ISA, &d_y, &mut d_v, false);
+        add_channels_backward(ISA, &d_y, &mut d_v, Update::Set);
         check_gradient("d_v", &v, &d_v, |v| {
             let mut y = x.clone();
             add_channels(ISA, Team::Solo, v, &mut y);
             dot(&y, &d_y)
         });
         let once = d_v.clone();
-        add_channels_backward(ISA, &d_y, &mut d_v, true);
+        add_channels_backward(ISA, &d_y, &mut d_v, Update::Add);
         assert!(d_v.iter().zip(&once).all(|(twice, once)| (twice - 2.0 * once).abs() < 1e-14));
         let mut y = vec![1.0, 2.0, 3.0];
         add_scaled(ISA, Team::Solo, &[4.0, 5.0, 6.0], 0.5, &mut y);
         assert_eq!(y, [2.5, 3.5, 4.5]);
-        pass(ISA, &[2.0, 4.0, 6.0], 0.5, &mut y, true);
+        pass(ISA, &[2.0, 4.0, 6.0], 0.5, &mut y, Update::Add);
         assert_eq!(y, [3.5, 5.5, 7.5]);
-        pass(ISA, &[2.0, 4.0, 6.0], 0.5, &mut y, false);
+        pass(ISA, &[2.0, 4.0, 6.0], 0.5, &mut y, Update::Set);
         assert_eq!(y, [1.0, 2.0, 3.0]);
     }
 
@@ -223,10 +237,10 @@ mod tests {
         assert_eq!(y[5..10], [a[2], a[3], b[3], b[4], b[5]]);
         let d_y = normal(20, 3);
         let (mut d_a, mut d_b) = (vec![0.0; 8], vec![0.0; 12]);
-        concat_backward(ISA, &d_y, 5, 0, &mut d_a, 2, true);
-        concat_backward(ISA, &d_y, 5, 2, &mut d_b, 3, false);
+        concat_backward(ISA, &d_y, 5, 0..2, &mut d_a, Update::Add);
+        concat_backward(ISA, &d_y, 5, 2..5, &mut d_b, Update::Set);
         let mut again = vec![7.0; 8];
-        concat_backward(ISA, &d_y, 5, 0, &mut again, 2, false);
+        concat_backward(ISA, &d_y, 5, 0..2, &mut again, Update::Set);
         assert_eq!(again, d_a);
         assert!((dot(&y, &d_y) - dot(&a, &d_a) - dot(&b, &d_b)).abs() < 1e-13);
 
@@ -237,9 +251,9 @@ mod tests {
             assert_eq!(y[(i * 6 + j) * 2 + c], x[(i / 2 * 3 + j / 2) * 2 + c]);
         }
         let mut d_x = vec![0.0; 12];
-        upsample_backward(ISA, &d_y, 3, 2, &mut d_x, true);
+        upsample_backward(ISA, &d_y, 3, 2, &mut d_x, Update::Add);
         let mut again = vec![7.0; 12];
-        upsample_backward(ISA, &d_y, 3, 2, &mut again, false);
+        upsample_backward(ISA, &d_y, 3, 2, &mut again, Update::Set);
         assert_eq!(again, d_x);
         assert!((dot(&y, &d_y) - dot(&x, &d_x)).abs() < 1e-13);
     }

@@ -1,24 +1,42 @@
-//! FAVOR+ attention, equation (26), in O(L m d): no L x L and no L x m matrix exists, only tiles of features,
-//! made anew in the backward pass.
+//! FAVOR+ attention, equation (26), in O(L m d). Neither an L x L nor an L x m matrix is ever in memory: the
+//! features exist a tile at a time, and the backward pass computes them again.
 //!
-//! For a head with the features q'_i, k'_l of [`favor_features`](super::favor_features) and v extended by a
-//! one, v~ = (v, 1), both sums of (26) are one: S = sum_l v~_l k'_l^T \[d + 1, l m\], and S q'_i = (N_i,
-//! D_i). The output is O_i = N_i / D^_i with D^ the [`guarded`] D.
+//! For one head, with the features q'_i and k'_l of [`favor_features`](super::favor_features), extend every
+//! value by a one: v~ = (v, 1). Then both sums of (26) are one matrix S = sum_l v~_l k'_l^T \[d + 1, l m\],
+//! and S q'_i = (N_i, D_i) gives a query's numerator and denominator. The output is O_i = N_i / D^_i, where
+//! D^ is the [`guarded`] D.
 //!
-//! The tokens are cut into [shares](super::favor_shares). First every share of the keys has its own S and c,
-//! which are then merged in the shares' order, S = sum over shares g of 2^(c_g - c) S_g with c = max_g c_g;
-//! then every share of the queries reads them.
+//! The tokens are cut into [shares](super::favor_shares), and the work has three steps:
 //!
-//! Multiply-adds for one function f: 4 L m d forward, 8 L m d backward (8 and 16 operations); 6 and 12 for
-//! two.
+//! 1. Every share g of the keys computes its own sums S_g with its own shifts c_g of the exponents.
+//! 2. These are added up in the order of the shares: c = max_g c_g and S = sum_g 2^(c_g - c) S_g.
+//! 3. Every share of the queries reads S and c.
+//!
+//! Multiply-adds with one function f: 4 L m d forward and 8 L m d backward (8 and 16 operations); with two
+//! functions 6 and 12.
 
-use super::attention::{Attention, Input, Projections, scale_row, take};
 use super::favor_features::{Features, guarded};
-use super::favor_shares::{Favor, Tiles, tiles_of};
+use super::favor_shares::{Favor, KeyState, Tile};
+use super::heads::{AttentionShape, Input, Projections, scale_row};
+use super::operands::take;
 use super::reductions::add_columns;
-use crate::kernels::{Element, Exp2, Exponent, Powers, Product, Run, transpose, vectorised};
+use crate::kernels::{Element, Exp2, Exponent, Isa, Powers, Product, Run, transpose, vectorised};
 
-/// `out` \[L, heads * d\] and what the backward pass needs.
+/// What the three steps read.
+struct Forward<'a, T> {
+    favor: &'a Favor,
+    input: &'a Input<'a, T>,
+    features: Features<'a, T>,
+}
+
+/// What a share of the queries reads of one head: its [`KeyState`], with S's numerators transposed too.
+struct Keys<'a, T> {
+    state: KeyState<&'a [T]>,
+    /// sum_l k'_l v_l^T \[l m, d\].
+    numerators_t: &'a [T],
+}
+
+/// Sets `out` \[L, heads * d\], and `saved` to what the backward pass needs.
 pub(super) fn forward<T: Element>(
     favor: &Favor,
     input: &Input<T>,
@@ -27,81 +45,109 @@ pub(super) fn forward<T: Element>(
     saved: &mut [T],
     mut work: &mut [T],
 ) {
-    let Attention { heads, dim: d, .. } = favor.attention;
-    let (state_len, sums_len, numerators_len) = (favor.state_len(), favor.sums_len(), favor.len * d);
+    let AttentionShape { heads, dim: d, .. } = favor.shape;
+    let (state_len, numerators_len) = (favor.state_len(), favor.len * d);
     let w_t = favor.scaled(projections.w_t, favor.exponent_scale(), &mut work);
-    let features = Features { isa: input.isa, map: favor.map, m: favor.m, d, w: &[], w_t };
-    let numerators = take(&mut work, heads * numerators_len);
+    let features = Features::new(favor, input.isa, &[], w_t);
+    let numerators_t = take(&mut work, heads * numerators_len);
     let share_work = favor.share_work_len(false);
     let work = take(&mut work, favor.shares() * share_work);
-    let (states, marks) = saved[..favor.saved_len()].split_at_mut(heads * state_len);
+    let (states, normalisers) = saved.split_at_mut(heads * state_len);
+    let this = Forward { favor, input, features };
 
-    input.team.each(work, share_work, |g, work| {
-        let (states, mut tiles) = Tiles::cut(favor, work, false);
+    input.team.each(work, share_work, |share, work| {
+        let (states, mut tile) = Tile::cut(favor, work, false);
         for (head, state) in states.chunks_exact_mut(state_len).enumerate() {
-            let (s, c) = state.split_at_mut(sums_len);
-            sum_keys(favor, input, &features, head, g, s, c, &mut tiles);
+            this.sum_keys(head, share, KeyState::of_mut(favor, state), &mut tile);
         }
     });
-    input.team.each2((states, state_len), (numerators, numerators_len), |head, state, numerators| {
-        let (s, c) = state.split_at_mut(sums_len);
+    input.team.each2((states, state_len), (numerators_t, numerators_len), |head, state, numerators_t| {
+        let (s, c) = state.split_at_mut(favor.sums_len());
         let parts = work
             .chunks_exact(share_work)
-            .map(|work| work[head * state_len..][..state_len].split_at(sums_len));
-        merge(input, parts, s, c, &mut numerators[..favor.len]);
-        transpose(s, d, favor.len, numerators);
+            .map(|work| work[head * state_len..][..state_len].split_at(favor.sums_len()));
+        merge(input.isa, parts, s, c, &mut numerators_t[..favor.len]);
+        transpose(s, d, favor.len, numerators_t);
     });
-    let out = (out, favor.share_len());
-    input.team.each3(out, (marks, favor.marks_len()), (work, share_work), |g, out, marks, work| {
-        let (_, mut tiles) = Tiles::cut(favor, work, false);
-        let states = states.chunks_exact(state_len).zip(numerators.chunks_exact(numerators_len));
-        let rows = favor.tokens(g).len();
-        for (head, ((state, numerators), marks)) in states.zip(marks.chunks_exact_mut(2 * rows)).enumerate() {
-            let (s, c) = state.split_at(sums_len);
-            let sums = &s[d * favor.len..];
-            attend(favor, input, &features, head, g, numerators, sums, c, out, marks, &mut tiles);
+    let (out, normalisers) = ((out, favor.share_len()), (normalisers, favor.normalisers_len()));
+    input.team.each3(out, normalisers, (work, share_work), |share, out, normalisers, work| {
+        let (_, mut tile) = Tile::cut(favor, work, false);
+        let heads = states.chunks_exact(state_len).zip(numerators_t.chunks_exact(numerators_len));
+        let normalisers = normalisers.chunks_exact_mut(2 * favor.tokens(share).len());
+        for (head, ((state, numerators_t), normalisers)) in heads.zip(normalisers).enumerate() {
+            let keys = Keys { state: KeyState::of(favor, state), numerators_t };
+            this.attend(head, share, &keys, out, normalisers, &mut tile);
         }
     });
 }
 
-/// S and c of a head's keys in share `g`.
-fn sum_keys<T: Element>(
-    favor: &Favor,
-    input: &Input<T>,
-    features: &Features<T>,
-    head: usize,
-    g: usize,
-    s: &mut [T],
-    c: &mut [T],
-    tiles: &mut Tiles<T>,
-) {
-    let (isa, d, len) = (input.isa, favor.attention.dim, favor.len);
-    features.start_c(c);
-    let (numerators, sums) = s.split_at_mut(d * len);
-    sums.fill(T::zero());
-    for (i, tile) in tiles_of(favor, g).enumerate() {
-        let rows = tile.len();
-        let k = favor.attention.head(head, input.k);
-        let f = &mut tiles.f[..rows * len];
-        let raised = features.keys_raising_c(k, tile.clone(), f, &mut tiles.row[..rows], c, tiles.rescale);
-        if raised && i > 0 {
-            scale_columns(input, tiles.rescale, numerators);
-            scale_columns(input, tiles.rescale, sums);
+impl<T: Element> Forward<'_, T> {
+    /// Step 1: S and c over the keys of one head in one share.
+    fn sum_keys(&self, head: usize, share: usize, state: KeyState<&mut [T]>, tile: &mut Tile<T>) {
+        let Forward { favor, input, features } = self;
+        let (isa, d, len) = (input.isa, favor.shape.dim, favor.len);
+        let (k, v) = (input.k(head), input.v(head));
+        let KeyState { numerators, denominators, c } = state;
+        features.start_c(c);
+        denominators.fill(T::zero());
+        for (i, tokens) in favor.tiles(share).enumerate() {
+            let rows = tokens.len();
+            let f = &mut tile.features[..rows * len];
+            let half_norms = &mut tile.per_token[..rows];
+            let raised = features.keys_raising_c(k, tokens.clone(), f, half_norms, c, tile.per_feature);
+            if raised && i > 0 {
+                scale_columns(isa, tile.per_feature, numerators);
+                scale_columns(isa, tile.per_feature, denominators);
+            }
+            vectorised(
+                isa,
+                #[inline(always)]
+                || add_columns(denominators, f, None),
+            );
+            let shape = Product { a_k: v.stride, accumulate: i > 0, ..Product::transposed_a(d, len, rows) };
+            shape.multiply(isa, v.from(tokens.start), f, numerators);
         }
-        vectorised(
-            isa,
-            #[inline(always)]
-            || add_columns(sums, f, None),
-        );
-        let v = favor.attention.head(head, input.v);
-        let shape = Product { a_k: v.stride, accumulate: i > 0, ..Product::transposed_a(d, len, rows) };
-        shape.multiply(isa, v.from(tile.start), f, numerators);
+    }
+
+    /// Step 3: the output of a head's queries in one share, and their normalisers: s of all of them, then D.
+    fn attend(
+        &self,
+        head: usize,
+        share: usize,
+        keys: &Keys<T>,
+        out: &mut [T],
+        normalisers: &mut [T],
+        tile: &mut Tile<T>,
+    ) {
+        let Forward { favor, input, features } = self;
+        let (isa, d, len, stride) = (input.isa, favor.shape.dim, favor.len, favor.shape.stride());
+        let tokens = favor.tokens(share);
+        let (shifts, denominators) = normalisers.split_at_mut(tokens.len());
+        for part in favor.tiles(share) {
+            let (at, rows) = (part.start - tokens.start, part.len());
+            let (shifts, denominators) = (&mut shifts[at..][..rows], &mut denominators[at..][..rows]);
+            let f = &mut tile.features[..rows * len];
+            features.queries_attending(input.q(head), part.clone(), f, &keys.state, shifts, denominators);
+            let out = favor.rows(&part, head, out);
+            let shape = Product { c_row: stride, ..Product::dense(rows, d, len) };
+            shape.multiply(isa, f, keys.numerators_t, out);
+            vectorised(
+                isa,
+                #[inline(always)]
+                || {
+                    for (out, denominator) in out.chunks_mut(stride).zip(denominators.iter()) {
+                        scale_row(T::one() / guarded(*denominator), &mut out[..d]);
+                    }
+                },
+            );
+        }
     }
 }
 
-/// S = sum_g 2^(c_g - c) S_g, c = max_g c_g; `factors` \[l m\] is scratch.
+/// Step 2: c = max_g c_g and S = sum_g 2^(c_g - c) S_g over the parts (S_g, c_g). `factors` \[l m\] is
+/// overwritten.
 fn merge<'p, T: Element>(
-    input: &Input<T>,
+    isa: Isa,
     parts: impl Iterator<Item = (&'p [T], &'p [T])> + Clone,
     s: &mut [T],
     c: &mut [T],
@@ -115,9 +161,9 @@ fn merge<'p, T: Element>(
     for (s_g, c_g) in parts {
         factors.copy_from_slice(c_g);
         let exponent = Exponent::RowsThenColumns(&[T::zero()], c);
-        Exp2::run(input.isa, Powers::dense(factors, c.len(), exponent));
+        Exp2::run(isa, Powers::dense(factors, c.len(), exponent));
         vectorised(
-            input.isa,
+            isa,
             #[inline(always)]
             || {
                 for (s, s_g) in s.chunks_exact_mut(c.len()).zip(s_g.chunks_exact(c.len())) {
@@ -130,49 +176,10 @@ fn merge<'p, T: Element>(
     }
 }
 
-/// `out`, s and D of a head's queries in share `g`.
-fn attend<T: Element>(
-    favor: &Favor,
-    input: &Input<T>,
-    features: &Features<T>,
-    head: usize,
-    g: usize,
-    numerators: &[T],
-    sums: &[T],
-    c: &[T],
-    out: &mut [T],
-    marks: &mut [T],
-    tiles: &mut Tiles<T>,
-) {
-    let (isa, d, len) = (input.isa, favor.attention.dim, favor.len);
-    let (shifts, denominators) = marks.split_at_mut(marks.len() / 2);
-    let first = favor.tokens(g).start;
-    for tile in tiles_of(favor, g) {
-        let rows = tile.len();
-        let q = favor.attention.head(head, input.q);
-        let f = &mut tiles.f[..rows * len];
-        let at = tile.start - first;
-        let (shifts, denominators) = (&mut shifts[at..][..rows], &mut denominators[at..][..rows]);
-        features.queries_attending(q, tile.clone(), f, c, sums, shifts, denominators);
-        let out = favor.rows(&tile, head, out);
-        let stride = favor.attention.stride();
-        Product { c_row: stride, ..Product::dense(rows, d, len) }.multiply(isa, f, numerators, out);
-        vectorised(
-            isa,
-            #[inline(always)]
-            || {
-                for (out, denominator) in out.chunks_mut(stride).zip(denominators.iter()) {
-                    scale_row(T::one() / guarded(*denominator), &mut out[..d]);
-                }
-            },
-        );
-    }
-}
-
-/// Multiplies the columns of S by `factors` \[l m\].
-fn scale_columns<T: Element>(input: &Input<T>, factors: &[T], s: &mut [T]) {
+/// Multiplies every row of S by `factors` \[l m\], column by column.
+fn scale_columns<T: Element>(isa: Isa, factors: &[T], s: &mut [T]) {
     vectorised(
-        input.isa,
+        isa,
         #[inline(always)]
         || {
             for s in s.chunks_exact_mut(factors.len()) {

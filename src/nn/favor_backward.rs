@@ -1,202 +1,226 @@
-//! The backward pass of [`favor_attention`](super::favor_attention), in its terms.
+//! The backward pass of [`favor_attention`](super::favor_attention), in the same notation.
 //!
-//! From dO: the derivatives by (N_i, D_i) are y_i = (dO_i / D^_i, -(dO_i . O_i) / D^_i), the last 0 where the
-//! guard is active. Then
+//! Given dO, the loss's gradients in the numerator and the denominator of query i are
 //!
-//! - over the queries: dS = sum_i y_i q'_i^T, dq'_i = S^T y_i;
-//! - over the keys: dv_l = dS k'_l without its last element, dk'_l = dS^T v~_l;
-//! - from features to q and k by [`Features::pull_back`] and [`Features::project_back`].
+//! - dN_i = dO_i / D^_i,
+//! - dD_i = -(dO_i . O_i) / D^_i, or 0 where the guard replaces D_i.
 //!
-//! c and s of the features cancel in N / D and have no gradient. Where the guard is active, N stands alone: s
-//! is 0 (the map is trigonometric), but c = |k^_l|^2/2 at the largest key l, and O_i is proportional to
-//! exp(-c), so that -(sum of dO_i . O_i over the guarded i) k^_l joins k^_l's derivative.
+//! Together they are one vector y_i = (dN_i, dD_i) of d + 1 numbers, and (N_i, D_i) = S q'_i gives
 //!
-//! Shares as in the forward pass: first those of the queries, each with a dS of its own, which are added up
-//! in order, then those of the keys.
+//! - over the queries: dS = sum_i y_i q'_i^T and dq'_i = S^T y_i;
+//! - over the keys, since S = sum_l v~_l k'_l^T: dv_l is dS k'_l without its last element, and dk'_l = dS^T
+//!   v~_l.
+//!
+//! From features back to q and k lead [`Features::pull_back`] and [`Features::project_back`].
+//!
+//! The shifts c and s cancel in N / D and have no gradient, unless the guard replaces D_i. Then O_i is N_i
+//! over a constant. Only trigonometric features come that near to 0; their s is 0, and their c = |k^_l|^2/2
+//! is that of one key, the one of largest norm. As O_i is then proportional to exp(-c), that key's gradient
+//! in k^_l gets the additional term -(sum of dO_i . O_i over the guarded queries i) k^_l.
+//!
+//! The work is cut into the same shares as the forward pass: first every share of the queries computes a dS
+//! of its own, then these are added up in the order of the shares, then every share of the keys reads the
+//! sum.
 
-use super::attention::{Attention, Input, Projections, map_row, take};
 use super::favor_features::{Features, guarded, is_guarded};
-use super::favor_shares::{Favor, Tiles, tiles_of};
+use super::favor_shares::{Favor, KeyState, Tile};
+use super::heads::{AttentionOutput, AttentionShape, Input, Projections, QkvGradient, map_row};
+use super::operands::{Update, take};
 use super::reductions::{add_columns, dot};
 use crate::config::FeatureMap;
 use crate::kernels::{Element, Product, transpose, vectorised};
 
-/// What both halves read.
+/// What both passes, over the queries and over the keys, read.
 struct Backward<'a, T> {
     favor: &'a Favor,
     input: &'a Input<'a, T>,
     features: Features<'a, T>,
     out: &'a [T],
     d_out: &'a [T],
-    /// Every head's S and c.
+    /// The [`KeyState`] of every head.
     states: &'a [T],
-    /// Every share's s and D.
-    marks: &'a [T],
+    /// The queries' normalisers s and D, share by share.
+    normalisers: &'a [T],
 }
 
-/// d_q, d_k and d_v, each \[L, heads * d\].
+/// The loss's gradient in one head's sums.
+struct SumsGradient<'a, T> {
+    /// The gradient in S \[d + 1, l m\].
+    sums: &'a [T],
+    /// Its first d rows, transposed, \[l m, d\].
+    numerators_t: &'a [T],
+    /// The sum of dO_i . O_i over the guarded queries.
+    guarded: T,
+}
+
+/// Sets the gradients in q, k and v, given what the forward pass made and `d_out`.
 pub(super) fn backward<T: Element>(
     favor: &Favor,
     input: &Input<T>,
     projections: Projections<T>,
-    out: &[T],
-    d_out: &[T],
-    saved: &[T],
-    [d_q, d_k, d_v]: [&mut [T]; 3],
+    (output, d_out): (AttentionOutput<T>, &[T]),
+    QkvGradient { d_q, d_k, d_v }: QkvGradient<T>,
     mut work: &mut [T],
 ) {
-    let Attention { heads, dim: d, .. } = favor.attention;
-    let (state_len, sums_len, numerators_len) = (favor.state_len(), favor.sums_len(), favor.len * d);
+    let AttentionShape { heads, dim: d, .. } = favor.shape;
+    let (state_len, gradient_len, numerators_len) = (favor.state_len(), favor.gradient_len(), favor.len * d);
     let w = favor.scaled(projections.w, favor.scale(), &mut work);
     let w_t = favor.scaled(projections.w_t, favor.exponent_scale(), &mut work);
-    let features = Features { isa: input.isa, map: favor.map, m: favor.m, d, w, w_t };
-    let (states, marks) = saved[..favor.saved_len()].split_at(heads * state_len);
-    let d_sums = take(&mut work, heads * (sums_len + 1));
-    let d_numerators = take(&mut work, heads * numerators_len);
+    let features = Features::new(favor, input.isa, w, w_t);
+    let (states, normalisers) = output.saved.split_at(heads * state_len);
+    let d_sums = take(&mut work, heads * gradient_len);
+    let d_numerators_t = take(&mut work, heads * numerators_len);
     let share_work = favor.share_work_len(true);
     let work = take(&mut work, favor.shares() * share_work);
-    let this = Backward { favor, input, features, out, d_out, states, marks };
+    let this = Backward { favor, input, features, out: output.out, d_out, states, normalisers };
 
-    input.team.each2((d_q, favor.share_len()), (&mut *work, share_work), |g, d_q, work| {
-        let (states, mut tiles) = Tiles::cut(favor, work, true);
+    input.team.each2((d_q, favor.share_len()), (&mut *work, share_work), |share, d_q, work| {
+        let (states, mut tile) = Tile::cut(favor, work, true);
         for (head, state) in states.chunks_exact_mut(state_len).enumerate() {
-            let (d_s, rest) = state.split_at_mut(sums_len);
-            rest[0] = this.queries(head, g, d_s, d_q, &mut tiles);
+            let (d_sums, rest) = state.split_at_mut(favor.sums_len());
+            rest[0] = this.queries(head, share, d_sums, d_q, &mut tile);
         }
     });
-    // Beside dS what the guarded queries leave to the largest key.
-    input.team.each2((d_sums, sums_len + 1), (d_numerators, numerators_len), |head, d_sums, d_numerators| {
+    let (sums, numerators_t) = ((&mut *d_sums, gradient_len), (&mut *d_numerators_t, numerators_len));
+    input.team.each2(sums, numerators_t, |head, d_sums, d_numerators_t| {
         d_sums.fill(T::zero());
         for work in work.chunks_exact(share_work) {
-            let of_share = &work[head * state_len..][..sums_len + 1];
+            let of_share = &work[head * state_len..][..gradient_len];
             d_sums.iter_mut().zip(of_share).for_each(|(sum, of_share)| *sum += *of_share);
         }
-        transpose(d_sums, d, favor.len, d_numerators);
+        transpose(d_sums, d, favor.len, d_numerators_t);
     });
     let (d_k, d_v) = ((d_k, favor.share_len()), (d_v, favor.share_len()));
-    input.team.each3(d_k, d_v, (work, share_work), |g, d_k, d_v, work| {
-        let (_, mut tiles) = Tiles::cut(favor, work, true);
-        let sums = d_sums.chunks_exact(sums_len + 1).zip(d_numerators.chunks_exact(numerators_len));
-        for (head, (d_sums, d_numerators)) in sums.enumerate() {
-            let (d_s, guarded) = d_sums.split_at(sums_len);
-            this.keys(head, g, d_s, d_numerators, guarded[0], d_k, d_v, &mut tiles);
+    input.team.each3(d_k, d_v, (work, share_work), |share, d_k, d_v, work| {
+        let (_, mut tile) = Tile::cut(favor, work, true);
+        let heads = d_sums.chunks_exact(gradient_len).zip(d_numerators_t.chunks_exact(numerators_len));
+        for (head, (d_sums, numerators_t)) in heads.enumerate() {
+            let (sums, guarded) = d_sums.split_at(favor.sums_len());
+            let gradient = SumsGradient { sums, numerators_t, guarded: guarded[0] };
+            this.keys(head, share, &gradient, d_k, d_v, &mut tile);
         }
     });
 }
 
 impl<T: Element> Backward<'_, T> {
-    /// One head's S and c.
-    fn state(&self, head: usize) -> (&[T], &[T]) {
+    /// The sums over one head's keys.
+    fn state(&self, head: usize) -> KeyState<&[T]> {
         let len = self.favor.state_len();
-        self.states[head * len..][..len].split_at(self.favor.sums_len())
+        KeyState::of(self.favor, &self.states[head * len..][..len])
     }
 
-    /// d_q of a head's queries in share `g` and what they add to dS; returns the sum of dO_i . O_i over the
-    /// guarded.
-    fn queries(&self, head: usize, g: usize, d_s: &mut [T], d_q: &mut [T], tiles: &mut Tiles<T>) -> T {
+    /// The normalisers s and D of a head's queries in one share.
+    fn normalisers(&self, head: usize, share: usize) -> (&[T], &[T]) {
+        let tokens = self.favor.tokens(share).len();
+        let of_share = &self.normalisers[share * self.favor.normalisers_len()..];
+        of_share[2 * head * tokens..][..2 * tokens].split_at(tokens)
+    }
+
+    /// Sets d_q of a head's queries in one share, and d_sums \[d + 1, l m\] to what they contribute to dS.
+    /// Returns the sum of dO_i . O_i over the guarded queries.
+    fn queries(&self, head: usize, share: usize, d_sums: &mut [T], d_q: &mut [T], tile: &mut Tile<T>) -> T {
         let Backward { favor, input, features, .. } = self;
-        let (isa, d, len) = (input.isa, favor.attention.dim, favor.len);
-        let (q, out, d_out) = (
-            favor.attention.head(head, input.q),
-            favor.attention.head(head, self.out),
-            favor.attention.head(head, self.d_out),
-        );
-        let (s, c) = self.state(head);
-        let tokens = favor.tokens(g);
-        let marks = &self.marks[g * favor.marks_len()..][2 * head * tokens.len()..][..2 * tokens.len()];
-        let (shifts, denominators) = marks.split_at(tokens.len());
-        let (numerators, sums) = s.split_at(d * len);
-        let (d_numerators, d_sums) = d_s.split_at_mut(d * len);
-        d_sums.fill(T::zero());
-        let mut guarded_rows = T::zero();
-        for (i, tile) in tiles_of(favor, g).enumerate() {
-            let rows = tile.len();
-            let at = tile.start - tokens.start;
+        let (isa, d, len) = (input.isa, favor.shape.dim, favor.len);
+        let (out, d_out) = (favor.shape.head(head, self.out), favor.shape.head(head, self.d_out));
+        let keys = self.state(head);
+        let first = favor.tokens(share).start;
+        let (shifts, denominators) = self.normalisers(head, share);
+        let (d_sum_numerators, d_sum_denominators) = d_sums.split_at_mut(d * len);
+        d_sum_denominators.fill(T::zero());
+        let mut guarded_sum = T::zero();
+        for (i, tokens) in favor.tiles(share).enumerate() {
+            let (at, rows) = (tokens.start - first, tokens.len());
             let (shifts, denominators) = (&shifts[at..][..rows], &denominators[at..][..rows]);
-            let (f, g) = (&mut tiles.f[..rows * len], &mut tiles.g[..rows * len]);
-            features.queries(q, tile.clone(), f, c, shifts);
-            let (y, y_last) = (&mut tiles.y[..rows * d], &mut tiles.row[..rows]);
+            let (f, d_f) = (&mut tile.features[..rows * len], &mut tile.d_features[..rows * len]);
+            features.queries(input.q(head), tokens.clone(), f, keys.c, shifts);
+            let d_numerators = &mut tile.d_numerators[..rows * d];
+            let d_denominators = &mut tile.per_token[..rows];
             vectorised(
                 isa,
                 #[inline(always)]
                 || {
-                    let rows =
-                        y.chunks_exact_mut(d).zip(y_last.iter_mut()).zip(tile.clone()).zip(denominators);
-                    for (((y, y_last), token), denominator) in rows {
+                    let rows = d_numerators.chunks_exact_mut(d).zip(d_denominators.iter_mut());
+                    for ((d_numerator, d_denominator), (token, denominator)) in
+                        rows.zip(tokens.clone().zip(denominators))
+                    {
                         let (out, d_out) = (out.token(token), d_out.token(token));
                         let inverse = T::one() / guarded(*denominator);
-                        map_row(d_out, y, |d_out| d_out * inverse);
-                        let radial = dot(out, d_out);
+                        map_row(d_out, d_numerator, |d_out| d_out * inverse);
+                        let along = dot(out, d_out);
                         let is_guarded = is_guarded(*denominator);
-                        *y_last = if is_guarded { T::zero() } else { -radial * inverse };
-                        guarded_rows += if is_guarded { radial } else { T::zero() };
+                        *d_denominator = if is_guarded { T::zero() } else { -along * inverse };
+                        guarded_sum += if is_guarded { along } else { T::zero() };
                     }
                 },
             );
             vectorised(
                 isa,
                 #[inline(always)]
-                || add_columns(d_sums, f, Some(y_last)),
+                || add_columns(d_sum_denominators, f, Some(d_denominators)),
             );
-            let shape = Product { accumulate: i > 0, ..Product::transposed_a(d, len, rows) };
-            shape.multiply(isa, y, f, d_numerators);
-            Product::dense(rows, len, d).multiply(isa, y, numerators, g);
-            features.pull_back(f, g, (Some(y_last), sums), None);
-            features.project_back(g, rows, favor.attention.stride(), false, favor.rows(&tile, head, d_q));
+            let over_queries = Product { accumulate: i > 0, ..Product::transposed_a(d, len, rows) };
+            over_queries.multiply(isa, d_numerators, f, d_sum_numerators);
+            Product::dense(rows, len, d).multiply(isa, d_numerators, keys.numerators, d_f);
+            features.pull_back(f, d_f, (Some(d_denominators), keys.denominators), None);
+            let d_q = favor.rows(&tokens, head, d_q);
+            features.project_back(d_f, rows, favor.shape.stride(), Update::Set, d_q);
         }
-        guarded_rows
+        guarded_sum
     }
 
-    /// d_k and d_v of a head's keys and values in share `g`; `guarded_rows` is the sum that
-    /// [`Backward::queries`] returned.
+    /// Sets d_k and d_v of a head's keys and values in one share.
     fn keys(
         &self,
         head: usize,
-        g: usize,
-        d_s: &[T],
-        d_numerators: &[T],
-        guarded_rows: T,
+        share: usize,
+        gradient: &SumsGradient<T>,
         d_k: &mut [T],
         d_v: &mut [T],
-        tiles: &mut Tiles<T>,
+        tile: &mut Tile<T>,
     ) {
         let Backward { favor, input, features, .. } = self;
-        let (isa, d, len, stride) = (input.isa, favor.attention.dim, favor.len, favor.attention.stride());
-        let k = favor.attention.head(head, input.k);
-        let v = favor.attention.head(head, input.v);
-        let (_, c) = self.state(head);
+        let (isa, d, len, stride) = (input.isa, favor.shape.dim, favor.len, favor.shape.stride());
+        let (k, v, c) = (input.k(head), input.v(head), self.state(head).c);
+        let (d_numerators, d_denominators) = gradient.sums.split_at(d * len);
         let square = favor.scale::<T>() * favor.scale();
-        let largest = if favor.map == FeatureMap::Trigonometric && guarded_rows != T::zero() {
-            (0..favor.attention.tokens).find(|token| features.half_norm(k.token(*token)) == c[0])
-        } else {
-            None
-        };
-        for tile in tiles_of(favor, g) {
-            let rows = tile.len();
-            let f = &mut tiles.f[..rows * len];
-            features.keys(k, tile.clone(), f, &mut tiles.row[..rows], c);
-            let d_v = favor.rows(&tile, head, d_v);
-            Product { c_row: stride, ..Product::dense(rows, d, len) }.multiply(isa, f, d_numerators, d_v);
-            let g = &mut tiles.g[..rows * len];
-            let shape = Product { a_row: stride, ..Product::dense(rows, len, d) };
-            shape.multiply(isa, v.from(tile.start), &d_s[..d * len], g);
-            features.pull_back(f, g, (None, &d_s[d * len..]), Some(&mut tiles.row[..rows]));
-            if let Some(token) = largest.filter(|token| tile.contains(token)) {
-                tiles.row[token - tile.start] -= guarded_rows;
+        let largest = self.largest_key(head, gradient.guarded);
+        for tokens in favor.tiles(share) {
+            let rows = tokens.len();
+            let f = &mut tile.features[..rows * len];
+            features.keys(k, tokens.clone(), f, &mut tile.per_token[..rows], c);
+            let d_v = favor.rows(&tokens, head, d_v);
+            let to_values = Product { c_row: stride, ..Product::dense(rows, d, len) };
+            to_values.multiply(isa, f, gradient.numerators_t, d_v);
+            let d_f = &mut tile.d_features[..rows * len];
+            let to_features = Product { a_row: stride, ..Product::dense(rows, len, d) };
+            to_features.multiply(isa, v.from(tokens.start), d_numerators, d_f);
+            features.pull_back(f, d_f, (None, d_denominators), Some(&mut tile.per_token[..rows]));
+            if let Some(token) = largest.filter(|token| tokens.contains(token)) {
+                tile.per_token[token - tokens.start] -= gradient.guarded;
             }
-            let d_x = favor.rows(&tile, head, d_k);
+            let d_k = favor.rows(&tokens, head, d_k);
             vectorised(
                 isa,
                 #[inline(always)]
                 || {
-                    let rows = d_x.chunks_mut(stride).zip(tile.clone()).zip(tiles.row.iter());
-                    for ((d_x, token), radial) in rows {
+                    let rows = d_k.chunks_mut(stride).zip(tokens.clone()).zip(tile.per_token.iter());
+                    for ((d_k, token), radial) in rows {
                         let factor = square * *radial;
-                        map_row(k.token(token), d_x, |x| factor * x);
+                        map_row(k.token(token), d_k, |x| factor * x);
                     }
                 },
             );
-            features.project_back(g, rows, stride, true, d_x);
+            features.project_back(d_f, rows, stride, Update::Add, d_k);
         }
+    }
+
+    /// The key of largest norm, if the guard is active for any query: its |k^_l|^2/2 is c.
+    fn largest_key(&self, head: usize, guarded_sum: T) -> Option<usize> {
+        let Backward { favor, input, features, .. } = self;
+        if favor.map != FeatureMap::Trigonometric || guarded_sum == T::zero() {
+            return None;
+        }
+        let (k, c) = (input.k(head), self.state(head).c);
+        (0..favor.shape.tokens).find(|token| features.half_norm(k.token(*token)) == c[0])
     }
 }

@@ -1,33 +1,40 @@
-//! FAVOR+'s features, equation (24), on a tile of tokens, stabilised so that attention (26) holds at any
-//! norm.
+//! FAVOR+'s features, equation (24), of a tile of tokens at a time, in a form that neither overflows nor
+//! loses its denominators, whatever the norms of queries and keys.
 //!
-//! With x^ = x / d^(1/4) (q or k scaled) and u_j = w_j . x^, attention is O_i = N_i / D_i with N_i = sum_j
-//! q'_ij sum_l k'_lj v_l and D_i the same sums without v. Whatever multiplies a query's features for all j
-//! leaves O_i as it is; so does what multiplies feature j of the keys for all l and divides feature j of the
-//! queries. That frees us of 1/sqrt(m), of the queries' factor h, and of overflow:
+//! Let x^ = x / d^(1/4) be a scaled query or key, and u_j = w_j . x^. Attention (26) is O_i = N_i / D_i with
+//! N_i = sum_j q'_ij sum_l k'_lj v_l, and D_i the same sums without v_l. Two changes of the features leave
+//! O_i as it is:
 //!
-//! - Positive, equation (25), exponents e_lj = u_lj - |k^_l|^2/2. With c_j the largest e_lj over the tokens
-//!   of the sample and head, or some e_lj that lies at most [`SLACK`] below it: k'_lj = exp(e_lj - c_j),
-//!   q'_ij = exp(u_ij + c_j - s_i), s_i = max_j (u_ij + c_j). A query's features are at most 1, a key's at
-//!   most 2^SLACK, and D_i >= 1: at the j of s_i the query's feature is 1, and so is one of the keys'.
-//!   Nothing overflows, D cannot underflow, and no constant is added. Subtracting a query's and the keys'
-//!   maxima by themselves, as usual, lets D underflow where the two lie at different j.
-//! - Hyperbolic: the same over the 2m exponents +-u_j - |k^|^2/2.
-//! - Trigonometric: q'_i = (sin u_i, cos u_i), k'_l = exp(|k^_l|^2/2 - c) (sin u_l, cos u_l), c =
-//!   max_l |k^_l|^2/2 (kept m l times, so that all maps share their code). D may have any sign: see
+//! - to multiply all features of one query i by the same factor, which N_i and D_i then share;
+//! - to multiply feature j of every key by a factor, and to divide feature j of every query by it.
+//!
+//! They make 1/sqrt(m) and the factor h of the queries unnecessary, and they keep exponents small. Feature by
+//! feature map:
+//!
+//! - Positive, equation (25). The exponents of the keys are e_lj = u_lj - |k^_l|^2/2. Let c_j be the largest
+//!   e_lj over the keys of the sample and head, or some e_lj at most [`SLACK`] below it. Then k'_lj =
+//!   exp(e_lj - c_j) and q'_ij = exp(u_ij + c_j - s_i), with s_i = max_j (u_ij + c_j). The features of a
+//!   query are at most 1 and those of a key at most 2^SLACK, so nothing overflows. At the j that attains s_i
+//!   the query's feature is 1, and so is one of the keys' features; hence D_i >= 1, and no constant has to be
+//!   added to it. (Usually the maxima of the queries and of the keys are subtracted separately. D then
+//!   underflows where they lie at different j.)
+//! - Hyperbolic: the same with the 2m exponents u_j - |k^|^2/2 and -u_j - |k^|^2/2.
+//! - Trigonometric: q'_i = (sin u_i, cos u_i) and k'_l = exp(|k^_l|^2/2 - c) (sin u_l, cos u_l), with c =
+//!   max_l |k^_l|^2/2. It is stored l m times, so that all maps share their code. D may have any sign: see
 //!   [`guarded`].
-//! - ReLU: max(u, 0) + [`RELU_CONSTANT`], not stabilised.
+//! - ReLU: max(u, 0) + [`RELU_CONSTANT`], without any shift.
 //!
-//! c is found in one pass over the keys: where a tile raises it, what was summed is multiplied by exp(c_old -
-//! c_new), as in online softmax; the slack makes that rare. No gradient flows through c and s, since they
-//! cancel (but see `favor_backward` on the guard).
+//! The keys are read once: where a tile of keys raises c, what was summed so far is multiplied by
+//! exp(c_old - c_new), as in online softmax. Thanks to the slack this is rare. c and s cancel in N / D and so
+//! have no gradient; `favor_backward` has the one exception, the guard.
 //!
-//! In the code all exponents, and so c and s, are to base 2: times log2(e).
+//! In the code all exponents, and so c and s, are to base 2: they are multiplied by log2(e).
 //!
-//! Source: Choromanski et al. (2021), sections 2.3 and 2.4, Lemma 1; the stabiliser by feature is this
-//! project's.
+//! Source: Choromanski et al. (2021), sections 2.3 and 2.4, Lemma 1. Shifting by feature is this project's.
 
-use super::attention::Head;
+use super::favor_shares::{Favor, KeyState};
+use super::heads::Head;
+use super::operands::Update;
 use super::reductions::{dot, larger, raise_to_columns};
 use crate::config::FeatureMap;
 use crate::equations::features::RELU_CONSTANT;
@@ -38,17 +45,17 @@ use crate::kernels::{
 use crate::real::Real;
 use std::ops::Range;
 
-/// 2^-20, the least |D|. Only trigonometric features, whose D is a sum of up to L m cosines, the largest term
-/// of order one, come near it: then D is all cancellation, and in `f32` all rounding error. The other maps' D
-/// lies above it by construction, in `f32` too: positive and hyperbolic at 1 or more, ReLU at L m 1e-6 or
-/// more.
+/// The least |D| that an output is divided by: 2^-20. Only trigonometric features come near it. Their D is a
+/// sum of up to L m cosines whose largest term is of order one, so that a D this small has lost all its
+/// digits to cancellation, and in `f32` is nothing but rounding error. The D of the other maps is larger by
+/// construction, in `f32` too: at least 1 for positive and hyperbolic features, at least L m 1e-6 for ReLU.
 pub const DENOMINATOR_GUARD: f64 = 1.0 / 1_048_576.0;
 
-/// By how much an exponent exceeds c_j before it raises it: 2 to it is far from the largest `f32`.
+/// How far an exponent to base 2 may exceed c_j before c_j is raised. 2^SLACK is far from the largest `f32`.
 const SLACK: f64 = 12.0;
 
-/// D^: D where |D| >= [`DENOMINATOR_GUARD`], elsewhere the guard with D's sign (plus at both zeros). NaN
-/// stays.
+/// D^, what the output is divided by: D where |D| >= [`DENOMINATOR_GUARD`], elsewhere the guard with the sign
+/// of D (plus at both zeros). NaN stays NaN.
 pub fn guarded<T: Real>(d: T) -> T {
     let guard = T::of(DENOMINATOR_GUARD);
     match is_guarded(d) {
@@ -58,31 +65,35 @@ pub fn guarded<T: Real>(d: T) -> T {
     }
 }
 
-/// Whether [`guarded`] replaces `d`; its derivative is then 0.
+/// Whether [`guarded`] replaces `d`. Its derivative is then 0.
 pub fn is_guarded<T: Real>(d: T) -> bool {
     d.abs() < T::of(DENOMINATOR_GUARD)
 }
 
-/// A feature map with its projections. Tiles of features are \[rows, l m\], row-major: f_1 of all w, then
-/// f_2.
+/// A feature map with its projections. A tile of features is \[rows, l m\], row-major: first the function f_1
+/// of all m projections, then f_2.
 pub(super) struct Features<'a, T> {
-    pub isa: Isa,
-    pub map: FeatureMap,
-    pub m: usize,
-    pub d: usize,
-    /// d^(-1/4) W \[m, d\], read by [`Features::project_back`] alone.
-    pub w: &'a [T],
-    /// W^T \[d, m\] times [`Favor::exponent_scale`](super::favor_shares::Favor::exponent_scale).
-    pub w_t: &'a [T],
+    isa: Isa,
+    map: FeatureMap,
+    m: usize,
+    d: usize,
+    w: &'a [T],
+    w_t: &'a [T],
 }
 
-impl<T: Element> Features<'_, T> {
+impl<'a, T: Element> Features<'a, T> {
+    /// The features of a layer. `w_t` is W^T \[d, m\] times [`Favor::exponent_scale`]; `w`, which only
+    /// [`Features::project_back`] reads, is W \[m, d\] times [`Favor::scale`].
+    pub fn new(favor: &Favor, isa: Isa, w: &'a [T], w_t: &'a [T]) -> Self {
+        Features { isa, map: favor.map, m: favor.shape.features, d: favor.shape.dim, w, w_t }
+    }
+
     /// l m, the number of features.
     fn len(&self) -> usize {
         self.map.functions() * self.m
     }
 
-    /// c before any key.
+    /// Sets c to its value before any key is read.
     pub fn start_c(&self, c: &mut [T]) {
         c.fill(match self.map {
             FeatureMap::Relu => T::zero(),
@@ -90,41 +101,43 @@ impl<T: Element> Features<'_, T> {
         });
     }
 
-    /// The features of the keys `tokens` of `k` during the pass that finds c. Returns whether `rescale` \[l
-    /// m\] now holds what to multiply the sums over earlier tiles by. `row` \[rows\] is scratch.
+    /// The features of the keys `tokens`, in the pass over the keys that finds c. Where it raises c, it
+    /// returns true, and `rescale` \[l m\] holds the factors by which the sums over earlier tiles have to be
+    /// multiplied. `half_norms` \[rows\] is overwritten.
     pub fn keys_raising_c(
         &self,
         k: Head<T>,
         tokens: Range<usize>,
         f: &mut [T],
-        row: &mut [T],
+        half_norms: &mut [T],
         c: &mut [T],
         rescale: &mut [T],
     ) -> bool {
         self.exponents(k, &tokens, f);
-        self.half_norms(k, tokens, row);
+        self.half_norms(k, tokens, half_norms);
         let raised = match self.map {
             FeatureMap::Relu => false,
             FeatureMap::Trigonometric => {
-                let largest = row.iter().fold(c[0], |c, half_norm| larger(c, *half_norm));
+                let largest = half_norms.iter().fold(c[0], |c, half_norm| larger(c, *half_norm));
                 rescale.fill((c[0] - largest).exp2());
                 let raised = largest > c[0];
                 c.fill(largest);
                 raised
             }
-            FeatureMap::Positive | FeatureMap::Hyperbolic => self.raise(f, row, c, rescale),
+            FeatureMap::Positive | FeatureMap::Hyperbolic => self.raise(f, half_norms, c, rescale),
         };
-        self.finish_keys(f, row, c);
+        self.finish_keys(f, half_norms, c);
         raised
     }
 
-    /// The keys' features, c known; `row` \[rows\] is scratch.
-    pub fn keys(&self, k: Head<T>, tokens: Range<usize>, f: &mut [T], row: &mut [T], c: &[T]) {
+    /// The features of the keys `tokens` once c is known. `half_norms` \[rows\] is overwritten.
+    pub fn keys(&self, k: Head<T>, tokens: Range<usize>, f: &mut [T], half_norms: &mut [T], c: &[T]) {
         self.exponents(k, &tokens, f);
-        self.half_norms(k, tokens, row);
-        self.finish_keys(f, row, c);
+        self.half_norms(k, tokens, half_norms);
+        self.finish_keys(f, half_norms, c);
     }
 
+    /// Turns u of the keys into their features.
     fn finish_keys(&self, f: &mut [T], half_norms: &mut [T], c: &[T]) {
         let len = self.len();
         match self.map {
@@ -148,18 +161,17 @@ impl<T: Element> Features<'_, T> {
         }
     }
 
-    /// The queries' features, their s, and D = q' . `sums`.
+    /// The features of the queries `tokens`, and their normalisers s and D = q' . (sum over the keys of k').
     pub fn queries_attending(
         &self,
         q: Head<T>,
         tokens: Range<usize>,
         f: &mut [T],
-        c: &[T],
-        sums: &[T],
+        keys: &KeyState<&[T]>,
         shifts: &mut [T],
         denominators: &mut [T],
     ) {
-        let len = self.len();
+        let (len, c, sums) = (self.len(), keys.c, keys.denominators);
         self.exponents(q, &tokens, f);
         match self.map {
             FeatureMap::Positive | FeatureMap::Hyperbolic => {
@@ -184,7 +196,7 @@ impl<T: Element> Features<'_, T> {
         );
     }
 
-    /// The queries' features, s known.
+    /// The features of the queries `tokens` once s is known.
     pub fn queries(&self, q: Head<T>, tokens: Range<usize>, f: &mut [T], c: &[T], shifts: &[T]) {
         let len = self.len();
         self.exponents(q, &tokens, f);
@@ -197,16 +209,19 @@ impl<T: Element> Features<'_, T> {
         }
     }
 
-    /// From the features f and the derivatives g_tj + a_t b_j by them, in place (a is 1 where there is none;
-    /// b is \[l m\]): g's first m columns become the derivatives by u,
+    /// Goes back from the gradients in the features to those in u, in place.
+    ///
+    /// The gradient in feature j of token t is g_tj + a_t b_j, with a_t = 1 where there is no `a`; `b` is
+    /// \[l m\]. On return the first m columns of g hold the gradients d_u:
     ///
     /// - positive: f = exp(u + ..), so d_u = g f; hyperbolic: d_u = g_1 f_1 - g_2 f_2;
-    /// - trigonometric: f = a (sin u, cos u), so d_u = g_1 f_2 - g_2 f_1;
-    /// - ReLU: d_u = g where u > 0, which is f > c (but for a u that rounding takes from f), else 0;
+    /// - trigonometric: f = (sin u, cos u) times a factor, so d_u = g_1 f_2 - g_2 f_1;
+    /// - ReLU: d_u = g where u > 0, elsewhere 0. u > 0 is where f exceeds its constant (except where rounding
+    ///   makes u vanish in f).
     ///
-    /// and `radial` \[rows\] what h's factor adds: the derivative by x^ is d_u W + radial x^. As h =
-    /// exp(-+|x^|^2/2), that is radial = -+sum_j g_j f_j, and 0 for ReLU. For queries sum_j g_j f_j is 0 in
-    /// theory; they need no `radial`.
+    /// `radial` \[rows\] takes what the factor h(x) = exp(-+|x^|^2/2) contributes, as the gradient in x^ is
+    /// d_u W + radial x^. It is radial = -+sum_j g_j f_j, and 0 for ReLU, which has no such factor. The
+    /// factor of the queries cancels, so they have no `radial`.
     pub fn pull_back(
         &self,
         f: &[T],
@@ -254,20 +269,25 @@ impl<T: Element> Features<'_, T> {
         );
     }
 
-    /// d_x = d_u W / d^(1/4), or += if `accumulate`, to `rows` rows of d, `stride` apart, from the first m
-    /// columns of `d_u`.
-    pub fn project_back(&self, d_u: &[T], rows: usize, stride: usize, accumulate: bool, d_x: &mut [T]) {
-        let shape =
-            Product { a_row: self.len(), c_row: stride, accumulate, ..Product::dense(rows, self.d, self.m) };
+    /// Sets the rows of d_x, which are `stride` apart, to d_u W / d^(1/4), or adds that to them. d_u stands
+    /// in the first m columns of a tile of `rows` rows.
+    pub fn project_back(&self, d_u: &[T], rows: usize, stride: usize, update: Update, d_x: &mut [T]) {
+        let shape = Product {
+            a_row: self.len(),
+            c_row: stride,
+            accumulate: update.adds(),
+            ..Product::dense(rows, self.d, self.m)
+        };
         shape.multiply(self.isa, d_u, self.w, d_x);
     }
 
-    /// |x^|^2/2 log2(e).
+    /// |x^|^2/2 as an exponent to base 2, that is, times log2(e).
     #[inline(always)]
     pub fn half_norm(&self, x: &[T]) -> T {
         T::of(0.5 * std::f64::consts::LOG2_E / (self.d as f64).sqrt()) * dot(x, x)
     }
 
+    /// [`Features::half_norm`] of every token.
     fn half_norms(&self, x: Head<T>, tokens: Range<usize>, out: &mut [T]) {
         vectorised(
             self.isa,
@@ -280,8 +300,8 @@ impl<T: Element> Features<'_, T> {
         );
     }
 
-    /// u = x^ W^T, as an exponent to base 2 if it is one, to the first m columns of f; -u to the others if
-    /// the map is hyperbolic.
+    /// Sets the first m columns of f to u = x^ W^T, as an exponent to base 2 for the maps where it is one,
+    /// and the other columns to -u for the hyperbolic map.
     fn exponents(&self, x: Head<T>, tokens: &Range<usize>, f: &mut [T]) {
         let shape =
             Product { a_row: x.stride, c_row: self.len(), ..Product::dense(tokens.len(), self.m, self.d) };
@@ -300,8 +320,8 @@ impl<T: Element> Features<'_, T> {
         }
     }
 
-    /// Raises c_j to max_t (f_tj - half_norm_t) where that exceeds it by more than the slack, and says
-    /// whether any was: then `rescale` is 2^(c_old - c_new).
+    /// Raises c_j to max_t (f_tj - half_norm_t) where that is larger by more than the slack. Returns whether
+    /// any was raised; `rescale` is then 2^(c_old - c_new).
     fn raise(&self, f: &[T], half_norms: &[T], c: &mut [T], rescale: &mut [T]) -> bool {
         vectorised(
             self.isa,
@@ -327,6 +347,7 @@ impl<T: Element> Features<'_, T> {
         )
     }
 
+    /// max(u, 0) plus the constant, in place.
     fn relu(&self, f: &mut [T]) {
         let constant = T::of(RELU_CONSTANT);
         vectorised(
@@ -341,7 +362,7 @@ impl<T: Element> Features<'_, T> {
         );
     }
 
-    /// (sin u, cos u) for u in the first m columns.
+    /// (sin u, cos u) in place, for u in the first m columns.
     fn waves(&self, f: &mut [T]) {
         for row in f.chunks_exact_mut(self.len()) {
             let (sines, cosines) = row.split_at_mut(self.m);

@@ -1,106 +1,122 @@
-//! How FAVOR+'s work on a sample is cut: its tokens in shares, as many as the shape alone says, a share in
-//! tiles.
+//! How FAVOR+'s work on one sample is divided: its tokens into shares, and each share into tiles.
 //!
-//! Shares run one after the other or on many threads, at most sixteen at a time, and each has scratch of its
-//! own; every number is summed within a share, by tiles, and then over the shares, in order. Neither cut
-//! depends on the threads or on the batch.
+//! A share is what one thread works on at a time. There are at most sixteen, and each has a workspace of its
+//! own. A tile is as many tokens as have features in memory at a time. Every sum runs over the tiles of a
+//! share first, and then over the shares, in order. Both cuts follow from the shape of the layer, not from
+//! the number of threads or the batch, so that the result has the same bits for any of those.
 
-use super::attention::{Attention, take, tiles};
+use super::heads::{AttentionShape, tiles};
+use super::operands::take;
 use crate::config::FeatureMap;
 use crate::kernels::Element;
 use std::ops::Range;
 
-/// Features that exist at a time: half of a first-level cache.
+/// Features in memory at a time: they fill half of a first-level cache.
 const TILE_FEATURES: usize = 4096;
 
-/// Tokens in a share, until there are `MOST_SHARES`: many enough that merging costs about a hundredth.
+/// Tokens in a share, as long as there are fewer than `MOST_SHARES`. With so many, adding up the shares'
+/// sums takes about a hundredth of the time.
 const SHARE: usize = 128;
 const MOST_SHARES: usize = 16;
 
-/// Sizes of a sample's FAVOR+ attention.
+/// The sizes of a FAVOR+ layer on one sample, and its cut into shares and tiles.
 #[derive(Clone, Copy)]
 pub(super) struct Favor {
-    pub attention: Attention,
+    pub shape: AttentionShape,
     pub map: FeatureMap,
-    /// m.
-    pub m: usize,
-    /// l m, the number of features.
+    /// l m, the number of features of a token.
     pub len: usize,
-    /// Tokens whose features exist at a time.
+    /// Tokens in a tile.
     pub tile: usize,
     /// Tokens in a share; the last may have fewer.
     share: usize,
 }
 
 impl Favor {
-    pub fn new(attention: &Attention, map: FeatureMap, m: usize) -> Favor {
-        let len = map.functions() * m;
+    pub fn new(shape: AttentionShape, map: FeatureMap) -> Favor {
+        let len = map.functions() * shape.features;
         let tile = (TILE_FEATURES / len).clamp(16, SHARE).next_multiple_of(8);
-        let shares = attention.tokens.div_ceil(SHARE).min(MOST_SHARES);
-        let share = attention.tokens.div_ceil(shares).next_multiple_of(tile);
-        Favor { attention: *attention, map, m, len, tile, share }
+        let shares = shape.tokens.div_ceil(SHARE).min(MOST_SHARES);
+        let share = shape.tokens.div_ceil(shares).next_multiple_of(tile);
+        Favor { shape, map, len, tile, share }
     }
 
-    /// S of all heads' keys and c; s_i and D_i of all queries.
+    /// The length of what the forward pass saves: the [`KeyState`] of every head, and the normalisers s_i and
+    /// D_i of every query.
     pub fn saved_len(&self) -> usize {
-        let a = &self.attention;
-        a.heads * self.state_len() + 2 * a.heads * a.tokens
+        let AttentionShape { heads, tokens, .. } = self.shape;
+        heads * self.state_len() + 2 * heads * tokens
     }
 
-    /// The projections scaled, the numerators' part of S, and the shares' scratch.
+    /// The length of the forward pass's workspace: the scaled projections, every head's sums with values
+    /// transposed, and the shares' workspaces.
     pub fn forward_work_len(&self) -> usize {
-        let a = &self.attention;
-        (self.m + a.heads * self.len) * a.dim + self.shares() * self.share_work_len(false)
+        let AttentionShape { heads, dim, features: m, .. } = self.shape;
+        (m + heads * self.len) * dim + self.shares() * self.share_work_len(false)
     }
 
-    /// The projections scaled and their transpose, dS, its numerators' part, and the shares' scratch.
+    /// The length of the backward pass's workspace: the projections and their transpose, both scaled, every
+    /// head's gradient in its sums, that with values transposed, and the shares' workspaces.
     pub fn backward_work_len(&self) -> usize {
-        let a = &self.attention;
-        let sums = a.heads * (self.sums_len() + 1 + self.len * a.dim);
-        2 * self.m * a.dim + sums + self.shares() * self.share_work_len(true)
+        let AttentionShape { heads, dim, features: m, .. } = self.shape;
+        let sums = heads * (self.gradient_len() + self.len * dim);
+        2 * m * dim + sums + self.shares() * self.share_work_len(true)
     }
 
-    /// Elements of one head's S.
+    /// Elements of S of one head.
     pub fn sums_len(&self) -> usize {
-        (self.attention.dim + 1) * self.len
+        (self.shape.dim + 1) * self.len
     }
 
-    /// Elements of one head's S and c, or of dS and one number more.
+    /// Elements of a [`KeyState`]: S and c of one head.
     pub fn state_len(&self) -> usize {
         self.sums_len() + self.len
     }
 
+    /// Elements of a head's gradient in S, and the one number that stands behind it (see `favor_backward`).
+    pub fn gradient_len(&self) -> usize {
+        self.sums_len() + 1
+    }
+
+    /// The number of shares.
     pub fn shares(&self) -> usize {
-        self.attention.tokens.div_ceil(self.share)
+        self.shape.tokens.div_ceil(self.share)
     }
 
-    /// Every head's state over the share's tokens, and tiles.
+    /// The length of a share's workspace: the sums over its tokens of every head, in room for a [`KeyState`]
+    /// each, and the [`Tile`].
     pub fn share_work_len(&self, backward: bool) -> usize {
-        let of_a_token = if backward { self.attention.dim + 1 + 2 * self.len } else { 1 + self.len };
-        self.attention.heads * self.state_len() + self.tile * of_a_token + self.len
+        let per_token = if backward { self.shape.dim + 1 + 2 * self.len } else { 1 + self.len };
+        self.shape.heads * self.state_len() + self.tile * per_token + self.len
     }
 
-    /// The tokens of share `g`.
-    pub fn tokens(&self, g: usize) -> Range<usize> {
-        g * self.share..((g + 1) * self.share).min(self.attention.tokens)
+    /// The tokens of a share.
+    pub fn tokens(&self, share: usize) -> Range<usize> {
+        share * self.share..((share + 1) * self.share).min(self.shape.tokens)
+    }
+
+    /// The tiles of a share's tokens.
+    pub fn tiles(&self, share: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        tiles(self.tokens(share), self.tile)
     }
 
     /// Elements of a share of a \[L, heads * d\] tensor.
     pub fn share_len(&self) -> usize {
-        self.share * self.attention.stride()
+        self.share * self.shape.stride()
     }
 
-    /// Elements of a share of what is saved of the queries: for every head s of all tokens, then D.
-    pub fn marks_len(&self) -> usize {
-        2 * self.attention.heads * self.share
+    /// Elements of a share of the queries' normalisers: for every head s of all the share's tokens, then D.
+    pub fn normalisers_len(&self) -> usize {
+        2 * self.shape.heads * self.share
     }
 
-    /// d^(-1/4), what q and k are multiplied by: here the projections are.
+    /// d^(-1/4), the factor of q and k. It is applied to the projections instead.
     pub fn scale<T: Element>(&self) -> T {
-        T::of((self.attention.dim as f64).powf(-0.25))
+        T::of((self.shape.dim as f64).powf(-0.25))
     }
 
-    /// What makes w_j . x the exponent to base 2, d^(-1/4) log2(e), or, where u is no exponent, u itself.
+    /// The factor that makes w_j . x an exponent to base 2, d^(-1/4) log2(e); for maps whose u is no exponent
+    /// it is [`Favor::scale`].
     pub fn exponent_scale<T: Element>(&self) -> T {
         self.scale::<T>()
             * match self.map {
@@ -109,53 +125,78 @@ impl Favor {
             }
     }
 
-    /// Copies the projections, scaled.
-    pub fn scaled<'w, T: Element>(&self, w: &[T], scale: T, work: &mut &'w mut [T]) -> &'w [T] {
-        let scaled = take(work, self.m * self.attention.dim);
+    /// Copies the projections, times `scale`, to the next part of a workspace.
+    pub fn scaled<'w, T: Element>(&self, w: &[T], scale: T, workspace: &mut &'w mut [T]) -> &'w [T] {
+        let scaled = take(workspace, self.shape.features * self.shape.dim);
         scaled.iter_mut().zip(w).for_each(|(to, from)| *to = scale * *from);
         scaled
     }
 
-    /// The rows of the share's `tokens` and of one head in a share of a \[L, heads * d\] tensor, with their
-    /// stride.
+    /// The rows of `tile` in one share of a \[L, heads * d\] tensor, from a head's first column on. The rows
+    /// are a stride apart.
     pub fn rows<'a, T>(&self, tile: &Range<usize>, head: usize, share: &'a mut [T]) -> &'a mut [T] {
-        let a = &self.attention;
-        let rows = &mut share[(tile.start % self.share) * a.stride() + head * a.dim..];
-        &mut rows[..(tile.len() - 1) * a.stride() + a.dim]
+        let AttentionShape { dim, .. } = self.shape;
+        let stride = self.shape.stride();
+        let rows = &mut share[(tile.start % self.share) * stride + head * dim..];
+        &mut rows[..(tile.len() - 1) * stride + dim]
     }
 }
 
-/// Scratch for one tile after the other.
-pub(super) struct Tiles<'w, T> {
-    /// \[tile, d\]; empty in the forward pass.
-    pub y: &'w mut [T],
+/// What the queries need to know of one head's keys and values: S and the shifts c of the keys' features.
+/// `S` is `&[T]` or `&mut [T]`.
+pub(super) struct KeyState<S> {
+    /// sum_l v_l k'_l^T \[d, l m\], the sums that become numerators.
+    pub numerators: S,
+    /// sum_l k'_l \[l m\], those that become denominators: the last row of S.
+    pub denominators: S,
+    /// c \[l m\].
+    pub c: S,
+}
+
+impl<'a, T> KeyState<&'a [T]> {
+    /// The parts of a head's saved state.
+    pub fn of(favor: &Favor, state: &'a [T]) -> Self {
+        let (sums, c) = state.split_at(favor.sums_len());
+        let (numerators, denominators) = sums.split_at(favor.shape.dim * favor.len);
+        KeyState { numerators, denominators, c }
+    }
+}
+
+impl<'a, T> KeyState<&'a mut [T]> {
+    /// The same, to be written.
+    pub fn of_mut(favor: &Favor, state: &'a mut [T]) -> Self {
+        let (sums, c) = state.split_at_mut(favor.sums_len());
+        let (numerators, denominators) = sums.split_at_mut(favor.shape.dim * favor.len);
+        KeyState { numerators, denominators, c }
+    }
+}
+
+/// The workspace of one tile at a time.
+pub(super) struct Tile<'w, T> {
+    /// The gradients in the numerators, \[tile, d\]; empty in the forward pass.
+    pub d_numerators: &'w mut [T],
     /// Features, \[tile, l m\].
-    pub f: &'w mut [T],
-    /// Their derivatives, \[tile, l m\]; empty in the forward pass.
-    pub g: &'w mut [T],
-    /// A number a row.
-    pub row: &'w mut [T],
-    /// A number a feature.
-    pub rescale: &'w mut [T],
+    pub features: &'w mut [T],
+    /// The gradients in the features, \[tile, l m\]; empty in the forward pass.
+    pub d_features: &'w mut [T],
+    /// One number per token.
+    pub per_token: &'w mut [T],
+    /// One number per feature.
+    pub per_feature: &'w mut [T],
 }
 
-impl<'w, T: Element> Tiles<'w, T> {
-    /// Cuts a share's scratch into the heads' states and tiles.
-    pub fn cut(favor: &Favor, mut work: &'w mut [T], backward: bool) -> (&'w mut [T], Tiles<'w, T>) {
-        let (d, len, tile) = (favor.attention.dim, favor.len, favor.tile);
-        let states = take(&mut work, favor.attention.heads * favor.state_len());
-        let tiles = Tiles {
-            y: take(&mut work, if backward { tile * d } else { 0 }),
-            f: take(&mut work, tile * len),
-            g: take(&mut work, if backward { tile * len } else { 0 }),
-            row: take(&mut work, tile),
-            rescale: take(&mut work, len),
+impl<'w, T: Element> Tile<'w, T> {
+    /// Cuts a share's workspace into the heads' sums and the tile.
+    pub fn cut(favor: &Favor, mut workspace: &'w mut [T], backward: bool) -> (&'w mut [T], Tile<'w, T>) {
+        let (d, len, tile) = (favor.shape.dim, favor.len, favor.tile);
+        let sums = take(&mut workspace, favor.shape.heads * favor.state_len());
+        let tile = Tile {
+            d_numerators: take(&mut workspace, if backward { tile * d } else { 0 }),
+            features: take(&mut workspace, tile * len),
+            d_features: take(&mut workspace, if backward { tile * len } else { 0 }),
+            per_token: take(&mut workspace, tile),
+            per_feature: take(&mut workspace, len),
         };
-        (states, tiles)
+        (sums, tile)
     }
-}
-
-/// The tiles of a share's tokens.
-pub(super) fn tiles_of(favor: &Favor, g: usize) -> impl Iterator<Item = Range<usize>> {
-    tiles(favor.tokens(g), favor.tile)
 }

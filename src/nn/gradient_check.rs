@@ -18,9 +18,9 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// Compares every component of `gradient` with the central difference of `f` at `x`.
 ///
-/// With step h = 1e-5 the difference's truncation is of order h^2 = 1e-10 and its rounding of order 1e-16 |f|
-/// / h = 1e-11
-/// |f|: 1e-7 of the largest component, plus 1e-8, leaves room for third derivatives and values of f up to a hundred.
+/// With step h = 1e-5 the difference's truncation is of order h^2 = 1e-10, and its rounding of order
+/// 1e-16 |f| / h = 1e-11 |f|. A tolerance of 1e-7 of the largest component, plus 1e-8, leaves room for third
+/// derivatives and values of f up to a hundred.
 pub(crate) fn check_gradient(what: &str, x: &[f64], gradient: &[f64], f: impl Fn(&[f64]) -> f64) {
     assert_eq!(x.len(), gradient.len(), "{what}");
     let largest = gradient.iter().fold(0.0, |a: f64, g| a.max(g.abs()));

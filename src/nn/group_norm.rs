@@ -1,59 +1,93 @@
 //! Group normalisation (Wu & He 2018), with the SiLU that follows it in a residual block.
 
+use super::operands::{Affine, AffineGradient, Context, Update, elements, expect_len};
+use crate::error::{Error, Result};
 use crate::kernels::{
-    Affine, AffineBackward, Centred, ChannelAffine, ChannelAffineBackward, ChannelCentred, ChannelMoments,
-    Channels, Element, Isa, Moments, Run, Team,
+    Affine as AffineMap, AffineBackward, Centred, ChannelAffine, ChannelAffineBackward, ChannelCentred,
+    ChannelMoments, Channels, Element, Moments, Run,
 };
 use crate::real::Real;
 
-/// y = SiLU(z), z = gamma_c xhat + beta_c, xhat = (x - mean_g) / sqrt(var_g + eps), over the pixels and
-/// channels of group g of one sample; without the SiLU if `silu` is false.
+/// y = SiLU(z) with z = gamma_c xhat + beta_c and xhat = (x - mean_g) / sqrt(var_g + eps), where mean and
+/// variance are over the pixels and channels of group g of one sample. Without SiLU, y = z.
 ///
-/// With dZ = dY silu'(z), n the size of a group and sums over it, dgamma_c = sum of dZ xhat and dbeta_c = sum
-/// of dZ over the pixels of channel c, and dX = r (gamma_c dZ - S / n - xhat T / n), r = 1 / sqrt(var_g +
-/// eps), S = sum of gamma_c dZ, T = sum of gamma_c dZ xhat. z is recomputed from x, the mean and r, which are
-/// all that is saved.
+/// Let dZ = dY silu'(z), n the number of elements of a group, and r = 1 / sqrt(var_g + eps). Then dgamma_c =
+/// sum of dZ xhat and dbeta_c = sum of dZ, over the pixels of channel c. With the sums over a group S = sum
+/// of gamma_c dZ and T = sum of gamma_c dZ xhat, dX = r (gamma_c dZ - S / n - xhat T / n). The backward pass
+/// computes z again from x, the means and r, so only the latter two are saved.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNorm {
-    /// Pixels of the sample.
-    pub pixels: usize,
-    /// Channels.
-    pub channels: usize,
-    /// Groups of channels / groups neighbouring channels.
-    pub groups: usize,
-    /// Added to the variance.
-    pub eps: f64,
-    /// Whether SiLU follows.
-    pub silu: bool,
+    pixels: usize,
+    channels: usize,
+    groups: usize,
+    eps: f64,
+    silu: bool,
+}
+
+/// Where the gradients of a group normalisation go.
+#[derive(Debug)]
+pub struct GroupNormGradient<'a, T> {
+    /// The gradient in x; where it is `None`, it takes the place of the gradient in y.
+    pub d_x: Option<(&'a mut [T], Update)>,
+    /// The gradients in gamma and beta.
+    pub affine: AffineGradient<'a, T>,
 }
 
 impl GroupNorm {
-    /// Elements saved for the backward pass: the groups' means, then their 1 / sqrt(var + eps).
+    /// A normalisation of samples \[pixels, channels\] over groups of channels / groups neighbouring
+    /// channels; `eps` is added to the variance, and `silu` says whether SiLU follows.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a size of 0, groups that do not divide the channels, and an `eps` that is not
+    /// positive.
+    pub fn new(pixels: usize, channels: usize, groups: usize, eps: f64, silu: bool) -> Result<GroupNorm> {
+        elements("a normalisation's pixels x channels", &[pixels, channels])?;
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            let expected = format!("a divisor of {channels} channels");
+            return Err(Error::invalid("a normalisation's groups", expected, groups.to_string(), ""));
+        }
+        if !(eps > 0.0 && eps.is_finite()) {
+            return Err(Error::invalid("a normalisation's eps", "a positive number", eps.to_string(), ""));
+        }
+        Ok(GroupNorm { pixels, channels, groups, eps, silu })
+    }
+
+    /// Elements saved for the backward pass: the means of the groups, then their 1 / sqrt(var + eps).
     pub fn saved_len(&self) -> usize {
         2 * self.groups
     }
 
-    /// Scratch elements that every method needs.
+    /// The length of the workspace that every method needs.
     pub fn work_len(&self) -> usize {
         5 * self.channels
     }
 
-    /// y \[pixels, channels\] from x \[pixels, channels\], gamma and beta \[channels\].
+    fn check<T>(&self, x: &[T], affine: Affine<T>, y: &[T], saved: &[T]) -> Result<()> {
+        expect_len("a normalisation's x", self.pixels * self.channels, x)?;
+        expect_len("a normalisation's y", self.pixels * self.channels, y)?;
+        expect_len("what a normalisation saves", self.saved_len(), saved)?;
+        affine.check(self.channels, self.channels)
+    }
+
+    /// y \[pixels, channels\] from x \[pixels, channels\] and from gamma and beta \[channels\], the weight
+    /// and the bias of `affine`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an operand of another length.
     pub fn forward<T: Element>(
         &self,
-        isa: Isa,
-        team: Team,
+        context: &mut Context<T>,
         x: &[T],
-        gamma: &[T],
-        beta: &[T],
+        affine: Affine<T>,
         y: &mut [T],
         saved: &mut [T],
-        work: &mut [T],
-    ) {
-        let [factor, term, centre, deviations, _] = self.per_channel(work);
+    ) -> Result<()> {
+        self.check(x, affine, y, saved)?;
+        let (isa, team) = (context.isa(), context.team);
+        let [factor, term, centre, deviations, _] = self.per_channel(context.workspace(self.work_len())?);
         ChannelMoments::run(isa, Moments { x, mean: centre, deviations });
-        // Over the channels of a group, with m_c their means: mean = the mean of m_c, and the squared
-        // deviations from it are those from m_c and, for every pixel, (m_c - mean)^2.
+        // With m_c the means of a group's channels, its mean is the mean of m_c. The squared deviations from
+        // it are those from m_c and, for every pixel, (m_c - mean)^2.
         let (mean, rstd) = saved.split_at_mut(self.groups);
         let per_group = self.channels / self.groups;
         let (pixels, n) = (T::of(self.pixels as f64), self.group_len::<T>());
@@ -65,37 +99,47 @@ impl GroupNorm {
             let within: T = deviations.iter().copied().sum();
             rstd[g] = T::one() / ((within + pixels * between) / n + T::of(self.eps)).sqrt();
         }
-        self.coefficients(gamma, beta, saved, factor, term, centre);
+        self.coefficients(affine, saved, factor, term, centre);
         let channels = Channels { factor, term, centre };
         team.rows(y, self.channels, |pixel, y| {
             let x = &x[pixel * self.channels..][..y.len()];
-            ChannelAffine::run(isa, Affine { x, channels, silu: self.silu, y });
+            ChannelAffine::run(isa, AffineMap { x, channels, silu: self.silu, y });
         });
+        Ok(())
     }
 
-    /// d_x = or, if `add`, += the gradient in x, and d_gamma += and d_beta += theirs; d_y is overwritten, and
-    /// takes the gradient in x where d_x is `None`.
+    /// The gradients in x, gamma and beta, given the input, what the forward pass saved, and d_y, the
+    /// gradient in y, which is overwritten.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an operand of another length.
     pub fn backward<T: Element>(
         &self,
-        isa: Isa,
+        context: &mut Context<T>,
         x: &[T],
-        gamma: &[T],
-        beta: &[T],
+        affine: Affine<T>,
         saved: &[T],
         d_y: &mut [T],
-        d_x: Option<&mut [T]>,
-        add: bool,
-        d_gamma: &mut [T],
-        d_beta: &mut [T],
-        work: &mut [T],
-    ) {
-        let [factor, term, centre, sum, slope] = self.per_channel(work);
-        self.coefficients(gamma, beta, saved, factor, term, centre);
+        gradient: GroupNormGradient<T>,
+    ) -> Result<()> {
+        self.check(x, affine, d_y, saved)?;
+        gradient.affine.check(self.channels, self.channels)?;
+        let (d_x, add) = match gradient.d_x {
+            Some((d_x, update)) => (Some(d_x), update.adds()),
+            None => (None, false),
+        };
+        if let Some(d_x) = &d_x {
+            expect_len("the gradient in a normalisation's x", x.len(), d_x)?;
+        }
+        let AffineGradient { weight: d_gamma, bias: d_beta } = gradient.affine;
+        let isa = context.isa();
+        let [factor, term, centre, sum, slope] = self.per_channel(context.workspace(self.work_len())?);
+        self.coefficients(affine, saved, factor, term, centre);
         let channels = Channels { factor, term, centre };
         let operands = AffineBackward { x, channels, silu: self.silu, d: d_y, sum, sum_x: slope };
         ChannelAffineBackward::run(isa, operands);
-        // dX = (gamma r) dZ + (-r r T / n) (x - mean) + (-r S / n), with T's sum of dZ xhat = r times that of
-        // dZ (x - mean).
+        // As a function of x, dX = (gamma r) dZ + (-r r T / n) (x - mean) + (-r S / n). `slope` holds the
+        // sums of dZ (x - mean) and becomes the factor of x - mean.
         let rstd = &saved[self.groups..];
         let (per_group, n) = (self.channels / self.groups, self.group_len::<T>());
         for g in 0..self.groups {
@@ -104,21 +148,22 @@ impl GroupNorm {
                 let of_xhat = r * slope[i];
                 d_beta[i] += sum[i];
                 d_gamma[i] += of_xhat;
-                s += gamma[i] * sum[i];
-                t += gamma[i] * of_xhat;
+                s += affine.weight[i] * sum[i];
+                t += affine.weight[i] * of_xhat;
             }
             term[g * per_group..(g + 1) * per_group].fill(-r * s / n);
             slope[g * per_group..(g + 1) * per_group].fill(-r * r * t / n);
         }
         let channels = Channels { factor, term, centre };
         ChannelCentred::run(isa, Centred { x, channels, slope, d: d_y, d_x, accumulate: add });
+        Ok(())
     }
 
-    /// z = gamma xhat + beta as one factor and one term per channel, and the means per channel.
+    /// Writes z = gamma xhat + beta as factor x + term for every channel, and the channels' means to
+    /// `centre`.
     fn coefficients<T: Real>(
         &self,
-        gamma: &[T],
-        beta: &[T],
+        affine: Affine<T>,
         saved: &[T],
         factor: &mut [T],
         term: &mut [T],
@@ -128,8 +173,8 @@ impl GroupNorm {
         let per_group = self.channels / self.groups;
         for i in 0..self.channels {
             let g = i / per_group;
-            factor[i] = gamma[i] * rstd[g];
-            term[i] = beta[i] - factor[i] * mean[g];
+            factor[i] = affine.weight[i] * rstd[g];
+            term[i] = affine.bias[i] - factor[i] * mean[g];
             centre[i] = mean[g];
         }
     }
@@ -139,6 +184,7 @@ impl GroupNorm {
         T::of((self.pixels * self.channels / self.groups) as f64)
     }
 
+    /// The workspace as five vectors of one number per channel.
     fn per_channel<'a, T>(&self, work: &'a mut [T]) -> [&'a mut [T]; 5] {
         let mut parts = work.chunks_exact_mut(self.channels);
         std::array::from_fn(|_| parts.next().expect("work_len's elements"))
@@ -149,16 +195,22 @@ impl GroupNorm {
 mod tests {
     use super::*;
     use crate::kernels::team::with_crew;
+    use crate::kernels::{Isa, Team};
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 
     fn layer(silu: bool) -> GroupNorm {
-        GroupNorm { pixels: 6, channels: 8, groups: 2, eps: 1e-3, silu }
+        GroupNorm::new(6, 8, 2, 1e-3, silu).expect("a layer")
+    }
+
+    fn context(workspace: &mut [f64]) -> Context<'_, f64> {
+        Context { kernels: Isa::Reference.into(), team: Team::Solo, workspace }
     }
 
     fn forward(layer: &GroupNorm, x: &[f64], gamma: &[f64], beta: &[f64]) -> (Vec<f64>, Vec<f64>) {
         let (mut y, mut saved) = (vec![0.0; x.len()], vec![0.0; layer.saved_len()]);
         let mut work = vec![f64::NAN; layer.work_len()];
-        layer.forward(Isa::Reference, Team::Solo, x, gamma, beta, &mut y, &mut saved, &mut work);
+        let affine = Affine { weight: gamma, bias: beta };
+        layer.forward(&mut context(&mut work), x, affine, &mut y, &mut saved).expect("lengths that fit");
         (y, saved)
     }
 
@@ -186,25 +238,23 @@ mod tests {
             let (_, saved) = forward(&layer, &x, &gamma, &beta);
             let (mut d_x, mut d_gamma, mut d_beta) = (vec![1.0; 48], vec![2.0; 8], vec![3.0; 8]);
             let mut work = vec![f64::NAN; layer.work_len()];
-            layer.backward(
-                Isa::Reference,
-                &x,
-                &gamma,
-                &beta,
-                &saved,
-                &mut d_y.clone(),
-                Some(&mut d_x),
-                true,
-                &mut d_gamma,
-                &mut d_beta,
-                &mut work,
-            );
+            let context = &mut context(&mut work);
+            let affine = Affine { weight: &gamma, bias: &beta };
+            let gradient = GroupNormGradient {
+                d_x: Some((&mut d_x, Update::Add)),
+                affine: AffineGradient { weight: &mut d_gamma, bias: &mut d_beta },
+            };
+            layer
+                .backward(context, &x, affine, &saved, &mut d_y.clone(), gradient)
+                .expect("lengths that fit");
             d_x.iter_mut().for_each(|d| *d -= 1.0);
             let mut in_place = |d_x: Option<&mut [f64]>| {
                 let (mut d, mut d_gamma, mut d_beta) = (d_y.clone(), [0.0; 8], [0.0; 8]);
-                let isa = Isa::Reference;
-                let sums = (&mut d_gamma, &mut d_beta);
-                layer.backward(isa, &x, &gamma, &beta, &saved, &mut d, d_x, false, sums.0, sums.1, &mut work);
+                let gradient = GroupNormGradient {
+                    d_x: d_x.map(|d_x| (d_x, Update::Set)),
+                    affine: AffineGradient { weight: &mut d_gamma, bias: &mut d_beta },
+                };
+                layer.backward(context, &x, affine, &saved, &mut d, gradient).expect("lengths that fit");
                 d
             };
             let mut set = vec![9.0; 48];
@@ -220,15 +270,49 @@ mod tests {
 
     #[test]
     fn a_team_gives_the_same_bits() {
-        let layer = GroupNorm { pixels: 800, channels: 36, groups: 4, eps: 1e-6, silu: true };
+        let layer = GroupNorm::new(800, 36, 4, 1e-6, true).expect("a layer");
         let (gamma, beta) = (normal::<f32>(36, 2), normal::<f32>(36, 3));
         let x: Vec<f32> = normal(800 * 36, 1);
         let run = |team: Team| {
             let (mut y, mut saved) = (vec![0.0; x.len()], vec![0.0; layer.saved_len()]);
             let mut work = vec![f32::NAN; layer.work_len()];
-            layer.forward(Isa::detect(), team, &x, &gamma, &beta, &mut y, &mut saved, &mut work);
+            let affine = Affine { weight: &gamma, bias: &beta };
+            let context = &mut Context { kernels: Isa::detect().into(), team, workspace: &mut work };
+            layer.forward(context, &x, affine, &mut y, &mut saved).expect("lengths that fit");
             y
         };
         assert_eq!(run(Team::Solo), with_crew(2, run));
+    }
+
+    #[test]
+    fn sizes_and_lengths_that_do_not_fit_are_refused() {
+        for (pixels, channels, groups, eps) in [
+            (0, 8, 2, 1e-3),
+            (6, 0, 2, 1e-3),
+            (6, 8, 0, 1e-3),
+            (6, 8, 3, 1e-3),
+            (6, 8, 2, 0.0),
+            (6, 8, 2, f64::NAN),
+            (usize::MAX, 8, 2, 1e-3),
+        ] {
+            let made = GroupNorm::new(pixels, channels, groups, eps, true);
+            assert!(made.is_err(), "{made:?}");
+        }
+        let layer = layer(true);
+        let run = |x: usize, gamma: usize, y: usize, saved: usize, work: usize| {
+            let [x, gamma, mut y, mut saved, mut work] = [x, gamma, y, saved, work].map(|n| vec![0.0; n]);
+            let affine = Affine { weight: &gamma, bias: &[0.0; 8] };
+            layer.forward(&mut context(&mut work), &x, affine, &mut y, &mut saved).is_ok()
+        };
+        assert!(run(48, 8, 48, 4, 40));
+        for (x, gamma, y, saved, work) in [
+            (47, 8, 48, 4, 40),
+            (48, 7, 48, 4, 40),
+            (48, 8, 49, 4, 40),
+            (48, 8, 48, 3, 40),
+            (48, 8, 48, 4, 39),
+        ] {
+            assert!(!run(x, gamma, y, saved, work), "{x} {gamma} {y} {saved} {work}");
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! The layers: one file each, forward and backward side by side, the derivation in the doc comment.
 //!
-//! A layer works on one sample (or, where rows are independent, on any number of rows), channels last.
-//! Scratch and saved values are lent by the executor, so no layer allocates. Parameters' gradients are added
-//! to what is there; an input's is added or, where it is the first, set.
+//! A layer works on one sample, or, where rows are independent, on any number of rows; channels come last. It
+//! is made with its sizes, which are checked once, and refuses operands of other lengths. The caller lends
+//! the [workspace](Context) and the memory for what is saved for the backward pass, so no layer allocates.
+//! The gradients of parameters are added to what is there; the gradient of an input is added or, where it is
+//! the first one written, [set](Update).
 
 mod attention;
 mod conv;
@@ -12,21 +14,26 @@ mod favor_backward;
 mod favor_features;
 mod favor_shares;
 mod group_norm;
+mod heads;
 mod linear;
+mod operands;
 mod reductions;
 mod softmax_attention;
 mod time_embedding;
 
-pub use attention::{Attention, AttentionKind, Projections};
-pub use conv::Conv;
-pub use elementwise::{
+pub use attention::Attention;
+pub use conv::{Conv, Window};
+pub use group_norm::{GroupNorm, GroupNormGradient};
+pub use heads::{AttentionOutput, AttentionShape, Projections, Qkv, QkvGradient};
+pub use linear::Linear;
+pub use operands::{Affine, AffineGradient, Context, Update};
+
+pub(crate) use elementwise::{
     add_channels, add_channels_backward, add_scaled, add_to, concat, concat_backward, pass, scale_by,
     silu_backward, upsample, upsample_backward,
 };
-pub use favor_features::{DENOMINATOR_GUARD, guarded};
-pub use group_norm::GroupNorm;
-pub use linear::Linear;
-pub use time_embedding::time_embedding;
+pub(crate) use favor_features::DENOMINATOR_GUARD;
+pub(crate) use time_embedding::time_embedding;
 
 #[cfg(test)]
 pub(crate) mod gradient_check;

@@ -1,45 +1,47 @@
-//! Sums and maxima of slices, in an order that the length alone decides: the same bits on every instruction
-//! set.
+//! Sums and maxima of slices. Their order depends only on the length, so that every instruction set gives the
+//! same bits.
 //!
-//! All are inline, for the loops that [`vectorised`](crate::kernels::vectorised) compiles.
+//! All but the last are inline, for loops inside [`vectorised`].
 
-use crate::kernels::Element;
+use crate::kernels::{Element, Isa, vectorised};
+use crate::real::Real;
 
-/// Independent partial results in a reduction: what a vector register may hold.
-const LANES: usize = 16;
+/// The number of independent partial results of a reduction, as many as a vector register may hold.
+const PARTS: usize = 16;
 
-/// sum a_i b_i.
+/// The sum of a_i b_i.
 #[inline(always)]
 pub(super) fn dot<T: Element>(a: &[T], b: &[T]) -> T {
-    let mut lanes = [T::zero(); LANES];
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
+    let mut parts = [T::zero(); PARTS];
+    let (a, a_rest) = a.as_chunks::<PARTS>();
+    let (b, b_rest) = b.as_chunks::<PARTS>();
     for (a, b) in a.iter().zip(b) {
-        for i in 0..LANES {
-            lanes[i] += a[i] * b[i];
+        for i in 0..PARTS {
+            parts[i] += a[i] * b[i];
         }
     }
-    for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *lane += *a * *b;
+    for (part, (a, b)) in parts.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *part += *a * *b;
     }
-    fold(lanes, |a, b| a + b)
+    fold(parts, |a, b| a + b)
 }
 
-/// c_j <- max(c_j, max_t (f_tj - rows_t)) for f \[rows, c.len()\]: columns by blocks that stay in registers.
+/// Raises c_j to max_t (f_tj - rows_t) where that is larger, for f \[rows, c.len()\]. Columns go by blocks
+/// that stay in registers.
 #[inline(always)]
 pub(super) fn raise_to_columns<T: Element>(c: &mut [T], f: &[T], rows: &[T]) {
     let len = c.len();
-    let (blocks, rest) = c.as_chunks_mut::<LANES>();
-    let whole = blocks.len() * LANES;
+    let (blocks, rest) = c.as_chunks_mut::<PARTS>();
+    let whole = blocks.len() * PARTS;
     for (i, c) in blocks.iter_mut().enumerate() {
-        let mut lanes = *c;
+        let mut parts = *c;
         for (f, row) in f.chunks_exact(len).zip(rows) {
-            let f = &f[i * LANES..][..LANES];
-            for lane in 0..LANES {
-                lanes[lane] = larger(lanes[lane], f[lane] - *row);
+            let f = &f[i * PARTS..][..PARTS];
+            for j in 0..PARTS {
+                parts[j] = larger(parts[j], f[j] - *row);
             }
         }
-        *c = lanes;
+        *c = parts;
     }
     for (f, row) in f.chunks_exact(len).zip(rows) {
         for (c, x) in rest.iter_mut().zip(&f[whole..]) {
@@ -48,23 +50,23 @@ pub(super) fn raise_to_columns<T: Element>(c: &mut [T], f: &[T], rows: &[T]) {
     }
 }
 
-/// sums_j += sum_t weights_t f_tj for f \[rows, sums.len()\], without weights sum_t f_tj.
+/// Adds sum_t weights_t f_tj to sums_j, for f \[rows, sums.len()\]; without weights, sum_t f_tj.
 #[inline(always)]
 pub(super) fn add_columns<T: Element>(sums: &mut [T], f: &[T], weights: Option<&[T]>) {
     let len = sums.len();
     let weight = |t: usize| weights.map_or(T::one(), |weights| weights[t]);
-    let (blocks, rest) = sums.as_chunks_mut::<LANES>();
-    let whole = blocks.len() * LANES;
+    let (blocks, rest) = sums.as_chunks_mut::<PARTS>();
+    let whole = blocks.len() * PARTS;
     for (i, sums) in blocks.iter_mut().enumerate() {
-        let mut lanes = [T::zero(); LANES];
+        let mut parts = [T::zero(); PARTS];
         for (t, f) in f.chunks_exact(len).enumerate() {
-            let (f, weight) = (&f[i * LANES..][..LANES], weight(t));
-            for lane in 0..LANES {
-                lanes[lane] += weight * f[lane];
+            let (f, weight) = (&f[i * PARTS..][..PARTS], weight(t));
+            for j in 0..PARTS {
+                parts[j] += weight * f[j];
             }
         }
-        for lane in 0..LANES {
-            sums[lane] += lanes[lane];
+        for j in 0..PARTS {
+            sums[j] += parts[j];
         }
     }
     for (t, f) in f.chunks_exact(len).enumerate() {
@@ -74,20 +76,36 @@ pub(super) fn add_columns<T: Element>(sums: &mut [T], f: &[T], weights: Option<&
     }
 }
 
-/// The larger of `max` and `x`; `max` where `x` is NaN. One instruction, unlike `Float::max`.
+/// The larger of `max` and `x`, and `max` where `x` is NaN. Unlike `Float::max` this is one instruction.
 #[inline(always)]
 pub(super) fn larger<T: Element>(max: T, x: T) -> T {
     if x > max { x } else { max }
 }
 
+/// Combines the partial results pairwise.
 #[inline(always)]
-fn fold<T: Element>(mut lanes: [T; LANES], f: impl Fn(T, T) -> T) -> T {
-    let mut width = LANES / 2;
+fn fold<T: Element>(mut parts: [T; PARTS], f: impl Fn(T, T) -> T) -> T {
+    let mut width = PARTS / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] = f(lanes[i], lanes[i + width]);
+            parts[i] = f(parts[i], parts[i + width]);
         }
         width /= 2;
     }
-    lanes[0]
+    parts[0]
+}
+
+/// Adds to sums\[j\] the sum over rows i of a\[i, j\].
+pub(super) fn add_column_sums<T: Real>(isa: Isa, a: &[T], sums: &mut [T]) {
+    vectorised(
+        isa,
+        #[inline(always)]
+        || {
+            for row in a.chunks_exact(sums.len()) {
+                for (sum, a) in sums.iter_mut().zip(row) {
+                    *sum += *a;
+                }
+            }
+        },
+    );
 }

@@ -60,11 +60,10 @@ impl<T: Element> Denoiser<T> for Native<'_, T> {
         let mut both = vec![T::zero(); if has_variance { n * self.model.output_len() } else { 0 }];
         let network = |x: &[T], t: Timestep, outputs: Outputs<T>| {
             if !has_variance {
-                self.engine.forward(self.model, x, &indices(t), outputs.prediction);
-                return Ok(());
+                return self.engine.forward(self.model, x, &indices(t), outputs.prediction);
             }
             // Of each pixel first the prediction's channels, then the variance's.
-            self.engine.forward(self.model, x, &indices(t), &mut both);
+            self.engine.forward(self.model, x, &indices(t), &mut both)?;
             let pixels = outputs.prediction.chunks_exact_mut(c).zip(outputs.variance.chunks_exact_mut(c));
             for ((prediction, variance), both) in pixels.zip(both.chunks_exact(2 * c)) {
                 prediction.copy_from_slice(&both[..c]);

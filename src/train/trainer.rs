@@ -196,7 +196,7 @@ impl<T: Element> Trainer<T> {
             spare.lock().expect("no thread panicked").push(x0);
             t.index()
         };
-        self.engine.gradient(&self.model, batch, &example, Some((seed, step)), &mut self.gradient);
+        self.engine.gradient(&self.model, batch, &example, Some((seed, step)), &mut self.gradient)?;
         let loss = self.gradient.loss;
         let clock = self.engine.clock();
         let norm = timed_for_all(clock, Work::Reduction, || {

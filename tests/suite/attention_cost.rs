@@ -19,7 +19,7 @@ fn describe(kind: BlockAttention, map: FeatureMap, features: usize, channels: us
     config.attention_head_dim = Some(channels);
     config.favor.map = map;
     config.favor.features = features;
-    report(&unet::build(&config).expect("a network"), 1, 1)
+    report(&unet::build(&config).expect("a network"), 1, 1).expect("a network")
 }
 
 /// The multiply-adds of the attention layer `name`.

@@ -3,10 +3,8 @@
 
 use crate::support::runtimes::at_hand;
 use performer_ddpm::compare::report::{report, write_report};
-use performer_ddpm::compare::{
-    Budget, Comparison, Event, FeatureSource, Features, Findings, Part, Plan, Variant,
-};
-use performer_ddpm::config::{Config, Preset};
+use performer_ddpm::compare::{Budget, Comparison, Event, FeatureSource, Features, Findings, Part, Plan};
+use performer_ddpm::config::{AttentionKind, Config, FeatureMap, Preset};
 use performer_ddpm::data::{Dataset, Datasets};
 use performer_ddpm::evaluate::features::{FeatureOptions, PixelRange};
 use performer_ddpm::kernels::Isa;
@@ -36,12 +34,12 @@ fn config() -> Config {
     config
 }
 
-fn plan(config: &Config, variants: &[Variant], steps: u64) -> Plan {
+fn plan(config: &Config, variants: &[AttentionKind], steps: u64) -> Plan {
     plan_for(config, variants, Budget::Steps(steps))
 }
 
 /// A plan of seconds: full resolution is 16x16, and every study has two sizes.
-fn plan_for(config: &Config, variants: &[Variant], budget: Budget) -> Plan {
+fn plan_for(config: &Config, variants: &[AttentionKind], budget: Budget) -> Plan {
     let mut plan = Plan::new("small", config, variants, budget, 1, Isa::detect().into()).expect("a plan");
     plan.measuring.images = 4;
     plan.measuring.timesteps = 3;
@@ -103,7 +101,7 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
     let Some(runtime) = at_hand().first() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let mut features = features(folder.path(), runtime);
-    let plan = plan(&config(), &[Variant::Favor], 2);
+    let plan = plan(&config(), &[AttentionKind::FAVOR], 2);
     let (finished, mut comparison, _) = run(&folder.path().join("a"), &plan, &[Part::Runs], usize::MAX);
     assert!(finished);
     let blocks = comparison.findings().samples.clone().expect("compared without a network too");
@@ -117,7 +115,7 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
     assert!(go(&mut comparison).expect("samples are compared"));
     let study = comparison.findings().samples.clone().expect("a study");
     let variants: Vec<_> = study.rows.iter().map(|row| row.variant).collect();
-    assert_eq!((variants, study.reference), (vec![None, Some(Variant::Favor)], 24));
+    assert_eq!((variants, study.reference), (vec![None, Some(AttentionKind::FAVOR)], 24));
     // Eight test images are too few, and told; twenty samples are enough.
     assert!(study.rows[0].comparison.is_none() && study.rows[0].notes[0].contains("too few"));
     assert!(study.rows[1].comparison.is_some_and(|comparison| comparison.frechet_distance > 0.0));
@@ -175,7 +173,11 @@ fn timeless(findings: &Findings) -> Findings {
 #[test]
 fn an_interrupted_comparison_ends_with_the_findings_of_a_straight_one_and_its_report_has_everything() {
     let folder = tempfile::tempdir().expect("a folder");
-    let plan = plan(&config(), &[Variant::Softmax, Variant::Favor, Variant::Relu], 5);
+    let plan = plan(
+        &config(),
+        &[AttentionKind::Softmax, AttentionKind::FAVOR, AttentionKind::Favor(FeatureMap::Relu)],
+        5,
+    );
     let straight = folder.path().join("straight");
     let (finished, whole, notes) = run(&straight, &plan, &Part::ALL, usize::MAX);
     assert!(finished && notes.is_empty(), "{notes:?}");
@@ -265,7 +267,7 @@ fn a_variant_that_diverges_is_told_and_the_others_go_on() {
     let mut config = config();
     config.train.lr = 1e30;
     config.train.clip_norm = 0.0;
-    let plan = plan(&config, &[Variant::Favor, Variant::Softmax], 6);
+    let plan = plan(&config, &[AttentionKind::FAVOR, AttentionKind::Softmax], 6);
     let parts = [Part::Runs, Part::Conversion];
     let (finished, comparison, notes) = run(folder.path(), &plan, &parts, usize::MAX);
     assert!(finished);
@@ -290,7 +292,7 @@ fn a_variant_that_diverges_is_told_and_the_others_go_on() {
 #[test]
 fn minutes_are_trained_in_full_however_often_it_is_stopped() {
     let folder = tempfile::tempdir().expect("a folder");
-    let plan = plan_for(&config(), &[Variant::Relu], Budget::Minutes(0.01));
+    let plan = plan_for(&config(), &[AttentionKind::Favor(FeatureMap::Relu)], Budget::Minutes(0.01));
     let (finished, ..) = run(folder.path(), &plan, &[Part::Runs], 1);
     assert!(!finished);
     let (finished, comparison, _) = run(folder.path(), &plan, &[Part::Runs], usize::MAX);
@@ -302,12 +304,12 @@ fn minutes_are_trained_in_full_however_often_it_is_stopped() {
 #[test]
 fn another_plan_other_images_and_foreign_runs_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
-    let first = plan(&config(), &[Variant::Favor], 1);
+    let first = plan(&config(), &[AttentionKind::FAVOR], 1);
     run(folder.path(), &first, &[], usize::MAX);
     let open = |plan: &Plan, data: &Datasets| {
         Comparison::open(folder.path(), plan.clone(), data).expect_err("refused").to_string()
     };
-    let message = open(&plan(&config(), &[Variant::Favor], 2), &data());
+    let message = open(&plan(&config(), &[AttentionKind::FAVOR], 2), &data());
     assert!(message.contains("comparison.json, the plan's budget.steps: expected 2"), "{message}");
     let more = Datasets::new(images(25), Some(images(8))).expect("images");
     assert!(open(&first, &more).contains("began with"));

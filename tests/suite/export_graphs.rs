@@ -121,7 +121,7 @@ fn chain(
         out.copy_from_slice(&channels_last(&noise[k * len..][..len], shape));
     };
     let eps_theta = |x: &[f64], t: Timestep, out: &mut [f64]| {
-        engine.forward(&model, x, &vec![t.index(); len / shape.len()], out);
+        engine.forward(&model, x, &vec![t.index(); len / shape.len()], out).expect("lengths that fit");
         Ok(())
     };
     match process {

@@ -5,9 +5,11 @@
 //! projection `w` \[m, d\], and for `softmax` (positive features), `relu` and `exact` (softmax attention)
 //! `out`, `d_q`, `d_k`, `d_v`.
 
-use performer_ddpm::config::FeatureMap;
+use performer_ddpm::config::{AttentionKind, FeatureMap};
 use performer_ddpm::kernels::{Isa, Team};
-use performer_ddpm::nn::{Attention, AttentionKind, Projections};
+use performer_ddpm::nn::{
+    Attention, AttentionOutput, AttentionShape, Context, Projections, Qkv, QkvGradient,
+};
 use safetensors::{Dtype, SafeTensors};
 use std::path::PathBuf;
 
@@ -41,11 +43,12 @@ fn attention_agrees_with_the_golden_values() {
         let w = tensor(&file, &format!("{size}.w"));
         let w_t: Vec<f64> = (0..dim).flat_map(|j| w[j..].iter().step_by(dim)).copied().collect();
         for (name, kind) in [
-            ("softmax", AttentionKind::Favor { map: FeatureMap::Positive, features }),
-            ("relu", AttentionKind::Favor { map: FeatureMap::Relu, features }),
+            ("softmax", AttentionKind::FAVOR),
+            ("relu", AttentionKind::Favor(FeatureMap::Relu)),
             ("exact", AttentionKind::Softmax),
         ] {
-            let attention = Attention { tokens, heads, dim, kind };
+            let shape = AttentionShape { tokens, heads, dim, features };
+            let attention = Attention::new(kind, shape).expect("a layer");
             let len = heads * tokens * dim;
             for sample in 0..n {
                 let read = |name: &str| {
@@ -56,33 +59,16 @@ fn attention_agrees_with_the_golden_values() {
                 let [mut out, mut d_q, mut d_k, mut d_v] = [(); 4].map(|()| vec![0.0; len]);
                 let mut saved = vec![0.0; attention.saved_len()];
                 let projections = Projections { w: &w, w_t: &w_t };
-                let isa = Isa::Reference;
-                attention.forward(
-                    isa,
-                    Team::Solo,
-                    projections,
-                    &q,
-                    &k,
-                    &v,
-                    &mut out,
-                    &mut saved,
-                    &mut vec![0.0; attention.forward_work_len()],
-                );
-                attention.backward(
-                    isa,
-                    Team::Solo,
-                    projections,
-                    &q,
-                    &k,
-                    &v,
-                    &out,
-                    &d_out,
-                    &saved,
-                    &mut d_q,
-                    &mut d_k,
-                    &mut d_v,
-                    &mut vec![0.0; attention.backward_work_len()],
-                );
+                let mut work = vec![0.0; attention.forward_work_len().max(attention.backward_work_len())];
+                let context =
+                    &mut Context { kernels: Isa::Reference.into(), team: Team::Solo, workspace: &mut work };
+                let qkv = Qkv { q: &q, k: &k, v: &v };
+                attention.forward(context, projections, qkv, &mut out, &mut saved).expect("lengths that fit");
+                let output = AttentionOutput { out: &out, saved: &saved };
+                let gradient = QkvGradient { d_q: &mut d_q, d_k: &mut d_k, d_v: &mut d_v };
+                attention
+                    .backward(context, projections, qkv, output, &d_out, gradient)
+                    .expect("lengths that fit");
                 for (tensor, got) in [("out", out), ("d_q", d_q), ("d_k", d_k), ("d_v", d_v)] {
                     let want = read(&format!("{name}.{tensor}"));
                     let largest = want.iter().fold(0.0f64, |max, x| max.max(x.abs()));

@@ -38,7 +38,7 @@ fn gradient(engine: &mut Engine<f64>, model: &Model<f64>, x: &[f64], eps: &[f64]
         [3, 71][i]
     };
     let mut gradient = Gradient::default();
-    engine.gradient(model, N, &example, Some((1, 2)), &mut gradient);
+    engine.gradient(model, N, &example, Some((1, 2)), &mut gradient).expect("lengths that fit");
     gradient
 }
 

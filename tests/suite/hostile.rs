@@ -5,8 +5,8 @@ use crate::support::feature_nets::FeatureNet;
 use crate::support::models;
 use ndarray::{Array2, Array4, Array5};
 use performer_ddpm::checkpoint::{model_folder, state};
-use performer_ddpm::compare::{Budget, Plan, Variant};
-use performer_ddpm::config::{Config, DiffusionConfig, Preset, VarianceKind};
+use performer_ddpm::compare::{Budget, Plan};
+use performer_ddpm::config::{AttentionKind, Config, DiffusionConfig, Preset, VarianceKind};
 use performer_ddpm::data::{self, Dataset, Datasets, idx};
 use performer_ddpm::evaluate::features::{Extractor, FeatureOptions};
 use performer_ddpm::evaluate::nearest::{Nearest, nearest, write_sheet};
@@ -283,7 +283,7 @@ proptest! {
                 Budget::Steps(n) => n > 0,
                 Budget::Minutes(m) => m > 0.0 && m.is_finite(),
             };
-            let variants = &Variant::ALL[..weights.min(2)];
+            let variants = &AttentionKind::ALL[..weights.min(2)];
             let plan = Plan::new("x", &config, variants, budget, 1, Isa::detect().into());
             prop_assert_eq!(plan.is_ok(), possible && weights > 0);
         }

@@ -23,7 +23,7 @@ impl Ours {
         let Sizes { batch, c_in, c_out, .. } = block.sizes;
         let path = Block::path(block.sizes);
         let mut model = block.network.clone();
-        model.graph = cut(model.graph, path);
+        model.graph = cut(Graph::clone(&model.graph), path).into();
         let conv1 = format!("{path}conv1.weight");
         let conv1 =
             model.graph.params.iter().find(|param| param.name == conv1).expect("a convolution").range();
@@ -48,7 +48,7 @@ impl Peer for Ours {
 
     fn forward(&mut self) {
         let indices = vec![0; self.batch];
-        self.engine.forward(&self.model, &self.x, &indices, &mut self.out);
+        self.engine.forward(&self.model, &self.x, &indices, &mut self.out).expect("lengths that fit");
     }
 
     fn forward_backward(&mut self) {
@@ -59,7 +59,9 @@ impl Peer for Ours {
             eps.copy_from_slice(&target[i * len_out..][..len_out]);
             0
         };
-        self.engine.gradient(&self.model, self.batch, &example, None, &mut self.gradient);
+        self.engine
+            .gradient(&self.model, self.batch, &example, None, &mut self.gradient)
+            .expect("lengths that fit");
     }
 
     fn found(&self) -> Found {

@@ -4,7 +4,8 @@ use super::html::{paragraph, remarks};
 use super::runs::colour;
 use super::table::{Cell, Table};
 use super::{Draft, equations};
-use crate::compare::{Approximation, ApproximationPoint, Part, Variant};
+use crate::compare::{Approximation, ApproximationPoint, Part};
+use crate::config::{AttentionKind, FeatureMap};
 use crate::error::Result;
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
@@ -51,7 +52,7 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
 
 fn points(
     found: &Approximation,
-    of: (Variant, bool, f64),
+    of: (AttentionKind, bool, f64),
     value: impl Fn(&ApproximationPoint) -> Option<f64>,
 ) -> Vec<(f64, f64)> {
     let kind = found.points.iter().filter(|p| (p.variant, p.orthogonal, p.spread) == of);
@@ -75,7 +76,7 @@ fn root_law(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 
 fn kernel_chart(found: &Approximation, spread: f64) -> Chart<'static> {
     let favor = |orthogonal, value: fn(&ApproximationPoint) -> Option<f64>| {
-        points(found, (Variant::Favor, orthogonal, spread), value)
+        points(found, (AttentionKind::FAVOR, orthogonal, spread), value)
     };
     let line = |name: &str, points, colour, look| Series { name: name.into(), points, colour, look };
     over_m(
@@ -86,7 +87,9 @@ fn kernel_chart(found: &Approximation, spread: f64) -> Chart<'static> {
             line("Lemma 2 for i.i.d.", favor(false, |p| p.predicted_kernel_error), 0, Look::Dashed),
             line(
                 "trigonometric, orthogonal",
-                points(found, (Variant::FavorTrig, true, spread), |p| Some(p.kernel_error)),
+                points(found, (AttentionKind::Favor(FeatureMap::Trigonometric), true, spread), |p| {
+                    Some(p.kernel_error)
+                }),
                 3,
                 Look::Line,
             ),
@@ -97,16 +100,16 @@ fn kernel_chart(found: &Approximation, spread: f64) -> Chart<'static> {
 fn attention_chart(found: &Approximation, spread: f64) -> Chart<'static> {
     let of = |variant, orthogonal| points(found, (variant, orthogonal, spread), |p| p.attention_error);
     let line = |name: &str, points, colour, look| Series { name: name.into(), points, colour, look };
-    let mut series = vec![line("positive, i.i.d.", of(Variant::Favor, false), 5, Look::Line)];
+    let mut series = vec![line("positive, i.i.d.", of(AttentionKind::FAVOR, false), 5, Look::Line)];
     let maps = [
-        ("positive", Variant::Favor),
-        ("hyperbolic", Variant::FavorHyperbolic),
-        ("trigonometric", Variant::FavorTrig),
+        ("positive", AttentionKind::FAVOR),
+        ("hyperbolic", AttentionKind::Favor(FeatureMap::Hyperbolic)),
+        ("trigonometric", AttentionKind::Favor(FeatureMap::Trigonometric)),
     ];
     for (name, variant) in maps {
         series.push(line(name, of(variant, true), colour(variant), Look::Dots));
     }
-    series.push(line("1/sqrt(m)", root_law(&of(Variant::Favor, true)), 0, Look::Dashed));
+    series.push(line("1/sqrt(m)", root_law(&of(AttentionKind::FAVOR, true)), 0, Look::Dashed));
     over_m("relative error of attention", series)
 }
 

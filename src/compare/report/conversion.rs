@@ -5,7 +5,8 @@ use super::html::{paragraph, remarks};
 use super::runs::colour;
 use super::table::{Cell, Table};
 use crate::compare::conversion::GRID;
-use crate::compare::{BesideSoftmax, Conversion, Part, Variant};
+use crate::compare::{BesideSoftmax, Conversion, Part};
+use crate::config::{AttentionKind, FeatureMap};
 use crate::error::Result;
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
@@ -61,7 +62,7 @@ fn percent(share: f64) -> String {
 }
 
 fn series(found: &Conversion, value: impl Fn(&BesideSoftmax) -> Option<f64>) -> Vec<Series> {
-    [Variant::Favor, Variant::FavorHyperbolic]
+    [AttentionKind::FAVOR, AttentionKind::Favor(FeatureMap::Hyperbolic)]
         .into_iter()
         .map(|variant| Series {
             name: format!("{variant} in place"),
@@ -110,7 +111,7 @@ fn loss_chart(found: &Conversion) -> Chart<'static> {
 fn sample_chart(found: &Conversion) -> Chart<'static> {
     let mut all = series(found, |kind| kind.sample_difference);
     all.push(tuned(found, |kind| kind.sample_difference));
-    let softmax = found.fine_tuned.iter().find(|kind| kind.variant == Variant::Softmax);
+    let softmax = found.fine_tuned.iter().find(|kind| kind.variant == AttentionKind::Softmax);
     if let Some(difference) = softmax.and_then(|kind| kind.measured.sample_difference) {
         let m = found.in_place.iter().map(|kind| (kind.features as f64, difference));
         all.push(Series {

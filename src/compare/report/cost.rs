@@ -3,7 +3,8 @@
 use super::html::{paragraph, remarks};
 use super::table::{Cell, Table};
 use super::{Draft, equations};
-use crate::compare::{Cost, CostPoint, Crossover, Part, Variant};
+use crate::compare::{Cost, CostPoint, Crossover, Part};
+use crate::config::{AttentionKind, FeatureMap};
 use crate::error::Result;
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
@@ -49,12 +50,12 @@ const MEMORY: &str = "What the layer keeps for its backward pass, and its scratc
                       Neither kind stores an L x L matrix here; the dashed line is what one would take.";
 
 /// A kind's name in charts and tables.
-fn name(variant: Variant, features: Option<usize>) -> String {
+fn name(variant: AttentionKind, features: Option<usize>) -> String {
     features.map_or(variant.to_string(), |m| format!("{variant}, m = {m}"))
 }
 
 /// The kinds in the order in which they were measured.
-fn kinds(cost: &Cost) -> Vec<(Variant, Option<usize>)> {
+fn kinds(cost: &Cost) -> Vec<(AttentionKind, Option<usize>)> {
     let mut kinds = Vec::new();
     for point in &cost.points {
         if !kinds.contains(&(point.variant, point.features)) {
@@ -76,7 +77,11 @@ fn series(cost: &Cost, value: impl Fn(&CostPoint) -> f64) -> Vec<Series> {
                 .map(|p| (p.tokens as f64, value(p)))
                 .collect(),
             colour,
-            look: if variant == Variant::FavorHyperbolic { Look::Line } else { Look::Dots },
+            look: if variant == AttentionKind::Favor(FeatureMap::Hyperbolic) {
+                Look::Line
+            } else {
+                Look::Dots
+            },
         })
         .collect()
 }
@@ -117,7 +122,7 @@ fn at(crossover: Crossover) -> Option<f64> {
 }
 
 fn break_even_chart(cost: &Cost) -> Chart<'static> {
-    let of = |variant: Variant, value: fn(&crate::compare::BreakEven) -> Option<f64>| {
+    let of = |variant: AttentionKind, value: fn(&crate::compare::BreakEven) -> Option<f64>| {
         let kinds = cost.break_even.iter().filter(move |kind| kind.variant == variant);
         kinds.filter_map(|kind| Some((kind.features as f64, value(kind)?))).collect::<Vec<_>>()
     };
@@ -126,18 +131,28 @@ fn break_even_chart(cost: &Cost) -> Chart<'static> {
         x: ChartAxis { label: "m", scale: Scale::Doublings },
         y: ChartAxis { label: "L", scale: Scale::Doublings },
         series: vec![
-            line("2m, counted", of(Variant::Favor, |kind| Some(kind.predicted as f64)), 1, Look::Dashed),
-            line("favor, forward and backward", of(Variant::Favor, |kind| at(kind.step)), 1, Look::Dots),
-            line("favor, forward", of(Variant::Favor, |kind| at(kind.forward)), 6, Look::Dots),
+            line(
+                "2m, counted",
+                of(AttentionKind::FAVOR, |kind| Some(kind.predicted as f64)),
+                1,
+                Look::Dashed,
+            ),
+            line(
+                "favor, forward and backward",
+                of(AttentionKind::FAVOR, |kind| at(kind.step)),
+                1,
+                Look::Dots,
+            ),
+            line("favor, forward", of(AttentionKind::FAVOR, |kind| at(kind.forward)), 6, Look::Dots),
             line(
                 "3m, counted",
-                of(Variant::FavorHyperbolic, |kind| Some(kind.predicted as f64)),
+                of(AttentionKind::Favor(FeatureMap::Hyperbolic), |kind| Some(kind.predicted as f64)),
                 2,
                 Look::Dashed,
             ),
             line(
                 "hyperbolic, forward and backward",
-                of(Variant::FavorHyperbolic, |kind| at(kind.step)),
+                of(AttentionKind::Favor(FeatureMap::Hyperbolic), |kind| at(kind.step)),
                 2,
                 Look::Dots,
             ),

@@ -6,7 +6,8 @@ use super::runs::curves;
 use super::table::{Cell, Table};
 use super::{Draft, duration};
 use crate::compare::full_resolution::grid_name;
-use crate::compare::{FullResolutionRun, Part, Training, Variant};
+use crate::compare::{FullResolutionRun, Part, Training};
+use crate::config::AttentionKind;
 use crate::error::Result;
 
 /// The section of the runs at full resolution.
@@ -36,7 +37,7 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
             diverged.chain(run.notes.iter().map(|note| format!("{}: {note}.", run.variant)))
         })
         .collect();
-    if let (Some(softmax), Some(favor)) = (of(Variant::Softmax), of(Variant::Favor)) {
+    if let (Some(softmax), Some(favor)) = (of(AttentionKind::Softmax), of(AttentionKind::FAVOR)) {
         let (s, f) = (&softmax.training, &favor.training);
         let same = s.seconds.min(f.seconds);
         let steps = (steps_in(f, same), steps_in(s, same));
@@ -46,7 +47,8 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
         }));
     }
     html += &remarks(&notes);
-    let trainings: Vec<(Variant, &Training)> = runs.iter().map(|run| (run.variant, &run.training)).collect();
+    let trainings: Vec<(AttentionKind, &Training)> =
+        runs.iter().map(|run| (run.variant, &run.training)).collect();
     html += &curves(draft, "full-resolution-loss", &trainings)?;
     html += "<h3>Samples from the same noise</h3>\n<div class=\"figures\">\n";
     for run in runs {

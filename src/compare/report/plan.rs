@@ -6,8 +6,8 @@ use super::{Draft, duration};
 use crate::compare::plan::list;
 use crate::compare::store::CONFIG;
 use crate::compare::store::Findings;
-use crate::compare::{Budget, FeatureSource, Training, Variant};
-use crate::config::Preset;
+use crate::compare::{Budget, FeatureSource, Training};
+use crate::config::{AttentionKind, Preset};
 
 /// What was compared, and what came of it in short.
 pub(super) fn section(findings: &Findings) -> String {
@@ -35,7 +35,7 @@ pub(super) fn section(findings: &Findings) -> String {
 fn summary(findings: &Findings) -> Vec<String> {
     let mut items = Vec::new();
     let run = |variant| findings.runs.iter().find(|run| run.variant == variant);
-    if let (Some(softmax), Some(favor)) = (run(Variant::Softmax), run(Variant::Favor)) {
+    if let (Some(softmax), Some(favor)) = (run(AttentionKind::Softmax), run(AttentionKind::FAVOR)) {
         if let Some(text) = step_times(&softmax.training, &favor.training) {
             items.push(format!("At the data's own size {text}"));
         }
@@ -56,7 +56,7 @@ fn summary(findings: &Findings) -> Vec<String> {
         }
     }
     let full = |variant| findings.full_resolution.iter().find(|run| run.variant == variant);
-    if let (Some(softmax), Some(favor)) = (full(Variant::Softmax), full(Variant::Favor)) {
+    if let (Some(softmax), Some(favor)) = (full(AttentionKind::Softmax), full(AttentionKind::FAVOR)) {
         let [h, w] = findings.plan.full_resolution.size;
         if let Some(text) = step_times(&softmax.training, &favor.training) {
             items.push(format!("At {h}x{w} with attention at every pixel (L = {}) {text}", h * w));
@@ -138,7 +138,7 @@ fn again(draft: &Draft) -> String {
         Budget::Steps(steps) => format!(" --steps {steps}"),
         Budget::Minutes(minutes) => format!(" --minutes {minutes}"),
     };
-    if plan.variants != Variant::ALL {
+    if plan.variants != AttentionKind::ALL {
         command += &format!(" --variants {}", list(&plan.variants));
     }
     if let (Some(path), true) = (&plan.config.data.path, is_preset) {

@@ -4,18 +4,16 @@ use super::html::{paragraph, remarks};
 use super::table::{Cell, Table};
 use super::{Draft, equations};
 use crate::compare::runs::grid_name;
-use crate::compare::{
-    CurvePoint, FeatureSource, Part, Quality, SampleQuality, Training, Variant, VariantRun,
-};
-use crate::config::VarianceKind;
+use crate::compare::{CurvePoint, FeatureSource, Part, Quality, SampleQuality, Training, VariantRun};
+use crate::config::{AttentionKind, VarianceKind};
 use crate::error::Result;
 use crate::evaluate::Estimate;
 use crate::evaluate::nll::{Bound, Term};
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
 /// The colour of a variant in every chart.
-pub(super) fn colour(variant: Variant) -> usize {
-    Variant::ALL.iter().position(|other| *other == variant).unwrap_or(0)
+pub(super) fn colour(variant: AttentionKind) -> usize {
+    AttentionKind::ALL.iter().position(|other| *other == variant).unwrap_or(0)
 }
 
 /// The section of the runs.
@@ -29,7 +27,8 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     html += &draft.table(&cost_table(runs));
     html += &draft.table(&quality_table(draft));
     html += &remarks(&notes(draft));
-    let trainings: Vec<(Variant, &Training)> = runs.iter().map(|run| (run.variant, &run.training)).collect();
+    let trainings: Vec<(AttentionKind, &Training)> =
+        runs.iter().map(|run| (run.variant, &run.training)).collect();
     html += &curves(draft, "loss", &trainings)?;
     html += &likelihoods(draft)?;
     html += "<h3>Samples</h3>\n";
@@ -80,7 +79,7 @@ fn cost_table(runs: &[VariantRun]) -> Table {
 fn quality_table(draft: &Draft) -> Table {
     let runs = &draft.findings.runs;
     let softmax =
-        runs.iter().find(|run| run.variant == Variant::Softmax).and_then(|run| run.quality.as_ref());
+        runs.iter().find(|run| run.variant == AttentionKind::Softmax).and_then(|run| run.quality.as_ref());
     let frechet = |variant| {
         let study = draft.findings.samples.as_ref()?;
         let row = study.rows.iter().find(|row| row.variant == Some(variant))?;
@@ -89,7 +88,7 @@ fn quality_table(draft: &Draft) -> Table {
     let row = |run: &VariantRun| {
         let quality = run.quality.as_ref();
         let above = match (quality, softmax) {
-            (Some(quality), Some(softmax)) if run.variant != Variant::Softmax => {
+            (Some(quality), Some(softmax)) if run.variant != AttentionKind::Softmax => {
                 Some(quality.loss_above(softmax))
             }
             _ => None,
@@ -130,7 +129,7 @@ fn bits(quality: Option<&Quality>, variance: VarianceKind) -> Option<Estimate> {
 /// Where the bits go, and what they buy, with the plan's reverse variance; in the page and as CSV.
 fn likelihoods(draft: &mut Draft) -> Result<String> {
     let variance = draft.findings.plan.config.diffusion.variance;
-    let bounds: Vec<(Variant, &Bound)> = draft
+    let bounds: Vec<(AttentionKind, &Bound)> = draft
         .findings
         .runs
         .iter()
@@ -141,7 +140,7 @@ fn likelihoods(draft: &mut Draft) -> Result<String> {
     }
     let middle = |term: &Term| ((term.first * term.last) as f64).sqrt();
     let lines = |points: &dyn Fn(&Bound) -> Vec<(f64, f64)>| {
-        let line = |(variant, bound): &(Variant, &Bound)| Series {
+        let line = |(variant, bound): &(AttentionKind, &Bound)| Series {
             name: variant.to_string(),
             points: points(bound),
             colour: colour(*variant),
@@ -273,7 +272,7 @@ fn notes(draft: &Draft) -> Vec<String> {
 pub(super) fn curves(
     draft: &mut Draft,
     name: &'static str,
-    trainings: &[(Variant, &Training)],
+    trainings: &[(AttentionKind, &Training)],
 ) -> Result<String> {
     let chart = |label: &'static str, value: fn(&CurvePoint) -> f64| Chart {
         x: ChartAxis { label, scale: Scale::Linear },

@@ -1,9 +1,9 @@
 //! The attention graphs in every runtime at hand, against the layer in `f64` by its reference text.
 
 use super::write;
-use crate::config::FeatureMap;
+use crate::config::{AttentionKind, FeatureMap};
 use crate::kernels::{Isa, Team, transpose};
-use crate::nn::{Attention, AttentionKind, Projections};
+use crate::nn::{Attention, AttentionShape, Context, Projections, Qkv};
 use crate::rng::{Stream, fill_normal, rng};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo};
 use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
@@ -65,11 +65,9 @@ impl Input {
 
     /// What the engine makes of it, \[N, C, H, W\].
     fn expected(&self, map: Option<FeatureMap>) -> Vec<f64> {
-        let kind = match map {
-            None => AttentionKind::Softmax,
-            Some(map) => AttentionKind::Favor { map, features: FEATURES },
-        };
-        let layer = Attention { tokens: TOKENS, heads: HEADS, dim: DIM, kind };
+        let kind = map.map_or(AttentionKind::Softmax, AttentionKind::Favor);
+        let shape = AttentionShape { tokens: TOKENS, heads: HEADS, dim: DIM, features: FEATURES };
+        let layer = Attention::new(kind, shape).expect("a layer");
         let w: Vec<f64> = self.w.iter().map(|w| f64::from(*w)).collect();
         let mut w_t = vec![0.0; w.len()];
         transpose(&w, FEATURES, DIM, &mut w_t);
@@ -89,8 +87,10 @@ impl Input {
             };
             let [q, k, v] = [&self.q, &self.k, &self.v].map(|x| tokens_first(x));
             let mut out = vec![0.0; each];
-            let (isa, team) = (Isa::Reference, Team::Solo);
-            layer.forward(isa, team, projections, &q, &k, &v, &mut out, &mut saved, &mut work);
+            let context =
+                &mut Context { kernels: Isa::Reference.into(), team: Team::Solo, workspace: &mut work };
+            let qkv = Qkv { q: &q, k: &k, v: &v };
+            layer.forward(context, projections, qkv, &mut out, &mut saved).expect("lengths that fit");
             let mut channels_first = vec![0.0; each];
             transpose(&out, TOKENS, CHANNELS, &mut channels_first);
             all.extend(channels_first);

@@ -1,9 +1,9 @@
 use super::*;
-use crate::config::FeatureMap::{Hyperbolic, Positive, Relu, Trigonometric};
+use crate::config::FeatureMap::{self, Hyperbolic, Positive, Relu, Trigonometric};
 use crate::equations::attention::{eq22_attention, eq26_favor_attention};
 use crate::equations::features::{self, RELU_CONSTANT};
 use crate::kernels::team::with_crew;
-use crate::kernels::transpose;
+use crate::kernels::{Isa, Team, transpose};
 use crate::nn::favor_features::{DENOMINATOR_GUARD, guarded, is_guarded};
 use crate::nn::reductions::dot;
 use crate::real::Real;
@@ -12,12 +12,10 @@ use ndarray::{ArrayD, ArrayView2, ArrayView3, Axis};
 
 mod extremes;
 
-const MAPS: [FeatureMap; 4] = [Positive, Hyperbolic, Trigonometric, Relu];
-
 /// An attention with an input; d_out are the weights of the loss sum d_out . out.
 #[derive(Clone)]
 struct Case<T> {
-    shape: Attention,
+    layer: Attention,
     q: Vec<T>,
     k: Vec<T>,
     v: Vec<T>,
@@ -38,22 +36,21 @@ fn scaled<T: Element>(x: &[T], by: f64) -> Vec<T> {
     x.iter().map(|x| *x * T::of(by)).collect()
 }
 
-fn kind(map: Option<FeatureMap>, features: usize) -> AttentionKind {
-    map.map_or(AttentionKind::Softmax, |map| AttentionKind::Favor { map, features })
-}
+/// A kind of attention and its number of projections.
+type Kind = (AttentionKind, usize);
 
 /// Softmax and every map.
-fn kinds(features: usize) -> impl Iterator<Item = AttentionKind> {
-    std::iter::once(None).chain(MAPS.map(Some)).map(move |map| kind(map, features))
+fn kinds(features: usize) -> impl Iterator<Item = Kind> {
+    AttentionKind::ALL.into_iter().map(move |kind| (kind, features))
 }
 
 impl<T: Element> Case<T> {
     /// Standard normal numbers, q and k times `scale`.
-    fn normal([tokens, heads, dim]: [usize; 3], kind: AttentionKind, scale: f64) -> Case<T> {
+    fn normal([tokens, heads, dim]: [usize; 3], (kind, features): Kind, scale: f64) -> Case<T> {
         let len = tokens * heads * dim;
-        let m = if let AttentionKind::Favor { features, .. } = kind { features } else { 0 };
+        let m = kind.map().map_or(0, |_| features);
         Case {
-            shape: Attention { tokens, heads, dim, kind },
+            layer: Attention::new(kind, AttentionShape { tokens, heads, dim, features }).expect("a layer"),
             q: scaled(&normal(len, 1), scale),
             k: scaled(&normal(len, 2), scale),
             v: normal(len, 3),
@@ -63,57 +60,52 @@ impl<T: Element> Case<T> {
     }
 
     fn map(&self) -> Option<FeatureMap> {
-        if let AttentionKind::Favor { map, .. } = self.shape.kind { Some(map) } else { None }
+        self.layer.kind.map()
     }
 
     fn w_t(&self) -> Vec<T> {
         let mut w_t = self.w.clone();
         if !w_t.is_empty() {
-            transpose(&self.w, self.w.len() / self.shape.dim, self.shape.dim, &mut w_t);
+            transpose(&self.w, self.w.len() / self.layer.shape.dim, self.layer.shape.dim, &mut w_t);
         }
         w_t
+    }
+
+    fn qkv(&self) -> Qkv<'_, T> {
+        Qkv { q: &self.q, k: &self.k, v: &self.v }
     }
 
     /// The output and what is saved. Everything lent holds NaN first: nothing may be read before it is
     /// written.
     fn forward(&self, isa: Isa, team: Team) -> (Vec<T>, Vec<T>) {
-        let s = &self.shape;
-        let w_t = self.w_t();
         let lend = |len| vec![T::nan(); len];
-        let (mut out, mut saved) = (lend(self.q.len()), lend(s.saved_len()));
-        let mut work = lend(s.forward_work_len());
-        let projections = Projections { w: &self.w, w_t: &w_t };
-        s.forward(isa, team, projections, &self.q, &self.k, &self.v, &mut out, &mut saved, &mut work);
+        let (mut out, mut saved) = (lend(self.q.len()), lend(self.layer.saved_len()));
+        let mut work = lend(self.layer.forward_work_len());
+        let context = &mut Context { kernels: isa.into(), team, workspace: &mut work };
+        let projections = Projections { w: &self.w, w_t: &self.w_t() };
+        self.layer.forward(context, projections, self.qkv(), &mut out, &mut saved).expect("lengths that fit");
         (out, saved)
     }
 
     fn results(&self, isa: Isa, team: Team) -> Results<T> {
         let (out, saved) = self.forward(isa, team);
-        let w_t = self.w_t();
         let lend = |len| vec![T::nan(); len];
         let [mut d_q, mut d_k, mut d_v] = [(); 3].map(|()| lend(self.q.len()));
-        self.shape.backward(
-            isa,
-            team,
-            Projections { w: &self.w, w_t: &w_t },
-            &self.q,
-            &self.k,
-            &self.v,
-            &out,
-            &self.d_out,
-            &saved,
-            &mut d_q,
-            &mut d_k,
-            &mut d_v,
-            &mut lend(self.shape.backward_work_len()),
-        );
+        let mut work = lend(self.layer.backward_work_len());
+        let context = &mut Context { kernels: isa.into(), team, workspace: &mut work };
+        let projections = Projections { w: &self.w, w_t: &self.w_t() };
+        let output = AttentionOutput { out: &out, saved: &saved };
+        let gradient = QkvGradient { d_q: &mut d_q, d_k: &mut d_k, d_v: &mut d_v };
+        self.layer
+            .backward(context, projections, self.qkv(), output, &self.d_out, gradient)
+            .expect("lengths that fit");
         [out, d_q, d_k, d_v]
     }
 
     fn wide(&self) -> Case<f64> {
         let wide = |x: &[T]| x.iter().map(|x| x.f64()).collect();
         Case {
-            shape: self.shape,
+            layer: self.layer,
             q: wide(&self.q),
             k: wide(&self.k),
             v: wide(&self.v),
@@ -131,7 +123,7 @@ impl Case<f64> {
 
     /// The output by (22) or (26), head by head.
     fn oracle(&self) -> Vec<f64> {
-        let Attention { tokens, heads, dim, .. } = self.shape;
+        let AttentionShape { tokens, heads, dim, .. } = self.layer.shape;
         let mut out = ArrayD::zeros(vec![tokens, heads, dim]);
         let of_head = |x: &[f64], head| {
             let all = ArrayView3::from_shape((tokens, heads, dim), x).unwrap();
@@ -189,7 +181,7 @@ fn check_gradients(case: &Case<f64>, h: f64, tolerance: f64) {
             })
             .collect();
         let bound = tolerance * largest(&want) + 1e-9;
-        assert_close(&got, &want, bound, &format!("{:?} {name}", case.shape));
+        assert_close(&got, &want, bound, &format!("{:?} {name}", case.layer));
     }
 }
 
@@ -221,14 +213,14 @@ fn attention_is_that_of_the_equations() {
             let case = Case::normal(shape, kind, 0.7);
             let want = case.oracle();
             let (out, _) = case.forward(Isa::Reference, Team::Solo);
-            assert_close(&out, &want, 1e-11 * largest(&want), &format!("{:?}", case.shape));
+            assert_close(&out, &want, 1e-11 * largest(&want), &format!("{:?}", case.layer));
         }
     }
 }
 
 /// Moves q of token 0 so that its trigonometric denominator is `target`, by bisection on its first element.
 fn with_denominator(target: f64) -> Case<f64> {
-    let mut case = Case::<f64>::normal([5, 1, 2], kind(Some(Trigonometric), 2), 0.7);
+    let mut case = Case::<f64>::normal([5, 1, 2], (AttentionKind::Favor(Trigonometric), 2), 0.7);
     let denominator = |case: &Case<f64>, q: f64| {
         let mut case = case.clone();
         case.q[0] = q;
@@ -280,7 +272,7 @@ fn the_guard_keeps_sign_and_size_and_not_a_number() {
 /// Largest |u| + |x^|^2/2, or |score|, that queries and keys can have: what rounding in exponents is relative
 /// to.
 fn exponent_scale(case: &Case<f64>) -> f64 {
-    let d = case.shape.dim;
+    let d = case.layer.shape.dim;
     let longest = |x: &[f64]| x.chunks_exact(d).map(|x| dot(x, x).sqrt()).fold(0.0, f64::max);
     let x = longest(&case.q).max(longest(&case.k)) / (d as f64).powf(0.25);
     x * if case.map().is_some() { longest(&case.w) + x / 2.0 } else { x }
@@ -291,7 +283,7 @@ fn exponent_scale(case: &Case<f64>) -> f64 {
 /// rest by 16 eps; so much do the weights err relatively, and their weighted mean by twice that of the
 /// largest |v|.
 fn f32_bound(case: &Case<f64>) -> f64 {
-    let Attention { tokens, dim, .. } = case.shape;
+    let AttentionShape { tokens, dim, .. } = case.layer.shape;
     let sums = (tokens + 2 * case.w.len() / dim + 16) as f64;
     2.0 * f64::from(f32::EPSILON) * ((dim + 4) as f64 * 2.0 * exponent_scale(case) + sums)
 }
@@ -313,7 +305,7 @@ fn f32_agrees_with_f64_on_every_isa() {
                 let got = narrow.results(isa, Team::Solo);
                 for (i, name) in ["out", "d_q", "d_k", "d_v"].into_iter().enumerate() {
                     let bound = f32_bound(&case) / 3.0 * largest(&want[i]) + 4.0 * f64::from(f32::EPSILON);
-                    assert_close(&got[i], &want[i], bound, &format!("{isa} {:?} {name}", case.shape));
+                    assert_close(&got[i], &want[i], bound, &format!("{isa} {:?} {name}", case.layer));
                 }
             }
         }
@@ -338,8 +330,11 @@ fn a_team_of_any_size_gives_the_same_bits() {
 /// The state of FAVOR+'s work does not grow with the tokens beyond the most shares.
 #[test]
 fn memory_is_linear_in_the_tokens() {
-    for kind in kinds(32) {
-        let at = |tokens| Attention { tokens, heads: 2, dim: 16, kind };
+    for (kind, features) in kinds(32) {
+        let at = |tokens| {
+            let shape = AttentionShape { tokens, heads: 2, dim: 16, features };
+            Attention::new(kind, shape).expect("a layer")
+        };
         let lens = |a: Attention| [a.saved_len(), a.forward_work_len(), a.backward_work_len()];
         let [a, b, c] = [1 << 10, 1 << 11, 1 << 12].map(|tokens| lens(at(tokens)));
         for i in 0..3 {
@@ -347,6 +342,56 @@ fn memory_is_linear_in_the_tokens() {
         }
         if kind != AttentionKind::Softmax {
             assert!(c[0] - b[0] <= (1 << 11) * 2 * 2 && c[1] == b[1] && c[2] == b[2], "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn sizes_that_make_no_attention_are_refused() {
+    let shape = AttentionShape { tokens: 4, heads: 2, dim: 3, features: 5 };
+    let most = usize::MAX;
+    for kind in AttentionKind::ALL {
+        assert!(Attention::new(kind, shape).is_ok());
+        for shape in [
+            AttentionShape { tokens: 0, ..shape },
+            AttentionShape { heads: 0, ..shape },
+            AttentionShape { dim: 0, ..shape },
+            AttentionShape { tokens: most, ..shape },
+            AttentionShape { heads: most, dim: most, ..shape },
+        ] {
+            assert!(Attention::new(kind, shape).is_err(), "{kind} {shape:?}");
+        }
+        for features in [0, most] {
+            let made = Attention::new(kind, AttentionShape { features, ..shape });
+            assert_eq!(made.is_ok(), kind == AttentionKind::Softmax, "{kind} {features}");
+        }
+    }
+}
+
+#[test]
+fn operands_of_other_lengths_are_refused() {
+    for kind in kinds(6) {
+        let case = Case::<f64>::normal([5, 2, 3], kind, 1.0);
+        let layer = case.layer;
+        let (saved, work) = (layer.saved_len(), layer.forward_work_len());
+        let run = |case: &Case<f64>, w_t: Vec<f64>, out: usize, saved: usize, work: usize| {
+            let [mut out, mut saved, mut work] = [out, saved, work].map(|len| vec![0.0; len]);
+            let context =
+                &mut Context { kernels: Isa::Reference.into(), team: Team::Solo, workspace: &mut work };
+            let projections = Projections { w: &case.w, w_t: &w_t };
+            layer.forward(context, projections, case.qkv(), &mut out, &mut saved).is_ok()
+        };
+        assert!(run(&case, case.w_t(), 30, saved, work));
+        assert!(!run(&case, case.w_t(), 29, saved, work), "{kind:?}");
+        assert!(!run(&case, case.w_t(), 30, saved - 1, work), "{kind:?}");
+        assert!(!run(&case, case.w_t(), 30, saved, work - 1), "{kind:?}");
+        for i in 0..3 {
+            let mut short = case.clone();
+            [&mut short.q, &mut short.k, &mut short.v][i].pop();
+            assert!(!run(&short, case.w_t(), 30, saved, work), "{kind:?}");
+        }
+        if kind.0 != AttentionKind::Softmax {
+            assert!(!run(&case, case.w_t()[1..].to_vec(), 30, saved, work), "{kind:?}");
         }
     }
 }

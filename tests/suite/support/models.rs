@@ -32,7 +32,7 @@ pub fn random(config: &UnetConfig, seed: u64) -> Model<f32> {
     };
     let weights = normal(graph.params.total());
     let projections = graph.projections.iter().map(|p| normal(p.features * p.dim)).collect();
-    Model { config: config.clone(), graph, weights, projections }
+    Model { config: config.clone(), graph: graph.into(), weights, projections }
 }
 
 /// The bits of numbers, for comparisons that tell -0 from 0.

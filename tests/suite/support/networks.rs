@@ -73,7 +73,7 @@ pub fn reference(model: &Model<f32>, x: &[f32], indices: &[usize]) -> Vec<f64> {
     let mut engine = Engine::new(&model, 2, Isa::Reference).unwrap();
     let mut out = vec![0.0; indices.len() * model.output_len()];
     let (before, after) = (model.graph.shape(model.graph.input), model.graph.shape(model.graph.output));
-    engine.forward(&model, &channels_last(x, before), indices, &mut out);
+    engine.forward(&model, &channels_last(x, before), indices, &mut out).expect("lengths that fit");
     channels_first(&out, after)
 }
 

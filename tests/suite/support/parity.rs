@@ -13,7 +13,7 @@ pub fn output<T: Element>(
 ) -> Vec<T> {
     let mut engine = Engine::new(model, threads, kernels).expect("an engine");
     let mut y = vec![T::zero(); indices.len() * model.output_len()];
-    engine.forward(model, &cast(x), indices, &mut y);
+    engine.forward(model, &cast(x), indices, &mut y).expect("lengths that fit");
     y
 }
 
@@ -35,7 +35,7 @@ pub fn gradient<T: Element>(
         indices[i]
     };
     let mut gradient = Gradient::default();
-    engine.gradient(model, indices.len(), &example, None, &mut gradient);
+    engine.gradient(model, indices.len(), &example, None, &mut gradient).expect("lengths that fit");
     gradient
 }
 

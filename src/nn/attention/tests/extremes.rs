@@ -12,7 +12,7 @@ fn long_queries_and_keys_do_not_overflow() {
     for map in [Positive, Hyperbolic] {
         for exponent in [88.0, 95.0, 110.0, 1000.0, 1e5] {
             for long_keys in [false, true] {
-                let mut narrow = Case::<f32>::normal([70, 2, 8], kind(Some(map), 24), 0.7);
+                let mut narrow = Case::<f32>::normal([70, 2, 8], (AttentionKind::Favor(map), 24), 0.7);
                 let d4 = 8f64.powf(0.25);
                 let us = narrow.q.chunks_exact(8).flat_map(|q| narrow.w.chunks_exact(8).map(|w| dot(w, q)));
                 let factor = exponent * d4 / us.fold(0.0, |max, u| u.f64().abs().max(max));
@@ -34,8 +34,8 @@ fn long_queries_and_keys_do_not_overflow() {
                     }
                     let (_, saved) = narrow.forward(isa, Team::Solo);
                     // The 70 tokens are one share: for each head s and D of them all stand at the end.
-                    for marks in saved[saved.len() - 2 * 2 * 70..].chunks_exact(2 * 70) {
-                        assert!(marks[70..].iter().all(|d| *d >= 1.0), "{what}");
+                    for normalisers in saved[saved.len() - 2 * 2 * 70..].chunks_exact(2 * 70) {
+                        assert!(normalisers[70..].iter().all(|d| *d >= 1.0), "{what}");
                     }
                 }
                 assert!(want.iter().flatten().all(|x| x.is_finite()));
@@ -48,7 +48,7 @@ fn long_queries_and_keys_do_not_overflow() {
 #[test]
 fn large_scores_do_not_overflow() {
     for factor in [100.0, 1e4] {
-        let mut narrow = Case::<f32>::normal([70, 2, 8], AttentionKind::Softmax, 1.0);
+        let mut narrow = Case::<f32>::normal([70, 2, 8], (AttentionKind::Softmax, 0), 1.0);
         narrow.q = scaled(&narrow.q, factor);
         let case = narrow.wide();
         let want = case.results(Isa::Reference, Team::Solo);
