@@ -162,9 +162,14 @@ fn plan(args: &CompareArgs) -> Result<(PathBuf, Plan)> {
         config = config.for_images(data.train.shape());
     }
     let variants = args.variants.clone().unwrap_or_else(|| AttentionKind::ALL.to_vec());
-    let (budget, budget_name) = match (args.minutes, args.steps.unwrap_or(config.train.steps)) {
-        (Some(minutes), _) => (Budget::Minutes(minutes), format!("{minutes}min")),
-        (None, steps) => (Budget::Steps(steps), format!("{steps}steps")),
+    let budget = match (args.minutes, args.steps) {
+        (Some(minutes), _) => Budget::Minutes(minutes),
+        (None, Some(steps)) => Budget::Steps(steps),
+        (None, None) => Budget::of(&config.train),
+    };
+    let budget_name = match budget {
+        Budget::Minutes(minutes) => format!("{minutes}min"),
+        Budget::Steps(steps) => format!("{steps}steps"),
     };
     let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
     let plan = Plan::new(name, &config, &variants, budget, threads, kernels)?;

@@ -32,11 +32,11 @@ pub struct TrainArgs {
     /// The run's folder [default: runs/PRESET-N]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Stop after this many steps in all, those before a --resume included; like the clock, this changes
-    /// nothing else
+    /// Train for this many steps in all, those before a --resume included; the rate falls to its end with them
     #[arg(long, value_name = "N", conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// Stop after this many minutes; the clock changes nothing else
+    /// Train for this many minutes from now, the last sample grid included; the plan of steps that this leads to is
+    /// written into the run's config.toml, which gives the same weights again with --config and --steps
     #[arg(long, value_name = "M", allow_negative_numbers = true)]
     minutes: Option<f64>,
     /// Images per step
@@ -120,7 +120,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let limit = match (args.steps, args.minutes) {
         (Some(steps), _) => Limit::Steps(steps),
         (None, Some(minutes)) => Limit::Minutes(minutes),
-        (None, None) => Limit::Steps(config.train.steps),
+        (None, None) => Limit::Configured,
     };
     let options =
         RunOptions { limit, threads: args.compute.threads(), kernels: args.compute.kernels(), grids: true };
@@ -148,13 +148,19 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         Event::Step { step, images_per_second, done } => progress.update(done, || {
             format!("step {}  loss {:.4}  {images_per_second:.1} images/s", step.step, step.loss)
         }),
+        Event::Planned { end, before: None } => {
+            progress.say(&format!("the time holds about {end} steps"));
+        }
+        Event::Planned { end, before: Some(_) } => {
+            progress.say(&format!("at this speed the time holds {end} steps"));
+        }
         Event::Checkpoint(_) => {}
         Event::Samples(path) => progress.say(&format!("samples: {}", path.display())),
     })?;
     progress.finish();
     let folder = run.folder().display();
     if outcome.interrupted {
-        let command = command_to_resume(&args, run.folder(), &config);
+        let command = command_to_resume(&args, run.folder());
         println!("stopped after step {}; go on with: {command}", outcome.step);
     } else {
         println!("trained {} steps: {folder}", outcome.step);
@@ -167,11 +173,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
 
 /// The command that goes on with a stopped run to the same end and the same bits; threads do not matter to
 /// either.
-fn command_to_resume(args: &TrainArgs, folder: &Path, config: &Config) -> String {
-    // A run may be resumed to another length than the one that it keeps.
-    let steps = args.steps.filter(|steps| *steps != config.train.steps);
+fn command_to_resume(args: &TrainArgs, folder: &Path) -> String {
     let options = [
-        ("--steps", steps.map(|steps| steps.to_string())),
         ("--isa", args.compute.isa.map(|isa| isa.to_string())),
         ("--conv", args.compute.conv.map(|conv| conv.to_string())),
     ];
@@ -224,8 +227,6 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
     let data = (args.data.as_deref(), args.size);
     let mut config = basis(args.preset, args.config.as_deref(), data)?;
     let train = &mut config.train;
-    // A resumed run goes on to here; the rate follows lr_decay alone.
-    train.steps = args.steps.unwrap_or(train.steps);
     train.batch = args.batch.unwrap_or(train.batch);
     train.lr = args.lr.unwrap_or(train.lr);
     train.seed = args.seed.unwrap_or(train.seed);
@@ -274,7 +275,6 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
     use clap::Parser;
-    use performer_ddpm::config::TrainConfig;
 
     fn arguments(options: &str) -> TrainArgs {
         let line =
@@ -286,24 +286,11 @@ mod tests {
     }
 
     #[test]
-    fn the_steps_are_kept_and_change_nothing_else() {
-        let train = |options: &str| configuration(&arguments(options)).expect("a configuration").train;
-        let (usual, few) = (train(""), train("--steps 7"));
-        assert_eq!((usual.steps, few.steps), (40, 7));
-        assert_eq!(TrainConfig { steps: 40, ..few }, usual);
-    }
-
-    #[test]
     fn the_command_to_resume_repeats_what_the_end_and_the_bits_depend_on() {
-        let command = |options: &str, steps: u64| {
-            let mut config = Preset::Tiny.config();
-            config.train.steps = steps;
-            command_to_resume(&arguments(options), Path::new("run"), &config)
-        };
+        let command = |options: &str| command_to_resume(&arguments(options), Path::new("run"));
         let plain = "performer-ddpm train --resume run";
-        assert_eq!(command("--threads 3 --steps 7 --quiet", 7), plain);
-        assert_eq!(command("--steps 60", 7), format!("{plain} --steps 60"));
+        assert_eq!(command("--threads 3 --steps 7 --quiet"), plain);
         let kernels = "--isa portable --conv winograd";
-        assert_eq!(command(kernels, 7), format!("{plain} {kernels}"));
+        assert_eq!(command(kernels), format!("{plain} {kernels}"));
     }
 }

@@ -292,11 +292,11 @@ pub(super) fn fine_tune(
     let seed = plan.config.train.seed;
     let m = features.unwrap_or(plan.config.unet.favor.features);
     let model = converted(&baseline.model, &plan.config.unet, variant, m, seed, 0)?;
-    let config_of = |steps: u64| fine_tuning(plan, &model.config, steps);
+    let config = fine_tuning(plan, &model.config, steps);
     let name = features.map_or(variant.to_string(), |m| format!("{variant}-{m}"));
     let folder = context.out.join("conversion").join(name);
     let begin = |folder: &Path, config: &Config| start_from(folder, config, &model);
-    let training = train(context, &folder, &data.train, Budget::Steps(steps), config_of, begin)?;
+    let training = train(context, &folder, &data.train, &config, begin)?;
     let Some(training) = training else { return Ok(None) };
     let mut tuned = FineTuned { variant, features, training, measured: BesideSoftmax::default() };
     if tuned.training.diverged.is_none() {
@@ -315,9 +315,9 @@ fn fine_tuning(plan: &Plan, unet: &UnetConfig, steps: u64) -> Config {
     let train = &mut config.train;
     train.lr /= 5.0;
     train.seed = train.seed.wrapping_add(1);
-    train.steps = steps;
+    train.lr_decay = LrDecay::Linear { from: 0.0 };
     train.warmup_steps = steps / 10;
-    train.lr_decay = LrDecay::Linear { steps };
+    Budget::Steps(steps).give(&mut config);
     config
 }
 

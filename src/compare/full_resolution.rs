@@ -55,8 +55,8 @@ pub(super) fn run(
 ) -> Result<Option<FullResolutionRun>> {
     let folder = context.out.join("full-resolution").join(variant.name());
     let sizes = &plan.full_resolution;
-    let config_of = |steps| plan.full_resolution_config(variant, steps);
-    let training = train(context, &folder, train_images, sizes.budget, config_of, |_, _| Ok(()))?;
+    let config = plan.full_resolution_config(variant);
+    let training = train(context, &folder, train_images, &config, |_, _| Ok(()))?;
     let Some(training) = training else { return Ok(None) };
     let mut run =
         FullResolutionRun { variant, training, held_out_loss: None, grid: false, notes: Vec::new() };

@@ -3,7 +3,7 @@
 use super::sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};
 use super::store::json;
 use super::variant::{attends, with_attention};
-use crate::config::{AttentionKind, BlockAttention, Config, LrDecay, UnetConfig};
+use crate::config::{AttentionKind, BlockAttention, Config, TrainConfig, UnetConfig};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,27 @@ pub enum Budget {
 }
 
 impl Budget {
+    /// The length that a configuration gives a run.
+    pub fn of(train: &TrainConfig) -> Budget {
+        match (train.end(), train.minutes) {
+            (Some(steps), _) => Budget::Steps(steps),
+            (None, minutes) => Budget::Minutes(minutes.unwrap_or_default()),
+        }
+    }
+
+    /// Makes it the length of a run.
+    pub(super) fn give(self, config: &mut Config) {
+        let train = &mut config.train;
+        train.plan.clear();
+        (train.steps, train.minutes) = match self {
+            Budget::Steps(steps) => {
+                train.warmup_steps = train.warmup_steps.min(steps / 10);
+                (Some(steps), None)
+            }
+            Budget::Minutes(minutes) => (None, Some(minutes)),
+        };
+    }
+
     /// "2 minutes" or "500 steps".
     pub fn describe(self) -> String {
         let plural = |one: bool| if one { "" } else { "s" };
@@ -229,17 +250,16 @@ impl Plan {
         })
     }
 
-    /// The configuration of a variant's run; the learning rate's linear fall, where there is one, ends with
-    /// the budget of `steps` steps.
-    pub fn run_config(&self, variant: AttentionKind, steps: u64) -> Config {
+    /// The configuration of a variant's run.
+    pub fn run_config(&self, variant: AttentionKind) -> Config {
         let mut config = self.config.clone();
         config.unet = with_attention(variant, &config.unet);
-        end_with(&mut config, steps);
+        self.budget.give(&mut config);
         config
     }
 
     /// The same at full resolution: the level of all pixels attends too.
-    pub fn full_resolution_config(&self, variant: AttentionKind, steps: u64) -> Config {
+    pub fn full_resolution_config(&self, variant: AttentionKind) -> Config {
         let mut config = self.config.clone();
         let unet = &mut config.unet;
         unet.sample_size = self.full_resolution.size;
@@ -248,7 +268,7 @@ impl Plan {
         // The run can be resumed by hand, on the enlarged images.
         config.data.size = Some(self.full_resolution.size);
         config.train.batch = self.full_resolution.batch;
-        end_with(&mut config, steps);
+        self.full_resolution.budget.give(&mut config);
         config
     }
 
@@ -256,17 +276,6 @@ impl Plan {
     pub fn difference(&self, other: &Plan) -> Option<(String, String, String)> {
         first_difference("", &json(self), &json(other))
     }
-}
-
-/// Makes training end where the budget does: the rate's linear fall, and the steps that resuming by hand goes
-/// on to.
-fn end_with(config: &mut Config, steps: u64) {
-    let train = &mut config.train;
-    train.steps = steps;
-    if let LrDecay::Linear { steps: end } = &mut train.lr_decay {
-        *end = steps;
-    }
-    train.warmup_steps = train.warmup_steps.min(steps / 10);
 }
 
 /// FAVOR+ at the first level and wherever `unet` compares.
@@ -354,8 +363,8 @@ mod tests {
         for preset in Preset::ALL {
             let plan = plan(preset, Budget::Steps(40));
             for variant in AttentionKind::ALL {
-                plan.run_config(variant, 40).validate().unwrap();
-                let full = plan.full_resolution_config(variant, 40);
+                plan.run_config(variant).validate().unwrap();
+                let full = plan.full_resolution_config(variant);
                 full.validate().unwrap();
                 assert_eq!(full.unet.sample_size, [64, 64]);
                 assert_ne!(full.unet.down_attention[0], BlockAttention::None);
@@ -365,10 +374,15 @@ mod tests {
 
     #[test]
     fn the_rate_falls_to_its_end_with_the_budget() {
-        let config =
-            plan(Preset::Fashion, Budget::Steps(500)).run_config(AttentionKind::Favor(FeatureMap::Relu), 500);
-        assert_eq!(config.train.lr_decay, LrDecay::Linear { steps: 500 });
-        assert_eq!((config.train.steps, config.train.warmup_steps), (500, 50));
+        let train = plan(Preset::Fashion, Budget::Steps(500))
+            .run_config(AttentionKind::Favor(FeatureMap::Relu))
+            .train;
+        assert_eq!((train.steps, train.minutes, train.warmup_steps), (Some(500), None, 50));
+        assert_eq!(train.lr_at(500), 0.01 * train.lr);
+        let train = plan(Preset::Fashion, Budget::Minutes(2.0))
+            .run_config(AttentionKind::Favor(FeatureMap::Relu))
+            .train;
+        assert_eq!((train.steps, train.minutes, train.warmup_steps), (None, Some(2.0), 100));
     }
 
     #[test]

@@ -71,8 +71,8 @@ pub(super) fn run(
     variant: AttentionKind,
 ) -> Result<Option<VariantRun>> {
     let folder = folder(&context.out, variant);
-    let config_of = |steps| plan.run_config(variant, steps);
-    let training = train(context, &folder, &data.train, plan.budget, config_of, |_, _| Ok(()))?;
+    let config = plan.run_config(variant);
+    let training = train(context, &folder, &data.train, &config, |_, _| Ok(()))?;
     let Some(training) = training else { return Ok(None) };
     let mut run = VariantRun { variant, training, quality: None, notes: Vec::new() };
     if run.training.diverged.is_some() {

@@ -1,16 +1,14 @@
 //! One network trained to its budget in a run's folder of its own, from wherever it was stopped.
 
 use super::context::Context;
-use super::plan::Budget;
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::model::report::report;
 use crate::model::unet;
-use crate::train::{Event, Limit, Metric, Run, RunOptions, Step, Trainer, cumulative_seconds};
+use crate::train::{Event, Limit, Metric, Run, RunOptions, Step};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use std::time::Instant;
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,28 +47,24 @@ pub struct CurvePoint {
     pub loss: f64,
 }
 
-/// Steps on a fresh network that tell how long one takes.
-const PROBED: usize = 3;
 /// A curve's points at most.
 const POINTS: usize = 100;
 
-/// Trains in `folder` to the end of the budget and reads the run's course; `None` where it was asked to stop.
+/// Trains in `folder` to the end of the configuration's length and reads the run's course; `None` where it was
+/// asked to stop.
 ///
-/// `config_of` makes the configuration from the number of steps that the budget comes to; where the budget is
-/// in minutes, they are estimated from a few steps, so that the rate's fall ends about when the minutes do.
 /// `begin` may put a first checkpoint into a new run's folder. Training that diverges is an outcome, not an
 /// error.
 pub(super) fn train(
     context: &mut Context,
     folder: &Path,
     data: &Dataset,
-    budget: Budget,
-    config_of: impl Fn(u64) -> Config,
+    config: &Config,
     begin: impl FnOnce(&Path, &Config) -> Result<()>,
 ) -> Result<Option<Training>> {
     let (run, config) = if folder.join("config.toml").exists() {
-        let (run, config) = Run::open(folder)?;
-        if config != config_of(config.train.steps) {
+        let (run, there) = Run::open(folder)?;
+        if without_length(&there) != without_length(config) {
             return Err(Error::invalid(
                 folder.display().to_string(),
                 "the comparison's own run",
@@ -78,25 +72,19 @@ pub(super) fn train(
                 "give a new `folder`",
             ));
         }
-        (run, config)
+        (run, there)
     } else {
-        let config = config_of(match budget {
-            Budget::Steps(steps) => steps,
-            Budget::Minutes(minutes) => {
-                ((60.0 * minutes / seconds_a_step(context, &config_of(1), data)?) as u64).max(1)
-            }
-        });
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        begin(folder, &config)?;
+        begin(folder, config)?;
         // Last, so that whatever has a configuration has all it begins with.
-        (Run::create(folder, &config)?, config)
+        (Run::create(folder, config)?, config.clone())
     };
-    let limit = match budget {
-        Budget::Steps(steps) => Limit::Steps(steps),
-        // At least a moment: a limit of no minutes would be none.
-        Budget::Minutes(minutes) => Limit::Minutes((minutes - run.seconds()? / 60.0).max(1e-9)),
+    let options = RunOptions {
+        limit: Limit::Configured,
+        threads: context.threads,
+        kernels: context.kernels,
+        grids: false,
     };
-    let options = RunOptions { limit, threads: context.threads, kernels: context.kernels, grids: false };
     let mut parameters = 0;
     let outcome = {
         let Context { stop, progress, .. } = context;
@@ -106,7 +94,7 @@ pub(super) fn train(
                 let Step { step, loss, .. } = step;
                 progress(done, &format!("step {step}  loss {loss:.4}  {images_per_second:.1} images/s"));
             }
-            Event::Checkpoint(_) | Event::Samples(_) => {}
+            Event::Planned { .. } | Event::Checkpoint(_) | Event::Samples(_) => {}
         })
     };
     let diverged = match outcome {
@@ -141,34 +129,22 @@ pub(super) fn train(
     }))
 }
 
-/// The fastest of a few steps on a fresh network, which is then forgotten.
-fn seconds_a_step(context: &Context, config: &Config, data: &Dataset) -> Result<f64> {
-    let mut trainer: Trainer<f32> = Trainer::new(config, context.threads, context.kernels)?;
-    let mut fastest = f64::INFINITY;
-    for _ in 0..PROBED {
-        let start = Instant::now();
-        match trainer.advance(data) {
-            // A rate that diverges at once is for the run to report.
-            Ok(_) | Err(Error::NotFinite { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        fastest = fastest.min(start.elapsed().as_secs_f64());
-    }
-    Ok(fastest)
+/// A configuration but for the run's length, which the clock may have decided.
+fn without_length(config: &Config) -> Config {
+    let mut config = config.clone();
+    (config.train.steps, config.train.minutes) = (None, None);
+    config.train.plan.clear();
+    config
 }
 
 /// The losses' means over stretches of steps.
 fn curve(metrics: &[Metric]) -> Vec<CurvePoint> {
-    let seconds = cumulative_seconds(metrics);
     let stretch = metrics.len().div_ceil(POINTS).max(1);
-    let stretches = metrics.chunks(stretch).zip(seconds.chunks(stretch));
-    stretches
-        .map(|(metrics, seconds)| CurvePoint {
-            step: metrics[metrics.len() - 1].step,
-            seconds: seconds[seconds.len() - 1],
-            loss: mean(metrics),
-        })
-        .collect()
+    let point = |metrics: &[Metric]| {
+        let last = &metrics[metrics.len() - 1];
+        CurvePoint { step: last.step, seconds: last.seconds, loss: mean(metrics) }
+    };
+    metrics.chunks(stretch).map(point).collect()
 }
 
 fn mean(metrics: &[Metric]) -> f64 {
@@ -180,10 +156,9 @@ fn final_loss(metrics: &[Metric]) -> Option<f64> {
     (last > 0).then(|| mean(&metrics[metrics.len() - last..]))
 }
 
-/// The median time from one step to the next in the same call; the only step's where there are no two.
+/// The median time from one step to the next; the only step's where there are no two.
 fn median_step(metrics: &[Metric]) -> Option<f64> {
-    let gaps = metrics.windows(2).map(|pair| pair[1].seconds - pair[0].seconds);
-    let mut gaps: Vec<f64> = gaps.filter(|gap| *gap > 0.0).collect();
+    let mut gaps: Vec<f64> = metrics.windows(2).map(|pair| pair[1].seconds - pair[0].seconds).collect();
     gaps.sort_by(f64::total_cmp);
     gaps.get(gaps.len() / 2).copied().or_else(|| metrics.first().map(|metric| metric.seconds))
 }
@@ -200,13 +175,14 @@ mod tests {
             lr: 1.0,
             images_per_s: 1.0,
             seconds: *seconds,
+            planned_steps: None,
         };
         seconds.iter().enumerate().map(metric).collect()
     }
 
     #[test]
-    fn a_resumed_runs_seconds_go_on_and_its_gaps_are_of_one_call() {
-        let metrics = metrics(&[1.0, 2.0, 3.5, 0.5, 1.5]);
+    fn a_step_takes_the_median_of_the_gaps() {
+        let metrics = metrics(&[1.0, 2.0, 3.5, 4.0, 5.0]);
         assert_eq!(curve(&metrics).last().unwrap().seconds, 5.0);
         assert_eq!(median_step(&metrics), Some(1.0));
         assert_eq!((median_step(&metrics[..1]), median_step(&[])), (Some(1.0), None));

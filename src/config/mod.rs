@@ -26,5 +26,5 @@ mod unet;
 pub use attention::{AttentionKind, FavorConfig, FeatureMap, ProjectionKind, RowNorms};
 pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
 pub use preset::Preset;
-pub use training::{Config, DataConfig, LrDecay, TrainConfig};
+pub use training::{Averaging, Config, DataConfig, LrDecay, PlanEntry, TrainConfig};
 pub use unet::{BlockAttention, UnetConfig};

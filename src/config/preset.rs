@@ -1,8 +1,8 @@
 //! Configurations by name.
 
 use super::{
-    BetaSchedule, BlockAttention, Config, DataConfig, DiffusionConfig, FavorConfig, FeatureMap, LrDecay,
-    TrainConfig, UnetConfig,
+    Averaging, BetaSchedule, BlockAttention, Config, DataConfig, DiffusionConfig, FavorConfig, FeatureMap,
+    LrDecay, TrainConfig, UnetConfig,
 };
 use BlockAttention::{Favor, None as Plain, Softmax};
 
@@ -80,19 +80,21 @@ fn fashion(kind: BlockAttention) -> Config {
         diffusion: DiffusionConfig::default(),
         train: TrainConfig {
             batch: 16,
-            steps: 6900,
+            steps: None,
+            minutes: Some(10.0),
             seed: 0,
             lr: 1.5e-3,
             warmup_steps: 100,
-            lr_decay: LrDecay::Linear { steps: 6900 },
+            lr_decay: LrDecay::Linear { from: 0.0 },
             beta1: 0.9,
             beta2: 0.99,
             adam_eps: 1e-8,
             clip_norm: 1.0,
-            ema_decay: 0.999,
+            average: Averaging::Power { width: 0.1 },
             flip: true,
             checkpoint_every: 400,
-            sample_every: 2300,
+            grids: 3,
+            plan: Vec::new(),
         },
         data: DataConfig::default(),
     }
@@ -117,7 +119,8 @@ fn cifar10() -> Config {
         diffusion: DiffusionConfig::default(),
         train: TrainConfig {
             batch: 128,
-            steps: 800_000,
+            steps: Some(800_000),
+            minutes: None,
             seed: 0,
             lr: 2e-4,
             warmup_steps: 5000,
@@ -126,10 +129,11 @@ fn cifar10() -> Config {
             beta2: 0.999,
             adam_eps: 1e-8,
             clip_norm: 1.0,
-            ema_decay: 0.9999,
+            average: Averaging::Exponential { decay: 0.9999 },
             flip: true,
             checkpoint_every: 1000,
-            sample_every: 5000,
+            grids: 160,
+            plan: Vec::new(),
         },
         data: DataConfig::default(),
     }
@@ -153,7 +157,17 @@ fn tiny() -> Config {
             schedule: BetaSchedule::Cosine,
             ..DiffusionConfig::default()
         },
-        train: TrainConfig { batch: 8, steps: 40, checkpoint_every: 10, sample_every: 20, ..config.train },
+        // A constant rate: a run that is lengthened has the same bits as one that was as long from the start.
+        train: TrainConfig {
+            batch: 8,
+            steps: Some(40),
+            minutes: None,
+            warmup_steps: 20,
+            lr_decay: LrDecay::Constant,
+            checkpoint_every: 10,
+            grids: 2,
+            ..config.train
+        },
         data: config.data,
     }
 }

@@ -24,17 +24,20 @@
 //! # }
 //! ```
 
+mod budget;
 mod fit;
+mod metrics;
 mod optimizer;
 mod run;
 mod trainer;
 
+pub use budget::Limit;
 pub use fit::check_fit;
+pub use metrics::Metric;
 pub use optimizer::Adam;
 #[doc(hidden)]
 pub use optimizer::{Update, clip_factor, global_norm};
-pub(crate) use run::cumulative_seconds;
-pub use run::{Event, Limit, Metric, Outcome, Run, RunOptions};
+pub use run::{Event, Outcome, Run, RunOptions};
 pub use trainer::{Progress, Step, Trainer};
 
 use crate::kernels::Kernels;

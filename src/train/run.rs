@@ -1,10 +1,12 @@
 //! A training run in a folder: configuration, metrics, checkpoints, sample grids, loss curve, model.
 
+use super::budget::{Clock, Limit, decide_at};
 use super::fit::check_fit;
+use super::metrics::{self, Metric, Metrics, Pace};
 use super::optimizer::Adam;
 use super::trainer::{Progress, Step, Trainer};
 use crate::checkpoint::{self, state::TrainingState};
-use crate::config::Config;
+use crate::config::{Config, TrainConfig};
 use crate::data::Dataset;
 use crate::equations::Schedule;
 use crate::error::{Error, Result};
@@ -12,20 +14,10 @@ use crate::kernels::Kernels;
 use crate::model::{Engine, Model};
 use crate::output::{write_atomically, write_loss_curve, write_png};
 use crate::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
-use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// When a run ends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Limit {
-    /// After this many steps in all.
-    Steps(u64),
-    /// After this many minutes of this call. The clock decides nothing else.
-    Minutes(f64),
-}
+use std::time::Instant;
 
 /// How to run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,6 +53,13 @@ pub enum Event<'a> {
         /// The share of the run that is done, from 0 to 1.
         done: f64,
     },
+    /// The clock decided how many steps the time holds.
+    Planned {
+        /// The step that ends the run.
+        end: u64,
+        /// How many it was to be before; `None` for the first decision.
+        before: Option<u64>,
+    },
     /// A checkpoint was written.
     Checkpoint(&'a Path),
     /// A sample grid was written.
@@ -76,23 +75,6 @@ pub struct Outcome {
     pub interrupted: bool,
     /// The last sample grid.
     pub grid: Option<PathBuf>,
-}
-
-/// A line of `metrics.jsonl`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Metric {
-    /// The step, from 1.
-    pub step: u64,
-    /// The batch's loss.
-    pub loss: f64,
-    /// The gradient's norm before clipping.
-    pub gradient_norm: f64,
-    /// The learning rate.
-    pub lr: f64,
-    /// Images per second.
-    pub images_per_s: f64,
-    /// Seconds since this call began.
-    pub seconds: f64,
 }
 
 const CONFIG: &str = "config.toml";
@@ -127,8 +109,9 @@ impl Run {
             ));
         }
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        write_atomically(&folder.join(CONFIG), |file| file.write_all(config.to_toml().as_bytes()))?;
-        Ok(Run { folder: folder.to_path_buf() })
+        let run = Run { folder: folder.to_path_buf() };
+        run.write_config(config)?;
+        Ok(run)
     }
 
     /// As [`Run::create`], where the folder has nothing of another model or run: what would be written over,
@@ -174,84 +157,93 @@ impl Run {
 
     /// Trains on `data` until the limit or until `stop` says so, from the newest checkpoint if there is one.
     ///
+    /// The limit becomes the run's own: it and every decision of the clock are written into the run's
+    /// configuration, so that the run can be gone on with, or made again, without them.
+    ///
     /// # Errors
-    /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the
-    /// system refuses.
+    /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the system
+    /// refuses. [`Error::Invalid`] for a limit that is none, and for images that do not fit the network.
     pub fn train(
         &self,
-        config: &Config,
+        given: &Config,
         data: &Dataset,
         options: RunOptions,
         stop: impl Fn() -> bool,
         mut observer: impl FnMut(Event),
     ) -> Result<Outcome> {
-        check_fit(config, data)?;
-        let mut trainer: Trainer<f32> = Trainer::new(config, options.threads, options.kernels)?;
+        check_fit(given, data)?;
         let newest = checkpoint::state::newest(&self.folder)?;
-        let mut metrics_len = 0;
+        let (step, metrics_len) =
+            newest.as_ref().map_or((0, 0), |newest| (newest.state.step, newest.state.metrics_len));
+        let seconds = self.seconds_up_to(metrics_len)?;
+        let mut config = given.clone();
+        options.limit.apply(&mut config.train, step, seconds)?;
+        let mut trainer: Trainer<f32> = Trainer::new(&config, options.threads, options.kernels)?;
         let mut note = None;
         if let Some(newest) = newest {
-            metrics_len = newest.state.metrics_len;
             note = newest.note;
             trainer.restore(progress(newest.state))?;
         }
-        let mut metrics = Metrics::open(&self.folder.join(METRICS), metrics_len)?;
+        if config != *given {
+            self.write_config(&config)?;
+        }
+        let metrics = Metrics::open(&self.folder.join(METRICS), metrics_len)?;
         let parameters = trainer.model().weights.len();
-        observer(Event::Started { step: trainer.step(), parameters, note: note.as_deref() });
-
-        let start = Instant::now();
-        let mut saved = trainer.step();
-        let mut grid = None;
-        let mut pace = Pace::new();
+        observer(Event::Started { step, parameters, note: note.as_deref() });
+        let clock = match (config.train.steps, config.train.minutes) {
+            (None, Some(minutes)) => Some(Clock::new(60.0 * minutes, seconds)),
+            _ => None,
+        };
+        let mut call = Call {
+            run: self,
+            trainer,
+            metrics,
+            clock,
+            before: seconds,
+            start: Instant::now(),
+            pace: Pace::new(),
+            grids: if options.grids { config.train.grids } else { 0 },
+            saved: step,
+            saving: 0.0,
+            sampling: None,
+            observer,
+        };
+        let last = match options.limit {
+            Limit::Steps(steps) => Some(steps),
+            Limit::Configured | Limit::Minutes(_) => None,
+        };
         let mut interrupted = false;
-        loop {
-            let done = share_done(options.limit, trainer.step(), start.elapsed());
-            if done >= 1.0 {
-                break;
-            }
+        let mut grid = None;
+        while !call.is_done(last) {
             if stop() {
                 interrupted = true;
                 break;
             }
-            let step = trainer.advance(data).map_err(|error| self.advise(error, saved))?;
-            let images_per_second = pace.step(config.train.batch);
-            metrics.write(&Metric {
-                step: step.step,
-                loss: step.loss,
-                gradient_norm: step.gradient_norm,
-                lr: step.lr,
-                images_per_s: images_per_second,
-                seconds: start.elapsed().as_secs_f64(),
-            })?;
-            let done = share_done(options.limit, step.step, start.elapsed());
-            observer(Event::Step { step, images_per_second, done });
-            let due = |every: u64| every > 0 && step.step.is_multiple_of(every) && done < 1.0;
-            if due(config.train.checkpoint_every) {
-                self.checkpoint(&trainer, &mut metrics, &mut observer)?;
-                saved = step.step;
+            call.step(data)?;
+            if call.checkpoint_is_due() {
+                call.checkpoint()?;
             }
-            if options.grids && due(config.train.sample_every) {
-                grid = Some(self.samples(&mut trainer, &mut observer)?);
-                pace.pause();
+            if call.grid_is_due() {
+                grid = Some(call.samples()?);
             }
         }
-        if saved != trainer.step() {
-            self.checkpoint(&trainer, &mut metrics, &mut observer)?;
+        if call.saved != call.trainer.step() {
+            call.checkpoint()?;
         }
-        if trainer.step() > 0 {
-            let model = trainer.averaged_model();
-            checkpoint::model_folder::save(
-                &self.folder,
-                &model,
-                Some(&trainer.model().weights),
-                &config.diffusion,
-            )?;
+        let step = call.trainer.step();
+        if step > 0 {
+            if !interrupted {
+                call.finish()?;
+            }
+            let model = call.trainer.averaged_model();
+            let raw = Some(&call.trainer.model().weights[..]);
+            checkpoint::model_folder::save(&self.folder, &model, raw, &config.diffusion)?;
             self.plot()?;
-            if options.grids && !interrupted {
-                grid = Some(self.samples(&mut trainer, &mut observer)?);
+            if call.grids > 0 && !interrupted {
+                grid = Some(call.samples()?);
             }
         }
-        Ok(Outcome { step: trainer.step(), interrupted, grid })
+        Ok(Outcome { step, interrupted, grid })
     }
 
     /// Tells of training that diverged how to go on from the checkpoint of step `saved`, or from the
@@ -274,37 +266,17 @@ impl Run {
         }
     }
 
-    fn checkpoint(
-        &self,
-        trainer: &Trainer<f32>,
-        metrics: &mut Metrics,
-        observer: &mut impl FnMut(Event),
-    ) -> Result<()> {
-        let metrics_len = metrics.sync()?;
-        let progress = trainer.progress();
-        let state = TrainingState {
-            config: trainer.config().clone(),
-            step: progress.step,
-            images_seen: progress.step * trainer.config().train.batch as u64,
-            metrics_len,
-            weights: progress.weights,
-            ema: progress.average,
-            first_moment: progress.adam.first_moment,
-            second_moment: progress.adam.second_moment,
-            projections: progress.projections,
-        };
-        let path = checkpoint::state::save(&self.folder, &state)?;
-        observer(Event::Checkpoint(&path));
-        Ok(())
+    fn write_config(&self, config: &Config) -> Result<()> {
+        write_atomically(&self.folder.join(CONFIG), |file| file.write_all(config.to_toml().as_bytes()))
     }
 
-    fn samples(&self, trainer: &mut Trainer<f32>, observer: &mut impl FnMut(Event)) -> Result<PathBuf> {
-        let model = trainer.averaged_model();
-        let (schedule, config) = (trainer.schedule().clone(), trainer.config().clone());
-        let path = self.folder.join("samples").join(format!("step-{:08}.png", trainer.step()));
-        self.grid(&model, &schedule, &config, trainer.engine(), &path)?;
-        observer(Event::Samples(&path));
-        Ok(path)
+    /// Seconds of training in the first `len` bytes of the metrics.
+    fn seconds_up_to(&self, len: u64) -> Result<f64> {
+        if len == 0 {
+            return Ok(0.0);
+        }
+        let metrics = metrics::read(&self.folder.join(METRICS), len)?;
+        Ok(metrics.last().map_or(0.0, |metric| metric.seconds))
     }
 
     fn grid(
@@ -341,7 +313,7 @@ impl Run {
     /// # Errors
     /// [`Error::Read`] if there are none; [`Error::Invalid`] for a line that is not one of ours.
     pub fn metrics(&self) -> Result<Vec<Metric>> {
-        self.metrics_up_to(u64::MAX)
+        metrics::read(&self.folder.join(METRICS), u64::MAX)
     }
 
     /// Seconds of training that led to the newest checkpoint, all calls together; what was done after it is
@@ -350,28 +322,173 @@ impl Run {
     /// # Errors
     /// Those of [`Run::metrics`] and of an unreadable checkpoint.
     pub fn seconds(&self) -> Result<f64> {
-        match checkpoint::state::newest(&self.folder)? {
-            Some(newest) if newest.state.metrics_len > 0 => {
-                let seconds = cumulative_seconds(&self.metrics_up_to(newest.state.metrics_len)?);
-                Ok(seconds.last().copied().unwrap_or(0.0))
-            }
-            _ => Ok(0.0),
+        let newest = checkpoint::state::newest(&self.folder)?;
+        self.seconds_up_to(newest.map_or(0, |newest| newest.state.metrics_len))
+    }
+}
+
+/// One call of [`Run::train`].
+struct Call<'a, O> {
+    run: &'a Run,
+    trainer: Trainer<f32>,
+    metrics: Metrics,
+    /// Where the time decides the length.
+    clock: Option<Clock>,
+    /// Seconds of earlier calls.
+    before: f64,
+    start: Instant,
+    pace: Pace,
+    /// Sample grids in the run.
+    grids: u64,
+    /// The step of the newest checkpoint.
+    saved: u64,
+    /// Seconds that the last checkpoint took.
+    saving: f64,
+    /// Seconds that the last sample grid took.
+    sampling: Option<f64>,
+    observer: O,
+}
+
+/// A forward pass's share of the time of a training step on the same images, for a first guess.
+const FORWARD_SHARE: f64 = 0.3;
+/// The share of a run's time that a sample grid on the way may take; one that takes more is left out.
+const GRID_SHARE: f64 = 0.02;
+
+impl<O: FnMut(Event)> Call<'_, O> {
+    fn train(&self) -> &TrainConfig {
+        &self.trainer.config().train
+    }
+
+    /// Whether the run is at its end, or at the last step of this call.
+    fn is_done(&self, last: Option<u64>) -> bool {
+        let step = self.trainer.step();
+        self.train().end().is_some_and(|end| step >= end) || last.is_some_and(|last| step >= last)
+    }
+
+    /// Seconds of the run.
+    fn seconds(&self) -> f64 {
+        self.before + self.start.elapsed().as_secs_f64()
+    }
+
+    /// A step of training, its metrics, and what the clock decides after it.
+    fn step(&mut self, data: &Dataset) -> Result<()> {
+        let planned_steps = self.train().end();
+        let step = self.trainer.advance(data).map_err(|error| self.run.advise(error, self.saved))?;
+        let images_per_second = self.pace.step(self.train().batch);
+        self.metrics.write(&Metric {
+            step: step.step,
+            loss: step.loss,
+            gradient_norm: step.gradient_norm,
+            lr: step.lr,
+            images_per_s: images_per_second,
+            seconds: self.seconds(),
+            planned_steps,
+        })?;
+        let done = self.train().share_done(step.step);
+        (self.observer)(Event::Step { step, images_per_second, done });
+        self.steer()
+    }
+
+    /// Lets the clock decide about the run's length, and records what it decides.
+    fn steer(&mut self) -> Result<()> {
+        let (now, step) = (self.seconds(), self.trainer.step());
+        let ahead = self.seconds_of_grids_ahead() + 2.0 * self.saving;
+        let planned = self.train().end();
+        let Some(clock) = &mut self.clock else { return Ok(()) };
+        let Some(end) = clock.decide(step, now, ahead, planned) else { return Ok(()) };
+        decide_at(self.trainer.train_config(), step, end);
+        self.run.write_config(self.trainer.config())?;
+        (self.observer)(Event::Planned { end, before: planned });
+        Ok(())
+    }
+
+    /// Seconds that a sample grid takes: measured, or guessed from the steps.
+    fn seconds_a_grid(&self) -> f64 {
+        let guess = || {
+            let images = (GRID * GRID_STEPS.min(self.trainer.schedule().steps())) as f64;
+            let step = self.clock.as_ref().and_then(Clock::seconds_a_step).unwrap_or(0.0);
+            FORWARD_SHARE * images * step / self.train().batch as f64
+        };
+        self.sampling.unwrap_or_else(guess)
+    }
+
+    /// Whether the time allows sample grids on the way.
+    fn grids_fit(&self) -> bool {
+        match self.train().minutes {
+            Some(minutes) if self.clock.is_some() => self.seconds_a_grid() <= GRID_SHARE * 60.0 * minutes,
+            _ => true,
         }
     }
 
-    /// The metrics in the first `len` bytes of the file.
-    fn metrics_up_to(&self, len: u64) -> Result<Vec<Metric>> {
-        let path = self.folder.join(METRICS);
-        let file = File::open(&path).map_err(|e| Error::read(&path, e))?;
-        let mut metrics = Vec::new();
-        for (i, line) in BufReader::new(file.take(len)).lines().enumerate() {
-            let line = line.map_err(|e| Error::read(&path, e))?;
-            metrics.push(serde_json::from_str(&line).map_err(|e| {
-                let what = format!("{}, line {}", path.display(), i + 1);
-                Error::invalid(what, "a step's metrics", e.to_string(), "")
-            })?);
+    /// Sample grids that belong to the steps up to this one.
+    fn grids_up_to(&self, step: u64) -> u64 {
+        (self.train().share_done(step) * self.grids as f64) as u64
+    }
+
+    /// Seconds of the sample grids that are still to come, the last one included.
+    fn seconds_of_grids_ahead(&self) -> f64 {
+        let done = self.grids_up_to(self.trainer.step());
+        let on_the_way = if self.grids_fit() { self.grids.saturating_sub(done + 1) } else { 0 };
+        (on_the_way + self.grids.min(1)) as f64 * self.seconds_a_grid()
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        let every = self.train().checkpoint_every;
+        every > 0 && self.trainer.step().is_multiple_of(every) && !self.is_done(None)
+    }
+
+    /// Whether the last step passed a share of the run that a grid on the way belongs to.
+    fn grid_is_due(&self) -> bool {
+        let step = self.trainer.step();
+        !self.is_done(None) && self.grids_up_to(step) > self.grids_up_to(step - 1) && self.grids_fit()
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let metrics_len = self.metrics.sync()?;
+        let progress = self.trainer.progress();
+        let state = TrainingState {
+            config: self.trainer.config().clone(),
+            step: progress.step,
+            images_seen: progress.step * self.train().batch as u64,
+            metrics_len,
+            weights: progress.weights,
+            ema: progress.average,
+            first_moment: progress.adam.first_moment,
+            second_moment: progress.adam.second_moment,
+            projections: progress.projections,
+        };
+        let path = checkpoint::state::save(&self.run.folder, &state)?;
+        self.saved = state.step;
+        self.saving = start.elapsed().as_secs_f64();
+        (self.observer)(Event::Checkpoint(&path));
+        Ok(())
+    }
+
+    fn samples(&mut self) -> Result<PathBuf> {
+        let start = Instant::now();
+        let model = self.trainer.averaged_model();
+        let (schedule, config) = (self.trainer.schedule().clone(), self.trainer.config().clone());
+        let path = self.run.folder.join("samples").join(format!("step-{:08}.png", self.trainer.step()));
+        self.run.grid(&model, &schedule, &config, self.trainer.engine(), &path)?;
+        let seconds = start.elapsed().as_secs_f64();
+        self.sampling = Some(seconds);
+        self.pace.pause();
+        if let Some(clock) = &mut self.clock {
+            clock.pause(seconds);
         }
-        Ok(metrics)
+        (self.observer)(Event::Samples(&path));
+        Ok(path)
+    }
+
+    /// Records the length that the clock led to: from now on the run is one of so many steps.
+    fn finish(&mut self) -> Result<()> {
+        let train = self.trainer.train_config();
+        if train.steps.is_none() {
+            train.steps = train.end();
+            self.run.write_config(self.trainer.config())?;
+        }
+        Ok(())
     }
 }
 
@@ -382,97 +499,5 @@ fn progress(state: TrainingState) -> Progress<f32> {
         average: state.ema,
         adam: Adam { first_moment: state.first_moment, second_moment: state.second_moment },
         projections: state.projections,
-    }
-}
-
-/// Seconds of training up to each step, over all calls; each call's metrics count from its own beginning.
-pub(crate) fn cumulative_seconds(metrics: &[Metric]) -> Vec<f64> {
-    let (mut before, mut sum) = (0.0, 0.0);
-    let cumulative = metrics.iter().map(|metric| {
-        sum += if metric.seconds >= before { metric.seconds - before } else { metric.seconds };
-        before = metric.seconds;
-        sum
-    });
-    cumulative.collect()
-}
-
-fn share_done(limit: Limit, step: u64, elapsed: Duration) -> f64 {
-    match limit {
-        Limit::Steps(steps) => step as f64 / steps.max(1) as f64,
-        Limit::Minutes(minutes) => elapsed.as_secs_f64() / (60.0 * minutes),
-    }
-}
-
-/// `metrics.jsonl`, cut back to the checkpoint that training goes on from.
-struct Metrics {
-    path: PathBuf,
-    file: File,
-}
-
-impl Metrics {
-    fn open(path: &Path, len: u64) -> Result<Metrics> {
-        let failed = |e| Error::write(path, e);
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
-        let there = file.metadata().map_err(failed)?.len();
-        if there < len {
-            return Err(Error::invalid(
-                path.display().to_string(),
-                format!("at least {len} bytes, as when the checkpoint was written"),
-                format!("{there} bytes"),
-                "restore the file or begin a new run",
-            ));
-        }
-        file.set_len(len).map_err(failed)?;
-        Ok(Metrics { path: path.to_path_buf(), file })
-    }
-
-    fn write(&mut self, metric: &Metric) -> Result<()> {
-        let mut line = serde_json::to_string(metric).expect("numbers become JSON");
-        line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(|e| Error::write(&self.path, e))
-    }
-
-    /// Makes the file durable; its length.
-    fn sync(&mut self) -> Result<u64> {
-        let failed = |e| Error::write(&self.path, e);
-        self.file.sync_all().map_err(failed)?;
-        Ok(self.file.metadata().map_err(failed)?.len())
-    }
-}
-
-/// Images per second over the last steps.
-struct Pace {
-    last: Instant,
-    seconds_per_image: Option<f64>,
-}
-
-impl Pace {
-    fn new() -> Pace {
-        Pace { last: Instant::now(), seconds_per_image: None }
-    }
-
-    fn step(&mut self, images: usize) -> f64 {
-        let now = (Instant::now() - self.last).as_secs_f64() / images as f64;
-        self.last = Instant::now();
-        let smooth = self.seconds_per_image.map_or(now, |old| 0.9 * old + 0.1 * now);
-        self.seconds_per_image = Some(smooth);
-        1.0 / smooth
-    }
-
-    fn pause(&mut self) {
-        self.last = Instant::now();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_seconds_of_resumed_calls_add_up() {
-        let metric =
-            |seconds| Metric { step: 1, loss: 1.0, gradient_norm: 1.0, lr: 1.0, images_per_s: 1.0, seconds };
-        let metrics = [1.0, 3.0, 4.0, 0.5, 2.0].map(metric);
-        assert_eq!(cumulative_seconds(&metrics), [1.0, 3.0, 4.0, 4.5, 6.0]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::fit::check_fit;
 use super::optimizer::{Adam, Update, clip_factor, global_norm};
-use crate::config::Config;
+use crate::config::{Config, TrainConfig};
 use crate::data::Dataset;
 use crate::equations::Schedule;
 use crate::equations::algorithms::alg1_draw;
@@ -150,6 +150,11 @@ impl<T: Element> Trainer<T> {
         &self.config
     }
 
+    /// The settings, for decisions about the run's length.
+    pub(super) fn train_config(&mut self) -> &mut TrainConfig {
+        &mut self.config.train
+    }
+
     /// The network with the weights as they are.
     pub fn model(&self) -> &Model<T> {
         &self.model
@@ -215,7 +220,7 @@ impl<T: Element> Trainer<T> {
             lr: train.lr_at(step),
             number: step,
             clip: clip_factor(norm, train.clip_norm),
-            ema_decay: train.ema_decay_at(step),
+            ema_decay: train.average.decay_at(step),
         };
         let isa = self.engine.kernels().isa;
         timed_for_all(self.engine.clock(), Work::Optimiser, || {

@@ -1,0 +1,107 @@
+//! What a run writes down of every step.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// A line of `metrics.jsonl`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// The step, from 1.
+    pub step: u64,
+    /// The batch's loss.
+    pub loss: f64,
+    /// The gradient's norm before clipping.
+    pub gradient_norm: f64,
+    /// The learning rate.
+    pub lr: f64,
+    /// Images per second.
+    pub images_per_s: f64,
+    /// Seconds of training so far, those of earlier calls included.
+    pub seconds: f64,
+    /// The step at which the run was planned to end when this one was taken; `None` before the clock had decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned_steps: Option<u64>,
+}
+
+/// The metrics in the first `len` bytes of a file.
+pub(super) fn read(path: &Path, len: u64) -> Result<Vec<Metric>> {
+    let file = File::open(path).map_err(|e| Error::read(path, e))?;
+    let mut metrics = Vec::new();
+    for (i, line) in BufReader::new(file.take(len)).lines().enumerate() {
+        let line = line.map_err(|e| Error::read(path, e))?;
+        metrics.push(serde_json::from_str(&line).map_err(|e| {
+            let what = format!("{}, line {}", path.display(), i + 1);
+            Error::invalid(what, "a step's metrics", e.to_string(), "")
+        })?);
+    }
+    Ok(metrics)
+}
+
+/// `metrics.jsonl`, cut back to the checkpoint that training goes on from.
+pub(super) struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    /// Opens the file, cut to its first `len` bytes.
+    pub(super) fn open(path: &Path, len: u64) -> Result<Metrics> {
+        let failed = |e| Error::write(path, e);
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        let there = file.metadata().map_err(failed)?.len();
+        if there < len {
+            return Err(Error::invalid(
+                path.display().to_string(),
+                format!("at least {len} bytes, as when the checkpoint was written"),
+                format!("{there} bytes"),
+                "restore the file or begin a new run",
+            ));
+        }
+        file.set_len(len).map_err(failed)?;
+        Ok(Metrics { path: path.to_path_buf(), file })
+    }
+
+    /// Appends a line.
+    pub(super) fn write(&mut self, metric: &Metric) -> Result<()> {
+        let mut line = serde_json::to_string(metric).expect("numbers become JSON");
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).map_err(|e| Error::write(&self.path, e))
+    }
+
+    /// Makes the file durable; its length.
+    pub(super) fn sync(&mut self) -> Result<u64> {
+        let failed = |e| Error::write(&self.path, e);
+        self.file.sync_all().map_err(failed)?;
+        Ok(self.file.metadata().map_err(failed)?.len())
+    }
+}
+
+/// Images per second over the last steps.
+pub(super) struct Pace {
+    last: Instant,
+    seconds_per_image: Option<f64>,
+}
+
+impl Pace {
+    pub(super) fn new() -> Pace {
+        Pace { last: Instant::now(), seconds_per_image: None }
+    }
+
+    /// Images per second of late, once a step of so many images is done.
+    pub(super) fn step(&mut self, images: usize) -> f64 {
+        let now = (Instant::now() - self.last).as_secs_f64() / images as f64;
+        self.last = Instant::now();
+        let smooth = self.seconds_per_image.map_or(now, |old| 0.9 * old + 0.1 * now);
+        self.seconds_per_image = Some(smooth);
+        1.0 / smooth
+    }
+
+    /// Leaves the time since the last step out.
+    pub(super) fn pause(&mut self) {
+        self.last = Instant::now();
+    }
+}
