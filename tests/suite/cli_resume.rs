@@ -1,7 +1,7 @@
 //! A run that was stopped, by Ctrl-C or by force, ends with the same bits as one that never was.
 
 use performer_ddpm::checkpoint::state;
-use performer_ddpm::config::Preset;
+use performer_ddpm::config::{LrDecay, Preset};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -52,10 +52,21 @@ fn metrics(folder: &Path) -> Vec<(u64, f64, f64, f64)> {
 fn stopped(folder: &Path, signal: &str) -> Output {
     let arguments =
         ["train", "--config", "short.toml", "--out", "run", "--threads", "3", "--conv", "winograd"];
-    let mut command = command(folder, &[&arguments[..], &["--steps", &STEPS.to_string()]].concat());
+    let arguments = [&arguments[..], &["--steps", &STEPS.to_string()]].concat();
+    stop_after(folder, &arguments, "run/checkpoints/step-00000020.safetensors", signal)
+}
+
+#[cfg(unix)]
+fn kill_after(folder: &Path, arguments: &[&str], file: &str) {
+    assert!(!stop_after(folder, arguments, file, "-KILL").status.success());
+}
+
+/// Starts a run, waits until it has written a file, and stops it by `signal`.
+fn stop_after(folder: &Path, arguments: &[&str], file: &str, signal: &str) -> Output {
+    let mut command = command(folder, arguments);
     let mut child = command.stderr(Stdio::null()).stdout(Stdio::piped()).spawn().expect("a start");
     let start = Instant::now();
-    while !folder.join("run/checkpoints/step-00000020.safetensors").exists() {
+    while !folder.join(file).exists() {
         assert!(start.elapsed() < Duration::from_secs(120), "no checkpoint in two minutes");
         assert!(child.try_wait().expect("a child").is_none(), "the run ended early");
         std::thread::sleep(Duration::from_millis(2));
@@ -112,6 +123,52 @@ fn a_stopped_run_ends_with_the_same_bits() {
     }
     let grid = format!("run/samples/step-{STEPS:08}.png");
     assert!(bytes(&killed, &grid) == bytes(&straight, &grid), "the sample grids differ");
+}
+
+/// The weights that a run ended with, averaged and raw.
+fn weights(folder: &Path, run: &str) -> [Vec<u8>; 2] {
+    FINAL.map(|file| bytes(folder, &format!("{run}/{file}")))
+}
+
+/// The steps of a run, from its configuration.
+fn planned(folder: &Path, run: &str) -> performer_ddpm::config::TrainConfig {
+    performer_ddpm::train::Run::open(&folder.join(run)).expect("a run").1.train
+}
+
+/// The clock changes nothing but the plan: its record gives the same weights to a run that knows no clock, killed or
+/// not, and a run by the clock that is killed goes on with the minutes that it has left.
+#[cfg(unix)]
+#[test]
+fn the_recorded_plan_of_a_run_by_the_clock_gives_the_same_bits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let mut config = Preset::Tiny.config();
+    config.train.lr_decay = LrDecay::Linear { from: 0.25 };
+    config.train.checkpoint_every = 3;
+    std::fs::write(folder.join("falling.toml"), config.to_toml()).expect("a file");
+
+    let minutes = ["--config", "falling.toml", "--minutes", "0.05", "--out", "clock", "-q"];
+    succeed(folder, &[&["train"], &minutes[..]].concat());
+    let train = planned(folder, "clock");
+    let steps = train.steps.expect("the length is recorded");
+    assert_eq!((train.plan.last().map(|last| last.end), train.minutes), (Some(steps), Some(0.05)));
+    let last = metrics(&folder.join("clock")).pop().expect("steps");
+    assert_eq!((last.0, last.3), (steps, 0.01 * config.train.lr * (steps as f64 / 20.0).min(1.0)));
+
+    let recorded = ["train", "--config", "clock/config.toml", "-q", "--out"];
+    succeed(folder, &[&recorded[..], &["again", "--steps", &steps.to_string()]].concat());
+    assert!(weights(folder, "again") == weights(folder, "clock"));
+    assert_eq!(metrics(&folder.join("again")), metrics(&folder.join("clock")));
+
+    let killed = ["train", "--config", "falling.toml", "--minutes", "0.2", "--out", "killed", "-q"];
+    kill_after(folder, &killed, "killed/checkpoints/step-00000006.safetensors");
+    succeed(folder, &["train", "--resume", "killed", "-q"]);
+    let train = planned(folder, "killed");
+    assert_eq!(train.minutes, Some(0.2));
+    let recorded = ["train", "--config", "killed/config.toml", "-q", "--out", "replayed"];
+    kill_after(folder, &recorded, "replayed/checkpoints/step-00000006.safetensors");
+    succeed(folder, &["train", "--resume", "replayed", "-q"]);
+    assert!(weights(folder, "replayed") == weights(folder, "killed"));
 }
 
 #[test]
