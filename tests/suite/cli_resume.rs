@@ -52,7 +52,8 @@ fn metrics(folder: &Path) -> Vec<(u64, f64, f64, f64)> {
 fn stopped(folder: &Path, signal: &str) -> Output {
     let arguments =
         ["train", "--config", "short.toml", "--out", "run", "--threads", "3", "--conv", "winograd"];
-    let arguments = [&arguments[..], &["--steps", &STEPS.to_string()]].concat();
+    let steps = STEPS.to_string();
+    let arguments = [&arguments[..], &["--steps", &steps]].concat();
     stop_after(folder, &arguments, "run/checkpoints/step-00000020.safetensors", signal)
 }
 
@@ -143,6 +144,7 @@ fn the_recorded_plan_of_a_run_by_the_clock_gives_the_same_bits() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     let mut config = Preset::Tiny.config();
+    config.diffusion.timesteps = 10;
     config.train.lr_decay = LrDecay::Linear { from: 0.25 };
     config.train.checkpoint_every = 3;
     std::fs::write(folder.join("falling.toml"), config.to_toml()).expect("a file");
