@@ -1,8 +1,9 @@
 //! What it costs to run trained softmax weights with FAVOR+ in place, and what a short fine-tuning restores.
 
+use super::budget::Budget;
 use super::context::Context;
 use super::measure::{Subject, loss_above, or_note, rms_difference, write_grid};
-use super::plan::{Budget, Plan};
+use super::plan::Plan;
 use super::runs::{self, Quality};
 use super::training::{Training, train};
 use super::variant::Variant;

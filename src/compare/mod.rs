@@ -6,11 +6,13 @@
 //! report is a function of that record and of the sample grids.
 
 mod approximation;
+mod budget;
 mod comparison;
 mod context;
 mod conversion;
 mod cost;
 mod full_resolution;
+mod json;
 mod measure;
 mod plan;
 pub mod report;
@@ -22,12 +24,13 @@ mod training;
 mod variant;
 
 pub use approximation::{Approximation, ApproximationPoint, Slope};
+pub use budget::Budget;
 pub use comparison::Comparison;
 pub use context::{Event, PeakMib};
 pub use conversion::{BesideSoftmax, Conversion, FineTuned, InPlace};
 pub use cost::{BreakEven, Cost, CostPoint, Crossover};
 pub use full_resolution::FullResolutionRun;
-pub use plan::{Budget, Part, Plan};
+pub use plan::{Part, Plan};
 pub use runs::{Quality, VariantRun};
 pub use samples::{FeatureSource, Features, SampleQuality, SampleStudy};
 pub use sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};

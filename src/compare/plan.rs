@@ -1,7 +1,8 @@
 //! What a comparison does, decided before it begins and kept with its results.
 
+use super::budget::Budget;
+use super::json::{first_difference, json};
 use super::sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};
-use super::store::json;
 use super::variant::{Variant, attends};
 use crate::config::{BlockAttention, Config, LrDecay, UnetConfig};
 use crate::error::{Error, Result};
@@ -9,35 +10,6 @@ use crate::kernels::Kernels;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::str::FromStr;
-
-/// How long each variant trains.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Budget {
-    /// So many steps.
-    Steps(u64),
-    /// So many minutes of training, whatever the number of steps.
-    Minutes(f64),
-}
-
-impl Budget {
-    /// "2 minutes" or "500 steps".
-    pub fn describe(self) -> String {
-        let plural = |one: bool| if one { "" } else { "s" };
-        match self {
-            Budget::Steps(steps) => format!("{steps} step{}", plural(steps == 1)),
-            Budget::Minutes(minutes) => format!("{minutes} minute{}", plural(minutes == 1.0)),
-        }
-    }
-
-    /// Whether the whole is meant to be a quick look: the measurements are then made on fewer images.
-    fn is_short(self) -> bool {
-        match self {
-            Budget::Steps(steps) => steps < 2000,
-            Budget::Minutes(minutes) => minutes < 5.0,
-        }
-    }
-}
 
 /// A part of the comparison that can be done alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -283,25 +255,6 @@ fn full_size(unet: &UnetConfig) -> [usize; 2] {
 
 pub(super) fn list(variants: &[Variant]) -> String {
     variants.iter().map(|variant| variant.name()).collect::<Vec<_>>().join(",")
-}
-
-fn first_difference(
-    at: &str,
-    a: &serde_json::Value,
-    b: &serde_json::Value,
-) -> Option<(String, String, String)> {
-    match (a, b) {
-        (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
-            let null = serde_json::Value::Null;
-            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
-            keys.into_iter().find_map(|key| {
-                let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
-                first_difference(&at, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null))
-            })
-        }
-        _ if a == b => None,
-        _ => Some((at.to_owned(), a.to_string(), b.to_string())),
-    }
 }
 
 #[cfg(test)]

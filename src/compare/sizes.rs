@@ -1,6 +1,6 @@
 //! How much each part of a comparison measures.
 
-use super::plan::Budget;
+use super::budget::Budget;
 use serde::{Deserialize, Serialize};
 
 /// How many images and steps measure a trained model.

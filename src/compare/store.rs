@@ -4,6 +4,7 @@ use super::approximation::Approximation;
 use super::conversion::Conversion;
 use super::cost::Cost;
 use super::full_resolution::FullResolutionRun;
+use super::json::{json, text};
 use super::plan::Plan;
 use super::runs::VariantRun;
 use super::samples::SampleStudy;
@@ -138,13 +139,4 @@ impl Findings {
         write_atomically(&folder.join(CONFIG), |f| f.write_all(config.as_bytes()))?;
         write_atomically(&folder.join(FILE), |f| f.write_all(text(self).as_bytes()))
     }
-}
-
-/// A value's JSON. By way of its text: a second serialiser of so large a type would be seconds of building.
-pub(super) fn json(value: &impl Serialize) -> serde_json::Value {
-    serde_json::from_str(&text(value)).expect("it was just written")
-}
-
-fn text(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("numbers and text become JSON")
 }

@@ -1,7 +1,7 @@
 //! One network trained to its budget in a run's folder of its own, from wherever it was stopped.
 
+use super::budget::Budget;
 use super::context::Context;
-use super::plan::Budget;
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::error::{Error, Result};

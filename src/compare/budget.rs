@@ -1,0 +1,32 @@
+//! How long a network of a comparison trains.
+
+use serde::{Deserialize, Serialize};
+
+/// How long each variant trains.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// So many steps.
+    Steps(u64),
+    /// So many minutes of training, whatever the number of steps.
+    Minutes(f64),
+}
+
+impl Budget {
+    /// "2 minutes" or "500 steps".
+    pub fn describe(self) -> String {
+        let plural = |one: bool| if one { "" } else { "s" };
+        match self {
+            Budget::Steps(steps) => format!("{steps} step{}", plural(steps == 1)),
+            Budget::Minutes(minutes) => format!("{minutes} minute{}", plural(minutes == 1.0)),
+        }
+    }
+
+    /// Whether the whole is meant to be a quick look: the measurements are then made on fewer images.
+    pub(super) fn is_short(self) -> bool {
+        match self {
+            Budget::Steps(steps) => steps < 2000,
+            Budget::Minutes(minutes) => minutes < 5.0,
+        }
+    }
+}
