@@ -18,6 +18,7 @@ pub mod forward;
 pub mod gaussian;
 mod index;
 pub mod kernel;
+mod level;
 pub mod loss;
 pub mod posterior;
 pub mod projection;
@@ -27,7 +28,8 @@ mod timestep;
 pub mod update;
 
 pub use index::{Equation, INDEX};
-pub use schedule::{Level, Schedule, Spacing};
+pub use level::Level;
+pub use schedule::{Schedule, Spacing};
 pub use timestep::Timestep;
 
 use crate::real::Real;
