@@ -59,9 +59,10 @@ class Files:
             error = (got.double() - want.double()).abs().max().item() if got.shape == want.shape else float("inf")
             allowed = bound * scale
             share = error / allowed if allowed else error and float("inf")
-            # Also where one of them is NaN.
+            # Where one of them is NaN, so is the error.
+            share = float("inf") if share != share else share
             fine = fine and share <= 1
-            if not share <= worst:
+            if share > worst:
                 worst, of = share, f"the worst: {name}, off by {error:.1e} with {allowed:.1e} allowed"
         self.wrong += not fine
         print(f"{file}: {'agrees' if fine else 'DIFFERS'}; {len(outputs)} outputs; {of}"
