@@ -1,11 +1,11 @@
-//! JSON objects read key by key, so that no key is ever ignored.
+//! JSON objects read key by key, so that an unknown key is always noticed.
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// The keys of a JSON file's object that have not been looked at yet.
+/// The keys of a JSON file's object that have not been read yet.
 pub(super) struct Keys {
     file: PathBuf,
     map: Map<String, Value>,
@@ -47,7 +47,8 @@ impl Keys {
         serde_json::from_value(value).map_err(|e| self.refuse(key, expected, format!("{got} ({e})"), help))
     }
 
-    /// One of the values that mean what this project does; a missing key means that too.
+    /// Accepts a key only with one of the values that describe what this project does; the key may be
+    /// missing.
     pub(super) fn fixed(&mut self, key: &str, accepted: &[Value]) -> Result<()> {
         match self.map.remove(key) {
             Some(value) if !accepted.contains(&value) => {
@@ -58,14 +59,14 @@ impl Keys {
         }
     }
 
-    /// Looks at keys that change nothing.
+    /// Accepts keys whose values change nothing.
     pub(super) fn tolerate(&mut self, keys: &[&str]) {
         for key in keys {
             self.map.remove(*key);
         }
     }
 
-    /// Refuses whatever key has not been looked at.
+    /// Refuses any key that has not been read.
     pub(super) fn finish(self) -> Result<()> {
         match self.map.iter().next() {
             None => Ok(()),
@@ -73,7 +74,7 @@ impl Keys {
                 key,
                 "only keys that are supported",
                 shown(value),
-                "it is not known what the key would change, so the file is refused rather than misread",
+                "this program does not know what the key changes, so it refuses the file rather than misread it",
             )),
         }
     }
@@ -89,7 +90,7 @@ impl Keys {
         Error::invalid(format!("{}, key {key:?}", self.file.display()), expected, got, help)
     }
 
-    /// Names the file in an error that came from checking its values against each other.
+    /// Adds the file's name to an error about values that do not fit each other.
     pub(super) fn in_file(&self, error: Error) -> Error {
         match error {
             Error::Invalid { what, expected, got, help } => {

@@ -1,4 +1,4 @@
-//! `scheduler_config.json` of diffusers' `DDPMScheduler` and `DDIMScheduler`, read; the former, written.
+//! Reads `scheduler_config.json` of diffusers' `DDPMScheduler` and `DDIMScheduler`, and writes the former.
 
 use super::keys::Keys;
 use crate::config::{BetaSchedule, DiffusionConfig, VarianceKind};
@@ -25,7 +25,7 @@ pub(super) fn read(file: &Path) -> Result<DiffusionConfig> {
     keys.fixed("trained_betas", &[Value::Null])?;
     keys.fixed("prediction_type", &[json!("epsilon")])?;
     keys.fixed("rescale_betas_zero_snr", &[json!(false)])?;
-    // Settings of diffusers' strided sampling: other values would give its users other images than ours.
+    // Settings of diffusers' strided sampling: with other values its users would get other images than ours.
     keys.fixed("timestep_spacing", &[json!("leading")])?;
     keys.fixed("steps_offset", &[json!(0)])?;
     keys.fixed("thresholding", &[json!(false)])?;
@@ -47,7 +47,7 @@ pub(super) fn read(file: &Path) -> Result<DiffusionConfig> {
     } else {
         let kind: String = keys.get("variance_type", "fixed_small".into(), "a variance's name")?;
         match kind.as_str() {
-            // The exponential of the logarithm: the same numbers.
+            // The latter is the exponential of the former's logarithm: the same numbers.
             "fixed_small" | "fixed_small_log" => VarianceKind::FixedSmall,
             "fixed_large" => VarianceKind::FixedLarge,
             other => {
@@ -75,7 +75,7 @@ pub(super) fn read(file: &Path) -> Result<DiffusionConfig> {
 pub(super) fn text(config: &DiffusionConfig) -> String {
     let (name, start, end) = match config.schedule {
         BetaSchedule::Linear { start, end } => ("linear", start, end),
-        // diffusers does not look at the two numbers here; these are its defaults.
+        // diffusers does not use the two numbers here; these are its defaults.
         BetaSchedule::Cosine => ("squaredcos_cap_v2", 1e-4, 0.02),
     };
     let variance = match config.variance {

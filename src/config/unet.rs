@@ -4,7 +4,7 @@ use super::FavorConfig;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What attends in a block.
+/// The attention of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockAttention {
@@ -51,7 +51,7 @@ pub struct UnetConfig {
     pub downsample_padding: usize,
     /// Whether the time embedding is \[cos, sin\] (true) or Ho's \[sin, cos\] (false).
     pub flip_sin_to_cos: bool,
-    /// What is taken from the denominator of the time embedding's frequencies: 1 in Ho's code.
+    /// Subtracted from the denominator of the time embedding's frequencies: 1 in Ho's code.
     pub freq_shift: f64,
     /// Divisor of the middle block's residual sums.
     pub mid_block_scale_factor: f64,

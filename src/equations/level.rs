@@ -1,11 +1,11 @@
-//! What the noise schedule says of one timestep.
+//! The numbers of one timestep of the noise schedule.
 
 use super::Timestep;
 
 /// The scalars of one timestep. Every equation that needs more than one of them takes a `Level`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Level {
-    /// The timestep that the network is told: for a respaced schedule that of the schedule it was trained
+    /// The timestep that the network is given: in a respaced schedule, the one of the schedule it was trained
     /// with.
     pub t: Timestep,
     /// beta_t.
@@ -22,7 +22,7 @@ pub struct Level {
 }
 
 impl Level {
-    /// Whether this is the step to x_0, which adds no noise and whose posterior is a point.
+    /// Whether this is the step to x_0, which adds no noise and whose posterior has variance 0.
     pub fn is_first(&self) -> bool {
         self.alpha_bar_prev == 1.0
     }

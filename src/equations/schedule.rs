@@ -79,7 +79,7 @@ impl Schedule {
 
     /// The process that visits only the `kept` timesteps of this one: abar keeps its values there and the
     /// betas are recomputed from it, beta = 1 - abar_t / abar_s with s the kept timestep before t (Nichol &
-    /// Dhariwal 2021, section 4). Levels remember the timestep that the network was trained with.
+    /// Dhariwal 2021, section 4). Each level keeps the timestep that the network was trained with.
     ///
     /// # Errors
     /// [`Error::Invalid`] if `kept` is empty, not strictly ascending, or names a timestep that is not here.
@@ -115,8 +115,8 @@ impl Schedule {
         let mut levels: Vec<Level> = Vec::new();
         let mut alpha_bar_prev = 1.0;
         for (t, beta, alpha, alpha_bar) in steps {
-            // True for 0 < beta < 1, but for betas so small that 1 - beta is 1 and so large that abar
-            // underflows; false for a NaN.
+            // This is false for a beta outside (0, 1), for one so small that 1 - beta rounds to 1, for one so
+            // large that abar underflows, and for NaN.
             if !(alpha_bar < alpha_bar_prev && alpha_bar > 0.0) {
                 return Err(Error::invalid(
                     format!("noise schedule, beta at t = {t}"),
@@ -179,7 +179,7 @@ impl Schedule {
     }
 }
 
-/// abar at time u in [0, 1] of Nichol & Dhariwal (2021), equation 17, not yet divided by its value at 0.
+/// abar at time u in [0, 1] (Nichol & Dhariwal 2021, equation 17) before it is divided by its value at 0.
 fn squared_cosine(u: f64) -> f64 {
     ((u + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2)
 }
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!((linear.levels()[0].beta, linear.last().beta), (1e-4, 0.02));
     }
 
-    /// As above; 1 - f(t)/f(t-1) is of order 1e-5 and up, so its own rounding adds 1e-16 a step at most.
+    /// As above; 1 - f(t)/f(t-1) is 1e-5 or larger, so its own rounding adds at most 1e-16 per step.
     #[test]
     fn eq03_golden_values_of_the_cosine_schedule() {
         let cosine = schedule(BetaSchedule::Cosine);
@@ -224,9 +224,9 @@ mod tests {
         assert_eq!(cosine.betas().iter().filter(|&&b| b == 0.999).count(), 1);
     }
 
-    /// Why schedules are `f64`: betas recovered from `f32` tables of abar, as 1 - abar_t / abar_{t-1}, miss
-    /// by 1e-4 and more at small t (an ulp of 6e-8 in a beta of 1e-4). Ours come back to the digits that 1 -
-    /// abar_t leaves.
+    /// Why schedules are `f64`: betas computed from `f32` tables of abar, as 1 - abar_t / abar_{t-1}, have
+    /// relative errors of 1e-4 and more at small t (an ulp of 6e-8 in a beta of 1e-4). Ours are recovered up
+    /// to the cancellation in 1 - abar_t.
     #[test]
     fn eq03_tables_in_f32_lose_the_small_betas() {
         let linear = schedule(BetaSchedule::Linear { start: 1e-4, end: 0.02 });
@@ -267,7 +267,7 @@ mod tests {
         assert!(Schedule::from_betas(&[0.5]).is_ok());
     }
 
-    /// One level's abar is a product in one and a ratio of products in the other: 3 roundings.
+    /// The same abar is once a product and once a ratio of products: 3 roundings apart.
     #[test]
     fn respacing_keeps_abar_and_recomputes_beta() {
         let full = schedule(BetaSchedule::Linear { start: 1e-4, end: 0.02 });
