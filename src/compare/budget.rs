@@ -1,4 +1,4 @@
-//! How long a network of a comparison trains.
+//! How long each network of a comparison trains.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Budget {
-    /// So many steps.
+    /// This many steps.
     Steps(u64),
-    /// So many minutes of training, whatever the number of steps.
+    /// This many minutes of training, with as many steps as they hold.
     Minutes(f64),
 }
 
@@ -22,7 +22,7 @@ impl Budget {
         }
     }
 
-    /// Whether the whole is meant to be a quick look: the measurements are then made on fewer images.
+    /// Whether the comparison is meant to be quick, with measurements on fewer images.
     pub(super) fn is_short(self) -> bool {
         match self {
             Budget::Steps(steps) => steps < 2000,

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-/// A value's JSON. By way of its text: a second serialiser of so large a type would be seconds of building.
+/// A value as JSON. It is parsed from text, because a second serialiser for the large types here would add
+/// seconds to every build.
 pub(super) fn json(value: &impl Serialize) -> serde_json::Value {
     serde_json::from_str(&text(value)).expect("it was just written")
 }
@@ -12,7 +13,8 @@ pub(super) fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("numbers and text become JSON")
 }
 
-/// The first difference between two JSON values below the key `at`: its key, the value in `a`, the value in `b`.
+/// The first difference between two JSON values below the key `at`: its key, the value in `a` and the value
+/// in `b`.
 pub(super) fn first_difference(
     at: &str,
     a: &serde_json::Value,

@@ -1,4 +1,4 @@
-//! What a comparison does, decided before it begins and kept with its results.
+//! The plan of a comparison: made before it begins and saved with its results.
 
 use super::budget::Budget;
 use super::json::{first_difference, json};
@@ -14,9 +14,9 @@ use std::str::FromStr;
 /// A part of the comparison that can be done alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// The variants' runs and what is measured of them.
+    /// The runs of the variants, and what is measured of them.
     Runs,
-    /// Training at a higher resolution with attention at all of it.
+    /// Training at a higher resolution with attention at every pixel.
     FullResolution,
     /// Time and memory of the attention layer alone.
     Cost,
@@ -55,7 +55,8 @@ impl FromStr for Part {
     }
 }
 
-/// Everything that decides a comparison's result, but the feature extractor, which can be added later.
+/// Everything that determines the result of a comparison, except the features network, which can be added
+/// later.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The preset's or the configuration file's name.
@@ -84,15 +85,16 @@ pub struct Plan {
     pub conversion: ConversionSizes,
 }
 
-/// The side that full resolution means.
+/// The longer side of images at full resolution.
 const FULL_SIDE: usize = 64;
 
 impl Plan {
-    /// The plan for a budget: short ones are measured on fewer images and timesteps, and the report states
-    /// how many.
+    /// The plan for a budget: with a short budget, models are measured on fewer images and timesteps; the
+    /// report states how many.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a budget that is none, no variants, or a network that attends nowhere.
+    /// [`Error::Invalid`] for a budget of 0 steps or a number of minutes that is not positive, for no
+    /// variants, and for a network without attention.
     pub fn new(
         name: impl Into<String>,
         config: &Config,
@@ -182,8 +184,8 @@ impl Plan {
         })
     }
 
-    /// The configuration of a variant's run; the learning rate's linear fall, where there is one, ends with
-    /// the budget of `steps` steps.
+    /// The configuration of a variant's run. A linear decay of the learning rate ends at `steps`, the end of
+    /// the budget.
     pub fn run_config(&self, variant: Variant, steps: u64) -> Config {
         let mut config = self.config.clone();
         config.unet = variant.of(&config.unet);
@@ -191,7 +193,7 @@ impl Plan {
         config
     }
 
-    /// The same at full resolution: the level of all pixels attends too.
+    /// The same at full resolution, with attention at the first level too.
     pub fn full_resolution_config(&self, variant: Variant, steps: u64) -> Config {
         let mut config = self.config.clone();
         let unet = &mut config.unet;
@@ -205,14 +207,14 @@ impl Plan {
         config
     }
 
-    /// The first difference from another plan: where, here, there.
+    /// The first difference from another plan: the key, the value here, the value there.
     pub fn difference(&self, other: &Plan) -> Option<(String, String, String)> {
         first_difference("", &json(self), &json(other))
     }
 }
 
-/// Makes training end where the budget does: the rate's linear fall, and the steps that resuming by hand goes
-/// on to.
+/// Makes training end with the budget: the linear decay of the learning rate, and the steps of a run that is
+/// resumed by hand.
 fn end_with(config: &mut Config, steps: u64) {
     let train = &mut config.train;
     train.steps = steps;
@@ -222,7 +224,7 @@ fn end_with(config: &mut Config, steps: u64) {
     train.warmup_steps = train.warmup_steps.min(steps / 10);
 }
 
-/// FAVOR+ at the first level and wherever `unet` compares.
+/// `unet` with FAVOR+ in the blocks that are compared, and at the first level.
 fn attending_everywhere(unet: &UnetConfig) -> UnetConfig {
     let mut unet = Variant::Favor.of(unet);
     unet.down_attention[0] = BlockAttention::Favor;
@@ -232,7 +234,8 @@ fn attending_everywhere(unet: &UnetConfig) -> UnetConfig {
     unet
 }
 
-/// Heads and channels of a head at the first level that attends, or at the last where only the middle does.
+/// The number of heads and the channels of a head at the first level with attention, or at the last level
+/// where only the middle block has attention.
 fn heads(unet: &UnetConfig) -> (usize, usize) {
     let levels = unet.block_out_channels.len();
     let attends = |level: &usize| {

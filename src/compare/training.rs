@@ -49,17 +49,17 @@ pub struct CurvePoint {
     pub loss: f64,
 }
 
-/// Steps on a fresh network that tell how long one takes.
+/// Steps on a fresh network to measure how long one takes.
 const PROBED: usize = 3;
-/// A curve's points at most.
+/// The largest number of points of a curve.
 const POINTS: usize = 100;
 
-/// Trains in `folder` to the end of the budget and reads the run's course; `None` where it was asked to stop.
+/// Trains in `folder` to the end of the budget and reads the run's metrics; `None` if it was asked to stop.
 ///
-/// `config_of` makes the configuration from the number of steps that the budget comes to; where the budget is
-/// in minutes, they are estimated from a few steps, so that the rate's fall ends about when the minutes do.
-/// `begin` may put a first checkpoint into a new run's folder. Training that diverges is an outcome, not an
-/// error.
+/// `config_of` makes the configuration from the number of steps in the budget. Where the budget is in
+/// minutes, that number is estimated from a few steps, so that the learning rate's decay ends about when the
+/// minutes do. `begin` may write a first checkpoint into the folder of a new run. Training that diverges is a
+/// result, not an error.
 pub(super) fn train(
     context: &mut Context,
     folder: &Path,
@@ -88,12 +88,12 @@ pub(super) fn train(
         });
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         begin(folder, &config)?;
-        // Last, so that whatever has a configuration has all it begins with.
+        // The configuration is written last, so that a folder that has one has everything it starts from.
         (Run::create(folder, &config)?, config)
     };
     let limit = match budget {
         Budget::Steps(steps) => Limit::Steps(steps),
-        // At least a moment: a limit of no minutes would be none.
+        // Not 0, which would mean no limit.
         Budget::Minutes(minutes) => Limit::Minutes((minutes - run.seconds()? / 60.0).max(1e-9)),
     };
     let options = RunOptions { limit, threads: context.threads, kernels: context.kernels, grids: false };
@@ -116,7 +116,7 @@ pub(super) fn train(
         Err(error) => return Err(error),
     };
     let metrics = run.metrics()?;
-    // A run that diverged has left no model to measure.
+    // A run that diverged has no model to measure.
     let peak_mib = if diverged.is_none() {
         (context.progress)(1.0, "measuring the memory");
         (context.peak_mib)(folder, config.train.batch)
@@ -141,14 +141,14 @@ pub(super) fn train(
     }))
 }
 
-/// The fastest of a few steps on a fresh network, which is then forgotten.
+/// The time of the fastest of a few steps on a fresh network, which is then dropped.
 fn seconds_a_step(context: &Context, config: &Config, data: &Dataset) -> Result<f64> {
     let mut trainer: Trainer<f32> = Trainer::new(config, context.threads, context.kernels)?;
     let mut fastest = f64::INFINITY;
     for _ in 0..PROBED {
         let start = Instant::now();
         match trainer.advance(data) {
-            // A rate that diverges at once is for the run to report.
+            // If training diverges at once, the run will report it.
             Ok(_) | Err(Error::NotFinite { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -157,7 +157,7 @@ fn seconds_a_step(context: &Context, config: &Config, data: &Dataset) -> Result<
     Ok(fastest)
 }
 
-/// The losses' means over stretches of steps.
+/// Means of the loss over stretches of steps.
 fn curve(metrics: &[Metric]) -> Vec<CurvePoint> {
     let seconds = cumulative_seconds(metrics);
     let stretch = metrics.len().div_ceil(POINTS).max(1);
@@ -180,7 +180,7 @@ fn final_loss(metrics: &[Metric]) -> Option<f64> {
     (last > 0).then(|| mean(&metrics[metrics.len() - last..]))
 }
 
-/// The median time from one step to the next in the same call; the only step's where there are no two.
+/// The median time between two steps of the same call; the time of the only step where there is just one.
 fn median_step(metrics: &[Metric]) -> Option<f64> {
     let gaps = metrics.windows(2).map(|pair| pair[1].seconds - pair[0].seconds);
     let mut gaps: Vec<f64> = gaps.filter(|gap| *gap > 0.0).collect();

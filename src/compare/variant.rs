@@ -1,4 +1,4 @@
-//! The networks that are compared: one architecture, its attention exchanged.
+//! The networks that are compared: one architecture with different kinds of attention.
 
 use crate::config::{BlockAttention, FeatureMap, UnetConfig};
 use crate::error::{Error, Result};
@@ -49,9 +49,9 @@ impl Variant {
         }
     }
 
-    /// `base` with this attention in the blocks that are compared: those that attend by FAVOR+ in `base`, or,
-    /// where none does, all that attend. A block whose few tokens are better served by softmax so keeps it in
-    /// every variant.
+    /// `base` with this attention in the blocks that are compared: those with FAVOR+ in `base`, or all blocks
+    /// with attention where none has FAVOR+. So a block that uses softmax because it has few tokens keeps it
+    /// in every variant.
     pub fn of(self, base: &UnetConfig) -> UnetConfig {
         let compared = if blocks(base).any(|block| block == BlockAttention::Favor) {
             BlockAttention::Favor
@@ -77,7 +77,7 @@ fn blocks(unet: &UnetConfig) -> impl Iterator<Item = BlockAttention> {
     unet.down_attention.iter().chain(&unet.up_attention).chain([&unet.mid_attention]).copied()
 }
 
-/// Whether anything in a network attends.
+/// Whether a network has attention anywhere.
 pub(super) fn attends(unet: &UnetConfig) -> bool {
     blocks(unet).any(|block| block != BlockAttention::None)
 }

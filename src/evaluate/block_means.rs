@@ -1,4 +1,4 @@
-//! Features that need no network: what an image is where, without its texture.
+//! Features that need no network: brightness and layout, without texture.
 
 use crate::error::{Error, Result};
 use crate::machine;

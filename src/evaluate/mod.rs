@@ -1,6 +1,6 @@
-//! How good a model is: its likelihood ([`nll`]), and how its samples compare with images ([`features`] and
-//! what is computed from them: [`frechet`], [`kernel_distance`], [`precision_recall`]; [`nearest`] in the
-//! images themselves).
+//! Measures of a model: its likelihood ([`nll`]); comparisons of samples and images by their features
+//! ([`features`], [`frechet`], [`kernel_distance`], [`precision_recall`]); and the nearest training images by
+//! pixels ([`nearest`]).
 //!
 //! ```no_run
 //! use performer_ddpm::evaluate::features::{Extractor, FeatureOptions};

@@ -60,7 +60,7 @@ impl<T: Element> Denoiser<T> for Native<'_, T> {
     }
 }
 
-/// Algorithm 2 or DDIM on the host around whatever predicts eps; refuses a prediction that is not finite.
+/// Algorithm 2 or DDIM on the host, around any prediction of eps; refuses a prediction that is not finite.
 pub(super) fn denoise_by_eps<T: Real>(
     process: &Process,
     x: &mut [T],
