@@ -1,4 +1,4 @@
-//! `compare`: FAVOR+ beside softmax under one budget, with a report.
+//! `compare`: FAVOR+ and softmax with the same budget, with a report.
 
 use super::features_network::NetworkArgs;
 use super::interrupts::watch_interrupts;
@@ -57,7 +57,7 @@ pub struct CompareArgs {
     /// What is compared [default: softmax,favor,favor-hyperbolic,favor-trig,relu]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     variants: Option<Vec<String>>,
-    /// Compare samples under this features network, and not by the means of 8x8 blocks of pixels: Fréchet and
+    /// Compare samples by this features network instead of the means of 8x8 blocks of pixels: Fréchet and
     /// kernel distance, precision and recall
     #[arg(long, value_name = "FILE.onnx")]
     features: Option<PathBuf>,
@@ -70,7 +70,7 @@ pub struct CompareArgs {
     /// Do these parts only [default: all]
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Option<Vec<String>>,
-    /// Only write the report anew from what was found
+    /// Only write the report again from the recorded results
     #[arg(long, conflicts_with = "only")]
     report_only: bool,
     /// One JSON object on stdout: the plan and everything found
@@ -149,7 +149,7 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     done(&args, finished, &report, comparison.findings())
 }
 
-/// The folder, and the plan that the options describe, or the one that is kept there where none is given.
+/// The folder, and the plan of the options, or the plan recorded in the folder where no options are given.
 fn plan(args: &CompareArgs) -> Result<(PathBuf, Plan)> {
     if let Some(folder) = &args.out
         && args.describes_no_plan()
@@ -216,13 +216,13 @@ fn done(args: &CompareArgs, finished: bool, report: &Path, findings: &Findings) 
     }
     print(findings);
     if !finished {
-        println!("not all is done; the same command, or compare --out alone, goes on");
+        println!("not finished; the same command, or compare --out alone, continues it");
     }
     println!("report: {}", report.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// The peak of a `bench` of the run's network, which begins by training it.
+/// The peak memory of `bench` on the run's network, which it trains first.
 fn peak_mib(plan: &Plan, folder: &Path, batch: usize) -> Option<f64> {
     let mut bench = Command::new(std::env::current_exe().ok()?);
     bench.arg("bench").arg(folder).args(["--runs", "1", "--json"]);

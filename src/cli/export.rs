@@ -31,10 +31,10 @@ pub struct ExportArgs {
     /// Steps of one run of the sampler graph, for chains whose noise is too large for one [default: all]
     #[arg(long, value_name = "P")]
     steps_per_run: Option<usize>,
-    /// Runtimes that have to agree with the engine, or none [default: those that are here]
+    /// Runtimes that have to agree with the engine, or none [default: those that are available]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "tract,ort|none")]
     check: Option<Vec<CheckName>>,
-    /// Threads of the check [default: the processor's]
+    /// Threads of the check [default: as many as the processor has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     threads: Option<u16>,
     /// One JSON object on stdout
@@ -84,7 +84,7 @@ struct Check {
     difference: Difference,
 }
 
-/// Exports; prints what was checked and the file's path.
+/// Exports; prints the checks and the file's path.
 pub fn run(args: ExportArgs) -> Result<ExitCode> {
     let path = model_path(args.model.clone())?;
     let loaded = checkpoint::model_folder::load::<f32>(&path)?;
@@ -143,7 +143,7 @@ fn spec(args: &ExportArgs, diffusion: &DiffusionConfig) -> Result<GraphSpec> {
         return Err(Error::invalid(
             flag,
             "--graph sampler",
-            "a graph that leaves the sampler to its user",
+            "a graph that does not fix the sampler",
             "leave the option out, or export the sampler graph",
         ));
     }

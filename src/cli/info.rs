@@ -1,4 +1,4 @@
-//! `info`: what a model is made of and what it costs.
+//! `info`: the layers and the cost of a model.
 
 mod onnx_file;
 
@@ -41,7 +41,7 @@ struct Info<'a> {
     network: GraphReport,
 }
 
-/// Relative variances above this drown the attention in noise.
+/// With a relative variance above this, attention is mostly noise.
 const VARIANCE_CONCERN: f64 = 100.0;
 
 /// Prints the report.
@@ -110,7 +110,7 @@ fn print_layers(info: &Info, schedule: &Schedule) -> Result<()> {
                 println!("{sizes}; FAVOR+ with m = {m}: {verdict} (break-even at L = {even})");
                 if let Some(variance) = layer.relative_variance {
                     let concern = if variance > VARIANCE_CONCERN {
-                        ": a concern unless training keeps queries and keys shorter"
+                        ": too large, unless training keeps queries and keys shorter"
                     } else {
                         ""
                     };

@@ -1,4 +1,4 @@
-//! The reverse process as `sample` and `export` take it.
+//! The options of the reverse process, for `sample` and `export`.
 
 use clap::{Args, ValueEnum};
 use performer_ddpm::config::VarianceKind;
@@ -8,7 +8,7 @@ use performer_ddpm::equations::update::ReverseProcess;
 use performer_ddpm::sample::{ClipX0, Spacing};
 use performer_ddpm::{Error, Result, SampleOptions};
 
-/// What may be said of the reverse process; what is not said has its default.
+/// The options of the reverse process; all have defaults.
 #[derive(Debug, Args)]
 pub struct ReverseArgs {
     /// Reverse process [default: ddim, or the sampler file's]
@@ -38,7 +38,7 @@ pub enum SamplerName {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SpacingName {
-    /// Indices 0, s, 2s, ..: holds t = 1
+    /// Indices 0, s, 2s, ..: includes t = 1
     Leading,
     /// Evenly spaced down from t = T
     Trailing,
@@ -50,11 +50,11 @@ pub enum ClipName {
     Off,
     /// Clip, and keep the predicted noise
     Keep,
-    /// Clip, and derive the noise from the clipped x_0 again
+    /// Clip, and derive the noise again from the clipped x_0
     Rederive,
 }
 
-/// A reverse process with nothing left open.
+/// A reverse process with all options decided.
 #[derive(Clone, Copy, Debug)]
 pub struct Chosen {
     pub process: ReverseProcess,
@@ -64,7 +64,7 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// What to sample by it.
+    /// Options to sample with it.
     pub fn options(self, count: usize, batch: usize, seed: u64) -> SampleOptions {
         let Chosen { process, steps, spacing } = self;
         SampleOptions { count, batch, seed, steps, spacing, ..SampleOptions::default() }.with_reverse(process)
@@ -72,7 +72,7 @@ impl Chosen {
 }
 
 impl ReverseArgs {
-    /// The reverse process of a model whose process has this variance, clipping and T.
+    /// The reverse process for a model with this variance, clipping and T.
     pub fn choose(&self, variance: VarianceKind, clip_x0: bool, timesteps: usize) -> Result<Chosen> {
         let clip_x0 = match (clip_x0, self.clip) {
             (false, None) | (_, Some(ClipName::Off)) => ClipX0::Off,

@@ -53,7 +53,7 @@ pub struct TrainArgs {
     /// Seed of everything random
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Go on with a run [default DIR: runs/latest]
+    /// Continue a run [default DIR: runs/latest]
     #[arg(long, value_name = "DIR", num_args = 0..=1,
           conflicts_with_all = ["preset", "config", "data", "size", "out", "batch", "lr", "attention", "features", "seed"])]
     resume: Option<Option<PathBuf>>,
@@ -178,8 +178,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The command that goes on with a stopped run to the same end and the same bits; threads do not matter to
-/// either.
+/// The command that continues a stopped run to the same end with the same bits; the number of threads changes
+/// neither.
 fn command_to_resume(args: &TrainArgs, folder: &Path, config: &Config) -> String {
     // A run may be resumed to another length than the one that it keeps.
     let steps = args.steps.filter(|steps| *steps != config.train.steps);
@@ -202,7 +202,7 @@ pub(super) fn load(config: &DataConfig) -> Result<data::Datasets> {
     data::load(config.path.as_deref(), config.size.map(|[h, w]| (h, w)))
 }
 
-/// A preset's configuration or a file's, on the images that are named.
+/// The configuration of a preset or a file, with the data that the arguments name.
 pub(super) fn basis(
     preset: PresetName,
     file: Option<&Path>,
@@ -282,7 +282,7 @@ fn link_latest(folder: &Path) -> Result<()> {
         let temporary = Path::new(RUNS).join(format!(".latest-{}", std::process::id()));
         std::os::unix::fs::symlink(&target, &temporary).map_err(|e| Error::write(&temporary, e))?;
         std::fs::rename(&temporary, &link).map_err(|e| {
-            // The first failure is the one to report.
+            // Report the first failure.
             let _ = std::fs::remove_file(&temporary);
             Error::write(&link, e)
         })?;

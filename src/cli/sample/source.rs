@@ -1,4 +1,4 @@
-//! What samples: the engine, or a graph in a runtime.
+//! The denoiser that samples: the engine, or a graph in a runtime.
 
 use super::{BackendName, LoopName, SampleArgs, ScheduleName, options};
 use crate::cli::progress::Progress;
@@ -122,7 +122,7 @@ fn diffusion(args: &SampleArgs) -> Option<DiffusionConfig> {
     Some(config)
 }
 
-/// The most steps of a sampler graph's run, all of whose noise is in memory at once.
+/// The largest number of steps in one run of a sampler graph: their noise is in memory at once.
 const MOST_PER_RUN: usize = 100;
 
 fn runtime(args: &SampleArgs, backend: BackendName) -> Result<Runtime> {
