@@ -1,4 +1,4 @@
-//! Features by networks in ONNX files, in every runtime at hand.
+//! Features by networks in ONNX files, in every available runtime.
 
 use crate::support::feature_nets::{FeatureNet, in_every_runtime, refusal};
 use ndarray::{Array2, Array4};

@@ -1,4 +1,4 @@
-//! Exported graphs against the engine's `f64` reference, in every runtime at hand.
+//! Exported graphs against the engine's `f64` reference, in every available runtime.
 
 use crate::support::networks::{
     channels_first, channels_last, difference, kinds, normal, randomised, reference,

@@ -1,4 +1,4 @@
-//! What the integration tests share: every runtime at hand, a time limit, comparison with a stated tolerance.
+//! What the integration tests share: every available runtime, a time limit, comparison with a stated tolerance.
 
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, Value};
 use performer_ddpm_onnx::runner::{Runner, TRACT_BUILT_IN, load_tract};
@@ -46,7 +46,7 @@ fn told(what: String) {
     }
 }
 
-/// The model in every runtime at hand.
+/// The model in every available runtime.
 pub fn load_all(model: &Model) -> Vec<Box<dyn Runner>> {
     let mut runners: Vec<Box<dyn Runner>> = Vec::new();
     if TRACT_BUILT_IN {
@@ -83,7 +83,7 @@ pub fn model(name: &str, build: impl FnOnce(&mut GraphBuilder) -> Result<Vec<Val
     g.into_model(ModelInfo::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Runs the model in every runtime at hand and compares each output with what plain arithmetic gives.
+/// Runs the model in every available runtime and compares each output with what plain arithmetic gives.
 pub fn check(model: Model, inputs: &[(&str, Tensor)], want: Vec<Tensor>, tolerance: f32) {
     let inputs: Vec<(String, Tensor)> =
         inputs.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect();

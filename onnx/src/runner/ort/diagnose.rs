@@ -3,7 +3,7 @@
 use crate::error::{Attempt, Error};
 use crate::runner::{Backend, Device};
 
-/// What a message of ONNX Runtime means for the user.
+/// The cause of a message of ONNX Runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     OutOfMemory,
@@ -14,7 +14,8 @@ enum Cause {
     Other,
 }
 
-/// Words of ONNX Runtime and of the CUDA runtime, and what they mean; the first that occurs decides.
+/// Parts of messages of ONNX Runtime and of the CUDA runtime, with their causes; the first one that occurs
+/// decides.
 const WORDS: [(&str, Cause); 15] = [
     ("out of memory", Cause::OutOfMemory),
     ("Failed to allocate memory", Cause::OutOfMemory),
