@@ -16,7 +16,7 @@ const HEADS: usize = 4;
 const DIM: usize = 32;
 const FEATURES: usize = 128;
 
-/// None is softmax attention.
+/// `None` is softmax attention.
 const KINDS: [Option<FeatureMap>; 5] =
     [Some(Positive), Some(Hyperbolic), Some(Trigonometric), Some(Relu), None];
 

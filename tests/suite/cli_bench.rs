@@ -1,4 +1,4 @@
-//! `bench` through the binary: what it takes, and what it refuses.
+//! `bench` through the binary: accepted and refused arguments.
 
 use performer_ddpm::checkpoint::model_folder;
 use performer_ddpm::config::{DiffusionConfig, Preset};
@@ -19,7 +19,7 @@ fn bench(folder: &Path, arguments: &[&str]) -> Output {
     binary(folder, &[&fixed[..], arguments].concat())
 }
 
-/// What is measured: its name, and the memory that it was predicted to take, which tells networks apart.
+/// The name of the measured network, and its predicted memory, which differs between networks.
 fn measured(folder: &Path, arguments: &[&str]) -> (String, f64) {
     let output = bench(folder, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

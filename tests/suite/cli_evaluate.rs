@@ -88,7 +88,7 @@ fn the_bound_is_reported_whole_and_in_parts() {
         assert_eq!(bound["terms"].as_array().map(Vec::len), Some(7));
         assert_eq!(bound["rate_distortion"].as_array().map(Vec::len), Some(7));
     }
-    // The same from any number of threads and in any batch; --nll is what is done by default.
+    // The result is the same for any number of threads and any batch; --nll is the default.
     for more in [&["--threads", "3", "--batch", "1"][..], &["--threads", "1", "--batch", "100"]] {
         assert_eq!(json(folder(), &[&small[..], more].concat())["nll"], *nll);
     }
@@ -142,7 +142,7 @@ fn samples_are_compared_by_their_features() {
     let written = std::fs::read_to_string(folder().join("a/b/evaluation.json")).expect("a file");
     let written: Value = serde_json::from_str(&written).expect("JSON");
     assert_eq!(written["features"], found["features"]);
-    // The same from another number of threads.
+    // The result is the same for another number of threads.
     let again = json(folder(), &[&fresh[..], &["--threads", "1", "--batch", "7"]].concat());
     assert_eq!(again["features"]["kernel_distance"], features["kernel_distance"]);
 }
@@ -172,7 +172,7 @@ fn tables_and_plots_are_written_for_people() {
     }
 }
 
-/// On the same images, timesteps and noise: measured are 0.6 bits of 7.9.
+/// On the same images, timesteps and noise; measured: 0.6 bits of 7.9.
 #[test]
 fn bits_fall_with_training() {
     let train = ["train", "--preset", "tiny", "--steps", "60", "--batch", "4", "--out", "longer", "--quiet"];

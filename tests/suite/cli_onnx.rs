@@ -26,7 +26,7 @@ fn finish(mut command: Command) -> Output {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary starts");
     let start = Instant::now();
-    // The outputs are short, so that the child is never held up by a full pipe.
+    // The outputs are short, so the child never waits for a full pipe.
     while child.try_wait().expect("a child to wait for").is_none() {
         if start.elapsed() > LIMIT {
             child.kill().expect("the child ends");
@@ -293,7 +293,7 @@ fn a_missing_runtime_is_told_with_every_place_and_the_way_to_get_it() {
     refusal(folder(), &wrong, &["step.onnx: ", "no usable ONNX Runtime"]);
 }
 
-/// A processor is never taken for the GPU that was asked for.
+/// A CPU is never used instead of the requested GPU.
 #[test]
 fn a_gpu_that_cannot_be_used_is_an_error() {
     if !backends().contains(&"ort") {

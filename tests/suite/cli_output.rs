@@ -1,4 +1,4 @@
-//! What `info` prints of a model, and every command where nobody reads it.
+//! What `info` prints about a model, and commands whose output nobody reads.
 
 use performer_ddpm::checkpoint::model_folder;
 use performer_ddpm::config::{DiffusionConfig, FeatureMap, Preset};
@@ -23,7 +23,7 @@ fn folder(map: FeatureMap) -> tempfile::TempDir {
     folder
 }
 
-/// A pipe whose reader has gone, as after `| head -1`.
+/// A pipe that its reader has closed, as after `| head -1`.
 fn closed() -> Stdio {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);

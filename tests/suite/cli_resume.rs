@@ -1,4 +1,4 @@
-//! A run that was stopped, by Ctrl-C or by force, ends with the same bits as one that never was.
+//! A run that was stopped by Ctrl-C or killed, and resumed, ends with the same bits as an uninterrupted one.
 
 use performer_ddpm::checkpoint::state;
 use performer_ddpm::config::Preset;
@@ -36,7 +36,7 @@ fn write_config(folder: &Path) {
     std::fs::write(folder.join("short.toml"), config.to_toml()).expect("a file");
 }
 
-/// Everything of a metrics file but the clock's columns.
+/// Everything in a metrics file except the columns that depend on the clock.
 fn metrics(folder: &Path) -> Vec<(u64, f64, f64, f64)> {
     String::from_utf8(bytes(folder, "metrics.jsonl"))
         .expect("text")

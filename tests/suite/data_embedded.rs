@@ -1,5 +1,5 @@
-//! The embedded part of Fashion-MNIST is what the original files begin with, and packs to the same bytes
-//! again. Sums, checksums and counts were computed from the original IDX files by other software.
+//! The embedded part of Fashion-MNIST is the beginning of the original files, and packing it again gives the
+//! same bytes. Sums, checksums and counts were computed from the original IDX files by other software.
 
 use flate2::Crc;
 use performer_ddpm::data::{self, Dataset, idx};

@@ -1,5 +1,5 @@
-//! Model folders against the real diffusers. Skipped, with a line that says so, where Python has none;
-//! `PERFORMER_DDPM_PYTHON` names the interpreter.
+//! Model folders read and written by diffusers itself. Skipped, with a message, where Python has no
+//! diffusers; `PERFORMER_DDPM_PYTHON` names the interpreter.
 
 use crate::support::models::{bits, favor_in_the_middle, random, softmax};
 use crate::support::python;
@@ -7,7 +7,7 @@ use performer_ddpm::checkpoint::model_folder::{load, load_unet_config, save};
 use performer_ddpm::config::{BetaSchedule, DiffusionConfig, Preset, UnetConfig, VarianceKind};
 use std::fs;
 
-/// A process in which no setting has its default.
+/// A diffusion process in which no setting has its default.
 fn diffusion() -> DiffusionConfig {
     DiffusionConfig {
         timesteps: 50,
@@ -17,8 +17,8 @@ fn diffusion() -> DiffusionConfig {
     }
 }
 
-/// Loads a pipeline, demands that every weight of the network was in the file and none was left over, and
-/// saves it anew.
+/// Loads a pipeline, checks that the file has exactly the weights of the network, and saves the pipeline
+/// again.
 const LOAD_AND_SAVE: &str = "
 import sys, diffusers
 ours, theirs = sys.argv[1:]
@@ -79,7 +79,7 @@ print(s.config.variance_type, s.config.clip_sample, s.config.prediction_type)
     assert_eq!(python::output(script, &[folder.path()]), "fixed_small True epsilon\n");
 }
 
-/// diffusers would compute softmax attention with the weights, had it not seen the block types.
+/// Without the block types, diffusers would compute softmax attention with these weights.
 #[test]
 fn diffusers_refuses_favor_models() {
     if !python::has_diffusers() {

@@ -1,5 +1,5 @@
-//! What an exported file holds: weights, names, shapes, documentation; what is left of one that fails its
-//! check.
+//! The contents of an exported file: weights, names, shapes, documentation; and what remains of a file that
+//! fails its check.
 
 use crate::support::golden;
 use crate::support::networks::{difference, kinds, randomised};

@@ -1,5 +1,5 @@
-//! The house's rules that the compiler does not check: imports go down and in no circles, the documents list the
-//! same floors, `unsafe` stays in the kernels, the library is silent.
+//! Rules that the compiler does not check: imports go down and not in circles, the documents list the same
+//! floors, `unsafe` is only in the kernels, and the library prints nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -67,8 +67,8 @@ fn modules(root: &Path) -> BTreeMap<Vec<String>, PathBuf> {
     sources(root).into_iter().map(|file| (path_of(&file), file)).collect()
 }
 
-/// Reads a path or a group of paths of a `use` declaration or of an expression, adding each path with `before`
-/// in front; what is left of the text.
+/// Reads a path or a group of paths of a `use` declaration or of an expression, and adds each path, with
+/// `before` in front, to `found`. Returns the rest of the text.
 fn read_paths<'a>(text: &'a str, before: &[String], found: &mut Vec<Vec<String>>) -> &'a str {
     let text = text.trim_start();
     if let Some(mut rest) = text.strip_prefix('{') {
@@ -127,7 +127,7 @@ fn paths(code: &str, module: &[String]) -> Vec<Vec<String>> {
     found
 }
 
-/// What a module shows under other names than their own place: from `pub use child::Name`, `Name` to `child`.
+/// The names that a module re-exports: for `pub use child::Name`, from `Name` to `child`.
 fn exports(code: &str, module: &[String]) -> BTreeMap<String, Vec<String>> {
     let mut found = Vec::new();
     for (at, matched) in code.match_indices("use ") {
@@ -139,7 +139,8 @@ fn exports(code: &str, module: &[String]) -> BTreeMap<String, Vec<String>> {
     found.into_iter().filter_map(|mut path| path.pop().map(|name| (name, path))).collect()
 }
 
-/// Which modules of a crate each module names, the parents through which it names them seen through.
+/// Which modules of a crate each module names. A name that a parent re-exports counts for the module where it
+/// is defined.
 fn edges(root: &Path) -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
     let modules = modules(root);
     let code: BTreeMap<_, _> = modules.iter().map(|(path, file)| (path.clone(), code(file))).collect();
@@ -171,7 +172,7 @@ fn edges(root: &Path) -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
 /// A circle among the modules of the edges, if there is one: each imports the next and the last the first.
 fn circle(edges: &BTreeMap<Vec<String>, BTreeSet<Vec<String>>>) -> Option<Vec<String>> {
     let mut left = edges.clone();
-    // What imports nothing that is left is in no circle.
+    // A module that imports nothing that is left is in no circle.
     while let Some(leaf) = left.iter().find(|(_, to)| to.iter().all(|to| !left.contains_key(to))) {
         let leaf = leaf.0.clone();
         left.remove(&leaf);
@@ -191,7 +192,8 @@ fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// The floors that a document lists, one to a line that begins with `before`, their number and `after`.
+/// The floors that a document lists, one per line. The lines begin with `before`, the floor's number and
+/// `after`.
 fn listed<'a>(document: &'a str, before: &str, after: &str) -> Vec<Vec<&'a str>> {
     let lines = (0..FLOORS.len()).filter_map(|floor| {
         let start = format!("{before}{floor}{after}");
@@ -214,7 +216,8 @@ fn the_documents_list_these_floors() {
     assert_eq!(modules, floors, "the modules of src/");
 }
 
-/// A file that names a plain variant of `Op` walks the graph by an exhaustive `match`; `unet.rs` builds it.
+/// A file that names a simple variant of `Op` has an exhaustive `match` on it, except `unet.rs`, which builds
+/// the graph.
 #[test]
 fn the_steps_for_a_layer_name_every_file_that_matches_on_op() {
     let contributing = read("CONTRIBUTING.md");
@@ -231,8 +234,9 @@ fn the_steps_for_a_layer_name_every_file_that_matches_on_op() {
     assert!(walks > 4, "only {walks} files: the search is broken");
 }
 
-/// The files of a module may import each other one way only. Between a module and those inside it both ways are
-/// usual: what is imported through a parent counts as imported from where it stands.
+/// The files of a module must not import each other in circles. Imports between a module and the modules
+/// inside it are not counted. What is imported through a parent counts as imported from the module where it
+/// is defined.
 #[test]
 fn no_files_of_a_module_import_each_other_in_a_circle() {
     let mut checked = 0;

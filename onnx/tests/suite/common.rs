@@ -29,8 +29,8 @@ pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     }
 }
 
-/// Says, once, what is not compared for want of a peer; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1` asks for
-/// every peer.
+/// Prints, once, what is not compared because a peer is missing; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1`
+/// requires every peer.
 pub fn skipped(what: impl Display) {
     let what = what.to_string();
     let required = std::env::var_os("PERFORMER_DDPM_REQUIRE_PEERS").is_some_and(|value| value == "1");

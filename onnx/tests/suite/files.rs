@@ -1,4 +1,4 @@
-//! Files: what is written can be read, by this crate and by others; what is broken is refused.
+//! Files: what is written can be read by this crate and by others, and broken files are refused.
 
 use crate::common;
 use performer_ddpm_onnx::builder::{
@@ -142,7 +142,7 @@ fn repeated_integers_are_written_unpacked_and_read_in_both_forms() {
     let tensor = TensorProto { dims: vec![2, 3], ..TensorProto::default() };
     assert_eq!(tensor.encode_to_vec(), [0x08, 0x02, 0x08, 0x03]);
     assert_eq!(TensorProto::decode(&[0x0a, 0x02, 0x02, 0x03][..]).expect("packed").dims, tensor.dims);
-    // A tensor's typed data is the other way round.
+    // For a tensor's typed data it is the other way round.
     let floats = TensorProto { float_data: vec![1.0], ..TensorProto::default() };
     assert_eq!(floats.encode_to_vec(), [0x22, 0x04, 0x00, 0x00, 0x80, 0x3f]);
 }

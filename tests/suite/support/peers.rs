@@ -1,11 +1,11 @@
-//! Other people's programs and libraries that tests compare with where they are at hand.
+//! Other people's programs and libraries that tests compare with where they are installed.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Mutex;
 
-/// Says, once, what is not compared for want of a peer; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1` asks for
-/// every peer.
+/// Prints, once, what is not compared because a peer is missing; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1`
+/// requires every peer.
 pub fn skipped(what: impl Display) {
     static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     let what = what.to_string();
