@@ -1,7 +1,7 @@
 //! The same seed or noise gives the same images in the engine, in tract and in ONNX Runtime, with every kind
 //! of graph.
 
-use crate::support::runners::in_time;
+use crate::support::peers::in_time;
 use crate::support::runtimes::denoisers;
 use ndarray::{Array4, Array5};
 use performer_ddpm::config::{DiffusionConfig, Preset, VarianceKind};

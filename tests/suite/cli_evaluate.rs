@@ -1,5 +1,6 @@
 //! `evaluate` through the binary: the figures, the files, and one clear message for what cannot be evaluated.
 
+use crate::support::binary::{run, succeed};
 use crate::support::feature_nets::FeatureNet;
 use crate::support::runtimes::{at_hand, name};
 use ndarray::Array4;
@@ -8,19 +9,7 @@ use performer_ddpm::output::{read_npy, write_npy};
 use performer_ddpm_onnx::Dim;
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::OnceLock;
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_performer-ddpm"));
-    command.current_dir(folder).args(arguments).output().expect("the binary starts")
-}
-
-fn succeed(folder: &Path, arguments: &[&str]) -> String {
-    let output = run(folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
 
 fn json(folder: &Path, arguments: &[&str]) -> Value {
     let text = succeed(folder, &[&["evaluate"], arguments, &["--json", "--quiet"]].concat());

@@ -1,6 +1,7 @@
 //! Sampling from .onnx files and in other runtimes through the binary: the same images, and one clear message
 //! for what is missing.
 
+use crate::support::binary::command;
 use crate::support::foreign::Foreign;
 use crate::support::runtimes::{at_hand, name};
 use ndarray::Array4;
@@ -14,12 +15,6 @@ use std::time::{Duration, Instant};
 
 /// The commands here take seconds; a runtime that hangs must fail the test, not stall it.
 const LIMIT: Duration = Duration::from_secs(120);
-
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_performer-ddpm"));
-    command.current_dir(folder).args(arguments);
-    command
-}
 
 /// What the command does within the limit.
 fn finish(mut command: Command) -> Output {

@@ -3,7 +3,8 @@
 use crate::support::networks::{
     channels_first, channels_last, difference, kinds, normal, randomised, reference,
 };
-use crate::support::runners::{in_time, run};
+use crate::support::peers::in_time;
+use crate::support::runtimes::run;
 use crate::support::runtimes::runners;
 use performer_ddpm::Error;
 use performer_ddpm::config::{DiffusionConfig, UnetConfig, VarianceKind};

@@ -1,8 +1,7 @@
 //! The scripts and examples for ONNX users: the Python sampler, the GPU measurement as far as it runs on a
 //! CPU, and the example.
 
-use crate::support::peers;
-use crate::support::runners::python;
+use crate::support::peers::{self, python};
 use ndarray::{Array4, Array5};
 use performer_ddpm::checkpoint::model_folder;
 use performer_ddpm::config::{DiffusionConfig, Preset};

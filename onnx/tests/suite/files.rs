@@ -1,6 +1,7 @@
 //! Files: what is written can be read by this crate and by others, and broken files are refused.
 
 use crate::common;
+use crate::peers::python;
 use performer_ddpm_onnx::builder::{
     Binary, ConvSpec, GraphBuilder, IR_VERSION, ModelInfo, OPSET, Reduction, ReshapeDim, Unary,
 };
@@ -247,18 +248,6 @@ fn open_dimensions_of_foreign_files_stay_open() {
     ];
     let summary = Model::from_proto("open.onnx", proto).and_then(|model| model.summary());
     assert_eq!(summary.expect("a summary").inputs[0].to_string(), "x f32 [?, ?, ?]");
-}
-
-/// A Python interpreter that has these packages, or `None` with the reason printed. `ONNX_PYTHON` names one
-/// where the default one does not serve.
-fn python(packages: &str) -> Option<String> {
-    let python = std::env::var("ONNX_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let found = Command::new(&python).args(["-c", &format!("import {packages}")]).output();
-    if found.is_ok_and(|output| output.status.success()) {
-        return Some(python);
-    }
-    common::skipped(format!("{python} cannot import {packages} (pip install them, or set ONNX_PYTHON)"));
-    None
 }
 
 /// What a Python script prints when it is given the sample's path.

@@ -1,6 +1,7 @@
 //! The runners' own behaviour: checks of inputs, loops, devices, missing libraries.
 
-use crate::common::{self, f32s, floats, i64s, in_time, load_all, model, random};
+use crate::common::{self, f32s, floats, i64s, load_all, model, random};
+use crate::peers::{self, in_time};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, ReshapeDim};
 use performer_ddpm_onnx::runner::{Device, LoopSpec, TRACT_BUILT_IN, load_tract};
 use performer_ddpm_onnx::{Dim, ElementType, Error, Model, Result, Tensor};
@@ -293,7 +294,7 @@ mod onnx_runtime {
         let options = OrtOptions { placement: true, ..OrtOptions::default() };
         let runner = match OrtRunner::load(&model, &options) {
             Ok(runner) => runner,
-            Err(error @ Error::RuntimeMissing { .. }) => return common::skipped(error),
+            Err(error @ Error::RuntimeMissing { .. }) => return peers::skipped(error),
             Err(error) => panic!("{error}"),
         };
         let about = runner.describe();
