@@ -74,7 +74,8 @@ impl Keys {
                 key,
                 "only keys that are supported",
                 shown(value),
-                "this program does not know what the key changes, so it refuses the file rather than misread it",
+                "this program does not know what the key changes, so it refuses the file rather than misread \
+                 it",
             )),
         }
     }

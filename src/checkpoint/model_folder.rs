@@ -218,7 +218,8 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
     } else if folder.join("diffusion_pytorch_model.bin").is_file() {
         (
             "diffusion_pytorch_model.bin, a pickle, which can run any code when it is loaded",
-            "convert it in Python, where its origin is trusted, with save_pretrained(DIR, safe_serialization=True)",
+            "convert it in Python, where its origin is trusted, with save_pretrained(DIR, \
+             safe_serialization=True)",
         )
     } else {
         ("no such file", "")

@@ -122,7 +122,8 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
         for check in &report.checks {
             let Difference { absolute, bound, .. } = check.difference;
             println!(
-                "{}: largest difference from the engine {absolute:.1e}, {:.1e} of the largest value (bound {bound:.0e})",
+                "{}: largest difference from the engine {absolute:.1e}, {:.1e} of the largest value (bound \
+                 {bound:.0e})",
                 check.runtime,
                 check.difference.relative()
             );

@@ -79,7 +79,8 @@ fn print_totals(info: &Info, batch: u32, threads: usize) {
         println!("note: {note}");
     }
     println!(
-        "{} parameters, {:.1} million multiply-adds an image, about {:.0} MiB to train at batch {batch} on {threads} threads",
+        "{} parameters, {:.1} million multiply-adds an image, about {:.0} MiB to train at batch {batch} on \
+         {threads} threads",
         network.parameters,
         network.multiply_adds as f64 / 1e6,
         network.training_mib

@@ -88,7 +88,8 @@ pub(super) fn study(context: &mut Context, sizes: &CostSizes) -> Result<Option<C
             if expected > sizes.most_seconds {
                 let most = sizes.most_seconds;
                 left_out.push(format!(
-                    "{name} at L = {tokens}: about {expected:.0} s per pass, more than the {most:.0} s allowed"
+                    "{name} at L = {tokens}: about {expected:.0} s per pass, more than the {most:.0} s \
+                     allowed"
                 ));
                 continue;
             }

@@ -133,7 +133,8 @@ impl UnetConfig {
         if !self.block_out_channels[0].is_multiple_of(2) || self.block_out_channels[0] < 4 {
             return fail(
                 "block_out_channels",
-                "an even number of at least 4 channels at the first level (the time embedding's sine and cosine halves)"
+                "an even number of at least 4 channels at the first level (the time embedding's sine and \
+                 cosine halves)"
                     .into(),
                 self.block_out_channels[0].to_string(),
                 "",

@@ -87,8 +87,8 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u8>>)> {
         }
         (true, true) => Err(Error::invalid(
             folder.display().to_string(),
-            "IDX files (train-images-idx3-ubyte, plain or .gz), CIFAR-10's binary batches (data_batch_1.bin, ...) \
-             or images (PNG, JPEG, GIF, BMP) in it or in one sub-folder per class",
+            "IDX files (train-images-idx3-ubyte, plain or .gz), CIFAR-10's binary batches (data_batch_1.bin, \
+             ...) or images (PNG, JPEG, GIF, BMP) in it or in one sub-folder per class",
             "none of them",
             "give the folder that holds the files themselves",
         )),

@@ -27,7 +27,8 @@ pub fn read<const D: usize>(what: &str, mut reader: impl Read) -> Result<([usize
             what,
             format!("an IDX file of unsigned bytes in {D} dimension(s), magic number 0x{}", hex(&magic(D))),
             format!("magic number 0x{}", hex(&header[..4])),
-            "images are in ...-images-idx3-ubyte and labels in ...-labels-idx1-ubyte; check that they are not swapped",
+            "images are in ...-images-idx3-ubyte and labels in ...-labels-idx1-ubyte; check that they are \
+             not swapped",
         ));
     }
     if (header.len() as u64) < header_len {

@@ -46,7 +46,8 @@ impl Comparison {
     pub fn of(images: ArrayView2<f64>, samples: ArrayView2<f64>, seed: u64) -> Result<Comparison> {
         let features = images.ncols();
         let why = format!(
-            "for {features} features: one more than those for a covariance of full rank, and {} for the kernel distance's subsets",
+            "for {features} features: one more than those for a covariance of full rank, and {} for the \
+             kernel distance's subsets",
             2 * usual_subsets(0)
         );
         check_pair(images, samples, fewest(features), &why)?;

@@ -141,9 +141,10 @@ fn doc(kind: GraphKind) -> String {
         GraphKind::Sampler => "images = the whole reverse process from x_T",
     };
     format!(
-        "{graph}. Denoising diffusion (Ho et al. 2020); images NCHW in [-1, 1]; t = 0 .. T - 1 is the paper's t less one. \
-         Numbers in brackets in the nodes' documentation are equations of the slides \"Performers-backed Denoising Diffusion \
-         Probabilistic Models\", listed with their corrections in the program's docs/equations.md."
+        "{graph}. Denoising diffusion (Ho et al. 2020); images NCHW in [-1, 1]; t = 0 .. T - 1 is the \
+         paper's t less one. Numbers in brackets in the nodes' documentation are equations of the slides \
+         \"Performers-backed Denoising Diffusion Probabilistic Models\", listed with their corrections in \
+         the program's docs/equations.md."
     )
 }
 

@@ -126,7 +126,8 @@ impl Network<'_> {
         let out = self.graph.shape(node.output);
         match &node.op {
             Op::TimeEmbedding { .. } => format!(
-                "sinusoidal embedding of the index t = 0 .. {}, a table computed in double precision and rounded once",
+                "sinusoidal embedding of the index t = 0 .. {}, a table computed in double precision and \
+                 rounded once",
                 self.timesteps - 1
             ),
             Op::Conv { kernel, stride, .. } => {

@@ -100,8 +100,8 @@ fn read_paths<'a>(text: &'a str, before: &[String], found: &mut Vec<Vec<String>>
     }
 }
 
-/// Every path that the code of a module names after `crate::`, `performer_ddpm::`, `super::` or `self::`, from
-/// the crate's root.
+/// Every path that the code of a module names after `crate::`, `performer_ddpm::`, `super::` or `self::`,
+/// from the crate's root.
 fn paths(code: &str, module: &[String]) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for root in ["crate", "performer_ddpm", "super", "self"] {

@@ -299,7 +299,8 @@ impl Figures {
         let held_out =
             near.held_out_median.map_or_else(String::new, |m| format!(", of held-out images {m:.2}"));
         println!(
-            "nearest training image of {} samples, RMSE of pixels in 0..255: smallest {:.2}, median {:.2}{held_out}",
+            "nearest training image of {} samples, RMSE of pixels in 0..255: smallest {:.2}, median \
+             {:.2}{held_out}",
             near.samples, near.smallest, near.median
         );
     }

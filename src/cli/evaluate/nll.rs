@@ -135,8 +135,8 @@ impl Figures {
     pub fn print(&self, quiet: bool) {
         let Likelihood { images, draws, timesteps, evaluated, .. } = &self.likelihood;
         println!(
-            "bound in bits/dim on {images} {} images, {evaluated} of {timesteps} timesteps an image, {draws} draw(s), \
-             x_0 {}; mean and standard error",
+            "bound in bits/dim on {images} {} images, {evaluated} of {timesteps} timesteps an image, {draws} \
+             draw(s), x_0 {}; mean and standard error",
             self.split,
             if self.likelihood.clip_x0 { "clipped" } else { "not clipped" },
         );

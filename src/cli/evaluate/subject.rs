@@ -66,7 +66,8 @@ fn load_model(args: &EvaluateArgs, path: PathBuf, progress: &Progress) -> Result
             path.display().to_string(),
             "a model folder or a run folder",
             "an .onnx file",
-            "sample from it with `performer-ddpm sample FILE.onnx --npy samples.npy` and give --samples samples.npy",
+            "sample from it with `performer-ddpm sample FILE.onnx --npy samples.npy` and give --samples \
+             samples.npy",
         ));
     }
     let (threads, kernels) = (Some(args.compute.threads()), args.compute.kernels());

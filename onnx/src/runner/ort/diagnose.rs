@@ -51,8 +51,8 @@ pub(super) fn explain(device: Device, action: &'static str, message: &str, refus
         (Cause::MissingLibrary, Device::Cuda(_)) => {
             let library = missing_library(&reason).unwrap_or("a CUDA library");
             let mut help = format!(
-                "{library} was not found: pip install \"onnxruntime-gpu[cuda,cudnn]\" brings the CUDA libraries, \
-                 or add their folder to the loader's path (LD_LIBRARY_PATH)"
+                "{library} was not found: pip install \"onnxruntime-gpu[cuda,cudnn]\" brings the CUDA \
+                 libraries, or add their folder to the loader's path (LD_LIBRARY_PATH)"
             );
             for attempt in refused {
                 help.push_str(&format!("; {attempt}"));
