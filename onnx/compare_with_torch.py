@@ -1,10 +1,12 @@
-"""Times an exported denoiser and sampler in ONNX Runtime beside the same network exported by PyTorch's own exporters.
+"""Times an exported denoiser and sampler in ONNX Runtime beside the same network exported by PyTorch's own
+exporters.
 
     python3 onnx/compare_with_torch.py CONFIG.json [--program target/debug/performer-ddpm] [--batch 64] [--threads 2]
 
-CONFIG.json is the configuration of a diffusers UNet2DModel. Its randomly initialised weights go through a model folder, so
-that all files hold the same network; outputs are compared before anything is timed. Runs alternate, and medians are
-printed, one JSON object a line. Needs torch, diffusers, onnx, onnxscript (for the newer exporter), onnxruntime and numpy.
+CONFIG.json is the configuration of a diffusers UNet2DModel. Its randomly initialised weights go through a
+model folder, so that all files hold the same network; outputs are compared before anything is timed. Runs
+alternate, and medians are printed, one JSON object a line. Needs torch, diffusers, onnx, onnxscript (for the
+newer exporter), onnxruntime and numpy.
 """
 
 import argparse

@@ -56,7 +56,8 @@ def metadata(session, key):
 
 
 def process(session, args):
-    """The steps in the order of sampling: the index t - 1 and [a_x, a_eps, low, high, b_x0, b_x, b_eps, sigma] of
+    """The steps in the order of sampling: the index t - 1 and [a_x, a_eps, low, high, b_x0, b_x, b_eps,
+    sigma] of
 
     x0 = clip(a_x x + a_eps eps, low, high);  x_next = b_x0 x0 + b_x x + b_eps eps + sigma z.
     """

@@ -14,7 +14,8 @@ PACKAGES = "torch numpy onnx onnxruntime diffusers safetensors performer-pytorch
 
 
 def python(venv):
-    """The interpreter of the peers' environment, which is made (about 5 GB, some minutes) where it is missing."""
+    """The interpreter of the peers' environment, which is made (about 5 GB, some minutes) where it is
+    missing."""
     venv = pathlib.Path(venv) if venv else WORK / "venv"
     interpreter = venv / "bin" / "python"
     if not interpreter.exists():

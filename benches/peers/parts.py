@@ -1,8 +1,9 @@
-"""The measurements, one function a part. In every round everyone runs in turn, so that a slower minute of the machine hits
-all of them, and ratios are taken within a round.
+"""The measurements, one function a part. In every round everyone runs in turn, so that a slower minute of the
+machine hits all of them, and ratios are taken within a round.
 
-A row is what was measured: `ours` and each of `peers` with one figure a round, in `unit`, and the `target` of the ratio to the
-best peer, `None` where none is set. The ratio says how many times as fast ours is; for MiB, ours over theirs.
+A row is what was measured: `ours` and each of `peers` with one figure a round, in `unit`, and the `target` of
+the ratio to the best peer, `None` where none is set. The ratio says how many times as fast ours is; for MiB,
+ours over theirs.
 """
 import json
 
@@ -10,7 +11,8 @@ from environment import HERE, ROOT, WORK, say
 from programs import Busy, Peer, output
 
 FASHION, CIFAR10, QUALITY = (str(HERE / f"{name}_unet.json") for name in ("fashion", "cifar10", "quality"))
-# L and batch, and the targets of the forward pass, of forward and backward, and against softmax attention forward.
+# L and batch, and the targets of the forward pass, of forward and backward, and against softmax attention
+# forward.
 ATTENTION = [(64, 32, None, None, None), (256, 16, 4, 2.5, None), (512, 16, 4, 2.5, 1), (1024, 8, 4, 2.5, 1),
              (4096, 2, 5, 3, 12), (16384, 1, 5, 5, 1)]
 HEADS, DIM, FEATURES = 4, 32, 128

@@ -1,7 +1,7 @@
 """PyTorch as a peer: does what it is asked on stdin, one JSON object a line, and answers in seconds.
 
-Runs in the peers' environment. Networks are kept, so that only the first request for one pays for its making; every
-request warms up once where that is cheap, and only what it is asked for is timed.
+Runs in the peers' environment. Networks are kept, so that only the first request for one pays for its making;
+every request warms up once where that is cheap, and only what it is asked for is timed.
 """
 import json
 import resource
@@ -85,7 +85,8 @@ def sample(config, batch, steps, total):
 
 
 def attention(tokens, batch, heads, dim, features, runs, warm):
-    """FAVOR+ and softmax attention on [batch, heads, tokens, dim]: milliseconds, forward and forward with backward."""
+    """FAVOR+ and softmax attention on [batch, heads, tokens, dim]: milliseconds, forward and forward with
+    backward."""
     q, k, v = (torch.randn(batch, heads, tokens, dim, requires_grad=True) for _ in range(3))
     d_out = torch.randn(batch, heads, tokens, dim)
     favor = FastAttention(dim, nb_features=features)

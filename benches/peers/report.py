@@ -11,7 +11,8 @@ def ratios(row, peer):
 
 
 def summary(row):
-    """The median of each, the ratio to the best peer with its least and greatest round, and whether the target is met."""
+    """The median of each, the ratio to the best peer with its least and greatest round, and whether the
+    target is met."""
     fewer = row["unit"] == "MiB"
     median = statistics.median
     best = (max if fewer else min)(row["peers"], key=lambda peer: median(ratios(row, peer)))
@@ -35,8 +36,8 @@ def comparison(rows):
 
 
 def breakdown(rows):
-    """Times by kind of work, where this engine's `bench` tells them: shares of the steps that its clock watched, and the median
-    step, which it did not."""
+    """Times by kind of work, where this engine's `bench` tells them: shares of the steps that its clock
+    watched, and the median step, which it did not."""
     lines = []
     for bench in rows:
         if "clocked_milliseconds" not in bench.get("train", {}):

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Measures this engine beside PyTorch, ONNX Runtime and performer-pytorch on the same work, and prints the ratios.
+"""Measures this engine beside PyTorch, ONNX Runtime and performer-pytorch on the same work, and prints the
+ratios.
 
     python3 benches/peers/run.py                              every part, about ten minutes on two cores
     python3 benches/peers/run.py --only attention --rounds 3  one part; the others' earlier results are kept
     python3 benches/peers/run.py --only block                 one residual block beside candle and burn (long to build)
     python3 benches/peers/run.py --only none --document       no measurement: the kept results into docs/performance.md
 
-The peers are installed once into target/peers/venv, or wherever --venv or PERFORMER_DDPM_PEERS says. The machine has to be
-quiet: PyTorch's threads wait for each other, and lose up to ten times when anything else takes a core.
+The peers are installed once into target/peers/venv, or wherever --venv or PERFORMER_DDPM_PEERS says. The
+machine has to be quiet: PyTorch's threads wait for each other, and lose up to ten times when anything else
+takes a core.
 """
 import argparse
 import json
@@ -42,7 +44,8 @@ def arguments():
 
 
 def measure(chosen):
-    """The chosen parts with their results, each as soon as it is there: what a later one fails at costs no earlier one."""
+    """The chosen parts with their results, each as soon as it is there: what a later one fails at costs no
+    earlier one."""
     environment.WORK.mkdir(parents=True, exist_ok=True)
     interpreter = environment.python(chosen.venv)
     machine = environment.machine(interpreter)

@@ -4,12 +4,13 @@
     python3 onnx/gpu/measure.py --runtime DIR              # with ONNX Runtime's CUDA build from DIR, also in parts (below)
     python3 onnx/gpu/measure.py --device cpu --quick       # everything that can be tried without a GPU, in seconds
 
-It needs the program (`cargo build --release`), Python with torch and numpy, and ONNX Runtime's CUDA build. On a machine without
-network, DIR holds its libraries libonnxruntime.so*, libonnxruntime_providers_shared.so and libonnxruntime_providers_cuda.so, or
-parts of their archive, made elsewhere by `tar -c LIBRARIES | xz | split -b 55m -d - DIR/part.`. The CUDA libraries are those of
-torch's `nvidia` packages.
+It needs the program (`cargo build --release`), Python with torch and numpy, and ONNX Runtime's CUDA build. On
+a machine without network, DIR holds its libraries libonnxruntime.so*, libonnxruntime_providers_shared.so and
+libonnxruntime_providers_cuda.so, or parts of their archive, made elsewhere by `tar -c LIBRARIES | xz | split
+-b 55m -d - DIR/part.`. The CUDA libraries are those of torch's `nvidia` packages.
 
-A markdown table goes to stdout, everything else to stderr. Exit status 1 if an image differs by more than 1e-3 with TF32 off.
+A markdown table goes to stdout, everything else to stderr. Exit status 1 if an image differs by more than
+1e-3 with TF32 off.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """diffusers' UNet2DModel with softmax attention in plain PyTorch: the yardstick that `measure.py` times.
 
-The same network and parameter names as the program's own, so that both load the same weights. Needs torch only.
+The same network and parameter names as the program's own, so that both load the same weights. Needs torch
+only.
 """
 
 import json

@@ -1,10 +1,10 @@
 """What the generators share: files of tensors, and the comparison of what is computed with what is there.
 
-A generator writes files for the project's tests: `python3 GENERATOR.py [--check] [DIR]`. DIR is the generator's own
-folder unless it is given. Where a file is there already, its inputs (weights, images, noise, timesteps) are kept
-and every output is computed again from them; where it is not, the inputs are drawn from the seed that the generator
-states. With --check nothing is written: the outputs are compared with those in the files, under the bounds of the
-tests that read them, and the exit status is 1 if one is further off.
+A generator writes files for the project's tests: `python3 GENERATOR.py [--check] [DIR]`. DIR is the
+generator's own folder unless it is given. Where a file is there already, its inputs (weights, images, noise,
+timesteps) are kept and every output is computed again from them; where it is not, the inputs are drawn from
+the seed that the generator states. With --check nothing is written: the outputs are compared with those in
+the files, under the bounds of the tests that read them, and the exit status is 1 if one is further off.
 """
 import argparse
 import sys
@@ -37,8 +37,8 @@ class Files:
     def put(self, file, inputs, outputs, bounds):
         """Writes inputs and outputs, or compares the outputs with the file's.
 
-        `bounds` maps the name of an output to the largest error allowed and what it is relative to: "largest", the
-        largest size of a number of that tensor; "one", the same but at least 1; or a number.
+        `bounds` maps the name of an output to the largest error allowed and what it is relative to:
+        "largest", the largest size of a number of that tensor; "one", the same but at least 1; or a number.
         """
         if not self.check:
             file.parent.mkdir(parents=True, exist_ok=True)

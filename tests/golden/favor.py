@@ -1,9 +1,10 @@
-"""Writes `favor.safetensors`: FAVOR+ by performer-pytorch and exact attention by PyTorch, with gradients, in f64.
+"""Writes `favor.safetensors`: FAVOR+ by performer-pytorch and exact attention by PyTorch, with gradients, in
+f64.
 
 python3 tests/golden/favor.py [--check] [DIR]      with torch, performer-pytorch and safetensors
 
-The softmax features without the small constant that performer-pytorch adds to them, the ReLU features with theirs
-(1e-3). Seed 60 for q, k, v and d_out, and for PyTorch's global generator, which draws the projections.
+The softmax features without the small constant that performer-pytorch adds to them, the ReLU features with
+theirs (1e-3). Seed 60 for q, k, v and d_out, and for PyTorch's global generator, which draws the projections.
 """
 import torch
 from performer_pytorch.performer_pytorch import (

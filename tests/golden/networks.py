@@ -28,7 +28,8 @@ class TimeEmbedding(torch.nn.Module):
 def draw_weights(model, draw):
     """Gives every parameter numbers that no initialisation has: no scale is 1 and no bias is 0.
 
-    Matrices and kernels are normal with variance 1 / fan_in; scales 1 and biases 0, plus 0.2 times a normal number.
+    Matrices and kernels are normal with variance 1 / fan_in; scales 1 and biases 0, plus 0.2 times a normal
+    number.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,4 +1,5 @@
-"""Writes `schedulers.safetensors`: betas and single steps of diffusers' schedulers, which keep their tables in f32.
+"""Writes `schedulers.safetensors`: betas and single steps of diffusers' schedulers, which keep their tables
+in f32.
 
 python3 tests/golden/schedulers.py [--check] [DIR]      with torch, diffusers and safetensors
 

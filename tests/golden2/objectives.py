@@ -1,9 +1,11 @@
-"""Writes `objectives.safetensors`: the losses of other predictions, with weights and a learned variance, in f64.
+"""Writes `objectives.safetensors`: the losses of other predictions, with weights and a learned variance, in
+f64.
 
 python3 tests/golden2/objectives.py [--check] DIR      with torch and safetensors
 
-The linear schedule 1e-4 to 0.02 with T = 1000; gradients by automatic differentiation. The formulas are those of
-Salimans & Ho (2022), Hang et al. (2023) and Nichol & Dhariwal (2021), written here a second time. Seed 310.
+The linear schedule 1e-4 to 0.02 with T = 1000; gradients by automatic differentiation. The formulas are those
+of Salimans & Ho (2022), Hang et al. (2023) and Nichol & Dhariwal (2021), written here a second time. Seed
+310.
 """
 import math
 import sys

@@ -2,8 +2,8 @@
 
 python3 tests/golden2/pipelines.py [--check] DIR      with torch, diffusers and safetensors
 
-The network runs in f64; the schedulers keep their tables, and the solvers their samples, in f32. Seeds 210, 220, ..
-for the weights, each plus one for x_T and the noise.
+The network runs in f64; the schedulers keep their tables, and the solvers their samples, in f32. Seeds 210,
+220, .. for the weights, each plus one for x_T and the noise.
 """
 import json
 import sys
