@@ -6,6 +6,7 @@ timesteps) are kept and every output is computed again from them; where it is no
 the seed that the generator states. With --check nothing is written: the outputs are compared with those in
 the files, under the bounds of the tests that read them, and the exit status is 1 if one is further off.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -56,7 +57,9 @@ class Files:
             bound, relative_to = bounds(name)
             largest = want.double().abs().max().item()
             scale = {"largest": largest, "one": max(1.0, largest)}.get(relative_to, relative_to)
-            error = (got.double() - want.double()).abs().max().item() if got.shape == want.shape else float("inf")
+            error = (
+                (got.double() - want.double()).abs().max().item() if got.shape == want.shape else float("inf")
+            )
             allowed = bound * scale
             share = error / allowed if allowed else error and float("inf")
             # Where one of them is NaN, so is the error.
@@ -65,8 +68,10 @@ class Files:
             if share > worst:
                 worst, of = share, f"the worst: {name}, off by {error:.1e} with {allowed:.1e} allowed"
         self.wrong += not fine
-        print(f"{file}: {'agrees' if fine else 'DIFFERS'}; {len(outputs)} outputs; {of}"
-              + (f"; not in both: {sorted(missing)}" if missing else ""))
+        print(
+            f"{file}: {'agrees' if fine else 'DIFFERS'}; {len(outputs)} outputs; {of}"
+            + (f"; not in both: {sorted(missing)}" if missing else "")
+        )
 
     def end(self):
         """The exit status."""

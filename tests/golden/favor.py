@@ -6,9 +6,13 @@ python3 tests/golden/favor.py [--check] [DIR]      with torch, performer-pytorch
 The softmax features without the small constant that performer-pytorch adds to them, the ReLU features with
 theirs (1e-3). Seed 60 for q, k, v and d_out, and for PyTorch's global generator, which draws the projections.
 """
+
 import torch
 from performer_pytorch.performer_pytorch import (
-    gaussian_orthogonal_random_matrix, generalized_kernel, linear_attention, softmax_kernel,
+    gaussian_orthogonal_random_matrix,
+    generalized_kernel,
+    linear_attention,
+    softmax_kernel,
 )
 
 from common import Files, arguments, generator, normal, tensors

@@ -4,6 +4,7 @@ python3 tests/golden/frechet.py [--check] [DIR]      with torch, numpy, scipy an
 
 Seed 0 of numpy's default generator. The covariances have condition numbers of 1e4 and 8e4.
 """
+
 import numpy as np
 import torch
 from scipy.linalg import sqrtm

@@ -1,4 +1,5 @@
 """`UNet2DModel`s with random weights everywhere, and their values and gradients in f64."""
+
 import json
 
 import torch

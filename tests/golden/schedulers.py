@@ -5,6 +5,7 @@ python3 tests/golden/schedulers.py [--check] [DIR]      with torch, diffusers an
 
 Seed 50 for x, eps and z.
 """
+
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.schedulers import scheduling_ddpm

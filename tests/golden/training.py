@@ -6,6 +6,7 @@ Linear schedule 1e-4 to 0.02 with T = 1000, mean square error, clipping to a glo
 which divides by the norm + 1e-6), Adam with 2e-4, (0.9, 0.999) and 1e-8. Seed 40 for the weights, 41 for the
 batches.
 """
+
 import torch
 
 from common import Files, arguments, generator, normal, tensors

@@ -7,6 +7,7 @@ The linear schedule 1e-4 to 0.02 with T = 1000; gradients by automatic different
 of Salimans & Ho (2022), Hang et al. (2023) and Nichol & Dhariwal (2021), written here a second time. Seed
 310.
 """
+
 import math
 import sys
 from pathlib import Path
@@ -53,8 +54,11 @@ def bound(eps, v, x0, x_t, t, betas):
     log_sigma2 = share * beta.log() + (1 - share) * at(log_posterior)
     mean, true_mean, true_log = mean_given(predicted), mean_given(x0), at(log_posterior)
     divergence = 0.5 * (
-        log_sigma2 - true_log + torch.exp(true_log - log_sigma2)
-        + (true_mean - mean) ** 2 * torch.exp(-log_sigma2) - 1
+        log_sigma2
+        - true_log
+        + torch.exp(true_log - log_sigma2)
+        + (true_mean - mean) ** 2 * torch.exp(-log_sigma2)
+        - 1
     )
     decoder = -log_probability(x0, mean, 0.5 * log_sigma2)
     return mean_of_each(torch.where(t.reshape(-1, 1, 1, 1) == 0, decoder, divergence)) / math.log(2)

@@ -4,6 +4,7 @@ python3 tests/golden2/unets.py [--check] DIR      with torch, diffusers and safe
 
 Seeds 110, 120, .. for the weights, each plus one for x, eps and the classes.
 """
+
 import sys
 from pathlib import Path
 
@@ -18,7 +19,9 @@ NETWORKS = {
     "unet_gelu": config(**GREY, sample_size=12, act_fn="gelu", attention_head_dim=16),
     "unet_learned_variance": config(in_channels=1, out_channels=2, sample_size=12, attention_head_dim=16),
     "unet_resnet_samplers": config(
-        block_out_channels=(16, 32, 32), downsample_type="resnet", upsample_type="resnet",
+        block_out_channels=(16, 32, 32),
+        downsample_type="resnet",
+        upsample_type="resnet",
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
     ),
