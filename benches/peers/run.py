@@ -2,10 +2,10 @@
 """Measures this engine beside PyTorch, ONNX Runtime and performer-pytorch on the same work, and prints the
 ratios.
 
-    python3 benches/peers/run.py                              every part, about ten minutes on two cores
-    python3 benches/peers/run.py --only attention --rounds 3  one part; the others' earlier results are kept
-    python3 benches/peers/run.py --only block              one residual block beside candle and burn (long to build)
-    python3 benches/peers/run.py --only none --document    no measurement: kept results into docs/performance.md
+    python3 benches/peers/run.py                               every part, about ten minutes on two cores
+    python3 benches/peers/run.py --only attention --rounds 3   one part; the others' earlier results are kept
+    python3 benches/peers/run.py --only block                  one residual block, with candle and burn (slow to build)
+    python3 benches/peers/run.py --only none --document        kept results into docs/performance.md
 
 The peers are installed once into target/peers/venv, or wherever --venv or PERFORMER_DDPM_PEERS says. The
 machine has to be quiet: PyTorch's threads wait for each other, and lose up to ten times when anything else

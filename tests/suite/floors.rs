@@ -149,7 +149,7 @@ fn edges(root: &Path) -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
     let home = |path: &[String]| -> Vec<String> {
         let mut at = Vec::new();
         for name in path {
-            let inside = [&at[..], &[name.clone()]].concat();
+            let inside = [&at[..], std::slice::from_ref(name)].concat();
             if modules.contains_key(&inside) {
                 at = inside;
             } else if let Some(child) = exports.get(&at).and_then(|names| names.get(name)) {
