@@ -4,7 +4,7 @@ ratios.
 
     python3 benches/peers/run.py                               every part, about ten minutes on two cores
     python3 benches/peers/run.py --only attention --rounds 3   one part; the others' earlier results are kept
-    python3 benches/peers/run.py --only block                  one residual block, with candle and burn (slow to build)
+    python3 benches/peers/run.py --only block                  one residual block (slow to build)
     python3 benches/peers/run.py --only none --document        kept results into docs/performance.md
 
 The peers are installed once into target/peers/venv, or wherever --venv or PERFORMER_DDPM_PEERS says. The
