@@ -72,7 +72,7 @@ impl Layer {
         }
     }
 
-    /// Median or least milliseconds of a pass over the `samples`.
+    /// The median or smallest number of milliseconds of a pass over the `samples`.
     fn milliseconds(
         &self,
         samples: &mut [Sample],

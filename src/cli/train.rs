@@ -260,7 +260,7 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
     Ok(config)
 }
 
-/// runs/NAME-1, or the first number that is free.
+/// runs/NAME-N with the first N that is free.
 fn free_folder(name: &str) -> PathBuf {
     let folder = |n: u32| Path::new(RUNS).join(format!("{name}-{n}"));
     (1..).map(folder).find(|folder| !folder.exists()).expect("there is always a larger number")

@@ -185,7 +185,7 @@ fn feeding(options: &FeatureOptions) -> Vec<String> {
         .collect()
 }
 
-/// One set of images beside the training images.
+/// One set of images compared with the training images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleQuality {
     /// The variant of the samples; `None` for the test images, whose distances a perfect model would have.

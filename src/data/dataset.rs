@@ -134,7 +134,7 @@ impl Dataset {
         Dataset { flip_makes_sense: true, ..self }
     }
 
-    /// What these images are, for people.
+    /// The name of these images, for messages and reports.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -245,7 +245,7 @@ impl Dataset {
         }
     }
 
-    /// Every image cut to the aspect of (height, width) around its centre, and resized.
+    /// Every image cropped around its centre to the aspect ratio of (height, width), and resized.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a size that no data set here has, or that memory does not hold for so many

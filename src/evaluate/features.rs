@@ -40,7 +40,7 @@ impl FeatureOptions {
         FeatureOptions { input: None, output: None, range, size: None, batch: 64, runtime }
     }
 
-    /// Inception v3 as it is used for the FID: 299x299 in [-1, 1]; grey images fill its three channels.
+    /// Options for Inception v3 as in the FID: 299x299 in [-1, 1]; grey images fill its three channels.
     pub fn inception(runtime: Runtime) -> Self {
         FeatureOptions { size: Some([299, 299]), ..FeatureOptions::new(runtime) }
     }
@@ -53,7 +53,7 @@ impl Default for FeatureOptions {
     }
 }
 
-/// A features network that is loaded.
+/// A loaded features network.
 pub struct Extractor {
     runner: Box<dyn Runner>,
     origin: String,

@@ -38,7 +38,7 @@ pub fn kernel_distance(
     Ok(Estimate::of(estimates))
 }
 
-/// Equal parts of the rows in a shuffled order; what does not divide is left out.
+/// Equal parts of the rows in a shuffled order; the remainder is left out.
 fn parts(features: ArrayView2<f64>, subsets: usize, seed: u64) -> Result<Vec<Array2<f64>>> {
     let order = shuffled(features.nrows(), seed)?;
     let size = features.nrows() / subsets;

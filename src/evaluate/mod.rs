@@ -26,8 +26,8 @@
 //! # }
 //! ```
 //!
-//! Everything is a function of its inputs and a seed: the same bits from any number of threads. Work that is
-//! shared out uses the rayon pool that the caller is in.
+//! Every result is a function of its inputs and a seed, with the same bits on any number of threads. Parallel
+//! work uses the rayon pool of the caller.
 
 mod block_means;
 mod choice;

@@ -109,7 +109,7 @@ pub fn likelihood(
     bound(model, engine, &schedule, images.view(), config, observer)
 }
 
-/// The bound of a model on `images` \[n, h w c\] in [-1, 1]; `observer` is told the share done.
+/// The bound of a model on `images` \[n, h w c\] in [-1, 1]; `observer` gets the finished share.
 ///
 /// # Errors
 /// As [`bound_by`], and [`Error::Invalid`] for images of another size than the network's.

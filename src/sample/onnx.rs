@@ -30,7 +30,7 @@ impl Default for Runtime {
     }
 }
 
-/// What only one kind of graph needs.
+/// The kind of a graph, with what only this kind needs.
 enum Kind {
     Denoiser(DenoiserPorts),
     Step,

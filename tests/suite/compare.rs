@@ -86,7 +86,7 @@ fn run(folder: &Path, plan: &Plan, parts: &[Part], stages: usize) -> (bool, Comp
     (finished.expect("the parts are done"), comparison, notes)
 }
 
-/// A features network: the eight columns' means.
+/// A features network: the means of the eight columns.
 fn features(folder: &Path, runtime: &Runtime) -> Features {
     let mut g = GraphBuilder::new("features");
     let image = [Dim::from("N"), 1.into(), 8.into(), 8.into()];
@@ -123,7 +123,7 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
     assert!(study.rows[1].comparison.is_some_and(|comparison| comparison.frechet_distance > 0.0));
     let html = report(folder.path(), comparison.findings(), &BTreeMap::new()).expect("a report").html;
     assert!(html.contains("features.onnx") && html.contains("too few for 8 features"), "{html}");
-    // Fed otherwise it is another study.
+    // With another range of pixels it is another study.
     let options = FeatureOptions { range: PixelRange::Unit, ..FeatureOptions::new(runtime.clone()) };
     let file = folder.path().join("features.onnx");
     let mut brighter = Features::open(&file, &options, None).expect("a features network");

@@ -22,7 +22,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Who samples, where and how, and a runtime's placement of its nodes.
+    /// The runtime, the device and the loop, and where the runtime placed its nodes.
     pub fn explain(&self) -> Vec<String> {
         let description = self.pipeline.describe();
         let mut lines = vec![description.to_string()];
@@ -161,8 +161,7 @@ fn runtime(args: &SampleArgs, backend: BackendName) -> Result<Runtime> {
     }
 }
 
-/// The graph of a model folder that serves a loop; by default the step graph where the runtime keeps x_t on
-/// its device.
+/// The kind of graph for a loop; by default the step graph, where the runtime keeps x_t on its device.
 fn graph_for(
     asked: Option<LoopName>,
     backend: BackendName,
