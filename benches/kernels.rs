@@ -2,8 +2,8 @@
 //! slowest first).
 //!
 //! `cargo bench --bench kernels`. Products count operations, so that Gitem/s are GFLOP/s; passes over memory
-//! count the bytes that they read and write. In the last row GHz stand for per cent: of the measured peak of
-//! multiply-adds for products, and of copying as many bytes for the others.
+//! count the bytes that they read and write. In the last row, GHz mean per cent: of the measured peak of
+//! multiply-adds for products, and of the speed of copying as many bytes for the others.
 
 use divan::counter::{BytesCount, CyclesCount, ItemsCount};
 use divan::{Bencher, black_box};
@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 fn main() {
-    // For the optimiser, which shares itself out over the pool that it is called in.
+    // For the optimiser, which uses all threads of the pool that it is called in.
     let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
     alone.install(divan::main);
 }
@@ -25,7 +25,7 @@ fn numbers(n: usize) -> Vec<f32> {
     (0..n).map(|i| (i * 7919 % 1000) as f32 / 1000.0 - 0.5).collect()
 }
 
-/// What a call does.
+/// The work of a call.
 enum Work {
     /// Additions and multiplications.
     Operations(usize),
@@ -35,7 +35,7 @@ enum Work {
 
 static PEAK: LazyLock<f64> = LazyLock::new(|| peak_gflops(1).expect("one thread"));
 
-/// GB/s of a copy that reads and writes so many bytes together: the best of many.
+/// GB/s of a copy that reads and writes this many bytes in total: the best of many.
 fn copy_rate(bytes: usize) -> f64 {
     let (from, mut to) = (vec![1u8; bytes / 2], vec![0u8; bytes / 2]);
     let mut copy = || {

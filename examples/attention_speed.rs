@@ -1,12 +1,12 @@
-//! Milliseconds of the attention layer alone, forward and forward with backward: one JSON object a line for
-//! every number of tokens, medians of `--runs` after two that do not count, or, with `--best yes`, the
+//! Milliseconds of the attention layer alone, forward and forward with backward: one JSON object per line for
+//! every number of tokens, with medians of `--runs` after two that do not count, or, with `--best yes`, the
 //! fastest.
 //!
 //! `cargo run --example attention_speed -- --threads 2 --runs 5 --isa avx512`
 //!
-//! Samples are shared out over the threads, or, where there are fewer samples than threads, the work inside
-//! them. The layer's input and its output's gradient are normal numbers; buffers are lent and reused, as in a
-//! network.
+//! Samples are distributed over the threads, or, where there are fewer samples than threads, the work inside
+//! the samples. The layer's input and the gradient of its output are normal numbers; buffers are reused, as
+//! in a network.
 
 use performer_ddpm::config::{AttentionKind, FeatureMap};
 use performer_ddpm::kernels::{Isa, Team};
@@ -30,7 +30,7 @@ fn normal(len: usize, id: u64) -> Vec<f32> {
     x
 }
 
-/// One sample's tensors and the buffers lent for it.
+/// One sample's tensors and buffers.
 struct Sample {
     q: Vec<f32>,
     k: Vec<f32>,
@@ -79,7 +79,7 @@ impl Layer {
         }
     }
 
-    /// Median or least milliseconds of a pass over the `samples`.
+    /// The median or smallest number of milliseconds of a pass over the `samples`.
     fn milliseconds(
         &self,
         samples: &mut [Sample],
@@ -115,7 +115,7 @@ impl Layer {
     }
 }
 
-/// What follows `name` on the command line, or `default`.
+/// The argument after `name` on the command line, or `default`.
 fn argument(name: &str, default: &str) -> String {
     let arguments: Vec<String> = std::env::args().collect();
     let at = arguments.iter().position(|argument| argument == name);

@@ -1,10 +1,12 @@
-"""Times an exported denoiser and sampler in ONNX Runtime beside the same network exported by PyTorch's own exporters.
+"""Times an exported denoiser and sampler in ONNX Runtime beside the same network exported by PyTorch's own
+exporters.
 
-    python3 onnx/compare_with_torch.py CONFIG.json [--program target/debug/performer-ddpm] [--batch 64] [--threads 2]
+    python3 onnx/compare_with_torch.py CONFIG.json [--program PROGRAM] [--batch 64] [--threads 2]
 
-CONFIG.json is the configuration of a diffusers UNet2DModel. Its randomly initialised weights go through a model folder, so
-that all files hold the same network; outputs are compared before anything is timed. Runs alternate, and medians are
-printed, one JSON object a line. Needs torch, diffusers, onnx, onnxscript (for the newer exporter), onnxruntime and numpy.
+CONFIG.json is the configuration of a diffusers UNet2DModel. Its randomly initialised weights go through a
+model folder, so that all files hold the same network; outputs are compared before anything is timed. Runs
+alternate, and medians are printed, one JSON object a line. Needs torch, diffusers, onnx, onnxscript (for the
+newer exporter), onnxruntime and numpy.
 """
 
 import argparse
@@ -34,8 +36,16 @@ def torch_exports(unet, x, t, folder):
     files = {}
     batch = torch.export.Dim.DYNAMIC
     for name, options in {
-        "torch_legacy": {"dynamo": False, "opset_version": 17, "dynamic_axes": {"x": {0: "N"}, "t": {0: "N"}}},
-        "torch_dynamo": {"dynamo": True, "verbose": False, "dynamic_shapes": {"x": {0: batch}, "t": {0: batch}}},
+        "torch_legacy": {
+            "dynamo": False,
+            "opset_version": 17,
+            "dynamic_axes": {"x": {0: "N"}, "t": {0: "N"}},
+        },
+        "torch_dynamo": {
+            "dynamo": True,
+            "verbose": False,
+            "dynamic_shapes": {"x": {0: batch}, "t": {0: batch}},
+        },
     }.items():
         path = folder / f"{name}.onnx"
         try:
@@ -68,7 +78,9 @@ def alternate(tasks, runs):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config")
     parser.add_argument("--program", default="target/debug/performer-ddpm")
     parser.add_argument("--batch", type=int, default=64)
@@ -95,7 +107,17 @@ def main():
         for graph in ["denoiser", "sampler"]:
             path = folder / f"{graph}.onnx"
             steps = ["--steps", str(args.steps)] if graph == "sampler" else []
-            command = [args.program, "export", path, "--model", folder / "model", "--graph", graph, "--check", "none"]
+            command = [
+                args.program,
+                "export",
+                path,
+                "--model",
+                folder / "model",
+                "--graph",
+                graph,
+                "--check",
+                "none",
+            ]
             subprocess.run([*command, *steps, "--quiet"], check=True, stdout=subprocess.DEVNULL)
             files[graph] = path
         with torch.no_grad():
@@ -113,7 +135,10 @@ def main():
         denoisers = {n: s for n, s in sessions.items() if n != "sampler"}
         seconds = alternate({n: lambda s=s: s.run(None, feeds) for n, s in denoisers.items()}, args.runs)
         for name, median in seconds.items():
-            print(json.dumps({"graph": name, "batch": args.batch, "images_per_s": args.batch / median}), flush=True)
+            print(
+                json.dumps({"graph": name, "batch": args.batch, "images_per_s": args.batch / median}),
+                flush=True,
+            )
 
         sampler = sessions["sampler"]
         entries = sampler.get_modelmeta().custom_metadata_map

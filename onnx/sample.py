@@ -19,11 +19,17 @@ import onnxruntime
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", help="the ONNX file")
     parser.add_argument("-n", type=int, default=16, help="images")
-    parser.add_argument("--sampler", choices=["ddim", "ddpm"], default="ddim", help="of a denoiser or step graph")
-    parser.add_argument("--steps", type=int, help="of a denoiser or step graph [default: 50 for ddim, all for ddpm]")
+    parser.add_argument(
+        "--sampler", choices=["ddim", "ddpm"], default="ddim", help="of a denoiser or step graph"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="of a denoiser or step graph [default: 50 for ddim, all for ddpm]"
+    )
     parser.add_argument("--eta", type=float, default=0.0, help="ddim's noise")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", help="x_T and the steps' noises, f32 [K+1, N, C, H, W]")
@@ -43,7 +49,9 @@ def load(path, device, tf32):
         providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(path, providers=providers)
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise SystemExit("the GPU cannot be used: see the messages above, and install onnxruntime-gpu[cuda,cudnn]")
+        raise SystemExit(
+            "the GPU cannot be used: see the messages above, and install onnxruntime-gpu[cuda,cudnn]"
+        )
     return session
 
 
@@ -52,11 +60,14 @@ def metadata(session, key):
     try:
         return entries[f"performer_ddpm.{key}"]
     except KeyError:
-        raise SystemExit(f"the file has no metadata performer_ddpm.{key}: was it written by `performer-ddpm export`?")
+        raise SystemExit(
+            f"the file has no metadata performer_ddpm.{key}: was it written by `performer-ddpm export`?"
+        )
 
 
 def process(session, args):
-    """The steps in the order of sampling: the index t - 1 and [a_x, a_eps, low, high, b_x0, b_x, b_eps, sigma] of
+    """The steps in the order of sampling: the index t - 1 and [a_x, a_eps, low, high, b_x0, b_x, b_eps,
+    sigma] of
 
     x0 = clip(a_x x + a_eps eps, low, high);  x_next = b_x0 x0 + b_x x + b_eps eps + sigma z.
     """
@@ -76,10 +87,15 @@ def process(session, args):
         else:
             variance = posterior if metadata(session, "variance") == "fixed_small" else 1 - alpha
             variance = variance if prev < 1 else 0.0
-            b_x0, b_x, b_eps = np.sqrt(prev) * (1 - alpha) / (1 - bar), np.sqrt(alpha) * (1 - prev) / (1 - bar), 0.0
+            b_x0, b_x, b_eps = (
+                np.sqrt(prev) * (1 - alpha) / (1 - bar),
+                np.sqrt(alpha) * (1 - prev) / (1 - bar),
+                0.0,
+            )
         a_x, a_eps, bound = 1 / np.sqrt(bar), -np.sqrt((1 - bar) / bar), 1.0
         if not clip:
-            # What is not clipped is linear in x and eps: collected, since a_x may be large.
+            # Without clipping the step is linear in x and eps. The terms are collected, because a_x may be
+            # large.
             b_x, b_eps, b_x0, a_x, a_eps = b_x + b_x0 * a_x, b_eps + b_x0 * a_eps, 0.0, 0.0, 0.0
             bound = np.finfo(np.float32).max
         row = [a_x, a_eps, -bound, bound, b_x0, b_x, b_eps, np.sqrt(variance)]
@@ -116,7 +132,10 @@ def by_sampler(session, x, noise):
     per_run = session.get_inputs()[1].shape[0]
     for first in range(0, len(noise), per_run):
         z = noise[first : first + per_run]
-        feeds = {"x_T": x, "noise": np.concatenate([z, np.zeros((per_run - len(z), *z.shape[1:]), np.float32)])}
+        feeds = {
+            "x_T": x,
+            "noise": np.concatenate([z, np.zeros((per_run - len(z), *z.shape[1:]), np.float32)]),
+        }
         if per_run < len(noise):
             feeds["first"] = np.array([first])
         (x,) = session.run(["images"], feeds)
@@ -160,13 +179,20 @@ def write_png(path, images):
 
     header = struct.pack(">IIBBBBB", side * w, side * h, 8, 2 if c == 3 else 0, 0, 0, 0)
     with open(path, "wb") as file:
-        file.write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b""))
+        file.write(
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", header)
+            + chunk(b"IDAT", zlib.compress(raw))
+            + chunk(b"IEND", b"")
+        )
 
 
 def main():
     args = arguments()
     images = sample(args)
-    print(f"{len(images)} images {images.shape[1:]}, mean {images.mean():.4f}, from {images.min():.3f} to {images.max():.3f}")
+    print(
+        f"{len(images)} images {images.shape[1:]}, mean {images.mean():.4f}, from {images.min():.3f} to {images.max():.3f}"
+    )
     if args.npy:
         np.save(args.npy, images)
     if args.out:

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// What went wrong, in words a user can act on.
+/// What went wrong, what was expected, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

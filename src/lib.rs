@@ -81,10 +81,20 @@
 //!
 //! # Floors
 //!
-//! Modules import only what stands below them. 0: [`error`], [`real`]; 1: [`config`], [`rng`]; 2:
-//! [`equations`], [`kernels`]; 3: [`nn`]; 4: [`model`]; 5: [`data`], [`output`]; 6: [`checkpoint`],
-//! [`export`]; 7: [`sample`], [`audit`]; 8: [`train`], [`evaluate`]; 9: [`compare`]; the binary's `cli`
-//! stands on top.
+//! The modules stand on floors, the lowest first, and import only from the floors below their own:
+//!
+//! 0. [`error`], [`real`]
+//! 1. [`config`], `machine`, [`rng`]
+//! 2. [`equations`], [`kernels`]
+//! 3. [`nn`]
+//! 4. [`model`]
+//! 5. [`data`], [`output`]
+//! 6. [`checkpoint`], [`export`]
+//! 7. [`sample`], [`audit`]
+//! 8. [`train`], [`evaluate`]
+//! 9. [`compare`]
+//! 10. `cli` of the binary
+//! 11. `main` of the binary
 #![deny(unsafe_code)]
 
 pub mod audit;

@@ -1,4 +1,4 @@
-//! What the machine may not have: memory for what was asked, and processors.
+//! Memory and processors that are asked for but that the machine may not have.
 
 use crate::error::{Error, Result};
 

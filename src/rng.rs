@@ -1,7 +1,8 @@
 //! Random numbers as a function of (seed, stream, step, sample).
 //!
-//! A draw never depends on who makes it or when: resuming a run, cutting a batch into shards or changing the
-//! number of threads changes nothing. The generator is ChaCha8 keyed by the four numbers.
+//! A draw does not depend on the thread that makes it or on the order of the draws: resuming a run, cutting a
+//! batch into shards or changing the number of threads changes nothing. The generator is ChaCha8 keyed by the
+//! four numbers.
 
 use crate::real::Real;
 use rand::SeedableRng;
@@ -37,7 +38,7 @@ pub enum Stream {
     /// The timestep of a stratum when the bound is evaluated; `step` is the stratum, with the draw in its
     /// upper bits.
     Stratum = 13,
-    /// Which images of a dataset are evaluated, and how samples are dealt out.
+    /// Which images of a dataset are evaluated, and how samples are split into subsets.
     Choice = 14,
 }
 

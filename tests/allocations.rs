@@ -1,4 +1,4 @@
-//! After the first steps nothing is allocated, and what is allocated by then is what `info` predicts.
+//! After the first steps nothing more is allocated, and the memory allocated by then is what `info` predicts.
 
 use performer_ddpm::config::{Config, Preset};
 use performer_ddpm::data;
@@ -9,7 +9,7 @@ use performer_ddpm::train::Trainer;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The system's allocator, with what it was asked for counted.
+/// The system's allocator with counters of calls and bytes.
 struct Counting;
 
 static CALLS: AtomicUsize = AtomicUsize::new(0);
@@ -54,9 +54,10 @@ fn config(preset: Preset, batch: usize) -> Config {
     config
 }
 
-/// One test, since the counts are the process's. The thread pool's queue takes a block of 1.5 KiB for every
-/// 63 jobs handed to it from outside, of which a training step has 5 and a forward pass 1: one block in 12 of
-/// either, and nothing else. The prediction is held to 3 % and half a MiB, for tables and images.
+/// One test, since the counters are those of the process. The thread pool's queue allocates a block of 1.5
+/// KiB for every 63 jobs submitted from outside, of which a training step has 5 and a forward pass 1: at most
+/// one block in 12 of either, and nothing else. The prediction must be right within 3 % and half a MiB, for
+/// tables and images.
 #[test]
 fn steps_after_the_first_allocate_nothing() {
     const STEPS: usize = 12;

@@ -1,4 +1,6 @@
-"""What the measurements run in: the peers' virtual environment, this repository's binaries, the machine."""
+"""The environment of the measurements: the peers' virtual environment, this repository's binaries, the
+machine."""
+
 import datetime
 import json
 import os
@@ -14,7 +16,8 @@ PACKAGES = "torch numpy onnx onnxruntime diffusers safetensors performer-pytorch
 
 
 def python(venv):
-    """The interpreter of the peers' environment, which is made (about 5 GB, some minutes) where it is missing."""
+    """The interpreter of the peers' environment, which is made (about 5 GB, some minutes) where it is
+    missing."""
     venv = pathlib.Path(venv) if venv else WORK / "venv"
     interpreter = venv / "bin" / "python"
     if not interpreter.exists():
@@ -28,7 +31,17 @@ def python(venv):
 def binaries():
     """This engine's command and its attention example, built with the profile that `cargo run` uses."""
     say("building this engine")
-    build = ["cargo", "build", "-q", "-p", "performer-ddpm", "--bin", "performer-ddpm", "--example", "attention_speed"]
+    build = [
+        "cargo",
+        "build",
+        "-q",
+        "-p",
+        "performer-ddpm",
+        "--bin",
+        "performer-ddpm",
+        "--example",
+        "attention_speed",
+    ]
     subprocess.run(build, cwd=ROOT, check=True)
     folder = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
     return folder / "performer-ddpm", folder / "examples" / "attention_speed"
@@ -36,16 +49,27 @@ def binaries():
 
 def machine(interpreter):
     """The processor, the versions and the date, for the head of the results."""
-    code = ("import json, torch, onnxruntime, diffusers; print(json.dumps({'pytorch': torch.__version__, 'onnxruntime': "
-            "onnxruntime.__version__, 'diffusers': diffusers.__version__, 'isa': torch.backends.cpu.get_cpu_capability()}))")
-    versions = subprocess.run([interpreter, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-    return {"date": datetime.date.today().isoformat(), "processor": processor(), "cores": os.cpu_count(),
-            "versions": json.loads(versions), "commit": commit()}
+    code = (
+        "import json, torch, onnxruntime, diffusers; print(json.dumps({'pytorch': torch.__version__, 'onnxruntime': "
+        "onnxruntime.__version__, 'diffusers': diffusers.__version__, 'isa': torch.backends.cpu.get_cpu_capability()}))"
+    )
+    versions = subprocess.run(
+        [interpreter, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "versions": json.loads(versions),
+        "commit": commit(),
+    }
 
 
 def commit():
     """What was measured; the page that the results are written to is no part of it."""
-    name = subprocess.run(["git", "describe", "--always"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    name = subprocess.run(
+        ["git", "describe", "--always"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", ":!docs/performance.md"], cwd=ROOT)
     return name + "-dirty" if changed.returncode == 1 else name
 

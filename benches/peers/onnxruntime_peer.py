@@ -1,4 +1,5 @@
-"""ONNX Runtime as a peer: forward passes of exported networks, asked for on stdin as PyTorch's are."""
+"""ONNX Runtime as a peer: forward passes of exported networks, requested on stdin as for PyTorch."""
+
 import json
 import sys
 import time
@@ -13,13 +14,16 @@ def forward(file, runs, threads):
     if file not in SESSIONS:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # A pool that spins between runs would take its cores from whoever is measured next.
+        # Threads that spin between runs would take the cores of the program that is measured next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
         SESSIONS[file] = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     session = SESSIONS[file]
     shape = session.get_inputs()[0].shape
-    feed = {"x": np.random.randn(*shape).astype(np.float32), "t": np.random.randint(0, 1000, shape[0]).astype(np.int64)}
+    feed = {
+        "x": np.random.randn(*shape).astype(np.float32),
+        "t": np.random.randint(0, 1000, shape[0]).astype(np.int64),
+    }
     session.run(None, feed)
     times = []
     for _ in range(runs):

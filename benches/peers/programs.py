@@ -1,4 +1,5 @@
 """The programs that are measured: this engine's command, and the peers behind a line of JSON each way."""
+
 import json
 import os
 import re
@@ -13,8 +14,9 @@ class Peer:
 
     def __init__(self, interpreter, script, threads):
         command = [interpreter, str(HERE / script), str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
 
     def ask(self, do, **request):
         self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
@@ -25,7 +27,7 @@ class Peer:
         return json.loads(answer)
 
     def rate(self, do, images, **request):
-        """Images per second where a run takes so many, the median of the runs asked for."""
+        """Images per second for runs of this many images: the median of the runs."""
         return images / statistics.median(self.ask(do, **request)["seconds"])
 
     def close(self):
@@ -41,24 +43,54 @@ class Ours:
         self.threads = threads
 
     def bench(self, config, batch, runs, threads=None):
-        command = [self.command, "bench", config, "--batch", batch, "--runs", runs, "--threads", threads or self.threads, "--json"]
+        command = [
+            self.command,
+            "bench",
+            config,
+            "--batch",
+            batch,
+            "--runs",
+            runs,
+            "--threads",
+            threads or self.threads,
+            "--json",
+        ]
         return json.loads(output(command))
 
     def attention(self, runs):
         """Milliseconds by the number of tokens."""
-        lines = output([self.attention_example, "--threads", self.threads, "--runs", runs, "--kinds", "favor"]).splitlines()
+        lines = output(
+            [self.attention_example, "--threads", self.threads, "--runs", runs, "--kinds", "favor"]
+        ).splitlines()
         return {figures["L"]: figures for figures in map(json.loads, lines)}
 
     def sample(self, folder, batch, steps, out):
-        """The seconds that so many DDIM steps of one batch take, as the command states them."""
-        command = [self.command, "sample", folder, "-n", batch, "--batch", batch, "--sampler", "ddim", "--steps", steps,
-                   "--threads", self.threads, "--out", out]
+        """The seconds that DDIM steps of one batch take, as the command reports them."""
+        command = [
+            self.command,
+            "sample",
+            folder,
+            "-n",
+            batch,
+            "--batch",
+            batch,
+            "--sampler",
+            "ddim",
+            "--steps",
+            steps,
+            "--threads",
+            self.threads,
+            "--out",
+            out,
+        ]
         process = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
         return batch / float(re.search(r"([\d.]+) images/s", process.stderr).group(1))
 
 
 def output(command, **options):
-    return subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True, **options).stdout
+    return subprocess.run(
+        [str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True, **options
+    ).stdout
 
 
 class Busy:

@@ -1,8 +1,9 @@
-"""PyTorch as a peer: does what it is asked on stdin, one JSON object a line, and answers in seconds.
+"""PyTorch as a peer: reads requests from stdin, one JSON object per line, and answers with seconds.
 
-Runs in the peers' environment. Networks are kept, so that only the first request for one pays for its making; every
-request warms up once where that is cheap, and only what it is asked for is timed.
+Runs in the peers' environment. Networks are kept, so that only the first request for one pays for its making;
+every request warms up once where that is cheap, and only what it is asked for is timed.
 """
+
 import json
 import resource
 import sys
@@ -58,7 +59,10 @@ def train(config, batch, runs, warm=1):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    return {"seconds": timed(step, runs, warm), "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    return {
+        "seconds": timed(step, runs, warm),
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
 
 
 def forward(config, batch, runs):
@@ -85,7 +89,8 @@ def sample(config, batch, steps, total):
 
 
 def attention(tokens, batch, heads, dim, features, runs, warm):
-    """FAVOR+ and softmax attention on [batch, heads, tokens, dim]: milliseconds, forward and forward with backward."""
+    """FAVOR+ and softmax attention on [batch, heads, tokens, dim]: milliseconds, forward and forward with
+    backward."""
     q, k, v = (torch.randn(batch, heads, tokens, dim, requires_grad=True) for _ in range(3))
     d_out = torch.randn(batch, heads, tokens, dim)
     favor = FastAttention(dim, nb_features=features)
@@ -100,6 +105,7 @@ def attention(tokens, batch, heads, dim, features, runs, warm):
 
 def export(config, batch, file):
     """The network as ONNX, for ONNX Runtime."""
+
     class Denoiser(torch.nn.Module):
         def __init__(self, model):
             super().__init__()
@@ -122,7 +128,7 @@ def save(config, folder):
 
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[1]))
-    # Answers have the real stdout to themselves.
+    # Only answers go to the real stdout.
     answers, sys.stdout = sys.stdout, sys.stderr
     asked = {f.__name__: f for f in (train, forward, sample, attention, export, save)}
     for line in sys.stdin:

@@ -1,15 +1,16 @@
-"""The GPU acceptance in one go: the same images as the engine's, and images per second beside PyTorch.
+"""The acceptance test on a GPU: the same images as the engine's, and images per second compared with PyTorch.
 
-    python3 onnx/gpu/measure.py                            # an NVIDIA GPU, Ho et al.'s network for CIFAR-10
-    python3 onnx/gpu/measure.py --runtime DIR              # with ONNX Runtime's CUDA build from DIR, also in parts (below)
-    python3 onnx/gpu/measure.py --device cpu --quick       # everything that can be tried without a GPU, in seconds
+    python3 onnx/gpu/measure.py                        # an NVIDIA GPU, Ho et al.'s network for CIFAR-10
+    python3 onnx/gpu/measure.py --runtime DIR          # ONNX Runtime's CUDA build from DIR, also in parts (below)
+    python3 onnx/gpu/measure.py --device cpu --quick   # all that can be tried without a GPU, in seconds
 
-It needs the program (`cargo build --release`), Python with torch and numpy, and ONNX Runtime's CUDA build. On a machine without
-network, DIR holds its libraries libonnxruntime.so*, libonnxruntime_providers_shared.so and libonnxruntime_providers_cuda.so, or
-parts of their archive, made elsewhere by `tar -c LIBRARIES | xz | split -b 55m -d - DIR/part.`. The CUDA libraries are those of
-torch's `nvidia` packages.
+It needs the program (`cargo build --release`), Python with torch and numpy, and ONNX Runtime's CUDA build. On
+a machine without network, DIR holds its libraries libonnxruntime.so*, libonnxruntime_providers_shared.so and
+libonnxruntime_providers_cuda.so, or parts of their archive, made elsewhere by `tar -c LIBRARIES | xz | split
+-b 55m -d - DIR/part.`. The CUDA libraries are those of torch's `nvidia` packages.
 
-A markdown table goes to stdout, everything else to stderr. Exit status 1 if an image differs by more than 1e-3 with TF32 off.
+A markdown table goes to stdout, everything else to stderr. Exit status 1 if an image differs by more than
+1e-3 with TF32 off.
 """
 
 import argparse
@@ -75,12 +76,20 @@ SCHEDULER = {
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda", help="cuda, cuda:INDEX or cpu")
-    parser.add_argument("--quick", action="store_true", help="a tiny network and few steps, to try the script")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny network and few steps, to try the script"
+    )
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/performer-ddpm")
-    parser.add_argument("--runtime", type=pathlib.Path, help="ONNX Runtime's library, its folder, or a folder of parts")
-    parser.add_argument("--model", type=pathlib.Path, help="a model folder [default: Ho et al.'s network, random weights]")
+    parser.add_argument(
+        "--runtime", type=pathlib.Path, help="ONNX Runtime's library, its folder, or a folder of parts"
+    )
+    parser.add_argument(
+        "--model", type=pathlib.Path, help="a model folder [default: Ho et al.'s network, random weights]"
+    )
     parser.add_argument("--batches", default="64,512", help="the batches to time")
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
     return parser.parse_args()
@@ -140,7 +149,9 @@ class Program:
         command += ["--npy", npy, "--out", self.work / "images.png", *options]
         for name, value in named.items():
             command += [f"--{name}" if len(name) > 1 else f"-{name}", value]
-        outcome = subprocess.run(list(map(str, command)), env=self.environment, capture_output=True, text=True)
+        outcome = subprocess.run(
+            list(map(str, command)), env=self.environment, capture_output=True, text=True
+        )
         if outcome.returncode:
             raise RuntimeError(outcome.stderr.strip())
         return json.loads(outcome.stdout), np.load(npy)
@@ -254,7 +265,9 @@ def main():
         model = args.model or random_model(work / "model", QUICK if args.quick else CIFAR10)
         config = json.loads((model / "unet/config.json").read_text())
         side = config["sample_size"]
-        image = (config["in_channels"], side, side) if isinstance(side, int) else (config["in_channels"], *side)
+        image = (
+            (config["in_channels"], side, side) if isinstance(side, int) else (config["in_channels"], *side)
+        )
         program = Program(args, model, environment, work)
         yardsticks = {}
         try:
@@ -275,7 +288,9 @@ def main():
                 for loop in loops:
                     name = f"ONNX Runtime, {loop}"
                     try:
-                        figures, _ = program.on_device(loop, tf32, n=batch * (runs + 1), batch=batch, steps=steps)
+                        figures, _ = program.on_device(
+                            loop, tf32, n=batch * (runs + 1), batch=batch, steps=steps
+                        )
                         speed = batch / statistics.median(figures["batch_seconds"][1:])
                         about = figures
                     except RuntimeError as error:

@@ -1,6 +1,7 @@
 """diffusers' UNet2DModel with softmax attention in plain PyTorch: the yardstick that `measure.py` times.
 
-The same network and parameter names as the program's own, so that both load the same weights. Needs torch only.
+The same network and parameter names as the program's own, so that both load the same weights. Needs torch
+only.
 """
 
 import json
@@ -75,7 +76,12 @@ class Unet(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        expected = {"downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "mid_block_scale_factor": 1}
+        expected = {
+            "downsample_padding": 0,
+            "flip_sin_to_cos": False,
+            "freq_shift": 1,
+            "mid_block_scale_factor": 1,
+        }
         for key, value in expected.items():
             if config[key] != value:
                 raise SystemExit(f"{key}: the yardstick has {value} only, got {config[key]}")
@@ -150,7 +156,7 @@ class Unet(nn.Module):
 
 
 def write_safetensors(path, tensors):
-    """f32 tensors by name in the safetensors format: the header's length, the header, the numbers."""
+    """Writes f32 tensors by name in the safetensors format: the header's length, the header, the numbers."""
     header, blobs, end = {}, [], 0
     for name, tensor in sorted(tensors.items()):
         blob = tensor.detach().cpu().float().contiguous().numpy().tobytes()

@@ -1,8 +1,7 @@
 //! A graph builder that infers and checks types and shapes while the graph is written.
 //!
-//! Operators are those of ONNX opset 17 (the operator's page in the ONNX documentation states its rule of
-//! shapes). Every method adds one node, unless its documentation says otherwise, and returns the value that
-//! the node writes.
+//! Operators are those of ONNX opset 17; the ONNX documentation states the shape rule of each. Every method
+//! adds one node, unless its documentation says otherwise, and returns the node's output.
 
 mod check;
 mod constants;
@@ -40,7 +39,7 @@ pub struct Value {
     index: usize,
 }
 
-/// What a model says of itself.
+/// The description of a model in its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelInfo {
     /// The program that wrote the file.
@@ -112,7 +111,7 @@ struct Node {
     doc: String,
 }
 
-/// A small constant's identity: equal ones are written once per graph.
+/// The key of a small constant: equal constants are written once per graph.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct ConstantKey {
     element: ElementType,
@@ -140,7 +139,7 @@ pub struct GraphBuilder {
 impl GraphBuilder {
     /// An empty graph.
     pub fn new(name: impl Into<String>) -> Self {
-        // Values carry their graph's number, so that one of another graph is refused rather than misread.
+        // Values carry the number of their graph, so that a value of another graph is refused.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         GraphBuilder {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -158,8 +157,8 @@ impl GraphBuilder {
         }
     }
 
-    /// An empty graph for [`GraphBuilder::scan`], all of whose nodes are named below the graph's name: names
-    /// must differ between a graph and the bodies in it.
+    /// An empty graph for [`GraphBuilder::scan`]. The names of its nodes begin with the graph's name, because
+    /// names must differ between a graph and the bodies in it.
     pub fn body(name: &str) -> Self {
         GraphBuilder { scope: name.to_owned(), ..GraphBuilder::new(name) }
     }
@@ -185,8 +184,8 @@ impl GraphBuilder {
         Ok(value)
     }
 
-    /// Names a value as an output of the graph. An `Identity` node is added where the value has a name of its
-    /// own already (an input, an initialiser, another output).
+    /// Makes a value an output of the graph. An `Identity` node is added where the value already has a name
+    /// (an input, an initialiser, another output).
     ///
     /// # Errors
     /// [`Error::Invalid`] when the name is empty or taken, or the value is of another graph.
@@ -203,7 +202,7 @@ impl GraphBuilder {
         Ok(())
     }
 
-    /// Everything that `body` adds gets this scope before its name and this text as its documentation; scopes
+    /// Every node that `body` adds gets this scope before its name and this text as its documentation. Scopes
     /// nest, and an empty text keeps the outer one.
     ///
     /// # Errors
@@ -319,7 +318,7 @@ impl GraphBuilder {
         self.free_name(if self.scope.is_empty() { op } else { format!("{}/{op}", self.scope) })
     }
 
-    /// The name itself, or with the first number that makes it new.
+    /// The name itself, or the name with the first number that makes it unique.
     fn free_name(&mut self, base: String) -> String {
         let mut name = base.clone();
         let mut count = 1;

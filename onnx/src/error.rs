@@ -4,7 +4,7 @@ use crate::types::Shape;
 use std::fmt;
 use std::path::PathBuf;
 
-/// What went wrong, in words a user can act on.
+/// What went wrong, what was expected, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -20,7 +20,7 @@ pub enum Error {
         /// What to do about it; may be empty.
         help: String,
     },
-    /// Two shapes that do not go together.
+    /// Two shapes that do not fit together.
     #[error("{what}: shapes {left} and {right} do not fit; {rule}")]
     Shape {
         /// The node or tensor.
@@ -51,7 +51,7 @@ pub enum Error {
     /// No usable ONNX Runtime library was found.
     #[error("{}", missing_runtime(.tried))]
     RuntimeMissing {
-        /// Every place that was looked at, in order, and why it did not serve.
+        /// Every place that was searched, in order, and why it had no usable library.
         tried: Vec<Attempt>,
     },
     /// The runtime is not a part of this program.
@@ -59,7 +59,7 @@ pub enum Error {
     NotBuiltIn {
         /// Which runtime.
         backend: &'static str,
-        /// The feature that has it.
+        /// The feature that adds it.
         feature: &'static str,
         /// What to do instead; may be empty.
         help: String,
@@ -81,7 +81,7 @@ pub enum Error {
         device: String,
         /// The size of the refused request in bytes, where the runtime names it.
         bytes: Option<u64>,
-        /// The runtime's own words.
+        /// The runtime's message.
         reason: String,
     },
     /// The runtime refused to load or to run the model.
@@ -91,7 +91,7 @@ pub enum Error {
         backend: &'static str,
         /// What it was asked to do: "load" or "run".
         action: &'static str,
-        /// Its own words.
+        /// The runtime's message.
         reason: String,
     },
 }
@@ -101,7 +101,7 @@ pub enum Error {
 pub struct Attempt {
     /// The path, or the place in words where there is no path.
     pub place: String,
-    /// Why it did not serve.
+    /// Why it had no usable library.
     pub reason: String,
 }
 

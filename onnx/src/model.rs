@@ -1,4 +1,4 @@
-//! A model in memory: bytes in and out, what it holds, its weights by name.
+//! A model in memory: reading and writing, a summary, weights by name.
 
 mod summary;
 mod weights;
@@ -40,7 +40,7 @@ impl Model {
     /// Reads a model from bytes; `origin` names them in messages.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the bytes are not an ONNX model or only a part of one.
+    /// [`Error::Invalid`] when the bytes are not an ONNX model, or only a part of one.
     pub fn from_bytes(origin: &str, bytes: &[u8]) -> Result<Self> {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(too_large(origin, bytes.len() as u64));
@@ -88,7 +88,7 @@ impl Model {
         Ok(self.proto.encode_to_vec())
     }
 
-    /// Writes the file. It appears under its name only when it is complete.
+    /// Writes the file, which gets its name only when it is complete.
     ///
     /// # Errors
     /// [`Error::Write`] when the system refuses, [`Error::Invalid`] when the model is too large for the
@@ -101,7 +101,7 @@ impl Model {
         partial.push(format!(".{}.partial", std::process::id()));
         let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
         written.map_err(|source| {
-            // The write's own error is the one to report.
+            // Report the error of the write.
             let _ = std::fs::remove_file(&partial);
             refuse(source)
         })
@@ -130,11 +130,11 @@ impl Model {
         summary::summarise(self)
     }
 
-    /// The weight of this name, wherever it lies: in the graph itself or in a sub-graph.
+    /// The weight of this name in the graph or in a sub-graph.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when there is none, its elements are neither f32 nor i64, lie in another file or do
-    /// not fit its shape.
+    /// [`Error::Invalid`] when there is none, or its elements are neither f32 nor i64, are in another file or
+    /// do not fit its shape.
     pub fn initializer(&self, name: &str) -> Result<Tensor> {
         let mut found = None;
         self.each_initializer(&mut |tensor| {
@@ -147,8 +147,7 @@ impl Model {
         })
     }
 
-    /// The first weight whose elements lie in another file, if any: such a model is not whole in this one
-    /// file.
+    /// The first weight whose elements are in another file, if any: such a model needs more than this file.
     pub fn external_weight(&self) -> Option<&str> {
         let mut found = None;
         self.each_initializer(&mut |tensor| {
@@ -159,8 +158,8 @@ impl Model {
         found
     }
 
-    /// The same model with the length that `symbol` stands for fixed, wherever inputs, outputs and
-    /// intermediate values name it: for runtimes that do more with fixed shapes (a CUDA graph needs them).
+    /// The same model with the length `symbol` fixed in all inputs, outputs and intermediate values, for
+    /// runtimes that do more with fixed shapes (CUDA graphs need them).
     pub fn with_length(&self, symbol: &str, length: usize) -> Model {
         let mut model = self.clone();
         let fixed = i64::try_from(length).unwrap_or(i64::MAX);
@@ -170,7 +169,7 @@ impl Model {
         model
     }
 
-    /// The bytes for a runtime, which gets to see nothing but them.
+    /// The bytes for a runtime, which needs a model that is complete in one file.
     #[cfg(any(feature = "tract", feature = "ort"))]
     pub(crate) fn runnable_bytes(&self) -> Result<Vec<u8>> {
         match self.external_weight() {
@@ -190,7 +189,7 @@ impl Model {
     }
 }
 
-/// The graph and every sub-graph in its nodes' attributes. Decoding bounds the depth.
+/// Visits the graph and every sub-graph in its nodes' attributes. The decoder limits the depth.
 fn each_graph<'a>(graph: &'a GraphProto, visit: &mut dyn FnMut(&'a GraphProto)) {
     visit(graph);
     for attribute in graph.node.iter().flat_map(|node| &node.attribute) {

@@ -1,8 +1,8 @@
 //! The messages of ONNX's protobuf schema that this crate reads and writes.
 //!
-//! Field numbers and types are those of `onnx.proto` (proto2) in the ONNX repository. A field that is left
-//! out here is skipped on reading. Repeated numbers are written as the schema says: unpacked, except a
-//! tensor's typed data; reading accepts both forms.
+//! Field numbers and types are those of `onnx.proto` (proto2) in the ONNX repository. Fields that are not
+//! declared here are skipped on reading. Repeated numbers are written as the schema says, unpacked except for
+//! a tensor's typed data; both forms can be read.
 
 use prost::{Enumeration, Message, Oneof};
 
@@ -63,7 +63,7 @@ pub struct StringStringEntryProto {
 /// A graph: nodes in topological order.
 #[derive(Clone, PartialEq, Message)]
 pub struct GraphProto {
-    /// The nodes, each after those that it reads from.
+    /// The nodes, each after those whose outputs it reads.
     #[prost(message, repeated, tag = "1")]
     pub node: Vec<NodeProto>,
     /// The graph's name.
@@ -89,7 +89,7 @@ pub struct GraphProto {
 /// One operation.
 #[derive(Clone, PartialEq, Message)]
 pub struct NodeProto {
-    /// Names of the values read; an empty name is an optional input left out.
+    /// Names of the values read; an empty name is an omitted optional input.
     #[prost(string, repeated, tag = "1")]
     pub input: Vec<String>,
     /// Names of the values written.
@@ -208,15 +208,15 @@ pub struct TensorProto {
     /// Doubles, when not in `raw_data`.
     #[prost(double, repeated, tag = "10")]
     pub double_data: Vec<f64>,
-    /// Where the elements lie when they lie in another file.
+    /// The place of elements that are in another file.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
-    /// Whether the elements lie here or in another file.
+    /// Whether the elements are here or in another file.
     #[prost(enumeration = "DataLocation", tag = "14")]
     pub data_location: i32,
 }
 
-/// Where a tensor's elements lie.
+/// Where a tensor's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub enum DataLocation {
@@ -240,7 +240,7 @@ pub struct ValueInfoProto {
     pub doc_string: String,
 }
 
-/// A type; only tensors are read, anything else is left out.
+/// A type; only tensor types are read, all others are skipped.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
     /// The tensor's type and shape.

@@ -36,7 +36,7 @@ use std::str::FromStr;
 /// Where a model runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Device {
-    /// The processor.
+    /// The CPU.
     #[default]
     Cpu,
     /// The NVIDIA GPU of this index.
@@ -89,7 +89,7 @@ impl Backend {
     }
 }
 
-/// Who runs the model, and where.
+/// The runtime, version and device that run a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// The runtime.
@@ -102,7 +102,7 @@ pub struct Description {
     pub tf32: bool,
     /// Where the runtime's library was found; empty when it is built in.
     pub library: String,
-    /// Which nodes run where, in the runtime's own words; empty unless it was asked for.
+    /// Which nodes run where, as the runtime reports it; empty unless it was asked for.
     pub placement: Vec<String>,
 }
 
@@ -130,7 +130,7 @@ pub struct Capabilities {
 
 /// A model that is loaded and can be run.
 pub trait Runner: Send {
-    /// Who runs the model, and where.
+    /// The runtime, version and device that run the model.
     fn describe(&self) -> &Description;
 
     /// What this runner can do beyond running.
@@ -232,7 +232,8 @@ fn match_port<'p>(port: &'p Port, tensor: &Tensor, symbols: &mut HashMap<&'p str
     Ok(())
 }
 
-/// A runtime's panic as its error: a foreign file may break an assumption of the runtime's, not this program.
+/// Turns a panic of the runtime into an error: a foreign file may violate an assumption of the runtime, which
+/// must not end this program.
 #[cfg(any(feature = "tract", feature = "ort"))]
 pub(crate) fn guarded<T>(
     backend: Backend,

@@ -35,7 +35,7 @@ pub enum ElementType {
     U64,
     /// Brain 16-bit float.
     Bf16,
-    /// Any other code of a foreign file.
+    /// Any other code, from a foreign file.
     Other(i32),
 }
 
@@ -99,7 +99,7 @@ pub enum Dim {
     Known(usize),
     /// A length that is fixed only when the model runs; equal names mean equal lengths.
     Symbol(String),
-    /// A foreign file says nothing of it.
+    /// A foreign file does not say.
     Unknown,
 }
 

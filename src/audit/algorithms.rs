@@ -54,9 +54,9 @@ pub fn alg1() -> Vec<Check> {
     checks
 }
 
-/// The slopes a_t of eps_theta(x_t, t) = a_t x_t after gradient descent on (21) over the given draws. Each
-/// a_t sees a tenth of the loss, with a curvature of 2/10 times a power between 0.2 and 1: steps of 4 leave
-/// less than 1e-15 of the start after 200.
+/// The slopes a_t of eps_theta(x_t, t) = a_t x_t after gradient descent on (21) over the given draws. A tenth
+/// of the loss depends on each a_t, with a curvature of 2/10 times a power between 0.2 and 1: after 200 steps
+/// of size 4 less than 1e-15 of the initial error is left.
 fn trained_slopes(t: &[usize], eps: &[f64], x_t: &[f64], steps: usize) -> Vec<f64> {
     let mut slopes = vec![0.0; steps];
     let mut d_eps_hat = vec![0.0; eps.len()];
@@ -70,9 +70,9 @@ fn trained_slopes(t: &[usize], eps: &[f64], x_t: &[f64], steps: usize) -> Vec<f6
     slopes
 }
 
-/// Runs Algorithm 2 with the best eps_theta for `data`, each x_T entry and each z of its own scale, and
-/// returns the mean and variance of x_0 that independent N(0, 1) draws would have: the chain is linear, so
-/// unit impulses measure it exactly.
+/// Runs Algorithm 2 with the best eps_theta for `data` on unit impulses in x_T and in each z, and returns the
+/// mean and variance that x_0 would have for independent N(0, 1) draws: the chain is linear, so the impulses
+/// measure it exactly.
 pub fn impulses(schedule: &Schedule, data: GaussianData, variance: VarianceKind) -> GaussianData {
     let steps = schedule.steps();
     // Component k < K has z = 1 at step k only, component K starts at 1, component K + 1 has neither.
@@ -94,10 +94,10 @@ pub fn impulses(schedule: &Schedule, data: GaussianData, variance: VarianceKind)
 }
 
 /// Algorithm 2 with the best eps_theta for Gaussian data, against the chain's exact moments from joint
-/// covariances: by impulses, strided too (1000 steps' rounding, and what 1 - abar_t loses at small t) and by
-/// simulation (five standard errors of 20000 samples). The order of its steps is counted. DDIM with eta = 1
-/// and its noise derived again is Algorithm 2 with x_0 clipped: another route to the same numbers, up to the
-/// rounding of 1/sqrt(abar_t).
+/// covariances: by impulses, with a strided schedule too (rounding of 1000 steps, and the cancellation in 1 -
+/// abar_t at small t), and by simulation (five standard errors of 20000 samples). Steps out of order are
+/// counted. DDIM with eta = 1 and with its noise derived again is Algorithm 2 with x_0 clipped: the same
+/// numbers by another formula, up to the rounding of 1/sqrt(abar_t).
 pub fn alg2() -> Vec<Check> {
     let data = GaussianData { mean: 0.1, variance: 0.25 };
     let mut checks = Vec::new();
@@ -124,8 +124,8 @@ pub fn alg2() -> Vec<Check> {
     checks
 }
 
-/// Algorithm 2's x_0 for [`coarse`] and sigma_t^2 = beta_t, and how many calls came out of order or did not
-/// come.
+/// Algorithm 2's x_0 for [`coarse`] and sigma_t^2 = beta_t, and how many calls came out of order or are
+/// missing.
 fn simulate(data: GaussianData, count: usize) -> (Vec<f64>, f64) {
     let schedule = coarse();
     let steps = schedule.steps();

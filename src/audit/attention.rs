@@ -7,7 +7,7 @@ use crate::equations::attention::{eq22_attention, eq26_favor_attention, eq26_lin
 use crate::equations::features::{FeatureMap, eq24_features};
 use ndarray::{Array2, Axis, concatenate};
 
-/// The largest difference of two matrices; NaN if the first could not be made.
+/// The largest difference of two matrices; NaN if the first is an error.
 fn distance(got: crate::Result<Array2<f64>>, want: &Array2<f64>) -> f64 {
     got.map_or(f64::NAN, |got| worst(got.iter().zip(want).map(|(a, b)| absolute(*a, *b))))
 }
@@ -49,8 +49,8 @@ pub fn eq22() -> Vec<Check> {
 
 /// (26) against the explicit product with A^ = Q' K'^T (rounding); against (22) as m grows, the exponent of
 /// the error; and 50000 queries and keys, where an L x L matrix would take 20 GB, against the 24 keys that
-/// they repeat (rounding of sums of 50000). And the rows that (26) cannot normalise, with q and k of unit
-/// variance, d = 32, m = 128: none with positive features, 22% with trigonometric ones (five standard
+/// they repeat (rounding of sums of 50000). Then the rows that (26) cannot normalise, with q and k of unit
+/// variance, d = 32, m = 128: none with positive features, 22 % with trigonometric ones (five standard
 /// errors).
 pub fn eq26() -> Vec<Check> {
     let mut rng = draws(26);
@@ -85,8 +85,8 @@ pub fn eq26() -> Vec<Check> {
     let trigonometric = not_positive(FeatureMap::Trigonometric);
     vec![
         Check::new("equal to the product with A^ = Q' K'^T", explicit, 1e-12),
-        // Ratios of estimates have a bias of relative order 1/m beside: 0.05 for the variance's own change at
-        // m = 64.
+        // A ratio of estimates also has a bias of relative order 1/m: 0.05 allows for the change of the
+        // variance at m = 64.
         Check::new(
             "mean squared error to (22) falls as 1/m: the exponent",
             (exponent - 1.0).abs(),
@@ -141,8 +141,8 @@ mod tests {
         assert_all(&eq26());
     }
 
-    /// No positive map has a row that cannot be normalised, and the trigonometric one's share is told apart
-    /// from zero and from a half.
+    /// No positive map has a row that cannot be normalised, and the bound on the trigonometric map's share
+    /// excludes zero and a half.
     #[test]
     fn eq26_denominators_are_positive_with_positive_features_only() {
         for map in [FeatureMap::Positive, FeatureMap::Hyperbolic, FeatureMap::Relu] {

@@ -88,8 +88,8 @@ pub fn eq16() -> Vec<Check> {
         .to_vec()
 }
 
-/// E L over all noises, exactly: every term depends on its own noise alone, so one noise value can serve all
-/// t at once.
+/// E L over all noises, exactly: every term depends on its own noise alone, so one noise value can be used
+/// for all t at once.
 pub fn expected_bound(variance: VarianceKind) -> f64 {
     let schedule = coarse();
     expect(|e| {
@@ -153,8 +153,8 @@ fn integrated_prior(mean: f64, variance: f64) -> f64 {
 
 /// (17): every term against numerical integration (1e-9: 4000 roundings and the decoder's Simpson rule), the
 /// sum against the simulated chain (five standard errors of 20000 paths), the inequality against the exact
-/// likelihood, and the decoder as a distribution over 256 values (each probability is raised to the floor of
-/// 1e-12 at most).
+/// likelihood, and the decoder as a distribution over 256 values (the floor adds at most 1e-12 to each
+/// probability).
 pub fn eq17() -> Vec<Check> {
     let mut checks = Vec::new();
     for variance in VARIANCES {
@@ -204,7 +204,7 @@ pub fn eq17() -> Vec<Check> {
     checks
 }
 
-/// How many of (17)'s middle terms are missing, too many or not of their own t.
+/// How many of (17)'s middle terms are missing, superfluous or at a wrong t.
 fn misplaced() -> f64 {
     let schedule = coarse();
     let bound = eq17_bound(&schedule, reverse(FixedSmall), &image(), |_, out| out.fill(0.0), eps_theta);
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn eq16_is_the_exact_likelihood_of_a_gaussian_chain() {
         assert_all(&eq16());
-        // Standard errors that allowed everything would prove nothing: a twentieth of a nat at most.
+        // The check proves something only if the standard errors are small: at most a twentieth of a nat.
         assert!(eq16().iter().all(|check| check.bound < 0.05));
     }
 

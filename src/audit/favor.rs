@@ -11,7 +11,7 @@ use ndarray::{Array1, Array2, ArrayView1, Axis, array};
 /// The default projections: orthogonal, with lengths that keep the estimate unbiased.
 pub const ORTHOGONAL: Projection = Projection::Orthogonal(RowNorms::Chi);
 
-/// Projections whose sizes are known to be usable.
+/// Draws projections of sizes that are known to be valid.
 pub fn draw(projection: Projection, m: usize, d: usize, rng: &mut ChaCha8Rng) -> Array2<f64> {
     projection.draw(m, d, rng).unwrap_or_else(|error| unreachable!("{error}"))
 }
@@ -76,7 +76,7 @@ fn combined(map: FeatureMap, x: &Array1<f64>, y: &Array1<f64>, w: &Array2<f64>) 
 /// (24): the inner products of its features against one mean over the projections (rounding); the
 /// projections' orthogonality (rounding of a 16 x 16 decomposition), independence of the blocks and lengths;
 /// and the estimates' means over 4000 draws of 16 orthogonal projections in 16 dimensions for aligned x = y,
-/// where a decomposition of fixed signs would be off by a quarter (five standard errors).
+/// where a QR decomposition without random signs would be wrong by a quarter (five standard errors).
 pub fn eq24() -> Vec<Check> {
     let mut rng = draws(24);
     let d = 16;
@@ -158,8 +158,8 @@ fn aligned(rng: &mut ChaCha8Rng) -> Vec<Check> {
         for map in FeatureMap::ALL {
             let got = mean(map, &x, &draws);
             let error = (got.mean - eq23_kernel(map, x.view(), x.view())).abs();
-            // The trigonometric estimate is exact for x = y (sin^2 + cos^2): what is left is the rounding of
-            // 4000 terms.
+            // The trigonometric estimate is exact for x = y (sin^2 + cos^2): only the rounding of 4000 terms
+            // is left.
             let bound = (5.0 * got.standard_error).max(1e-12);
             checks.push(Check::new(format!("unbiased for x = y on the {name}, {map:?}"), error, bound));
         }
@@ -194,8 +194,8 @@ mod tests {
     fn eq24_is_unbiased_with_orthogonal_projections() {
         let checks = eq24();
         assert_all(&checks);
-        // The bias of fixed lengths is real: the sphere's mean is percents from the kernel, beyond the
-        // check's bound.
+        // Fixed lengths are really biased: the mean over the sphere differs from the kernel by several per
+        // cent, more than the check's bound.
         let bias = fixed_length_mean(16, 0.5) / 0.5f64.exp() - 1.0;
         assert!(bias < -0.03, "{bias}");
         assert!(checks.iter().filter(|check| check.name.contains("Positive")).all(|check| check.bound < 0.1));

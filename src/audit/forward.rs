@@ -49,7 +49,7 @@ pub fn eq01() -> Vec<Check> {
 pub fn eq02() -> Vec<Check> {
     let schedule = ho();
     let steps = schedule.steps();
-    // Component j < T feels only the noise of step j + 1; the last one starts at 1 and feels none.
+    // Component j < T gets only the noise of step j + 1; the last one starts at 1 and gets none.
     let mut x = vec![0.0; steps + 1];
     x[steps] = 1.0;
     let mut next = x.clone();
@@ -100,10 +100,10 @@ pub fn eq02() -> Vec<Check> {
     checks
 }
 
-/// (3) against (2) iterated on the betas, for all 1000 t. 1 - abar_t loses four digits at t = 1: 1e-12 of
-/// 1e-16/1e-4. The golden values: 1000 roundings. The inverse multiplies the rounding of x_t by
-/// 1/sqrt(abar_T) = 157. A strided schedule, (2) iterated on its own betas, must pass through the x_t of the
-/// full one, as closely.
+/// (3) against (2) iterated on the betas, for all 1000 t. 1 - abar_t loses four digits at t = 1, 1e-16/1e-4 =
+/// 1e-12. The golden values: 1000 roundings. The inverse multiplies the rounding of x_t by 1/sqrt(abar_T) =
+/// 157. A strided schedule, (2) iterated on its own betas, must pass through the x_t of the full one within
+///      the same bound.
 pub fn eq03() -> Vec<Check> {
     let schedule = ho();
     let walk = walk(&schedule);

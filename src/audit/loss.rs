@@ -12,7 +12,7 @@ use crate::equations::posterior::eq11_posterior_mean;
 use crate::equations::reverse::{Reverse, eq13_mu_theta};
 use crate::equations::{Level, Timestep};
 
-/// Numerical integration: 4000 roundings, and the digits that beta~_t loses at t = 2 of 1000.
+/// The bound of numerical integration: 4000 roundings, and the digits that beta~_t loses at t = 2 of 1000.
 const GRID: f64 = 1e-9;
 
 /// The largest error of `distance` + C_t against the divergence by numerical integration, for one choice of
@@ -65,8 +65,8 @@ pub fn eq19() -> Vec<Check> {
     both(|case, sigma2| eq19_mean_distance(&[case.x_t], &[case.eps], &[case.eps_hat], &case.level, sigma2))
 }
 
-/// (20) at x_0, where eps_theta sees x_t; what it sees, against (2) iterated (rounding of 1000 steps); and
-/// against (18) and (19) for random images at every t.
+/// (20) at x_0, with eps_theta evaluated at x_t; that argument against (2) iterated (rounding of 1000 steps);
+/// and (20) against (18) and (19) for random images at every t.
 pub fn eq20() -> Vec<Check> {
     let mut checks = both(|case, sigma2| {
         let predict = |_: &[f64], _, out: &mut [f64]| {
@@ -105,10 +105,10 @@ fn forms() -> f64 {
     }))
 }
 
-/// What a network is shown.
+/// A network as the objectives call it.
 type Network<'a> = &'a mut dyn FnMut(&[f64], Timestep, &mut [f64]) -> crate::Result<()>;
 
-/// The factors of x_0 and eps in what eps_theta is shown, for all 1000 t, against (2) iterated on the betas.
+/// The factors of x_0 and eps in eps_theta's argument, for all 1000 t, against (2) iterated on the betas.
 fn argument(objective: impl Fn([f64; 2], [f64; 2], &Level, Network)) -> Check {
     let schedule = ho();
     let walk = walk(&schedule);
@@ -131,9 +131,9 @@ pub fn least_loss(data: GaussianData, t: usize) -> f64 {
     from_data / (from_data + variance)
 }
 
-/// (21): what eps_theta sees; its value against (20) of weight one and, with the best eps_theta for Gaussian
-/// data, against the exact minimum (five standard errors of 40000 draws); its gradient against central
-/// differences, which are exact for a square.
+/// (21): the argument of eps_theta; its value against (20) of weight one and, with the best eps_theta for
+/// Gaussian data, against the exact minimum (five standard errors of 40000 draws); its gradient against
+/// central differences, which are exact for a square.
 pub fn eq21() -> Vec<Check> {
     let mut rng = draws(21);
     let (x0, eps) = (normals(&mut rng, 37), normals(&mut rng, 37));

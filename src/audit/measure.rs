@@ -1,4 +1,4 @@
-//! Integration and statistics, written apart from the equations that they judge.
+//! Integration and statistics, independent of the equations that they check.
 
 use crate::rng::{ChaCha8Rng, Stream, fill_normal, rng};
 
@@ -32,7 +32,7 @@ pub struct Moments {
     pub variance: f64,
 }
 
-/// The moments of the unnormalised `density` that lives within 14 `spread` of `centre`.
+/// The moments of the unnormalised `density`, which is negligible beyond 14 `spread` from `centre`.
 pub fn moments(centre: f64, spread: f64, density: impl Fn(f64) -> f64) -> Moments {
     let over = |f: &dyn Fn(f64) -> f64| {
         integrate(centre - 14.0 * spread, centre + 14.0 * spread, 4000, |x| f(x) * density(x))

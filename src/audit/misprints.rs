@@ -1,4 +1,4 @@
-//! What the slides print, computed, and how far it is from the truth that the implemented form meets.
+//! What the slides print, computed, and its error beside the error of the implemented form.
 
 use super::Misprint;
 use super::algorithms::impulses;
@@ -178,8 +178,8 @@ fn eq15() -> [Misprint; 2] {
     ]
 }
 
-/// The middle terms up to t = T - 1: the sum lacks that of t = T. Bound: the integration's, as for the check
-/// of (17).
+/// The middle terms up to t = T - 1: the sum lacks the term of t = T. Bound: that of the integration, as for
+/// the check of (17).
 fn eq17() -> Misprint {
     let (prior, middle, decoder) = integrated_terms(FixedLarge);
     let whole = prior + middle.iter().sum::<f64>() + decoder;
@@ -194,8 +194,8 @@ fn eq17() -> Misprint {
     )
 }
 
-/// The distance of the means alone for sigma_t^2 = beta_t. Bound: the integration's, as for the check of
-/// (18).
+/// The distance of the means alone for sigma_t^2 = beta_t. Bound: that of the integration, as for the check
+/// of (18).
 fn eq18() -> Misprint {
     let error = |with_constant: f64| {
         worst(cases().iter().map(|case| {
@@ -298,7 +298,7 @@ fn alg2() -> [Misprint; 2] {
     ]
 }
 
-/// w_1 in the last component: the estimate is another mean over the projections than (24) says. Bound:
+/// w_1 in the last component: the estimate is not the mean over the projections that (24) defines. Bound:
 /// rounding.
 fn eq25() -> Misprint {
     let phi = |x: &Array1<f64>, w: &Array2<f64>| {

@@ -1,5 +1,5 @@
-//! The audit: every equation of [`INDEX`] checked against something that is not itself (numerical
-//! integration, simulation, another algebraic route), and every misprint of the slides refuted by a number.
+//! The audit: every equation of [`INDEX`] checked by independent means (numerical integration, simulation,
+//! another algebraic form), and every misprint of the slides refuted by a number.
 //!
 //! [`run`] measures and returns a [`Report`]; printing is the caller's. Every random draw has a fixed seed,
 //! so a report is the same on every run of a build.
@@ -27,7 +27,7 @@ pub struct Check {
     pub name: String,
     /// The measured error.
     pub error: f64,
-    /// The largest error accepted; its reason stands at the function that makes the check.
+    /// The largest error accepted; the function that makes the check says why.
     pub bound: f64,
     /// Whether the error is a number and within the bound.
     pub ok: bool,
@@ -69,7 +69,7 @@ pub struct Misprint {
     pub printed_error: f64,
     /// The implemented form's error.
     pub correct_error: f64,
-    /// What separates them: the implemented form's error must be within it, the printed form's beyond.
+    /// The bound between them: the implemented form's error must be below it, the printed form's above.
     pub bound: f64,
     /// Whether it does.
     pub refuted: bool,

@@ -18,11 +18,11 @@ const GRID: f64 = 1e-10;
 
 /// (4) for two-point data, against a mixture of posteriors from Bayes' rule on a grid; and its approach to a
 /// Gaussian: ln q(x_{t-1}) is smooth, so the skewness is of order beta^(3/2) and the divergence from the
-/// Gaussian of the same moments of order beta^3. The exponent between beta = 0.02 and 0.01 may miss 3 by the
-/// next order, beta itself times a constant near ten.
+/// Gaussian of the same moments of order beta^3. The exponent between beta = 0.02 and 0.01 may differ from 3
+/// by the next order, beta times a constant near ten.
 pub fn eq04() -> Vec<Check> {
     let data: [&[f64]; 2] = [&POINTS[..1], &POINTS[1..]];
-    // x_t must come from the data: far from both points the density's mass is not where x_t says.
+    // x_t must be likely under the data: far from both points the density's mass is not near x_t.
     let near = |case: Case| Case { x_t: case.signal * POINTS[1] + case.variance.sqrt() * case.eps, ..case };
     let cases: Vec<Case> = cases().into_iter().map(near).collect();
     let mass = cases.iter().map(|case| {
@@ -147,7 +147,7 @@ pub fn eq10() -> Vec<Check> {
 }
 
 /// (11) against Bayes' rule on a grid, at t = 1 exactly, and against (9) for all 1000 t: 1e-11 for the digits
-/// that 1 - abar_{t-1} loses at small t, in another order.
+/// that 1 - abar_{t-1} loses at small t, since the two forms round in different orders.
 pub fn eq11() -> Vec<Check> {
     let schedule = ho();
     let forms = schedule

@@ -59,7 +59,7 @@ pub fn eq06() -> Vec<Check> {
     ]
 }
 
-/// What (15) adds for `z`.
+/// The term that (15) adds for `z`.
 fn response(level: &Level, variance: VarianceKind, z: [f64; 3]) -> [f64; 3] {
     let at = |z: [f64; 3]| {
         let mut x_prev = [0.0; 3];
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn eq13_is_the_mean_by_bayes_rule() {
         assert_all(&eq13());
-        // The case is worth something only if the clipping matters in it.
+        // The check proves something only if clipping changes some means.
         assert!(cases().iter().any(|case| (mu_theta(case, true) - mu_theta(case, false)).abs() > 0.1));
     }
 

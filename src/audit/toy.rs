@@ -1,4 +1,4 @@
-//! Models whose every distribution is known, and the cases that the one-dimensional checks run over.
+//! Models whose distributions are all known, and the cases of the one-dimensional checks.
 
 use super::measure::{Moments, moments, pdf};
 use crate::config::{DiffusionConfig, VarianceKind};
@@ -7,7 +7,7 @@ use crate::equations::{Level, Schedule, Timestep};
 /// Both choices of (7).
 pub const VARIANCES: [VarianceKind; 2] = [VarianceKind::FixedSmall, VarianceKind::FixedLarge];
 
-/// A schedule whose betas are known to be in range.
+/// Unwraps a schedule whose betas are known to be in range.
 pub fn schedule(schedule: crate::Result<Schedule>) -> Schedule {
     schedule.unwrap_or_else(|error| unreachable!("{error}"))
 }
@@ -123,8 +123,8 @@ impl Case {
         (self.x_t / keep.sqrt(), (self.level.beta / keep).sqrt())
     }
 
-    /// The variance of x_{t-1} given x_t where it is optimal to have it as sigma_t^2: for data at one point
-    /// (small) and for data from N(0, 1) (large), by Bayes' rule on a grid.
+    /// The variance of x_{t-1} given x_t that is the optimal sigma_t^2 for data at one point (small) or for
+    /// data from N(0, 1) (large), by Bayes' rule on a grid.
     pub fn optimal_variance(&self, kind: VarianceKind) -> f64 {
         match kind {
             VarianceKind::FixedSmall => self.bayes(self.x0).variance,

@@ -1,11 +1,11 @@
-//! JSON objects read key by key, so that no key is ever ignored.
+//! JSON objects read key by key, so that an unknown key is always noticed.
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// The keys of a JSON file's object that have not been looked at yet.
+/// The keys of a JSON file's object that have not been read yet.
 pub(super) struct Keys {
     file: PathBuf,
     map: Map<String, Value>,
@@ -68,14 +68,14 @@ impl Keys {
         }
     }
 
-    /// Looks at keys that change nothing.
+    /// Accepts keys whose values change nothing.
     pub(super) fn tolerate(&mut self, keys: &[&str]) {
         for key in keys {
             self.map.remove(*key);
         }
     }
 
-    /// Refuses whatever key has not been looked at.
+    /// Refuses any key that has not been read.
     pub(super) fn finish(self) -> Result<()> {
         match self.map.iter().next() {
             None => Ok(()),
@@ -83,7 +83,8 @@ impl Keys {
                 key,
                 "only keys that are supported",
                 shown(value),
-                "it is not known what the key would change, so the file is refused rather than misread",
+                "this program does not know what the key changes, so it refuses the file rather than misread \
+                 it",
             )),
         }
     }
@@ -99,7 +100,7 @@ impl Keys {
         Error::invalid(format!("{}, key {key:?}", self.file.display()), expected, got, help)
     }
 
-    /// Names the file in an error that came from checking its values against each other.
+    /// Adds the file's name to an error about values that do not fit each other.
     pub(super) fn in_file(&self, error: Error) -> Error {
         match error {
             Error::Invalid { what, expected, got, help } => {

@@ -1,9 +1,9 @@
 //! Models and training runs on disk.
 //!
-//! A model folder ([`model_folder`]) is diffusers' pipeline layout, so that other programs read our models
-//! and ours reads theirs. A training state ([`state`]) is one checksummed file from which a run goes on with
-//! the same bits. Both hold their tensors as safetensors; whatever is read is checked, and what is wrong is
-//! named with its file.
+//! A model folder ([`model_folder`]) has the layout of a diffusers pipeline, so that diffusers reads our
+//! models and we read its models. A training state ([`state`]) is one file with a checksum from which a run
+//! continues with the same bits. Both store tensors as safetensors. Everything that is read is checked, and
+//! errors name the file.
 //!
 //! [`Pipeline::load`](crate::Pipeline::load) and [`Pipeline::save`](crate::Pipeline::save) are the usual way
 //! in. Here is what they stand on:

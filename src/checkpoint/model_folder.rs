@@ -3,8 +3,8 @@
 //! ```text
 //! model_index.json                            the pipeline's parts
 //! unet/config.json                            the network
-//! unet/diffusion_pytorch_model.safetensors    the averaged (EMA) weights, under diffusers' names, and FAVOR+ projections
-//! unet/raw_weights.safetensors                the weights that training stopped at
+//! unet/diffusion_pytorch_model.safetensors    averaged (EMA) weights by diffusers' names, FAVOR+ projections
+//! unet/raw_weights.safetensors                the weights at the end of training, not averaged
 //! scheduler/scheduler_config.json             the diffusion process
 //! ```
 //!
@@ -45,7 +45,7 @@ pub struct LoadedModel<T> {
     pub file: PathBuf,
     /// The training step, where it is known: weights from a run's checkpoint.
     pub step: Option<u64>,
-    /// What the user should be told: what was assumed, or what was passed over.
+    /// What the user should know: what was assumed, or which damaged file was skipped.
     pub note: Option<String>,
 }
 
@@ -94,7 +94,8 @@ pub fn load_unet<T: Real>(path: &Path) -> Result<Model<T>> {
     load_weights(&folder, &weights_file(&folder)?)
 }
 
-/// Loads the network of a folder that [`save`] wrote with the weights that training stopped at.
+/// Loads the network of a folder that [`save`] wrote, with the weights at the end of training instead of the
+/// averaged ones.
 ///
 /// # Errors
 /// As [`load`].
@@ -112,14 +113,14 @@ pub fn load_unet_config(path: &Path) -> Result<UnetConfig> {
         return unet_json::read(path);
     }
     match unet_folder(path) {
-        // A run's configuration never changes, and a checkpoint is read with its weights.
+        // A run's configuration never changes. In a checkpoint it is in the same file as the weights.
         Ok(folder) => unet_json::read(&folder.join(CONFIG)),
         Err(error) => checkpoint(path)?.map(|found| found.state.config.unet).ok_or(error),
     }
 }
 
 /// Writes a model folder, each file whole or not at all. `raw`, in the layout of `average.weights`, are the
-/// weights that training stopped at; without them a file of earlier ones is removed.
+/// weights at the end of training; without them an earlier file of such weights is removed.
 ///
 /// # Errors
 /// [`Error::Invalid`] for weights that are not as many as the network has, before anything is written;
@@ -169,7 +170,7 @@ fn is_checkpoint(path: &Path) -> bool {
     path.is_file() && path.extension().is_some_and(|e| e == "safetensors")
 }
 
-/// The checkpoint that `path` is, or the newest of the run folder that it is.
+/// The checkpoint at `path`, or the newest one where `path` is a run folder.
 fn checkpoint(path: &Path) -> Result<Option<Newest>> {
     if is_checkpoint(path) {
         return Ok(Some(Newest { state: state::load(path)?, file: path.to_owned(), note: None }));
@@ -211,7 +212,7 @@ fn unet_folder(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// The file with the averaged weights, or why there is none that can be read.
+/// The file with the averaged weights, or an error that says why it cannot be read.
 fn weights_file(folder: &Path) -> Result<PathBuf> {
     let file = folder.join(WEIGHTS);
     if file.is_file() {
@@ -224,8 +225,9 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
         )
     } else if folder.join("diffusion_pytorch_model.bin").is_file() {
         (
-            "diffusion_pytorch_model.bin, a pickle, which can run any code when it is read",
-            "convert it in Python, where its origin is trusted, with save_pretrained(DIR, safe_serialization=True)",
+            "diffusion_pytorch_model.bin, a pickle, which can run any code when it is loaded",
+            "convert it in Python, where its origin is trusted, with save_pretrained(DIR, \
+             safe_serialization=True)",
         )
     } else {
         ("no such file", "")
@@ -252,7 +254,7 @@ fn save_weights(file: &Path, graph: &Graph, weights: &[f32], projections: &[Vec<
     let projections = graph.projections.iter().zip(projections);
     let projections = projections.map(|(p, w)| (p.name.as_str(), vec![p.features, p.dim], w.as_slice()));
     let tensors: Vec<_> = params.chain(projections).collect();
-    // PyTorch's readers ask for this entry.
+    // PyTorch's readers require this entry.
     write_atomically(file, |f| safetensors_io::write(f, ("format", "pt"), &tensors))
 }
 
@@ -272,8 +274,8 @@ fn check_index(file: &Path) -> Result<()> {
     keys.finish()
 }
 
-/// Where the scheduler may lie: in a pipeline's subfolder, beside the network (diffusers' first models), or,
-/// where `path` is the `unet` of a pipeline, beside that.
+/// The scheduler's file: in a pipeline's subfolder, beside the network (diffusers' first models), or, where
+/// `path` is the `unet` folder of a pipeline, beside that folder.
 fn scheduler_file(path: &Path, unet: &Path) -> Option<PathBuf> {
     let subfolder = Path::new("scheduler").join(SCHEDULER);
     let pipeline = unet.join("..");

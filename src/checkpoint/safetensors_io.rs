@@ -1,4 +1,4 @@
-//! Safetensors files, read tensor by tensor with every tensor checked, and written.
+//! Reading safetensors files, with every tensor checked, and writing them.
 
 use crate::error::{Error, Result};
 use crate::model::graph::{Graph, Projection};
@@ -26,7 +26,7 @@ impl<'a> Tensors<'a> {
                 file.display().to_string(),
                 "a whole safetensors file",
                 format!("{} bytes with an unusable header ({e})", bytes.len()),
-                "the file was cut, damaged or is of another kind",
+                "the file is cut short, damaged or of another kind",
             )
         };
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
@@ -44,8 +44,8 @@ impl<'a> Tensors<'a> {
         self.tensors.iter().map(|(name, view)| (name.as_str(), view))
     }
 
-    /// Takes the first tensor of `names` that is there; it must have one of the `shapes`, a floating-point
-    /// type and finite values only.
+    /// Takes the first of `names` that the file has. The tensor must have one of the `shapes`, a
+    /// floating-point type and only finite values.
     pub(super) fn take<T: Real>(&mut self, names: &[&str], shapes: &[&[usize]]) -> Result<Vec<T>> {
         let Some((name, view)) = names.iter().find_map(|n| self.tensors.remove_entry(*n)) else {
             let got = format!("no such tensor among the {} that are left", self.tensors.len());
@@ -71,7 +71,7 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    /// Refuses whatever tensor has not been taken.
+    /// Refuses any tensor that has not been taken.
     pub(super) fn finish(self) -> Result<()> {
         match self.tensors.first_key_value() {
             None => Ok(()),
@@ -154,7 +154,7 @@ pub(super) fn write(out: &mut impl Write, metadata: (&str, &str), tensors: &[Ten
     let text = HashMap::from([(metadata.0.to_owned(), metadata.1.to_owned())]);
     let header = Metadata::new(Some(text), entries.collect()).map_err(io::Error::other)?;
     let mut header = serde_json::to_vec(&header)?;
-    // The format asks for tensors that start at a multiple of eight bytes.
+    // The format requires tensors to start at a multiple of eight bytes.
     header.resize(header.len().next_multiple_of(8), b' ');
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(&header)?;

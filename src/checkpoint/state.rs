@@ -2,10 +2,10 @@
 //! `RUN/checkpoints/step-00001234.safetensors`.
 //!
 //! The file is a safetensors file: `weights`, `ema`, `first_moment` and `second_moment` are the flat vectors,
-//! in the engine's order and layout, and the FAVOR+ projections have the graph's names. Its header's one
-//! entry of free text is JSON with the step, the configuration and a CRC-32 of all of it, so that a file that
-//! was cut or damaged is never resumed from. Random numbers need no state: they are functions of the seed and
-//! the step ([`crate::rng`]).
+//! in the engine's order and layout, and the FAVOR+ projections have the graph's names. The one metadata
+//! entry of its header is JSON with the step, the configuration and a CRC-32 of everything, so that a run is
+//! never resumed from a damaged file. Random numbers need no state: they are functions of the seed and the
+//! step ([`crate::rng`]).
 
 use super::safetensors_io::{self, Tensor, Tensors, little_endian};
 use crate::config::Config;
@@ -52,7 +52,7 @@ pub struct Newest {
     pub state: TrainingState,
     /// Its file.
     pub file: PathBuf,
-    /// What was passed over and why, where a newer one is damaged.
+    /// Which newer checkpoint was skipped, and why, where one is damaged.
     pub note: Option<String>,
 }
 
@@ -65,12 +65,12 @@ struct Header {
     metrics_len: u64,
     /// The run's configuration as TOML text.
     config: String,
-    /// CRC-32 (ISO 3309) of this header with 0 in this place, then of every tensor's name, shape and bytes.
+    /// CRC-32 (ISO 3309) of this header with 0 in this field, then of every tensor's name, shape and bytes.
     crc32: u32,
 }
 
 /// Saves a state under the run folder and removes checkpoints other than the last two up to this step. Later
-/// ones, which can only be damaged ones that [`newest`] passed over, are removed too.
+/// checkpoints, which can only be damaged ones that [`newest`] skipped, are removed too.
 ///
 /// # Errors
 /// [`Error::Write`] where the system refuses a step; earlier checkpoints are then all there.
@@ -126,7 +126,7 @@ pub fn save(run: &Path, state: &TrainingState) -> Result<PathBuf> {
 /// Loads a state.
 ///
 /// # Errors
-/// [`Error::Invalid`] naming the file if it is no state, was cut or is damaged; [`Error::Read`].
+/// [`Error::Invalid`] naming the file if it is no state or is damaged; [`Error::Read`].
 pub fn load(file: &Path) -> Result<TrainingState> {
     let bytes = fs::read(file).map_err(|e| Error::read(file, e))?;
     let broken = |got: String, help: &str| {
@@ -168,8 +168,8 @@ pub fn load(file: &Path) -> Result<TrainingState> {
     Ok(state)
 }
 
-/// Loads a run's newest checkpoint. One that is damaged is passed over, and the note says so; `None` where
-/// there is none.
+/// Loads a run's newest checkpoint. A damaged one is skipped, and the note says so; `None` where there is
+/// none.
 ///
 /// # Errors
 /// The newest checkpoint's, where none can be read.

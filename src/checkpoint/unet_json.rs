@@ -1,11 +1,11 @@
-//! `config.json` of diffusers' `UNet2DModel`, read and written.
+//! Reading and writing `config.json` of diffusers' `UNet2DModel`.
 //!
 //! FAVOR+ blocks have types of their own: `FavorAttnDownBlock2D`, `FavorAttnUpBlock2D` and, in the middle,
 //! `UNetMidBlock2DFavor`, with [`crate::config::FavorConfig`] under the key `favor`. diffusers refuses block
-//! types that it does not know, but looks neither at the middle block's type nor at unknown keys, and would
-//! compute softmax attention where only the middle attends with FAVOR+. There the last block on the way down
-//! is written with the prefix `FavorMid` (`FavorMidDownBlock2D`, `FavorMidAttnDownBlock2D`), which changes
-//! nothing but that diffusers refuses the folder.
+//! types that it does not know, but ignores the middle block's type and unknown keys, so it would compute
+//! softmax attention where only the middle block uses FAVOR+. In that case the last block on the way down
+//! gets the prefix `FavorMid` (`FavorMidDownBlock2D`, `FavorMidAttnDownBlock2D`). It means the same network
+//! to us, and diffusers refuses the folder.
 
 use super::keys::Keys;
 use crate::config::{BlockAttention, FavorConfig, UnetConfig};
@@ -110,7 +110,7 @@ pub(super) fn read(file: &Path) -> Result<UnetConfig> {
     Ok(config)
 }
 
-/// Keys whose only supported values are what the network always does.
+/// Keys for which only one behaviour is supported.
 fn accept_what_is_built_in(keys: &mut Keys) -> Result<()> {
     keys.fixed("act_fn", &[json!("silu"), json!("swish")])?;
     for key in ["downsample_type", "upsample_type"] {

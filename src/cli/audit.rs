@@ -1,4 +1,4 @@
-//! `audit`: every equation, what was checked, and by how much each check held.
+//! `audit`: every equation, its checks, and their errors beside the bounds.
 
 use super::print_json;
 use clap::Args;

@@ -22,8 +22,8 @@ use std::time::Instant;
 ///
 /// Shares of the machine's peak count useful work only: the multiply-adds of convolutions as written, linear
 /// layers and attention, once for a forward pass and three times for a training step, whatever the kernels
-/// save or add. The peak is measured, by a loop of multiply-adds in registers on every thread. The times by
-/// kind of work are averages of further steps, which a clock watches.
+/// save or add. The peak is measured by a loop of multiply-adds in registers on every thread. The times by
+/// kind of work are averages of further steps that are timed operation by operation.
 ///
 /// Example: performer-ddpm bench --batch 64 --threads 2
 #[derive(Debug, Args)]
@@ -62,22 +62,22 @@ struct Figures {
     forward: Speed,
 }
 
-/// How fast one kind of step is, and where its time goes.
+/// The speed of one kind of step, and where its time goes.
 #[derive(Serialize)]
 struct Speed {
     gflops: f64,
     share_of_peak: f64,
-    /// Of the median step.
+    /// The median step's time.
     milliseconds: f64,
-    /// Of a step that the clock watched, on average.
+    /// The average time of a step that was timed operation by operation.
     clocked_milliseconds: f64,
-    /// Of these steps, by kind of work; threads' times divided by their number.
+    /// The time of these steps by kind of work, as an average over threads.
     milliseconds_by_work: BTreeMap<&'static str, f64>,
 }
 
 impl Speed {
-    /// A step of `seconds`, of `multiply_adds`; the clock has watched `runs` more, which took `clocked`
-    /// seconds together.
+    /// The figures of a step of `seconds` and `multiply_adds`. `runs` more steps, timed operation by
+    /// operation, took `clocked` seconds together.
     fn new(
         seconds: f64,
         multiply_adds: f64,
@@ -161,7 +161,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is measured, with its name: what was named, or the newest run, or, where there is none, a preset.
+/// The network to measure, with its name: the named one, the newest run or, where there is none, a preset.
 fn subject(args: &BenchArgs) -> Result<(String, Config)> {
     let path = match (&args.model, args.preset) {
         (Some(path), _) => path.clone(),
@@ -178,7 +178,7 @@ fn subject(args: &BenchArgs) -> Result<(String, Config)> {
             format!("{name}: out_channels"),
             format!("{}, like in_channels", unet.in_channels),
             unet.out_channels.to_string(),
-            "a training step predicts the noise alone, a number for each of the image's",
+            "a training step predicts only the noise, which has the image's size",
         ));
     }
     Ok((name, Config { unet, ..Preset::Fashion.config() }))
@@ -218,7 +218,7 @@ fn print(figures: &Figures) {
 /// A dataset with images of as many numbers as the network's; their content does not change the speed.
 fn noise(config: &Config) -> Result<Dataset> {
     let [h, w] = config.unet.sample_size;
-    // Other channels than an image's lie side by side in a grey one.
+    // Numbers of channels that images cannot have become a wider grey image.
     let (w, c) = match config.unet.in_channels {
         c @ (1 | 3) => (w, c),
         c => (w * c, 1),
@@ -241,7 +241,7 @@ fn median(runs: u32, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(times[times.len() / 2])
 }
 
-/// The process's largest resident size so far, where the system tells.
+/// The process's largest resident size so far, if the system reports it.
 fn peak_rss_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! `compare`: FAVOR+ beside softmax under one budget, with a report.
+//! `compare`: FAVOR+ and softmax with the same budget, with a report.
 
 use super::choices::{attention_kinds, parts};
 use super::features_network::NetworkArgs;
@@ -143,7 +143,7 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     done(&args, finished, &report, comparison.findings())
 }
 
-/// The folder, and the plan that the options describe, or the one that is kept there where none is given.
+/// The folder, and the plan of the options, or the plan recorded in the folder where no options are given.
 fn plan(args: &CompareArgs) -> Result<(PathBuf, Plan)> {
     if let Some(folder) = &args.out
         && args.describes_no_plan()
@@ -212,13 +212,13 @@ fn done(args: &CompareArgs, finished: bool, report: &Path, findings: &Findings) 
     }
     print(findings);
     if !finished {
-        println!("not all is done; the same command, or compare --out alone, goes on");
+        println!("not finished; the same command, or compare --out alone, continues it");
     }
     println!("report: {}", report.display());
     Ok(ExitCode::SUCCESS)
 }
 
-/// The peak of a `bench` of the run's network, which begins by training it.
+/// The peak memory of `bench` on the run's network, which it trains first.
 fn peak_mib(plan: &Plan, folder: &Path, batch: usize) -> Option<f64> {
     let mut bench = Command::new(std::env::current_exe().ok()?);
     bench.arg("bench").arg(folder).args(["--runs", "1", "--json"]);

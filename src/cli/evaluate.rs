@@ -21,9 +21,10 @@ use std::time::Instant;
 /// (--features).
 ///
 /// --nll is the variational bound (16)-(21), an upper bound of -log2 p(x_0) per pixel and channel, with both
-/// reverse variances and with standard errors over images, noise and timesteps left out. --features compares
-/// the features of samples with those of images under any network in an ONNX file: Frechet distance (FID),
-/// kernel distance (KID), precision and recall, and the nearest training image of each sample.
+/// reverse variances. Its standard errors include images, noise and timesteps that were not evaluated.
+/// --features compares the features of samples with those of images under any network in an ONNX file:
+/// Frechet distance (FID), kernel distance (KID), precision and recall, and the nearest training image of
+/// each sample.
 ///
 /// Examples:
 ///   performer-ddpm evaluate --nll -n 500 --out evaluation
@@ -40,7 +41,7 @@ pub struct EvaluateArgs {
     /// Resize and crop a folder of pictures to this size, such as 32 or 32x48
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "data")]
     size: Option<[usize; 2]>,
-    /// Bits per dimension; what is done where neither this nor --features is given
+    /// Bits per dimension; the default where neither this nor --features is given
     #[arg(long)]
     nll: bool,
     /// Compare samples with images by the features of this network
@@ -84,7 +85,7 @@ enum Split {
 }
 
 impl EvaluateArgs {
-    /// Whether the bound is asked for.
+    /// Whether the bound is to be evaluated.
     fn wants_nll(&self) -> bool {
         self.nll || self.features.is_none()
     }
@@ -103,7 +104,7 @@ impl EvaluateArgs {
         }
     }
 
-    /// Refuses options of what is not done.
+    /// Refuses options of parts that are not done.
     fn check(&self) -> Result<()> {
         let unused = |flag: &str, needed: &str| {
             Err(Error::invalid(flag, format!("to be given with {needed} only"), format!("no {needed}"), ""))
@@ -120,18 +121,15 @@ impl EvaluateArgs {
         }
         let of_fresh = |flag: &&str| !(self.wants_nll() && *flag == "--clip");
         match self.reverse.given().find(of_fresh) {
-            Some(flag) if self.network.samples.is_some() => Err(Error::invalid(
-                flag,
-                "fresh samples",
-                "--samples, which are there already",
-                "leave it out",
-            )),
+            Some(flag) if self.network.samples.is_some() => {
+                Err(Error::invalid(flag, "fresh samples", "--samples, which exist already", "leave it out"))
+            }
             _ => Ok(()),
         }
     }
 }
 
-/// What was found.
+/// The results.
 #[derive(Serialize)]
 struct Figures {
     #[serde(skip_serializing_if = "Option::is_none")]

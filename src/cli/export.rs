@@ -32,10 +32,10 @@ pub struct ExportArgs {
     /// Steps of one run of the sampler graph, for chains whose noise is too large for one [default: all]
     #[arg(long, value_name = "P")]
     steps_per_run: Option<usize>,
-    /// Runtimes that have to agree with the engine, or none [default: those that are here]
+    /// Runtimes that have to agree with the engine, or none [default: those that are available]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "tract,ort|none")]
     check: Option<Vec<CheckName>>,
-    /// Threads of the check [default: the processor's]
+    /// Threads of the check [default: as many as the processor has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     threads: Option<u16>,
     /// One JSON object on stdout
@@ -85,7 +85,7 @@ struct Check {
     difference: Difference,
 }
 
-/// Exports; prints what was checked and the file's path.
+/// Exports; prints the checks and the file's path.
 pub fn run(args: ExportArgs) -> Result<ExitCode> {
     let path = model_path(args.model.clone())?;
     let loaded = checkpoint::model_folder::load::<f32>(&path)?;
@@ -123,7 +123,8 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
         for check in &report.checks {
             let Difference { absolute, bound, .. } = check.difference;
             println!(
-                "{}: largest difference from the engine {absolute:.1e}, {:.1e} of the largest value (bound {bound:.0e})",
+                "{}: largest difference from the engine {absolute:.1e}, {:.1e} of the largest value (bound \
+                 {bound:.0e})",
                 check.runtime,
                 check.difference.relative()
             );
@@ -144,7 +145,7 @@ fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<GraphSpec> {
         return Err(Error::invalid(
             flag,
             "--graph sampler",
-            "a graph that leaves the sampler to its user",
+            "a graph that does not fix the sampler",
             "leave the option out, or export the sampler graph",
         ));
     }

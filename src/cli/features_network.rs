@@ -1,4 +1,4 @@
-//! How a features network is fed and run: the options of every command that has one.
+//! How images enter a features network and what runs it: the options of every command that uses one.
 
 use super::parse_size;
 use clap::{Args, ValueEnum};
@@ -8,19 +8,19 @@ use performer_ddpm::{Error, Result};
 use performer_ddpm_onnx::runner::ort::OrtOptions;
 use std::path::PathBuf;
 
-/// How a features network is fed and run.
+/// How images enter a features network, and what runs it.
 #[derive(Debug, Args)]
 pub struct NetworkArgs {
-    /// How a known network is fed: inception takes 299x299 in [-1,1]
+    /// How images enter a known network: inception takes 299x299 in [-1,1]
     #[arg(long, value_enum, value_name = "NAME")]
     features_preset: Option<PresetName>,
-    /// The network's input of images, where it has several; the others are fed zeros
+    /// The network's input for images, where it has several; the others get zeros
     #[arg(long, value_name = "NAME")]
     features_input: Option<String>,
-    /// The network's output of features, where it has several
+    /// The network's output with the features, where it has several
     #[arg(long, value_name = "NAME")]
     features_output: Option<String>,
-    /// What the network takes pixels for [default: -1..1]
+    /// The range of pixels that the network expects [default: -1..1]
     #[arg(long, value_enum, value_name = "NAME")]
     features_range: Option<RangeName>,
     /// Resize images to this size for the network, such as 299 [default: as they are]
@@ -79,7 +79,7 @@ impl NetworkArgs {
         .filter_map(|(flag, given)| given.then_some(flag))
     }
 
-    /// What was chosen, for batches of so many images and so many threads.
+    /// The chosen options, for this batch size and number of threads.
     pub fn options(&self, batch: usize, threads: Option<u16>) -> Result<FeatureOptions> {
         let runtime = match (self.features_backend, &self.ort_lib) {
             (Some(BackendName::Tract), Some(library)) => {

@@ -1,4 +1,4 @@
-//! `info`: what a model is made of and what it costs.
+//! `info`: the layers and the cost of a model.
 
 mod onnx_file;
 
@@ -41,7 +41,7 @@ struct Info<'a> {
     network: GraphReport,
 }
 
-/// Relative variances above this drown the attention in noise.
+/// With a relative variance above this, attention is mostly noise.
 const VARIANCE_CONCERN: f64 = 100.0;
 
 /// Prints the report.
@@ -79,7 +79,8 @@ fn print_totals(info: &Info, batch: u32, threads: usize) {
         println!("note: {note}");
     }
     println!(
-        "{} parameters, {:.1} million multiply-adds an image, about {:.0} MiB to train at batch {batch} on {threads} threads",
+        "{} parameters, {:.1} million multiply-adds an image, about {:.0} MiB to train at batch {batch} on \
+         {threads} threads",
         network.parameters,
         network.multiply_adds as f64 / 1e6,
         network.training_mib
@@ -110,7 +111,7 @@ fn print_layers(info: &Info, schedule: &Schedule) -> Result<()> {
                 println!("{sizes}; FAVOR+ with m = {m}: {verdict} (break-even at L = {even})");
                 if let Some(variance) = layer.relative_variance {
                     let concern = if variance > VARIANCE_CONCERN {
-                        ": a concern unless training keeps queries and keys shorter"
+                        ": too large, unless training keeps queries and keys shorter"
                     } else {
                         ""
                     };

@@ -1,4 +1,4 @@
-//! Ctrl-C: what is running ends in order.
+//! Ctrl-C: the running work ends in order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,7 +13,7 @@ pub fn watch_interrupts() -> Arc<AtomicU8> {
         _ => std::process::exit(130),
     });
     if let Err(error) = watched {
-        eprintln!("warning: Ctrl-C will not be waited for: {error}");
+        eprintln!("warning: Ctrl-C will end the process at once: {error}");
     }
     count
 }

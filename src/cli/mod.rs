@@ -1,11 +1,11 @@
 //! Arguments -> configuration -> library; progress, tables and messages.
 
-/// In place of the standard one, which panics where nobody reads on, as after `info | head -1`.
+/// Replaces the standard macro, which panics where the reader has gone, as in `info | head -1`.
 macro_rules! println {
     ($($text:tt)*) => { $crate::cli::print_line(format_args!($($text)*)) };
 }
 
-/// In place of the standard one: a message that nobody can read stops no work.
+/// Replaces the standard macro: a message that cannot be written does not stop the work.
 macro_rules! eprintln {
     ($($text:tt)*) => { $crate::cli::print_message(format_args!($($text)*)) };
 }
@@ -56,14 +56,14 @@ enum Command {
 /// Options of every command that computes.
 #[derive(Debug, Args)]
 struct ComputeArgs {
-    /// Threads; more than the processor's are allowed [default: the processor's]
+    /// Threads; may be more than the processor has [default: as many as it has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     threads: Option<u16>,
-    /// Instruction set of the kernels: reference, portable, avx2 or avx512 [default: the fastest here]
+    /// Instruction set of the kernels: reference, portable, avx2 or avx512 [default: the fastest available]
     #[arg(long, value_name = "NAME")]
     isa: Option<Isa>,
-    /// Convolutions: direct, or winograd with a quarter of the products. Training and resuming give the same
-    /// bits only with the same one [default: winograd]
+    /// Algorithm of convolutions: direct, or winograd with a quarter of the products. A resumed run has the
+    /// same bits only with the same algorithm [default: winograd]
     #[arg(long, value_name = "NAME")]
     conv: Option<ConvAlgorithm>,
     /// No progress, results only
@@ -84,7 +84,7 @@ impl ComputeArgs {
     }
 }
 
-/// Parses the arguments, runs the command, reports an error; exit status 0 done, 1 the work failed, 2 bad
+/// Parses the arguments, runs the command and reports an error. Exit status: 0 done, 1 the work failed, 2 bad
 /// input.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
@@ -106,14 +106,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Where runs go by default, and the link to the newest.
+/// The default folder of runs, with the link to the newest.
 const RUNS: &str = "runs";
 
 fn latest() -> PathBuf {
     Path::new(RUNS).join("latest")
 }
 
-/// The model to use: what was named, or the newest run.
+/// The model to use: the named one, or the newest run.
 fn model_path(named: Option<PathBuf>) -> Result<PathBuf> {
     let path = named.clone().unwrap_or_else(latest);
     if path.exists() {
@@ -137,8 +137,7 @@ fn parse_size(text: &str) -> Result<[usize; 2], String> {
     }
 }
 
-/// Prints a line on stdout. Where its reader has gone the command goes on: its exit status still says how the
-/// work went.
+/// Prints a line on stdout. Where the reader has gone, the command continues: its exit status still matters.
 fn print_line(line: fmt::Arguments) {
     if let Err(error) = writeln!(std::io::stdout(), "{line}")
         && error.kind() != ErrorKind::BrokenPipe
@@ -148,7 +147,7 @@ fn print_line(line: fmt::Arguments) {
     }
 }
 
-/// Prints a line on stderr, where it can be written to.
+/// Prints a line on stderr, if that can be written to.
 fn print_message(line: fmt::Arguments) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! Progress on stderr: a bar on a terminal, a plain line now and then elsewhere.
+//! Progress on stderr: a bar on a terminal, otherwise a plain line from time to time.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
@@ -9,20 +9,20 @@ pub struct Progress {
     bar: ProgressBar,
     plain: bool,
     quiet: bool,
-    /// When the work that is shown began and how much was done then: a resumed run does not begin at 0, and
-    /// where the share falls, another piece of work has begun.
+    /// When the current work began, and its finished share at that time: a resumed run does not begin at 0.
+    /// Where the share decreases, new work has begun.
     begun: Option<(Instant, f64)>,
     done: f64,
     last: Option<Instant>,
 }
 
-/// Parts of the work that the bar tells apart.
+/// The resolution of the bar.
 const PARTS: u64 = 1000;
 /// Time between plain lines.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 impl Progress {
-    /// Progress of work whose share done is reported; nothing is shown if `quiet`.
+    /// Shows progress; nothing if `quiet`.
     pub fn new(quiet: bool) -> Progress {
         let plain = !std::io::stderr().is_terminal();
         let target = if quiet || plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
@@ -32,7 +32,7 @@ impl Progress {
         Progress { bar, plain, quiet, begun: None, done: 0.0, last: None }
     }
 
-    /// The share done, from 0 to 1, and what to say beside it.
+    /// Updates the finished share, from 0 to 1, and the text beside it.
     pub fn update(&mut self, done: f64, message: impl FnOnce() -> String) {
         if self.quiet {
             return;
@@ -53,7 +53,7 @@ impl Progress {
         }
     }
 
-    /// A line of its own.
+    /// Prints a line.
     pub fn say(&self, line: &str) {
         match (self.quiet, self.plain) {
             (true, _) => {}
@@ -62,13 +62,13 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// Seconds until all is done, at the pace since `from`; not a number before anything is.
+/// Seconds until everything is done, at the pace since `from`; NaN before anything is done.
 fn seconds_left(elapsed: f64, from: f64, done: f64) -> f64 {
     if done > from { elapsed * (1.0 - done).max(0.0) / (done - from) } else { f64::NAN }
 }

@@ -1,11 +1,11 @@
-//! The reverse process as `sample` and `export` take it.
+//! The options of the reverse process, for `sample` and `export`.
 
 use clap::{Args, ValueEnum};
 use performer_ddpm::equations::solver::{DdimChoice, DpmSolver, Limit, Method, UniPc};
 use performer_ddpm::sample::{Diffusion, Spacing};
 use performer_ddpm::{Error, Result, SampleOptions};
 
-/// What may be said of the reverse process; what is not said has its default.
+/// The options of the reverse process; all have defaults.
 #[derive(Debug, Args)]
 pub struct ReverseArgs {
     /// Reverse process [default: the model folder's scheduler, or the sampler file's; ddim for a run]
@@ -41,7 +41,7 @@ pub enum SamplerName {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SpacingName {
-    /// Indices 0, s, 2s, ..: holds t = 1
+    /// Indices 0, s, 2s, ..: includes t = 1
     Leading,
     /// Evenly spaced down from t = T
     Trailing,
@@ -55,7 +55,7 @@ pub enum ClipName {
     Off,
     /// Clip, and keep the predicted noise
     Keep,
-    /// Clip, and derive the noise from the clipped x_0 again
+    /// Clip, and derive the noise again from the clipped x_0
     Rederive,
 }
 

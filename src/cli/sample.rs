@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 /// Sample images from a model (Algorithm 2 or DDIM); image i depends on the seed and i alone.
 ///
 /// A model folder runs in the engine, an .onnx file in ONNX Runtime; --backend and --device choose others,
-/// with the same images to rounding. Nothing is ever replaced silently: a runtime or device that cannot be
-/// had is an error.
+/// with the same images up to rounding. A runtime or device that is not available is an error; it is never
+/// replaced by another.
 ///
 /// Examples:
 ///   performer-ddpm sample -n 64 --sampler ddim --steps 50 --out grid.png
@@ -39,7 +39,7 @@ pub struct SampleArgs {
     /// Seed of x_T and of the noise
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// Images that go through the network together [default: 64, or the one batch that an .onnx file takes]
+    /// Images that go through the network together [default: 64, or the batch that an .onnx file is fixed to]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
     /// The grid of images (its first 400)
@@ -48,13 +48,13 @@ pub struct SampleArgs {
     /// The images as f32 [N,C,H,W] in [-1,1]
     #[arg(long, value_name = "FILE.npy")]
     npy: Option<PathBuf>,
-    /// x_T and the K steps' noises as f32 [K+1,N,C,H,W], instead of the seed's
+    /// x_T and the noise of the K steps as f32 [K+1,N,C,H,W], instead of the seed
     #[arg(long, value_name = "FILE.npy")]
     noise: Option<PathBuf>,
-    /// The first images' way from noise, as an animation
+    /// The first images on their way from noise, as an animation
     #[arg(long, value_name = "FILE.gif")]
     gif: Option<PathBuf>,
-    /// The same as a picture: a row an image, time to the right
+    /// The same as a picture: one image per row, time to the right
     #[arg(long, value_name = "FILE.png")]
     strip: Option<PathBuf>,
     /// What computes: the engine, tract or ONNX Runtime [default: native for folders, ort for .onnx files]
@@ -63,8 +63,7 @@ pub struct SampleArgs {
     /// Where ONNX Runtime computes: cpu, cuda or cuda:INDEX
     #[arg(long, default_value_t = Device::Cpu, value_name = "NAME")]
     device: Device,
-    /// How a runtime goes through the steps [default: device in ort, host in tract, or what an .onnx file
-    /// holds]
+    /// Who runs the loop over the steps [default: device in ort, host in tract, or as the .onnx file has it]
     #[arg(long, value_enum, value_name = "NAME")]
     r#loop: Option<LoopName>,
     /// Let a GPU compute products in TF32: faster, about three decimal digits
@@ -73,13 +72,13 @@ pub struct SampleArgs {
     /// ONNX Runtime's library or its folder [default: looked for; see onnx/README.md]
     #[arg(long, value_name = "PATH")]
     ort_lib: Option<PathBuf>,
-    /// The schedule of an .onnx file that does not say it
+    /// The schedule of an .onnx file without metadata
     #[arg(long, value_enum, value_name = "NAME")]
     schedule: Option<ScheduleName>,
-    /// T of an .onnx file that does not say it [default: 1000]
+    /// T of an .onnx file without metadata [default: 1000]
     #[arg(long, value_name = "T")]
     timesteps: Option<usize>,
-    /// Say which runtime, device and library compute, and which nodes run where
+    /// Print which runtime, device and library compute, and which nodes run where
     #[arg(short, long)]
     verbose: bool,
     /// One JSON object on stdout: times, the runtime, the files
@@ -121,7 +120,7 @@ impl SampleArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum BackendName {
-    /// The engine
+    /// Our own engine
     Native,
     /// tract, in pure Rust (built with --features tract)
     Tract,
@@ -149,9 +148,9 @@ enum ScheduleName {
     Cosine,
 }
 
-/// Images in the grid; more are only in the array.
+/// The largest number of images in the grid; all are in the array.
 const GRID: usize = 400;
-/// Images in an animation or strip, and moments of a strip.
+/// Images in an animation or strip, and columns of a strip.
 const FOLLOWED: usize = 8;
 const MOMENTS: usize = 10;
 
@@ -167,7 +166,7 @@ struct Figures {
     batch: usize,
     seconds: f64,
     images_per_s: f64,
-    /// Of each batch in order; the first may hold a runtime's preparations.
+    /// Seconds of each batch in order; the first may include a runtime's preparations.
     batch_seconds: Vec<f64>,
     backend: &'static str,
     version: String,
@@ -269,8 +268,8 @@ impl Moments {
     }
 }
 
-/// Refuses a file that could not be written, before there are images to lose: goes as far as the writer
-/// does before its first byte.
+/// Refuses a file that cannot be written before images are computed: does everything that the writer does
+/// before its first byte.
 fn check_writable(path: &Path) -> Result<()> {
     let mut begun = false;
     let attempt = write_atomically(path, |_| {
@@ -280,8 +279,8 @@ fn check_writable(path: &Path) -> Result<()> {
     if begun { Ok(()) } else { attempt }
 }
 
-/// Writes what was asked for, each file whatever becomes of the others; the names of those written, and the
-/// first failure.
+/// Writes the files that were asked for, even if one of them fails; returns the names of those written, and
+/// the first failure.
 fn write(
     args: &SampleArgs,
     images: &Array4<f32>,

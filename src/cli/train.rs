@@ -54,7 +54,7 @@ pub struct TrainArgs {
     /// Seed of everything random
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Go on with a run [default DIR: runs/latest]
+    /// Continue a run [default DIR: runs/latest]
     #[arg(long, value_name = "DIR", num_args = 0..=1,
           conflicts_with_all = ["preset", "config", "data", "size", "out", "batch", "lr", "attention", "features", "seed"])]
     resume: Option<Option<PathBuf>>,
@@ -192,7 +192,7 @@ pub(super) fn load(config: &DataConfig) -> Result<data::Datasets> {
     data::load(config.path.as_deref(), config.size.map(|[h, w]| (h, w)))
 }
 
-/// A preset's configuration or a file's, on the images that are named.
+/// The configuration of a preset or a file, with the data that the arguments name.
 pub(super) fn basis(
     preset: PresetName,
     file: Option<&Path>,
@@ -238,7 +238,7 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
     Ok(config)
 }
 
-/// runs/NAME-1, or the first number that is free.
+/// runs/NAME-N with the first N that is free.
 fn free_folder(name: &str) -> PathBuf {
     let folder = |n: u32| Path::new(RUNS).join(format!("{name}-{n}"));
     (1..).map(folder).find(|folder| !folder.exists()).expect("there is always a larger number")
@@ -260,7 +260,7 @@ fn link_latest(folder: &Path) -> Result<()> {
         let temporary = Path::new(RUNS).join(format!(".latest-{}", std::process::id()));
         std::os::unix::fs::symlink(&target, &temporary).map_err(|e| Error::write(&temporary, e))?;
         std::fs::rename(&temporary, &link).map_err(|e| {
-            // The first failure is the one to report.
+            // Report the first failure.
             let _ = std::fs::remove_file(&temporary);
             Error::write(&link, e)
         })?;

@@ -1,5 +1,5 @@
-//! The random features' error over m, in `f64` by the equations themselves: against the kernel, and against
-//! exact attention.
+//! The error of random features as a function of m, against the kernel and against exact attention, computed
+//! in `f64` by the functions of [`crate::equations`].
 
 use super::context::Context;
 use super::sizes::ApproximationSizes;
@@ -26,15 +26,16 @@ pub struct ApproximationPoint {
     pub features: usize,
     /// The kernel's relative error: the root of the mean over draws and pairs of ((phi(q) phi(k) - K) / K)^2.
     pub kernel_error: f64,
-    /// What Lemma 2 of Choromanski et al. (2021) predicts of it: the root of the pairs' mean of (exp(|x +
-    /// y|^2) - 1) / m, for positive features and i.i.d. projections.
+    /// The same as predicted by Lemma 2 of Choromanski et al. (2021) for positive features and i.i.d.
+    /// projections: the root of the mean over pairs of (exp(|x + y|^2) - 1) / m.
     pub predicted_kernel_error: Option<f64>,
     /// The output's relative error against exact attention: the root of the mean over draws of |Att^ - Att|^2
     /// / |Att|^2; `None` for features of another kernel.
     pub attention_error: Option<f64>,
 }
 
-/// The exponent of m in a kind's error, fitted by least squares in logarithms over the larger half of the m.
+/// The exponent of m in the error of one kind of features: a least-squares fit of logarithms over the larger
+/// half of the m.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slope {
     /// The feature map.
@@ -43,9 +44,9 @@ pub struct Slope {
     pub orthogonal: bool,
     /// Standard deviation of q's and k's entries.
     pub spread: f64,
-    /// Of the kernel's error, -1/2 in theory; `None` where there are too few m.
+    /// The exponent of the kernel's error, -1/2 in theory; `None` where there are too few m.
     pub kernel: Option<f64>,
-    /// Of attention's.
+    /// The exponent of attention's error.
     pub attention: Option<f64>,
 }
 
@@ -58,7 +59,7 @@ pub struct Approximation {
     pub slopes: Vec<Slope>,
 }
 
-/// q, k and v, and what they give exactly.
+/// q, k and v, with their exact kernel and attention.
 struct Exact {
     x: Array2<f64>,
     y: Array2<f64>,

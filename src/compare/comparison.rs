@@ -1,4 +1,4 @@
-//! A comparison in its folder: stage after stage, each recorded when it is done.
+//! A comparison in its folder, done stage by stage; each stage is recorded when it is finished.
 
 use super::context::{Context, Event, PeakMib};
 use super::plan::{Part, Plan};
@@ -12,7 +12,7 @@ use crate::kernels::{ConvAlgorithm, Isa, Kernels};
 use crate::train::check_fit;
 use std::path::{Path, PathBuf};
 
-/// One call's work: the plan, what it runs on, who asks it to stop and who is told.
+/// What one call of [`Comparison::run`] works with.
 struct Session<'a> {
     plan: &'a Plan,
     kernels: Kernels,
@@ -31,7 +31,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Goes on with the comparison in a folder, or begins one. Nothing is written yet.
+    /// Opens the comparison in a folder to continue it, or prepares a new one. Nothing is written yet.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the folder holds one with another plan, or if the images are not of the
@@ -68,17 +68,18 @@ impl Comparison {
         Ok(Comparison { folder: folder.to_path_buf(), findings })
     }
 
-    /// What was found so far.
+    /// The results so far.
     pub fn findings(&self) -> &Findings {
         &self.findings
     }
 
-    /// Does the parts that are not done, recording each stage; false where it was asked to stop first.
-    /// Without `features` samples are compared by the means of blocks of pixels.
+    /// Does the parts that are not finished and records each stage; false if it was asked to stop before the
+    /// end. Without `features`, samples are compared by the means of blocks of pixels.
     ///
     /// # Errors
     /// [`Error::Write`] if the system refuses; [`Error::Invalid`] for a features network that does not take
-    /// the images or has too many features, or for a run in the folder that is not the comparison's.
+    /// the images or has too many features, or for a run in the folder that does not belong to the
+    /// comparison.
     pub fn run(
         &mut self,
         parts: &[Part],

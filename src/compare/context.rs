@@ -3,28 +3,28 @@
 use crate::kernels::Kernels;
 use std::path::{Path, PathBuf};
 
-/// What happens during a comparison, for whoever shows it.
+/// What happens during a comparison, to be shown to the user.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A stage begins.
     Stage(&'a str),
-    /// The share of the stage that is done, from 0 to 1, and where it is.
+    /// How far the stage has come.
     Progress {
-        /// The share.
+        /// The finished share, from 0 to 1.
         done: f64,
-        /// Where it is.
+        /// What is being done.
         message: &'a str,
     },
     /// Something the user should know.
     Note(&'a str),
 }
 
-/// The MiB that a process of its own holds at its peak while it trains the network of a run's folder on
-/// batches of a size; `None` where that cannot be measured. Memory that this process has freed would hide
-/// what a network takes here.
+/// Measures the peak memory in MiB of a separate process that trains the network of a run's folder on batches
+/// of the given size; `None` where that cannot be measured. In this process, memory that was freed earlier
+/// would hide what the network takes.
 pub type PeakMib<'a> = dyn Fn(&Path, usize) -> Option<f64> + 'a;
 
-/// What the stages share: where they write, what computes, when to stop, who is told.
+/// What the stages share.
 pub(super) struct Context<'a> {
     pub out: PathBuf,
     pub threads: usize,

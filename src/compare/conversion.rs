@@ -1,8 +1,10 @@
-//! What it costs to run trained softmax weights with FAVOR+ in place, and what a short fine-tuning restores.
+//! Trained softmax weights run with FAVOR+ instead: how much worse they get, and how much a short fine-tuning
+//! restores.
 
+use super::budget::Budget;
 use super::context::Context;
 use super::measure::{Subject, loss_above, or_note, rms_difference, write_grid};
-use super::plan::{Budget, Plan};
+use super::plan::Plan;
 use super::runs::{self, Quality};
 use super::training::{Training, train};
 use super::variant::with_attention;
@@ -21,8 +23,8 @@ use std::path::Path;
 pub struct BesideSoftmax {
     /// The held-out loss.
     pub held_out_loss: Option<f64>,
-    /// How much it is above that of the softmax weights, image by image; where there are several draws of the
-    /// projections, the error holds theirs too.
+    /// How much higher it is than that of the softmax weights, image by image; with several draws of the
+    /// projections, the error includes their variance.
     pub above_softmax: Option<Estimate>,
     /// The bound in bits per dimension.
     pub bits_per_dim: Option<Estimate>,
@@ -33,19 +35,19 @@ pub struct BesideSoftmax {
     pub notes: Vec<String>,
 }
 
-/// Softmax weights with one kind of attention in their place.
+/// Softmax weights run with another kind of attention.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InPlace {
     /// The attention.
     pub variant: AttentionKind,
     /// m.
     pub features: usize,
-    /// What it is worth: the losses are means over draws of the projections, the rest is of the first draw.
+    /// Its quality: the losses are means over draws of the projections, everything else is of the first draw.
     #[serde(flatten)]
     pub measured: BesideSoftmax,
 }
 
-/// Softmax weights trained on.
+/// Softmax weights after further training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FineTuned {
     /// The attention: FAVOR+, or softmax itself, which shows what the further steps alone do.
@@ -54,7 +56,7 @@ pub struct FineTuned {
     pub features: Option<usize>,
     /// How training went.
     pub training: Training,
-    /// What it is worth afterwards; nothing where training diverged.
+    /// Its quality afterwards; empty where training diverged.
     #[serde(flatten)]
     pub measured: BesideSoftmax,
 }
@@ -68,9 +70,9 @@ pub struct Conversion {
     pub softmax_bits_per_dim: Estimate,
     /// The softmax run's steps.
     pub softmax_steps: u64,
-    /// FAVOR+ in place.
+    /// FAVOR+ without further training.
     pub in_place: Vec<InPlace>,
-    /// The m whose samples are rows of the grid, after softmax's own.
+    /// The m whose samples are rows of the grid, below the row of softmax.
     pub grid_rows: Vec<usize>,
     /// After fine-tuning; filled as the runs finish.
     pub fine_tuned: Vec<FineTuned>,
@@ -85,7 +87,7 @@ const MAPS: [AttentionKind; 2] = [AttentionKind::FAVOR, AttentionKind::Favor(Fea
 /// A softmax network with another attention and the same weights; `draw` counts draws of the projections.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the two networks have other parameters, which attention never adds.
+/// [`Error::Invalid`] if the two networks have different parameters, which another attention never causes.
 fn converted(
     softmax: &Model<f32>,
     base: &UnetConfig,
@@ -111,7 +113,7 @@ fn converted(
     Ok(model)
 }
 
-/// The softmax model and what conversions are compared with.
+/// The softmax model, with which conversions are compared.
 struct Baseline<'a> {
     model: Model<f32>,
     diffusion: DiffusionConfig,
@@ -122,7 +124,7 @@ struct Baseline<'a> {
 }
 
 impl Baseline<'_> {
-    /// The run's model, and its losses as they were measured after training.
+    /// The model of the run, with its losses as measured after training.
     fn load<'a>(
         context: &mut Context,
         plan: &Plan,
@@ -142,7 +144,7 @@ impl Baseline<'_> {
         })
     }
 
-    /// The held-out loss, itself and image by image above the softmax weights'.
+    /// The held-out loss, and how much higher it is than that of the softmax weights, image by image.
     fn losses(&self, losses: &[f64]) -> (Option<f64>, Option<Estimate>) {
         (Some(Estimate::of(losses.iter().copied()).mean), Some(loss_above(losses, self.losses)))
     }
@@ -155,7 +157,7 @@ fn bits_per_dim(subject: &mut Subject, plan: &Plan, images: &Dataset) -> Result<
     Ok(likelihood.of(plan.config.diffusion.variance).bits_per_dim)
 }
 
-/// A network's worth, and what it was found from, where that could be had.
+/// The quality of a network, with the losses and samples that it was computed from, if there are any.
 #[derive(Default)]
 struct Measurement {
     measured: BesideSoftmax,
@@ -187,8 +189,8 @@ fn measure(subject: &mut Subject, plan: &Plan, baseline: &Baseline) -> Result<Me
     Ok(measurement)
 }
 
-/// An estimate over images with the error of the draws of the projections, whose losses of each image are
-/// given, added.
+/// An estimate over images, its error increased by that of the draws of the projections. `of_draws` has the
+/// losses of all images for each draw.
 fn with_draws(over_images: Estimate, of_draws: &[Vec<f64>]) -> Estimate {
     if of_draws.len() < 2 {
         return over_images;
@@ -197,8 +199,7 @@ fn with_draws(over_images: Estimate, of_draws: &[Vec<f64>]) -> Estimate {
     Estimate { standard_error: over_images.standard_error.hypot(over_draws.standard_error), ..over_images }
 }
 
-/// Measures the softmax weights with one kind of attention in their place; the first draw's samples beside
-/// it.
+/// Measures the softmax weights with another kind of attention; also returns the samples of the first draw.
 fn replaced(
     context: &Context,
     plan: &Plan,
@@ -230,7 +231,7 @@ fn replaced(
     Ok((InPlace { variant, features, measured }, samples))
 }
 
-/// Measures the softmax weights with FAVOR+ in place; `None` where it was asked to stop.
+/// Measures the softmax weights run with FAVOR+; `None` if it was asked to stop.
 pub(super) fn in_place(
     context: &mut Context,
     plan: &Plan,
@@ -278,7 +279,7 @@ pub(super) fn to_fine_tune(plan: &Plan) -> Vec<(AttentionKind, Option<usize>)> {
     std::iter::once((AttentionKind::Softmax, None)).chain(favor).collect()
 }
 
-/// Trains the softmax weights on for a share of their run's steps; `None` where it was asked to stop.
+/// Continues training the softmax weights for a share of their run's steps; `None` if it was asked to stop.
 pub(super) fn fine_tune(
     context: &mut Context,
     plan: &Plan,
@@ -308,7 +309,8 @@ pub(super) fn fine_tune(
     Ok(Some(tuned))
 }
 
-/// A fifth of the run's rate, falling to its end, on other batches than the run began with.
+/// The configuration of fine-tuning: a fifth of the run's learning rate, decaying to the end, on other
+/// batches than the run began with.
 fn fine_tuning(plan: &Plan, unet: &UnetConfig, steps: u64) -> Config {
     let mut config = plan.config.clone();
     config.unet = unet.clone();
@@ -321,7 +323,7 @@ fn fine_tuning(plan: &Plan, unet: &UnetConfig, steps: u64) -> Config {
     config
 }
 
-/// Puts a checkpoint of step 0 with the model's numbers into a run's folder.
+/// Writes a checkpoint of step 0 with the model's weights into a run's folder.
 fn start_from(folder: &Path, config: &Config, model: &Model<f32>) -> Result<()> {
     let zeros = vec![0.0; model.weights.len()];
     let state = state::TrainingState {
@@ -343,8 +345,8 @@ fn start_from(folder: &Path, config: &Config, model: &Model<f32>) -> Result<()> 
 mod tests {
     use super::*;
 
-    /// Two draws whose losses differ by 2 at every image: means -1 and 1 about theirs, so a standard error of
-    /// 1, beside 0.75 over images. Exact up to rounding.
+    /// Two draws whose losses differ by 2 for every image have a standard error of 1, combined with 0.75 over
+    /// images. Exact up to rounding.
     #[test]
     fn the_error_holds_images_and_draws() {
         let over_images = Estimate { mean: 3.0, standard_error: 0.75 };

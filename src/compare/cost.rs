@@ -1,4 +1,4 @@
-//! The attention layer alone: time and memory of softmax and of FAVOR+ over L and m, on one thread.
+//! The attention layer alone: time and memory of softmax and FAVOR+ for various L and m, on one thread.
 
 use super::context::Context;
 use super::sizes::CostSizes;
@@ -25,24 +25,24 @@ pub struct CostPoint {
     pub forward_seconds: f64,
     /// The median seconds of a forward and a backward pass.
     pub step_seconds: f64,
-    /// MiB that the two need beyond q, k, v, the output and their gradients: what is kept between them, and
-    /// scratch.
+    /// MiB that the two passes need beyond q, k, v, the output and their gradients: what is saved between
+    /// them, and workspace.
     pub extra_mib: f64,
 }
 
-/// From which L FAVOR+ is faster than softmax.
+/// The L from which FAVOR+ is faster than softmax.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Crossover {
-    /// From about this L on, interpolated between two that were measured.
+    /// About this L, interpolated between two measured ones.
     At(f64),
-    /// At the shortest L that was measured already.
+    /// FAVOR+ is faster even at the shortest measured L.
     Below(usize),
-    /// Not even at the longest L at which both were measured.
+    /// FAVOR+ is slower even at the longest L at which both were measured.
     Above(usize),
 }
 
-/// Where a kind of FAVOR+ begins to pay.
+/// Where a kind of FAVOR+ becomes faster than softmax.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BreakEven {
     /// The attention.
@@ -62,7 +62,7 @@ pub struct BreakEven {
 pub struct Cost {
     /// Every point.
     pub points: Vec<CostPoint>,
-    /// Where FAVOR+ begins to pay.
+    /// Where each kind of FAVOR+ becomes faster than softmax.
     pub break_even: Vec<BreakEven>,
     /// What was not measured, and why.
     pub left_out: Vec<String>,
@@ -90,7 +90,8 @@ pub(super) fn study(context: &mut Context, sizes: &CostSizes) -> Result<Option<C
             if expected > sizes.most_seconds {
                 let most = sizes.most_seconds;
                 left_out.push(format!(
-                    "{name} at L = {tokens}: about {expected:.0} s a pass, more than the {most:.0} s allowed"
+                    "{name} at L = {tokens}: about {expected:.0} s per pass, more than the {most:.0} s \
+                     allowed"
                 ));
                 continue;
             }
@@ -178,7 +179,7 @@ fn median(seconds: f64, mut run: impl FnMut() -> Result<f64>) -> Result<f64> {
     Ok(times[times.len() / 2])
 }
 
-/// Where the ratio to softmax's time falls below one for good, by logarithms between the neighbours.
+/// Where the ratio to softmax's time falls below one for good, interpolated in logarithms between neighbours.
 fn crossover(
     points: &[CostPoint],
     variant: AttentionKind,
@@ -207,7 +208,7 @@ fn crossover(
 mod tests {
     use super::*;
 
-    /// Softmax's seconds L^2 and FAVOR+'s 2 m L: they meet at L = 2m.
+    /// Softmax takes L^2 seconds and FAVOR+ 2 m L: they are equal at L = 2m.
     fn points(features: usize, lengths: &[usize]) -> Vec<CostPoint> {
         let point = |variant, features, tokens: usize, seconds: f64| CostPoint {
             variant,

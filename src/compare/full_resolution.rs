@@ -1,4 +1,5 @@
-//! The case that FAVOR+ exists for: training with attention at all pixels of enlarged images, beside softmax.
+//! The case that FAVOR+ is made for: training with attention at all pixels of enlarged images, compared with
+//! softmax.
 
 use super::context::Context;
 use super::measure::{Subject, or_note, write_grid};
@@ -29,7 +30,7 @@ pub struct FullResolutionRun {
 /// What is compared here.
 pub(super) const VARIANTS: [AttentionKind; 2] = [AttentionKind::FAVOR, AttentionKind::Softmax];
 
-/// Held-out images of the loss: softmax at every pixel is slow.
+/// Held-out images for the loss; few, because softmax at every pixel is slow.
 const HELD_OUT: usize = 64;
 
 /// The name of a network's sample grid.

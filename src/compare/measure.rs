@@ -1,4 +1,5 @@
-//! What a trained model is worth: its loss on held-out images and the samples it draws from the same noise.
+//! The quality of a trained model: its loss on held-out images, its likelihood, and its samples from the same
+//! noise.
 
 use super::context::Context;
 use crate::config::DiffusionConfig;
@@ -15,7 +16,7 @@ use crate::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
 use ndarray::Array4;
 use std::path::Path;
 
-/// A model with what runs it.
+/// A model with its engine.
 pub(super) struct Subject {
     pub model: Model<f32>,
     pub schedule: Schedule,
@@ -28,7 +29,7 @@ pub(super) struct Subject {
 const BATCH: usize = 32;
 
 impl Subject {
-    /// A model; `seed` is that of every draw.
+    /// Prepares a model; `seed` is the seed of every draw.
     pub fn new(
         context: &Context,
         model: Model<f32>,
@@ -44,8 +45,8 @@ impl Subject {
         })
     }
 
-    /// The loss (21) of each of `count` images; which they are, t and eps are functions of the seed and of
-    /// the image's place alone, so that models are compared on the same draws.
+    /// The loss (21) of each of `count` images; the choice of images, t and eps are functions of the seed and
+    /// of the image's index alone, so that models are compared on the same draws.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if one is not finite.
@@ -73,7 +74,7 @@ impl Subject {
     }
 
     /// The bound (16)-(21) on the same images, at one timestep of each of `timesteps` strata; draws are a
-    /// function of the seed and of the image's place, as for the losses.
+    /// function of the seed and of the image's index, as for the losses.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a prediction that is not finite; [`Error::Invalid`] for fewer than two
@@ -134,7 +135,7 @@ fn finite(values: &[f64], what: &str) -> Result<()> {
     Err(Error::NotFinite { what: what.to_owned(), step: 0, help: "training diverged".to_owned() })
 }
 
-/// The outcome of measuring, where a number that is not finite is told and not fatal.
+/// The result of a measurement; a number that is not finite becomes a note instead of an error.
 pub(super) fn or_note<T>(outcome: Result<T>) -> Result<std::result::Result<T, String>> {
     match outcome {
         Ok(value) => Ok(Ok(value)),

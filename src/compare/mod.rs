@@ -1,16 +1,19 @@
-//! FAVOR+ beside softmax: the same network trained with each attention under one budget, training at full
-//! resolution, the layer's cost, the features' error, and softmax weights run with FAVOR+.
+//! FAVOR+ compared with softmax attention: the same network trained with each for the same time, training at
+//! full resolution, the cost of the layer, the error of the random features, and softmax weights run with
+//! FAVOR+.
 //!
-//! A comparison lives in a folder. Each finished stage is recorded in `comparison.json`, and runs are
-//! ordinary run folders with checkpoints, so that a comparison that was stopped goes on where it was. The
-//! report is a function of that record and of the sample grids.
+//! A comparison has a folder. Each finished stage is recorded in `comparison.json`, and runs are ordinary run
+//! folders with checkpoints, so that a stopped comparison can be continued. The report is a function of that
+//! record and of the sample grids.
 
 mod approximation;
+mod budget;
 mod comparison;
 mod context;
 mod conversion;
 mod cost;
 mod full_resolution;
+mod json;
 mod measure;
 mod plan;
 pub mod report;
@@ -22,12 +25,13 @@ mod training;
 mod variant;
 
 pub use approximation::{Approximation, ApproximationPoint, Slope};
+pub use budget::Budget;
 pub use comparison::Comparison;
 pub use context::{Event, PeakMib};
 pub use conversion::{BesideSoftmax, Conversion, FineTuned, InPlace};
 pub use cost::{BreakEven, Cost, CostPoint, Crossover};
 pub use full_resolution::FullResolutionRun;
-pub use plan::{Budget, Part, Plan};
+pub use plan::{Part, Plan};
 pub use runs::{Quality, VariantRun};
 pub use samples::{FeatureSource, Features, SampleQuality, SampleStudy};
 pub use sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};

@@ -1,71 +1,23 @@
-//! What a comparison does, decided before it begins and kept with its results.
+//! The plan of a comparison: made before it begins and saved with its results.
 
+use super::budget::Budget;
+use super::json::{first_difference, json};
 use super::sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};
-use super::store::json;
+
 use super::variant::{attends, with_attention};
-use crate::config::{AttentionKind, BlockAttention, Config, TrainConfig, UnetConfig};
+use crate::config::{AttentionKind, BlockAttention, Config, UnetConfig};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-/// How long each variant trains.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Budget {
-    /// So many steps.
-    Steps(u64),
-    /// So many minutes of training, whatever the number of steps.
-    Minutes(f64),
-}
-
-impl Budget {
-    /// The length that a configuration gives a run.
-    pub fn of(train: &TrainConfig) -> Budget {
-        match (train.end(), train.minutes) {
-            (Some(steps), _) => Budget::Steps(steps),
-            (None, minutes) => Budget::Minutes(minutes.unwrap_or_default()),
-        }
-    }
-
-    /// Makes it the length of a run.
-    pub(super) fn give(self, config: &mut Config) {
-        let train = &mut config.train;
-        train.plan.clear();
-        (train.steps, train.minutes) = match self {
-            Budget::Steps(steps) => {
-                train.warmup_steps = train.warmup_steps.min(steps / 10);
-                (Some(steps), None)
-            }
-            Budget::Minutes(minutes) => (None, Some(minutes)),
-        };
-    }
-
-    /// "2 minutes" or "500 steps".
-    pub fn describe(self) -> String {
-        let plural = |one: bool| if one { "" } else { "s" };
-        match self {
-            Budget::Steps(steps) => format!("{steps} step{}", plural(steps == 1)),
-            Budget::Minutes(minutes) => format!("{minutes} minute{}", plural(minutes == 1.0)),
-        }
-    }
-
-    /// Whether the whole is meant to be a quick look: the measurements are then made on fewer images.
-    fn is_short(self) -> bool {
-        match self {
-            Budget::Steps(steps) => steps < 2000,
-            Budget::Minutes(minutes) => minutes < 5.0,
-        }
-    }
-}
-
 /// A part of the comparison, which can be done without the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// The variants' runs and what is measured of them.
+    /// The runs of the variants, and what is measured of them.
     Runs,
-    /// Training at a higher resolution with attention at all of it.
+    /// Training at a higher resolution with attention at every pixel.
     FullResolution,
     /// Time and memory of the attention layer alone.
     Cost,
@@ -123,7 +75,8 @@ impl FromStr for Part {
     }
 }
 
-/// Everything that decides a comparison's result, but the feature extractor, which can be added later.
+/// Everything that determines the result of a comparison, except the features network, which can be added
+/// later.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The preset's or the configuration file's name.
@@ -152,15 +105,16 @@ pub struct Plan {
     pub conversion: ConversionSizes,
 }
 
-/// The side that full resolution means.
+/// The longer side of images at full resolution.
 const FULL_SIDE: usize = 64;
 
 impl Plan {
-    /// The plan for a budget: short ones are measured on fewer images and timesteps, and the report states
-    /// how many.
+    /// The plan for a budget: with a short budget, models are measured on fewer images and timesteps; the
+    /// report states how many.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a budget that is none, no variants, or a network that attends nowhere.
+    /// [`Error::Invalid`] for a budget of 0 steps or a number of minutes that is not positive, for no
+    /// variants, and for a network without attention.
     pub fn new(
         name: impl Into<String>,
         config: &Config,
@@ -272,7 +226,7 @@ impl Plan {
         config
     }
 
-    /// The first difference from another plan: where, here, there.
+    /// The first difference from another plan: the key, the value here, the value there.
     pub fn difference(&self, other: &Plan) -> Option<(String, String, String)> {
         first_difference("", &json(self), &json(other))
     }
@@ -288,7 +242,8 @@ fn attending_everywhere(unet: &UnetConfig) -> UnetConfig {
     unet
 }
 
-/// Heads and channels of a head at the first level that attends, or at the last where only the middle does.
+/// The number of heads and the channels of a head at the first level with attention, or at the last level
+/// where only the middle block has attention.
 fn heads(unet: &UnetConfig) -> (usize, usize) {
     let levels = unet.block_out_channels.len();
     let attends = |level: &usize| {
@@ -311,25 +266,6 @@ fn full_size(unet: &UnetConfig) -> [usize; 2] {
 
 pub(super) fn list(variants: &[AttentionKind]) -> String {
     variants.iter().map(|variant| variant.name()).collect::<Vec<_>>().join(",")
-}
-
-fn first_difference(
-    at: &str,
-    a: &serde_json::Value,
-    b: &serde_json::Value,
-) -> Option<(String, String, String)> {
-    match (a, b) {
-        (serde_json::Value::Object(a), serde_json::Value::Object(b)) => {
-            let null = serde_json::Value::Null;
-            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
-            keys.into_iter().find_map(|key| {
-                let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
-                first_difference(&at, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null))
-            })
-        }
-        _ if a == b => None,
-        _ => Some((at.to_owned(), a.to_string(), b.to_string())),
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The variants' runs under one budget, with the same seeds and batches, and what is measured of each.
+//! The runs of the variants, with the same budget, seeds and batches, and what is measured of each.
 
 use super::context::Context;
 use super::measure::{Subject, loss_above, or_note, write_grid};
@@ -21,20 +21,20 @@ pub struct VariantRun {
     pub variant: AttentionKind,
     /// How training went.
     pub training: Training,
-    /// What the model is worth; `None` where training diverged.
+    /// The quality of the model; `None` where training diverged.
     pub quality: Option<Quality>,
     /// What could not be measured, and why.
     pub notes: Vec<String>,
 }
 
-/// What a trained model is worth.
+/// The quality of a trained model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Quality {
     /// The loss (21) of each held-out image, t and eps the same for every variant.
     pub held_out_losses: Vec<f64>,
     /// The bound on held-out images in bits per dimension, with both reverse variances.
     pub likelihood: Option<Likelihood>,
-    /// Seconds an image took to sample, all of the grid together.
+    /// Seconds per image when the grid was sampled, all images together.
     pub sample_seconds: Option<f64>,
     /// Whether the sample grid was drawn.
     pub grid: bool,
@@ -46,8 +46,8 @@ impl Quality {
         Estimate::of(self.held_out_losses.iter().copied())
     }
 
-    /// How much higher the held-out loss is than another model's, image by image: what all images have in
-    /// common, their t foremost, does not add to the error.
+    /// How much higher the held-out loss is than another model's, image by image: differences between images,
+    /// mostly due to t, do not add to the error.
     pub fn loss_above(&self, other: &Quality) -> Estimate {
         loss_above(&self.held_out_losses, &other.held_out_losses)
     }

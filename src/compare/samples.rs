@@ -15,25 +15,25 @@ use ndarray::{Array2, ArrayView4};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What the features are of.
+/// Where features come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeatureSource {
-    /// A network.
+    /// A network in an ONNX file.
     Network {
         /// Its file's name.
         file: String,
         /// Its file's checksum.
         crc32: u32,
-        /// How it is fed, as options of the command line.
+        /// How images enter it, as options of the command line.
         feeding: Vec<String>,
     },
-    /// The means of so many by so many blocks of pixels: layout and brightness, no texture.
+    /// The means of blocks of pixels, this many in each direction: layout and brightness, no texture.
     Blocks(usize),
 }
 
 impl FeatureSource {
-    /// What samples are compared under.
+    /// The source in words, for reports.
     pub fn describe(&self) -> String {
         match self {
             FeatureSource::Network { file, .. } => file.clone(),
@@ -48,7 +48,7 @@ enum Extraction {
     Blocks,
 }
 
-/// What gives images their features, and what the training images are under it.
+/// The source of features, with the features of the training images.
 #[derive(Debug)]
 pub struct Features {
     extraction: Extraction,
@@ -64,7 +64,7 @@ const REFERENCE: usize = 10_000;
 const BLOCKS: usize = 8;
 
 impl Features {
-    /// Opens a features network, for so many samples of each variant, or for as many as the plan says.
+    /// Opens a features network, to compare `samples` samples of each variant, or as many as the plan says.
     ///
     /// # Errors
     /// [`Error::Read`], and those of [`Extractor::open`].
@@ -87,7 +87,7 @@ impl Features {
         self.samples.unwrap_or(plan.measuring.samples)
     }
 
-    /// As many blocks as there are images for, and samples.
+    /// The number of blocks per side: fewer where there are few images or samples.
     fn side(&self, plan: &Plan, data: &Dataset) -> usize {
         let count = self.samples(plan).min(data.len());
         let fits = |side: &usize| fewest(data.channels() * side * side) <= count;
@@ -106,13 +106,13 @@ impl Features {
         }
     }
 
-    /// Whether a study under other features is to be kept: blocks do not replace a network.
+    /// Whether an existing study is kept although its features differ: blocks do not replace a network.
     pub(super) fn gives_way_to(&self, study: &SampleStudy) -> bool {
         matches!((&self.extraction, &study.source), (Extraction::Blocks, FeatureSource::Network { .. }))
     }
 
-    /// Refuses a network that does not take the images, or has more features than there will be samples:
-    /// before hours of training, not after.
+    /// Refuses a network that does not take the images, or has more features than there will be samples,
+    /// before hours of training instead of afterwards.
     pub(super) fn check(&mut self, plan: &Plan, data: &Datasets) -> Result<()> {
         let samples = self.samples(plan).min(data.train.len());
         let Extraction::Network { extractor, file, .. } = &mut self.extraction else { return Ok(()) };
@@ -130,7 +130,7 @@ impl Features {
         Ok(())
     }
 
-    /// Of images \[n, c, h, w\].
+    /// The features of images \[n, c, h, w\].
     fn of(&mut self, images: ArrayView4<f32>, side: usize) -> Result<Array2<f64>> {
         match &mut self.extraction {
             Extraction::Network { extractor, .. } => extractor.features(images),
@@ -138,7 +138,7 @@ impl Features {
         }
     }
 
-    /// Of images of a dataset.
+    /// The features of images of a dataset.
     fn of_dataset(
         &mut self,
         data: &Dataset,
@@ -152,7 +152,7 @@ impl Features {
         }
     }
 
-    /// The training images', computed once.
+    /// The features of the training images, computed once.
     fn of_training_images(
         &mut self,
         plan: &Plan,
@@ -185,7 +185,7 @@ fn feeding(options: &FeatureOptions) -> Vec<String> {
         .collect()
 }
 
-/// One set of images beside the training images.
+/// One set of images compared with the training images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleQuality {
     /// Whose samples; `None` for the test images, which say what a perfect model would have.
@@ -222,7 +222,7 @@ impl SampleStudy {
         }
     }
 
-    /// Whether it is by these features and of so many samples.
+    /// Whether the study has these features and this number of samples.
     pub(super) fn is_of(&self, features: &Features, plan: &Plan, data: &Datasets) -> bool {
         (&self.source, self.samples) == (&features.source(plan, &data.train), features.samples(plan))
     }

@@ -1,16 +1,16 @@
 //! How much each part of a comparison measures.
 
-use super::plan::Budget;
+use super::budget::Budget;
 use serde::{Deserialize, Serialize};
 
-/// How many images and steps measure a trained model.
+/// How many images and steps are used to measure a trained model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measuring {
     /// Held-out images of the loss and of the bound.
     pub images: usize,
     /// Timesteps of the bound, stratified.
     pub timesteps: usize,
-    /// Samples whose features are compared with the data's, where no other number is asked for.
+    /// Samples whose features are compared with those of the data, unless another number is given.
     pub samples: usize,
     /// DDIM steps of every sample.
     pub steps: usize,
@@ -23,7 +23,7 @@ pub struct Measuring {
 pub struct FullResolution {
     /// Height and width that the images are enlarged to.
     pub size: [usize; 2],
-    /// Images a step.
+    /// Images per step.
     pub batch: usize,
     /// The budget of each of softmax and FAVOR+.
     pub budget: Budget,
@@ -44,7 +44,7 @@ pub struct CostSizes {
     pub dim: usize,
     /// Seconds of repetitions for a point's median.
     pub seconds: f64,
-    /// A point that would take longer for one pass is left out, and the report says so.
+    /// A point is left out if one pass would take longer than this; the report says so.
     pub most_seconds: f64,
 }
 

@@ -1,9 +1,10 @@
-//! The comparison's file: the plan and what was found, written whole after every stage.
+//! The file of a comparison: the plan and the results, written after every stage.
 
 use super::approximation::Approximation;
 use super::conversion::Conversion;
 use super::cost::Cost;
 use super::full_resolution::FullResolutionRun;
+use super::json::{json, text};
 use super::plan::Plan;
 use super::runs::VariantRun;
 use super::samples::SampleStudy;
@@ -19,24 +20,24 @@ use std::path::Path;
 
 /// The file's name in the comparison's folder.
 pub(super) const FILE: &str = "comparison.json";
-/// The name of the configuration that all runs share, but for their attention.
+/// The name of the configuration that all runs share, except for their attention.
 pub(super) const CONFIG: &str = "config.toml";
 
-/// What the images are.
+/// The images of a comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataNote {
-    /// Their name.
+    /// The name of the data set.
     pub name: String,
     /// Training images.
     pub train: usize,
-    /// Test images; `None` where there are none, and the held-out measures are of training images.
+    /// Test images; `None` where there are none, and training images are used for the held-out measures.
     pub test: Option<usize>,
     /// Height, width and channels.
     pub shape: [usize; 3],
 }
 
 impl DataNote {
-    /// What is to be said of a data set.
+    /// Describes a data set.
     pub fn of(data: &Datasets) -> DataNote {
         let train = &data.train;
         DataNote {
@@ -48,7 +49,7 @@ impl DataNote {
     }
 }
 
-/// A comparison's plan and results; what is not there yet is empty.
+/// A comparison's plan and results; what is not finished is empty.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Findings {
     /// What is done.
@@ -84,10 +85,10 @@ impl Findings {
         }
     }
 
-    /// Those of a folder, if it holds a comparison.
+    /// Loads the findings of a folder, if it holds a comparison.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a file that is none; [`Error::Read`].
+    /// [`Error::Invalid`] for a damaged file or one of another version; [`Error::Read`].
     pub fn load(folder: &Path) -> Result<Option<Findings>> {
         let file = folder.join(FILE);
         if !file.exists() {
@@ -103,7 +104,7 @@ impl Findings {
         Ok(Some(findings))
     }
 
-    /// Why softmax weights cannot be run with FAVOR+, where they cannot.
+    /// Why softmax weights cannot be run with FAVOR+; `None` where they can.
     pub(super) fn no_conversion(&self) -> Option<&'static str> {
         let softmax = self.runs.iter().find(|run| run.variant == AttentionKind::Softmax);
         match softmax.map(|run| run.quality.is_some()) {
@@ -116,7 +117,7 @@ impl Findings {
         }
     }
 
-    /// Whether every part is done, but a conversion that cannot be.
+    /// Whether every part is finished, except a conversion that is not possible.
     pub fn are_complete(&self) -> bool {
         let runs =
             self.plan.variants.iter().all(|variant| self.runs.iter().any(|run| run.variant == *variant));
@@ -132,19 +133,10 @@ impl Findings {
         json(self)
     }
 
-    /// Writes them, whole or not at all.
+    /// Writes the findings; each file is written whole or not at all.
     pub(super) fn save(&self, folder: &Path) -> Result<()> {
         let config = self.plan.config.to_toml();
         write_atomically(&folder.join(CONFIG), |f| f.write_all(config.as_bytes()))?;
         write_atomically(&folder.join(FILE), |f| f.write_all(text(self).as_bytes()))
     }
-}
-
-/// A value's JSON. By way of its text: a second serialiser of so large a type would be seconds of building.
-pub(super) fn json(value: &impl Serialize) -> serde_json::Value {
-    serde_json::from_str(&text(value)).expect("it was just written")
-}
-
-fn text(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("numbers and text become JSON")
 }

@@ -104,7 +104,7 @@ pub(super) fn train(
         Err(error) => return Err(error),
     };
     let metrics = run.metrics()?;
-    // A run that diverged has left no model to measure.
+    // A run that diverged has no model to measure.
     let peak_mib = if diverged.is_none() {
         (context.progress)(1.0, "measuring the memory");
         (context.peak_mib)(folder, config.train.batch)
@@ -137,7 +137,7 @@ fn without_length(config: &Config) -> Config {
     config
 }
 
-/// The losses' means over stretches of steps.
+/// Means of the loss over stretches of steps.
 fn curve(metrics: &[Metric]) -> Vec<CurvePoint> {
     let stretch = metrics.len().div_ceil(POINTS).max(1);
     let point = |metrics: &[Metric]| {

@@ -1,4 +1,4 @@
-//! The networks that are compared: one architecture, its attention exchanged.
+//! The networks that are compared: one architecture with different kinds of attention.
 
 use crate::config::{AttentionKind, BlockAttention, UnetConfig};
 
@@ -13,7 +13,7 @@ pub(super) fn with_attention(kind: AttentionKind, base: &UnetConfig) -> UnetConf
     unet
 }
 
-/// Whether anything in a network attends.
+/// Whether a network has attention anywhere.
 pub(super) fn attends(unet: &UnetConfig) -> bool {
     unet.attention_blocks().any(|block| block != BlockAttention::None)
 }

@@ -100,8 +100,7 @@ impl From<AttentionKind> for String {
 pub enum FeatureMap {
     /// h = exp(-|x|^2/2), f = exp: positive features of the softmax kernel, equation (25).
     Positive,
-    /// h = exp(-|x|^2/2)/sqrt(2), f = exp(u), exp(-u): positive, with the variance of both signs of w at
-    /// once.
+    /// h = exp(-|x|^2/2)/sqrt(2), f = exp(u), exp(-u): positive; using w and -w together lowers the variance.
     Hyperbolic,
     /// h = exp(|x|^2/2), f = sin, cos: not positive, and useless where the kernel is small.
     Trigonometric,
@@ -133,7 +132,7 @@ pub enum ProjectionKind {
     Iid,
 }
 
-/// The lengths of orthogonal projections' rows.
+/// The lengths of the rows of orthogonal projections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowNorms {

@@ -14,7 +14,7 @@ pub enum BetaSchedule {
         /// beta_T.
         end: f64,
     },
-    /// alpha_bar follows a squared cosine with offset s = 0.008; beta_t is cut at 0.999 (Nichol & Dhariwal
+    /// alpha_bar follows a squared cosine with offset s = 0.008; beta_t is at most 0.999 (Nichol & Dhariwal
     /// 2021).
     Cosine,
     /// sqrt(beta_t) evenly spaced (Rombach et al. 2022, their code).

@@ -61,7 +61,7 @@ pub struct UnetConfig {
     pub downsample_padding: usize,
     /// Whether the time embedding is \[cos, sin\] (true) or Ho's \[sin, cos\] (false).
     pub flip_sin_to_cos: bool,
-    /// What is taken from the denominator of the time embedding's frequencies: 1 in Ho's code.
+    /// Subtracted from the denominator of the time embedding's frequencies: 1 in Ho's code.
     pub freq_shift: f64,
     /// Divisor of the middle block's residual sums.
     pub mid_block_scale_factor: f64,
@@ -166,7 +166,8 @@ impl UnetConfig {
         if !self.block_out_channels[0].is_multiple_of(2) || self.block_out_channels[0] < 4 {
             return fail(
                 "block_out_channels",
-                "an even number of at least 4 channels at the first level (the time embedding's sine and cosine halves)"
+                "an even number of at least 4 channels at the first level (the time embedding's sine and \
+                 cosine halves)"
                     .into(),
                 self.block_out_channels[0].to_string(),
                 "",

@@ -18,13 +18,14 @@ pub struct Dataset {
     /// `[N, H, W, C]`.
     pixels: Vec<u8>,
     labels: Option<Vec<u8>>,
-    /// Whether an image mirrored left to right is as good a training image. It is for photographs; it is not
-    /// for digits, letters or anything else that keeps one direction, as the shoes of Fashion-MNIST do.
+    /// Whether mirroring an image left to right gives another plausible image. It does for photographs; it
+    /// does not for digits, letters or anything else that has one direction, as the shoes of Fashion-MNIST
+    /// do.
     flip_makes_sense: bool,
 }
 
 impl std::fmt::Debug for Dataset {
-    /// All but the pixels and labels, which would be pages of numbers.
+    /// Everything but the pixels and labels, which would fill pages.
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.debug_struct("Dataset")
             .field("name", &self.name)
@@ -50,7 +51,7 @@ pub fn unit_from_byte(byte: u8) -> f64 {
     f64::from(byte) / 127.5 - 1.0
 }
 
-/// Refuses a size, (height, width), that no data set here has. `what` is what messages call the images.
+/// Refuses a size, (height, width), that is 0 or too large. `what` names the images in messages.
 pub(super) fn check_size(what: &str, (height, width): (usize, usize)) -> Result<()> {
     if (1..=MAX_SIDE).contains(&height) && (1..=MAX_SIDE).contains(&width) {
         return Ok(());
@@ -67,8 +68,8 @@ impl Dataset {
     /// `pixels` is `[N, H, W, C]` with `shape` = [H, W, C] and C 1 or 3; `labels` has one byte per image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no images, a side of 0 or above 4096, other channels, pixels that are no whole
-    /// number of images, or a different number of labels.
+    /// [`Error::Invalid`] for no images, a side of 0 or above 4096, other channels, pixels that are not a
+    /// whole number of images, or a different number of labels.
     pub fn new(
         name: impl Into<String>,
         shape: [usize; 3],
@@ -133,7 +134,7 @@ impl Dataset {
         Dataset { flip_makes_sense: true, ..self }
     }
 
-    /// What these images are, for people.
+    /// The name of these images, for messages and reports.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -178,9 +179,8 @@ impl Dataset {
         self.labels.as_deref()
     }
 
-    /// Whether mirroring an image left to right makes another good one: yes for CIFAR-10 and folders of
-    /// images, no for IDX files, whose digits and letters read one way and whose shoes (Fashion-MNIST's) all
-    /// point one way.
+    /// Whether mirroring an image left to right gives another plausible image: yes for CIFAR-10 and folders
+    /// of images, no for IDX files (digits and letters, and Fashion-MNIST's shoes, which all point one way).
     pub fn flip_makes_sense(&self) -> bool {
         self.flip_makes_sense
     }
@@ -220,7 +220,7 @@ impl Dataset {
         }
     }
 
-    /// Those of its images, in this order.
+    /// The images of these indices, in this order.
     ///
     /// # Errors
     /// [`Error::Invalid`] for none, and for an index that is not below its length.
@@ -245,7 +245,7 @@ impl Dataset {
         }
     }
 
-    /// Every image cut to the aspect of (height, width) around its centre, and resized.
+    /// Every image cropped around its centre to the aspect ratio of (height, width), and resized.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a size that no data set here has, or that memory does not hold for so many
@@ -284,7 +284,7 @@ impl Datasets {
         Ok(Datasets { train, test })
     }
 
-    /// Every image cut to the aspect of `size` (height, width) around its centre, and resized.
+    /// Every image cropped around its centre to the aspect ratio of `size` (height, width), and resized.
     pub(super) fn resized(self, size: Option<(usize, usize)>) -> Result<Self> {
         let Some(size) = size else { return Ok(self) };
         let test = self.test.map(|test| test.resized(size)).transpose()?;

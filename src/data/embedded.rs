@@ -23,8 +23,8 @@ fn part(what: &str, images: &[u8], labels: &[u8]) -> Result<Dataset> {
     Dataset::new("Fashion-MNIST", [height, width, 1], pixels, Some(labels), false)
 }
 
-/// Whether `pixels` (images of 28x28 bytes) begins with Fashion-MNIST's first training or first test image:
-/// its IDX files have MNIST's names.
+/// Whether `pixels` (images of 28x28 bytes) begins with the first training or test image of Fashion-MNIST,
+/// whose IDX files have the same names as MNIST's.
 pub(crate) fn is_fashion_mnist(pixels: &[u8]) -> bool {
     const HEADER: usize = 16;
     const IMAGE: usize = 28 * 28;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-/// The largest side of an image file; its pixels take at most [`MAX_DECODED`] bytes while it is decoded.
+/// The largest side of an image file. Decoded pixels take at most [`MAX_DECODED`] bytes.
 const MAX_FILE_SIDE: u32 = 16_384;
 const MAX_DECODED: u64 = 1 << 30;
 
@@ -64,8 +64,8 @@ fn dataset(folder: &Path, name: &str, size: Option<(usize, usize)>) -> Result<Da
     }
 }
 
-/// The images in order, with labels where they lie in sub-folders (at most 256, so that a label is a byte;
-/// beyond that the images have none).
+/// The images in order, with labels where they are in sub-folders. A label is a byte, so with more than 256
+/// sub-folders there are no labels.
 fn list(folder: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u8>>)> {
     let (files, folders) = entries(folder)?;
     let direct = images(files)?;
@@ -87,8 +87,8 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u8>>)> {
         }
         (true, true) => Err(Error::invalid(
             folder.display().to_string(),
-            "IDX files (train-images-idx3-ubyte, plain or .gz), CIFAR-10's binary batches (data_batch_1.bin, ...) \
-             or images (PNG, JPEG, GIF, BMP) in it or in one sub-folder per class",
+            "IDX files (train-images-idx3-ubyte, plain or .gz), CIFAR-10's binary batches (data_batch_1.bin, \
+             ...) or images (PNG, JPEG, GIF, BMP) in it or in one sub-folder per class",
             "none of them",
             "give the folder that holds the files themselves",
         )),
@@ -101,8 +101,8 @@ fn list(folder: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u8>>)> {
     }
 }
 
-/// The images among `files`. Other files (texts, tables) are passed over, but an image format that cannot be
-/// read is an error: training on a part of the images unawares would be worse.
+/// The images among `files`. Other files (texts, tables) are skipped, but an image format that cannot be read
+/// is an error: otherwise the user would train on a part of the images without knowing.
 fn images(files: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     for file in files {
@@ -122,7 +122,7 @@ fn images(files: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     Ok(images)
 }
 
-/// What a file's header says, its orientation (a camera's note in the file) taken into account.
+/// The header of a file, with its orientation (as noted by the camera) taken into account.
 struct Header {
     height: u32,
     width: u32,
@@ -172,7 +172,7 @@ fn decode(path: &Path, channels: usize, (height, width): (usize, usize), out: &m
     Ok(())
 }
 
-/// Eight bits a channel, `channels` of them; transparent parts show white, as they would on paper.
+/// Eight bits a channel, `channels` of them; transparent parts become white.
 fn flat(mut image: DynamicImage, channels: usize) -> DynamicImage {
     if image.color().has_alpha() {
         let mut rgba = image.into_rgba8();
@@ -189,7 +189,7 @@ fn flat(mut image: DynamicImage, channels: usize) -> DynamicImage {
     if channels == 1 { image.into_luma8().into() } else { image.into_rgb8().into() }
 }
 
-/// A reader that goes by the file's first bytes, its name only where those say nothing, within the limits.
+/// A reader, limited in size, that recognises the format by the file's first bytes, or else by its name.
 fn open(path: &Path) -> Result<ImageReader<impl BufRead + std::io::Seek>> {
     let mut reader = ImageReader::open(path)
         .and_then(ImageReader::with_guessed_format)

@@ -9,13 +9,12 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
-/// More bytes than any data set that is to be held in memory; a header that promises more is taken for
-/// damaged.
+/// More bytes than any data set that fits into memory; a header that declares more is taken to be damaged.
 const MAX_BYTES: u64 = 1 << 36;
 
-/// Reads an array of `D` dimensions from `reader`, to its end. `what` is what messages call it.
+/// Reads an array of `D` dimensions from `reader`, to its end. `what` names it in messages.
 ///
-/// Memory grows with what is really there, whatever the header promises.
+/// Memory grows with the bytes that are really there, whatever the header declares.
 ///
 /// # Errors
 /// [`Error::Invalid`] for another magic number, a dimension of 0, too few or too many bytes, or a damaged
@@ -28,7 +27,8 @@ pub fn read<const D: usize>(what: &str, mut reader: impl Read) -> Result<([usize
             what,
             format!("an IDX file of unsigned bytes in {D} dimension(s), magic number 0x{}", hex(&magic(D))),
             format!("magic number 0x{}", hex(&header[..4])),
-            "images are in ...-images-idx3-ubyte and labels in ...-labels-idx1-ubyte; check that they are not swapped",
+            "images are in ...-images-idx3-ubyte and labels in ...-labels-idx1-ubyte; check that they are \
+             not swapped",
         ));
     }
     if (header.len() as u64) < header_len {

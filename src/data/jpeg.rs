@@ -1,4 +1,4 @@
-//! Whether a JPEG file is whole. Decoders, ours among them, fill what is missing with grey and say nothing,
+//! Whether a JPEG file is whole. Decoders, ours among them, fill missing parts with grey without an error,
 //! and a model would learn the grey.
 
 /// Whether the segments and scans of `bytes` reach the end-of-image marker (ITU-T T.81, annex B.1). Bytes
@@ -24,8 +24,8 @@ fn reaches_end(bytes: &[u8]) -> Option<()> {
     }
 }
 
-/// After 0xff: neither a stuffed zero, nor a restart marker inside a scan, nor fill, nor the one marker (TEM)
-/// that has no length.
+/// Whether this byte after 0xff begins a segment: it is no stuffed zero, no restart marker inside a scan, no
+/// fill byte, and not the one marker without a length (TEM).
 fn is_marker(byte: u8) -> bool {
     !matches!(byte, 0x00 | 0x01 | 0xd0..=0xd7 | 0xff)
 }

@@ -1,4 +1,4 @@
-//! Folders with IDX files under the names of MNIST and of the sets that took its place.
+//! Folders with IDX files under the names of MNIST and of the data sets in its format.
 
 use super::{Dataset, Datasets, file_name, idx, is_fashion_mnist};
 use crate::error::{Error, Result};

@@ -22,7 +22,7 @@
 //! 1. One file here, with a function from a folder to [`Datasets`] that checks every length it reads, reports
 //!    bad input by file, and allocates only what the file really holds.
 //! 2. One line in [`load`], which recognises the format by names that no other format uses.
-//! 3. A case for each way to be wrong in `tests/suite/data_sources/`.
+//! 3. A test in `tests/suite/data_sources/` for each kind of damage.
 
 mod cifar;
 mod dataset;
@@ -46,12 +46,12 @@ use std::path::{Path, PathBuf};
 /// - IDX files under MNIST's names (`train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`; plain
 ///   or gzip; labels and the test pair may be missing),
 /// - CIFAR-10's binary batches (`data_batch_1.bin` to `data_batch_5.bin`; `test_batch.bin` may be missing),
-/// - images, directly, in one sub-folder per class (the class's place among them, by name, is the label), or
-///   either of the two under `train/` and, for the test images, `test/`. All are grey if every file is, else
-///   colour.
+/// - images, directly, in one sub-folder per class (sorted by name, the number of the sub-folder is the
+///   label), or either of the two under `train/` and, for the test images, `test/`. All are grey if every
+///   file is, else colour.
 ///
-/// `size` is (height, width): every image is cut to that aspect around its centre and then resized. Without
-/// it, images keep their one size.
+/// `size` is (height, width): every image is cropped around its centre to that aspect ratio and then resized.
+/// Without it, images keep their size, which must be the same for all.
 ///
 /// # Errors
 /// [`Error::Invalid`] or [`Error::Read`] naming the file or folder that cannot be used.

@@ -9,8 +9,8 @@ use rand::RngExt;
 
 /// Algorithm 1's draws for one training sample: t ~ Uniform{1..T}, eps ~ N(0, I), and x_t by (3); returns t.
 ///
-/// The draws are a function of (`seed`, `step`, `sample`) alone, whoever makes them. The algorithm's last
-/// line, the gradient step on || eps - eps_theta(x_t, t) ||^2, is
+/// The draws are a function of (`seed`, `step`, `sample`) alone, whichever thread makes them. The algorithm's
+/// last line, the gradient step on || eps - eps_theta(x_t, t) ||^2, is
 /// [`eq21_gradient`](super::loss::eq21_gradient) and what follows it in the network.
 ///
 /// Source: Ho et al. (2020), Algorithm 1.
@@ -37,8 +37,8 @@ pub fn alg1_draw<T: Real>(
 /// Algorithm 2: for t = T..1, x_{t-1} by (15). `x` holds x_T ~ N(0, I) on entry and x_0 on return; it may be
 /// a whole batch, one sample after the other.
 ///
-/// `z(k, t, out)` fills `out` with N(0, I) for the k-th step from the start, k = 0..; it is not asked at the
-/// last, where z = 0. `eps_theta(x_t, t, out)` writes the predicted noise. `observer(k, t, x)` sees every
+/// `z(k, t, out)` fills `out` with N(0, I) for the k-th step, counted from 0; it is not called at the last
+/// step, where z = 0. `eps_theta(x_t, t, out)` writes the predicted noise. `observer(k, t, x)` sees every
 /// x_{t-1}. For a respaced schedule t is the timestep that the network was trained with.
 ///
 /// Source: Ho et al. (2020), Algorithm 2.
@@ -93,7 +93,7 @@ mod tests {
         assert!(timesteps.len() > 10);
     }
 
-    /// Both types draw the same numbers, and a respaced schedule trains on its own timesteps only.
+    /// `f32` and `f64` draw the same numbers, and a respaced schedule trains on its own timesteps only.
     #[test]
     fn alg1_draws_the_same_in_both_types_and_from_the_schedules_timesteps() {
         let kept = [3, 20, 50].map(|t| Timestep::new(t).unwrap());

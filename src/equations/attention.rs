@@ -1,4 +1,4 @@
-//! Attention, exact (22) and linear (26): the oracle of the fast layers, for one sample and one head.
+//! Attention, exact (22) and linear (26), for one sample and one head; the fast layers are tested against it.
 
 use super::features::{FeatureMap, eq24_features};
 use crate::error::{Error, Result};
@@ -28,10 +28,10 @@ pub fn eq22_attention(q: ArrayView2<f64>, k: ArrayView2<f64>, v: ArrayView2<f64>
 }
 
 /// (26) Att^(Q, K, V) = D^^-1 ( Q' ((K')^T V) ), D^ = diag( Q' ((K')^T 1_L) ), from the features Q' and K'.
-/// The products are taken in this order, so that the largest thing formed is [features, e], never [L, L].
+/// The products are taken in this order, so that the largest matrix formed is [features, e], never [L, L].
 /// Cost O(L m e).
 ///
-/// D^ is used as it is: with features that are not positive it can be near zero or negative.
+/// D^ is not guarded: with features that are not positive it can be near zero or negative.
 ///
 /// Source: Choromanski et al. (2021), section 2.2, equation 4.
 ///

@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::real::Real;
 
 /// (16) -ln p_theta(x_0) from `log_weights` = independent draws of [`eq16_log_weight`] for one x_0: minus the
-/// logarithm of their mean weight. It converges to the exact value as the number of draws grows, and is above
-/// it on average before.
+/// logarithm of their mean weight. It converges to the exact value as the number of draws grows; for finitely
+/// many draws it is too large on average.
 ///
 /// Source: Ho et al. (2020), section 2, equation 3.
 pub fn eq16_negative_log_likelihood(log_weights: &[f64]) -> f64 {
@@ -16,8 +16,8 @@ pub fn eq16_negative_log_likelihood(log_weights: &[f64]) -> f64 {
 }
 
 /// ln [ p_theta(x_{0:T}) / q(x_{1:T} | x_0) ] for one path x_1 .. x_T drawn from q by (2). The mean of its
-/// exponential is p_theta(x_0); minus its own mean is the bound L of (17), before any Gaussian integral was
-/// done by hand.
+/// exponential is p_theta(x_0); minus its own mean is the bound L of (17), before any Gaussian integral has
+/// been solved.
 ///
 /// `noise` fills its slice with N(0, I); `eps_theta(x_t, t, out)` writes the predicted noise.
 ///
@@ -150,7 +150,7 @@ pub fn bits_per_dim(nats: f64, dims: usize) -> f64 {
     nats / (std::f64::consts::LN_2 * dims as f64)
 }
 
-/// (18) || mu~_t - mu_theta ||^2 / (2 sigma_t^2), for t >= 2: L_{t-1} less [`eq18_constant`].
+/// (18) || mu~_t - mu_theta ||^2 / (2 sigma_t^2), for t >= 2: L_{t-1} minus [`eq18_constant`].
 ///
 /// Source: Ho et al. (2020), section 3.2, equation 8.
 ///
@@ -231,8 +231,8 @@ mod tests {
         Ok(())
     }
 
-    /// The driver's terms are those of the three functions, in the order of t, and `f32` images are widened
-    /// before anything is subtracted: the terms are equal, not close.
+    /// [`eq17_bound`] returns the terms of the three functions in the order of t. `f32` images are widened
+    /// before anything is subtracted, so the terms are equal, not merely close.
     #[test]
     fn eq17_bound_is_the_sum_of_its_terms() {
         let (schedule, x0, eps) = (schedule(), [0.5f32, -0.25], [0.3f32, -0.8]);
@@ -264,7 +264,7 @@ mod tests {
         assert!(eq20_noise_distance(&[0.0], &[0.0], schedule.last(), 1.0, |_, _, _| fail()).is_err());
     }
 
-    /// Large weights must not overflow: ln of a mean of e^1000 and e^1002.
+    /// Large weights must not overflow: the logarithm of the mean of e^1000 and e^1002.
     #[test]
     fn eq16_works_on_logarithms() {
         let want = -(1002.0 + ((1.0 + (-2f64).exp()) / 2.0).ln());

@@ -1,12 +1,12 @@
-//! DDIM (Song et al. 2021): sampling in few steps, with as much noise as one likes. Not on the slides.
+//! DDIM (Song et al. 2021): sampling in few steps, with a chosen amount of noise. Not on the slides.
 
 use super::reverse::clip;
 use super::{Level, Schedule, Timestep, forward, posterior};
 use crate::error::{Error, Result};
 use crate::real::Real;
 
-/// What becomes of a predicted x_0 outside [-1, 1]. The last two are different samplers, and libraries differ
-/// in which they mean.
+/// What is done with a predicted x_0 outside [-1, 1]. The last two are different samplers, and libraries
+/// differ in which one they implement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClipX0 {
     /// It is used as it is.
@@ -54,8 +54,8 @@ pub fn ddim_step<T: Real>(x_t: &[T], eps_theta: &[T], z: &[T], level: &Level, dd
 }
 
 /// DDIM's loop over `schedule`, usually [respaced](Schedule::respaced); arguments as for
-/// [`alg2_sample`](super::algorithms::alg2_sample). `z` is asked only where noise is added: never with
-/// eta = 0.
+/// [`alg2_sample`](super::algorithms::alg2_sample). `z` is called only where noise is added: never with eta =
+/// 0.
 ///
 /// # Errors
 /// [`Error::Invalid`] unless 0 <= eta <= 1; those of `eps_theta`, `x` then being the last x_t.
@@ -100,8 +100,8 @@ mod tests {
         full.respaced(&Spacing::Trailing.timesteps(1000, 10).unwrap()).unwrap()
     }
 
-    /// With the true noise each noiseless step lands on (3) of the step before, and the last one on x_0, for
-    /// every kind of clipping, since x_0 is in range. 1e-12: rounding times 1/sqrt(abar_T) = 157.
+    /// Given the true noise, each noiseless step arrives at (3) of the step before, and the last one at x_0,
+    /// with every kind of clipping, since x_0 is in range. 1e-12: rounding times 1/sqrt(abar_T) = 157.
     #[test]
     fn ddim_without_noise_follows_the_true_noise_back() {
         let schedule = short();
@@ -149,8 +149,7 @@ mod tests {
         }
     }
 
-    /// The response to z is eta sqrt(beta~_t), and the rest of the variance 1 - abar_{t-1} stays in the
-    /// direction of eps.
+    /// The coefficient of z is eta sqrt(beta~_t), and the rest of the variance 1 - abar_{t-1} belongs to eps.
     #[test]
     fn ddim_noise_is_scaled_by_eta() {
         let schedule = short();

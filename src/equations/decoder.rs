@@ -18,10 +18,10 @@ pub fn pixel(byte: u8) -> f64 {
 ///
 /// Source: Ho et al. (2020), section 3.3, equation 13.
 pub fn eq17_pixel_probability(x0: f64, mean: f64, sigma: f64) -> f64 {
-    // 0.999 lies between the last two pixel values; the data need not hit its value to the last bit.
+    // 0.999 lies between the last two pixel values, so the data may differ from them by rounding.
     let low = if x0 < -0.999 { f64::NEG_INFINITY } else { (x0 - 1.0 / 255.0 - mean) / sigma };
     let high = if x0 > 0.999 { f64::INFINITY } else { (x0 + 1.0 / 255.0 - mean) / sigma };
-    // Far above the mean both ends' distribution functions round to 1: use the mirror image.
+    // Far above the mean the distribution function rounds to 1 at both ends of the bin: use the mirror image.
     let mass =
         if low > 0.0 { normal_cdf(-low) - normal_cdf(-high) } else { normal_cdf(high) - normal_cdf(low) };
     mass.max(PROBABILITY_FLOOR)
@@ -46,8 +46,8 @@ mod tests {
         assert!((pixel(1) - pixel(0) - 2.0 / 255.0).abs() < 1e-16);
     }
 
-    /// The edge bins take all the mass beyond them, the floor what is left of nothing, and mirror images
-    /// agree (rounding).
+    /// The edge bins take all the mass beyond them, vanishing probabilities are raised to the floor, and
+    /// mirror images agree (up to rounding).
     #[test]
     fn eq17_edges_floor_and_symmetry() {
         assert!((eq17_pixel_probability(1.0, 50.0, 0.5) - 1.0).abs() < 1e-15);

@@ -38,7 +38,7 @@ pub fn eq03_alpha_bars(betas: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// (3) x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps: x_t drawn from x_0 in one go when eps ~ N(0, I).
+/// (3) x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps: x_t drawn from x_0 in one step when eps ~ N(0, I).
 ///
 /// Source: Ho et al. (2020), section 2, equation 4.
 ///
@@ -61,7 +61,7 @@ pub fn eq03_predict_x0<T: Real>(x_t: &[T], eps: &[T], alpha_bar_t: f64, x0: &mut
 mod tests {
     use super::*;
 
-    /// Coefficients 0.6 and 0.8, so that the values are known by hand; `f32` to its own rounding.
+    /// Coefficients 0.6 and 0.8, so that the values can be checked by hand; `f32` up to its own rounding.
     #[test]
     fn eq02_eq03_known_values_in_both_types() {
         let mut x_t = [0.0f64; 2];

@@ -1,4 +1,4 @@
-//! Gaussians with one variance for all components: the densities and divergences that the equations speak of.
+//! Gaussians with one variance for all components: the densities and divergences that the equations use.
 
 /// ln N(x; mean, variance I).
 ///
@@ -21,7 +21,7 @@ pub fn kl_divergence(mean_q: &[f64], variance_q: f64, mean_p: &[f64], variance_p
     0.5 * (squares / variance_p + mean_q.len() as f64 * (ratio - 1.0 - ratio.ln()))
 }
 
-/// The standard normal distribution function, exact to `f64` rounding in relative terms on the whole line.
+/// The standard normal distribution function; its relative error is `f64` rounding on the whole line.
 pub fn normal_cdf(x: f64) -> f64 {
     0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 }

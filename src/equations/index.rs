@@ -1,4 +1,4 @@
-//! The index: where each equation stands, what it says, and what the slides print instead.
+//! The index: where each equation is, what it says, and what the slides print where they are wrong.
 
 /// One numbered equation or algorithm of the slides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq03",
         title: "a draw of x_t from x_0 at once",
-        statement: "x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps; alpha_t = 1 - beta_t, abar_t = alpha_1 .. alpha_t",
+        statement: "x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps; alpha_t = 1 - beta_t, abar_t = alpha_1 .. \
+            alpha_t",
         function: "equations::forward::eq03_q_sample",
         source: "Ho et al. 2020, section 2, equation 4",
         misprint: None,
@@ -48,7 +49,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq04",
         title: "the reverse process's target",
-        statement: "q(x_{t-1} | x_t) = q(x_t | x_{t-1}) q(x_{t-1}) / q(x_t); Gaussian only in the limit of small beta_t",
+        statement: "q(x_{t-1} | x_t) = q(x_t | x_{t-1}) q(x_{t-1}) / q(x_t); Gaussian only in the limit of \
+            small beta_t",
         function: "equations::posterior::eq04_log_q_reverse",
         source: "Ho et al. 2020, section 2; Sohl-Dickstein et al. 2015, section 2.2",
         misprint: Some("as if it were exactly Gaussian"),
@@ -56,7 +58,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq05",
         title: "one step of the reverse process",
-        statement: "p_theta(x_{t-1} | x_t) = N(x_{t-1}; mu_theta(x_t, t), Sigma_theta(x_t, t)), Sigma_theta diagonal",
+        statement: "p_theta(x_{t-1} | x_t) = N(x_{t-1}; mu_theta(x_t, t), Sigma_theta(x_t, t)), Sigma_theta \
+            diagonal",
         function: "equations::reverse::eq05_log_p_theta",
         source: "Ho et al. 2020, section 2, equation 1",
         misprint: None,
@@ -88,7 +91,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq09",
         title: "the posterior's mean, by precisions",
-        statement: "mu~_t(x_t, x_0) = beta~_t ( sqrt(alpha_t)/beta_t x_t + sqrt(abar_{t-1})/(1 - abar_{t-1}) x_0 ); x_0 at t = 1",
+        statement: "mu~_t(x_t, x_0) = beta~_t ( sqrt(alpha_t)/beta_t x_t + sqrt(abar_{t-1})/(1 - abar_{t-1}) \
+            x_0 ); x_0 at t = 1",
         function: "equations::posterior::eq09_posterior_mean",
         source: "Ho et al. 2020, section 2, equation 7, before it is simplified",
         misprint: Some("without the factor beta~_t, and singular at t = 1"),
@@ -104,7 +108,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq11",
         title: "the posterior's mean, simplified",
-        statement: "mu~_t(x_t, x_0) = sqrt(alpha_t)(1 - abar_{t-1})/(1 - abar_t) x_t + sqrt(abar_{t-1}) beta_t/(1 - abar_t) x_0; x_0 at t = 1",
+        statement: "mu~_t(x_t, x_0) = sqrt(alpha_t)(1 - abar_{t-1})/(1 - abar_t) x_t + sqrt(abar_{t-1}) \
+            beta_t/(1 - abar_t) x_0; x_0 at t = 1",
         function: "equations::posterior::eq11_posterior_mean",
         source: "Ho et al. 2020, section 2, equation 7",
         misprint: Some(
@@ -122,7 +127,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq13",
         title: "the reverse mean from the predicted noise",
-        statement: "mu_theta(x_t, t) = 1/sqrt(alpha_t) ( x_t - (1 - alpha_t)/sqrt(1 - abar_t) eps_theta(x_t, t) ); with clipping, (11) at the clipped x_0",
+        statement: "mu_theta(x_t, t) = 1/sqrt(alpha_t) ( x_t - (1 - alpha_t)/sqrt(1 - abar_t) eps_theta(x_t, \
+            t) ); with clipping, (11) at the clipped x_0",
         function: "equations::reverse::eq13_mu_theta",
         source: "Ho et al. 2020, section 3.2, equation 11; the clipping: their code",
         misprint: None,
@@ -154,7 +160,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq17",
         title: "the variational bound",
-        statement: "(16) <= L_T + sum_{t=2..T} L_{t-1} + L_0; L_T = KL(q(x_T|x_0) || N(0, I)), L_{t-1} = KL(q(x_{t-1}|x_t, x_0) || p_theta(x_{t-1}|x_t)), L_0 = -ln p_theta(x_0|x_1) on 256 levels",
+        statement: "(16) <= L_T + sum_{t=2..T} L_{t-1} + L_0; L_T = KL(q(x_T|x_0) || N(0, I)), L_{t-1} = \
+            KL(q(x_{t-1}|x_t, x_0) || p_theta(x_{t-1}|x_t)), L_0 = -ln p_theta(x_0|x_1) on 256 levels",
         function: "equations::bound::eq17_bound",
         source: "Ho et al. 2020, section 2, equation 5; L_0: section 3.3, equation 13",
         misprint: Some("the middle terms as L_t, with t ending at T - 1"),
@@ -162,7 +169,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq18",
         title: "a middle term by the distance of the means",
-        statement: "L_{t-1} - C_t = E[ ||mu~_t - mu_theta||^2 / (2 sigma_t^2) ], C_t = D/2 ( beta~_t/sigma_t^2 - 1 + ln(sigma_t^2/beta~_t) ), t >= 2",
+        statement: "L_{t-1} - C_t = E[ ||mu~_t - mu_theta||^2 / (2 sigma_t^2) ], C_t = D/2 ( \
+            beta~_t/sigma_t^2 - 1 + ln(sigma_t^2/beta~_t) ), t >= 2",
         function: "equations::bound::eq18_mean_distance",
         source: "Ho et al. 2020, section 3.2, equation 8",
         misprint: Some("no word on C_t, which is part of the bound unless sigma_t^2 = beta~_t"),
@@ -178,7 +186,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq20",
         title: "a middle term by the distance of the noises",
-        statement: "E[ (1 - alpha_t)^2 / (2 alpha_t (1 - abar_t) sigma_t^2) ||eps - eps_theta( sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t )||^2 ]",
+        statement: "E[ (1 - alpha_t)^2 / (2 alpha_t (1 - abar_t) sigma_t^2) ||eps - eps_theta( sqrt(abar_t) \
+            x_0 + sqrt(1 - abar_t) eps, t )||^2 ]",
         function: "equations::bound::eq20_noise_distance",
         source: "Ho et al. 2020, section 3.2, equation 12",
         misprint: Some("sqrt(alpha_t) x_0 inside eps_theta"),
@@ -186,7 +195,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq21",
         title: "the loss that is trained on",
-        statement: "L_simple = E[ ||eps - eps_theta( sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t )||^2 ], a mean over C, H, W",
+        statement: "L_simple = E[ ||eps - eps_theta( sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t )||^2 ], a \
+            mean over C, H, W",
         function: "equations::loss::eq21_l_simple",
         source: "Ho et al. 2020, section 3.4, equation 14",
         misprint: Some("sqrt(alpha_t) x_0 inside eps_theta"),
@@ -210,7 +220,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq24",
         title: "random features",
-        statement: "phi(x) = h(x)/sqrt(m) ( f_1(w_1^T x), .., f_1(w_m^T x), .., f_l(w_1^T x), .., f_l(w_m^T x) ), w_i orthogonal",
+        statement: "phi(x) = h(x)/sqrt(m) ( f_1(w_1^T x), .., f_1(w_m^T x), .., f_l(w_1^T x), .., f_l(w_m^T \
+            x) ), w_i orthogonal",
         function: "equations::features::eq24_features",
         source: "Choromanski et al. 2021, section 2.3, equation 5; orthogonality: section 2.4",
         misprint: None,
@@ -218,7 +229,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq25",
         title: "positive features of attention's kernel",
-        statement: "phi(x) = 1/sqrt(m) exp( -||x||^2/(2 sqrt(d)) ) ( exp(w_1^T x/d^(1/4)), .., exp(w_m^T x/d^(1/4)) )",
+        statement: "phi(x) = 1/sqrt(m) exp( -||x||^2/(2 sqrt(d)) ) ( exp(w_1^T x/d^(1/4)), .., exp(w_m^T \
+            x/d^(1/4)) )",
         function: "equations::features::eq25_positive_features",
         source: "Choromanski et al. 2021, section 2.3, Lemma 1",
         misprint: Some("the last component with w_1 for w_m"),
@@ -226,7 +238,8 @@ pub const INDEX: [Equation; 28] = [
     Equation {
         id: "eq26",
         title: "linear attention",
-        statement: "Att^(Q, K, V) = D^^-1 ( Q' ((K')^T V) ), Q' = phi(Q), K' = phi(K), D^ = diag( Q' ((K')^T 1_L) ); cost O(L m d), O(L d^2 log d) at m = d log d",
+        statement: "Att^(Q, K, V) = D^^-1 ( Q' ((K')^T V) ), Q' = phi(Q), K' = phi(K), D^ = diag( Q' ((K')^T \
+            1_L) ); cost O(L m d), O(L d^2 log d) at m = d log d",
         function: "equations::attention::eq26_linear_attention",
         source: "Choromanski et al. 2021, section 2.2, equation 4",
         misprint: None,

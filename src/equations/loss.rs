@@ -1,11 +1,11 @@
-//! What is trained on: (21) and its gradient.
+//! The training loss (21) and its gradient.
 
 use super::{Level, Timestep, forward};
 use crate::error::Result;
 use crate::real::Real;
 
-/// Partial sums of [`eq21_l_simple`]; enough for two vectors of four `f64`.
-const LANES: usize = 8;
+/// The number of partial sums in [`eq21_l_simple`]: two vectors of four `f64`.
+const PARTIAL_SUMS: usize = 8;
 
 /// (21) L_simple for one draw: the mean over the elements of (eps - eps_hat)^2, where eps_hat =
 /// eps_theta(x_t, t).
@@ -23,12 +23,12 @@ pub fn eq21_l_simple<T: Real>(eps: &[T], eps_hat: &[T]) -> f64 {
         let difference = (a - b).f64();
         difference * difference
     };
-    let (eps_lanes, eps_rest) = eps.as_chunks::<LANES>();
-    let (hat_lanes, hat_rest) = eps_hat.as_chunks::<LANES>();
-    let mut sums = [0.0; LANES];
-    for (a, b) in eps_lanes.iter().zip(hat_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += square(a[lane], b[lane]);
+    let (eps_parts, eps_rest) = eps.as_chunks::<PARTIAL_SUMS>();
+    let (hat_parts, hat_rest) = eps_hat.as_chunks::<PARTIAL_SUMS>();
+    let mut sums = [0.0; PARTIAL_SUMS];
+    for (a, b) in eps_parts.iter().zip(hat_parts) {
+        for i in 0..PARTIAL_SUMS {
+            sums[i] += square(a[i], b[i]);
         }
     }
     let rest: f64 = eps_rest.iter().zip(hat_rest).map(|(&a, &b)| square(a, b)).sum();
@@ -47,8 +47,8 @@ pub fn eq21_gradient<T: Real>(eps: &[T], eps_hat: &[T], scale: f64, d_eps_hat: &
     super::combine(slope, eps_hat, -slope, eps, d_eps_hat);
 }
 
-/// (21) for one draw of its expectation, whole: || eps - eps_theta( sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps,
-/// t ) ||^2 as a mean over the elements. `eps_theta(x_t, t, out)` writes the predicted noise.
+/// The whole of (21) for one draw of its expectation: || eps - eps_theta( sqrt(abar_t) x_0 + sqrt(1 - abar_t)
+/// eps, t ) ||^2 as a mean over the elements. `eps_theta(x_t, t, out)` writes the predicted noise.
 ///
 /// # Errors
 /// Those of `eps_theta`.
@@ -69,10 +69,10 @@ mod tests {
     use super::*;
     use crate::rng::{Stream, fill_normal, rng};
 
-    /// Every length around the lanes' count, against a plain sum: rounding.
+    /// Every length around the number of partial sums, against a plain sum. Bound: rounding.
     #[test]
     fn eq21_is_a_mean_of_squares_at_every_length() {
-        for n in 1..=3 * LANES + 1 {
+        for n in 1..=3 * PARTIAL_SUMS + 1 {
             let (mut a, mut b) = (vec![0.0f64; n], vec![0.0f64; n]);
             fill_normal(&mut rng(1, Stream::Check, n as u64, 0), &mut a);
             fill_normal(&mut rng(1, Stream::Check, n as u64, 1), &mut b);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     /// A million `f32` of 0.1 against 0: an `f32` sum of squares would stop growing near 2^24 times its
-    /// terms. 1e-14 a lane's rounding of 131072 terms, at random.
+    /// terms. Bound 1e-14: the rounding of the 131072 terms of a partial sum, at random.
     #[test]
     fn eq21_keeps_the_digits_of_long_f32_inputs() {
         let n = 1 << 20;

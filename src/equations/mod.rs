@@ -1,9 +1,9 @@
 //! Every numbered equation of the slides, one small pure function each; start at [`INDEX`].
 //!
-//! Functions carry the slides' number (`eq03_q_sample`, `alg2_sample`) and so do their tests, so that
-//! `cargo test eq03` runs one equation. The diffusion half, (1)-(21) and both algorithms, is generic over
-//! [`Real`] and is what training and sampling call: there is no second copy. The attention half,
-//! (22)-(26), is `f64` on `ndarray` views and is the oracle that the fast layers are tested against.
+//! Functions carry the slides' number (`eq03_q_sample`, `alg2_sample`) and so do their tests, so that `cargo
+//! test eq03` runs one equation. The diffusion half, (1)-(21) and both algorithms, is generic over [`Real`],
+//! and training and sampling call it: there is no second copy. The attention half, (22)-(26), is `f64` on
+//! `ndarray` views; the fast layers are tested against it.
 //!
 //! What the slides do not have is beside them: [`ddim`], and in [`solver`], under numbers of its own, every
 //! sampler that diffusers' scheduler files can name.
@@ -21,6 +21,7 @@ pub mod forward;
 pub mod gaussian;
 mod index;
 pub mod kernel;
+mod level;
 pub mod loss;
 pub mod posterior;
 pub mod projection;
@@ -31,12 +32,13 @@ mod timestep;
 pub mod update;
 
 pub use index::{Equation, INDEX};
-pub use schedule::{Level, Schedule, Spacing};
+pub use level::Level;
+pub use schedule::{Schedule, Spacing};
 pub use timestep::Timestep;
 
 use crate::real::Real;
 
-/// `out = a x + b y`, element by element: the shape of almost every equation of the diffusion half.
+/// `out = a x + b y`, element by element: almost every equation of the diffusion half has this form.
 ///
 /// The scalars are rounded to `T` once, so the loop runs in `T` and vectorises.
 ///

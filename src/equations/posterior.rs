@@ -1,4 +1,4 @@
-//! What the reverse process is after: (4), and the posterior of the forward process, (8)-(12).
+//! What the reverse process approximates: (4), and the posterior of the forward process, (8)-(12).
 
 use super::{Level, combine, forward, gaussian};
 use crate::real::Real;
@@ -48,7 +48,7 @@ pub fn eq08_log_q_posterior(x_prev: &[f64], x_t: &[f64], x0: &[f64], level: &Lev
 }
 
 /// (9) mu~_t(x_t, x_0) = beta~_t ( sqrt(alpha_t)/beta_t x_t + sqrt(abar_{t-1})/(1 - abar_{t-1}) x_0 ): the
-/// precision-weighted mean of what x_t and x_0 say of x_{t-1}.
+/// precision-weighted mean of the estimates of x_{t-1} from x_t and from x_0.
 ///
 /// At t = 1 the second precision is infinite and beta~_1 = 0; the limit, x_0 itself, is returned.
 ///
@@ -76,7 +76,8 @@ pub fn eq10_posterior_variance(level: &Level) -> f64 {
 /// (11)'s coefficients of x_t and of x_0: sqrt(alpha_t) (1 - abar_{t-1}) / (1 - abar_t) and
 /// sqrt(abar_{t-1}) beta_t / (1 - abar_t).
 ///
-/// At t = 1 they are exactly 0 and 1: there beta_1 = 1 - abar_1, but for rounding.
+/// At t = 1 they are set to exactly 0 and 1, which the formulas give up to rounding, since beta_1 = 1 -
+/// abar_1.
 pub fn eq11_coefficients(level: &Level) -> [f64; 2] {
     if level.is_first() {
         return [0.0, 1.0];

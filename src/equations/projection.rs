@@ -60,14 +60,15 @@ fn eq24_orthogonal_projections(m: usize, d: usize, norms: RowNorms, rng: &mut Ch
 }
 
 /// A d x d orthogonal matrix from the Haar measure: the Q of a Gaussian matrix's QR decomposition by
-/// Householder reflections, its columns multiplied by the signs of R's diagonal. Without the signs Q's first
-/// row and column lean to one side, and estimates from it are biased (Mezzadri 2007).
+/// Householder reflections, its columns multiplied by the signs of R's diagonal. Without the signs, Q's first
+/// row and column are biased towards one sign, and so are estimates from it (Mezzadri 2007).
 fn haar_orthogonal(d: usize, rng: &mut ChaCha8Rng) -> Array2<f64> {
     let mut r = gaussian(d, d, rng);
     let mut q = Array2::eye(d);
     for j in 0..d.saturating_sub(1) {
         let mut v: Array1<f64> = r.slice(s![j.., j]).to_owned();
-        // Away from the column, so that nothing cancels: R_jj gets the opposite sign of what stood there.
+        // The reflection goes away from the column, so that nothing cancels: R_jj gets the opposite sign of
+        // the entry.
         v[0] += v.dot(&v).sqrt().copysign(v[0]);
         v /= v.dot(&v).sqrt();
         let mut rows = r.slice_mut(s![j.., ..]);

@@ -61,8 +61,8 @@ pub fn eq07_log_sigma2(level: &Level, variance: VarianceKind) -> f64 {
 /// (13) mu_theta(x_t, t): (12) with the predicted noise eps_theta(x_t, t) for eps_t.
 ///
 /// With `clip_x0` the x_0 that eps_theta implies by (3) is clipped to [-1, 1] and put into (11) instead, as
-/// the code of Ho et al. (2020) does without the paper's saying so. The two forms are equal where nothing is
-/// clipped.
+/// the code of Ho et al. (2020) does, though the paper does not say so. The two forms are equal where nothing
+/// is clipped.
 ///
 /// Source: Ho et al. (2020), section 3.2, equation 11.
 ///
@@ -79,7 +79,7 @@ pub fn eq13_mu_theta<T: Real>(x_t: &[T], eps_theta: &[T], level: &Level, clip_x0
     }
 }
 
-/// `x` cut to [-1, 1]; a NaN stays one, so that a broken network is noticed.
+/// `x` clamped to [-1, 1]. NaN stays NaN, so that a broken network is noticed.
 #[inline(always)]
 pub fn clip<T: Real>(x: T) -> T {
     num_traits::clamp(x, -T::one(), T::one())
@@ -151,7 +151,7 @@ mod tests {
         }
     }
 
-    /// A network that returns NaN must not be turned into an image.
+    /// The output of a network that returns NaN must not become an image.
     #[test]
     fn eq13_and_eq15_keep_what_is_not_a_number() {
         let schedule = Schedule::from_betas(&[0.1, 0.2]).unwrap();

@@ -1,34 +1,8 @@
 //! The noise schedule: beta_t and what follows from it, in `f64`.
 
-use super::{Timestep, forward, posterior};
+use super::{Level, Timestep, forward, posterior};
 use crate::config::{BetaSchedule, DiffusionConfig};
 use crate::error::{Error, Result};
-
-/// The scalars of one timestep. Every equation that needs more than one of them takes a `Level`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Level {
-    /// The timestep that the network is told: for a respaced schedule that of the schedule it was trained
-    /// with.
-    pub t: Timestep,
-    /// beta_t.
-    pub beta: f64,
-    /// alpha_t = 1 - beta_t.
-    pub alpha: f64,
-    /// abar_t.
-    pub alpha_bar: f64,
-    /// abar of the step before; 1 at the first.
-    pub alpha_bar_prev: f64,
-    /// ln beta~_t, where beta~_1 = 0 is replaced by beta~_2 (Ho et al. 2020, their code): see
-    /// [`eq07_log_sigma2`](super::reverse::eq07_log_sigma2).
-    pub log_posterior_variance: f64,
-}
-
-impl Level {
-    /// Whether this is the step to x_0, which adds no noise and whose posterior is a point.
-    pub fn is_first(&self) -> bool {
-        self.alpha_bar_prev == 1.0
-    }
-}
 
 /// How K of T timesteps are chosen for sampling in fewer steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +115,7 @@ impl Schedule {
 
     /// The process that visits only the `kept` timesteps of this one: abar keeps its values there and the
     /// betas are recomputed from it, beta = 1 - abar_t / abar_s with s the kept timestep before t (Nichol &
-    /// Dhariwal 2021, section 4). Levels remember the timestep that the network was trained with.
+    /// Dhariwal 2021, section 4). Each level keeps the timestep that the network was trained with.
     ///
     /// # Errors
     /// [`Error::Invalid`] if `kept` is empty, not strictly ascending, or names a timestep that is not here.
@@ -242,7 +216,7 @@ impl Schedule {
     }
 }
 
-/// abar at time u in [0, 1] of Nichol & Dhariwal (2021), equation 17, not yet divided by its value at 0.
+/// abar at time u in [0, 1] (Nichol & Dhariwal 2021, equation 17) before it is divided by its value at 0.
 fn squared_cosine(u: f64) -> f64 {
     ((u + 0.008) / 1.008 * std::f64::consts::FRAC_PI_2).cos().powi(2)
 }
@@ -278,7 +252,7 @@ mod tests {
         assert_eq!((linear.levels()[0].beta, linear.last().beta), (1e-4, 0.02));
     }
 
-    /// As above; 1 - f(t)/f(t-1) is of order 1e-5 and up, so its own rounding adds 1e-16 a step at most.
+    /// As above; 1 - f(t)/f(t-1) is 1e-5 or larger, so its own rounding adds at most 1e-16 per step.
     #[test]
     fn eq03_golden_values_of_the_cosine_schedule() {
         let cosine = schedule(BetaSchedule::Cosine);
@@ -287,9 +261,9 @@ mod tests {
         assert_eq!(cosine.betas().iter().filter(|&&b| b == 0.999).count(), 1);
     }
 
-    /// Why schedules are `f64`: betas recovered from `f32` tables of abar, as 1 - abar_t / abar_{t-1}, miss
-    /// by 1e-4 and more at small t (an ulp of 6e-8 in a beta of 1e-4). Ours come back to the digits that 1 -
-    /// abar_t leaves.
+    /// Why schedules are `f64`: betas computed from `f32` tables of abar, as 1 - abar_t / abar_{t-1}, have
+    /// relative errors of 1e-4 and more at small t (an ulp of 6e-8 in a beta of 1e-4). Ours are recovered up
+    /// to the cancellation in 1 - abar_t.
     #[test]
     fn eq03_tables_in_f32_lose_the_small_betas() {
         let linear = schedule(BetaSchedule::Linear { start: 1e-4, end: 0.02 });
@@ -373,7 +347,7 @@ mod tests {
         assert!(Schedule::from_betas(&[0.5]).is_ok());
     }
 
-    /// One level's abar is a product in one and a ratio of products in the other: 3 roundings.
+    /// The same abar is once a product and once a ratio of products: 3 roundings apart.
     #[test]
     fn respacing_keeps_abar_and_recomputes_beta() {
         let full = schedule(BetaSchedule::Linear { start: 1e-4, end: 0.02 });

@@ -1,11 +1,11 @@
-//! The timestep as a type, because half of the world counts from 0.
+//! The timestep as a type of its own, because the paper counts from 1 and file formats count from 0.
 
 use crate::error::{Error, Result};
 use std::fmt;
 
 /// A timestep t, counted from 1 as in the paper.
 ///
-/// Networks and other people's file formats are fed the index t - 1; [`Timestep::index`] and
+/// Networks and other people's file formats take the index t - 1; [`Timestep::index`] and
 /// [`Timestep::from_index`] are the only places that convert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestep(usize);

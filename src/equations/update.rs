@@ -1,10 +1,10 @@
 //! One formula for one step of every sampler: what a host loop, an ONNX graph or a GPU computes between two
-//! calls of the network, given eight numbers per step.
+//! calls of the network, from eight numbers per step.
 //!
 //! x0 = clamp(a_x x + a_eps eps, low, high), x_next = b_x0 x0 + b_x x + b_eps eps + sigma z. It is (15) and
 //! DDIM's step with their coefficients worked out in `f64`:
 //! [`algorithms::alg2_sample`](super::algorithms::alg2_sample) and
-//! [`ddim::ddim_sample`](super::ddim::ddim_sample) remain the text, and the tests hold the two together.
+//! [`ddim::ddim_sample`](super::ddim::ddim_sample) are the definitions, and the tests compare the two.
 
 use super::ddim::{ClipX0, Ddim};
 use super::reverse::Reverse;
@@ -14,7 +14,7 @@ use crate::config::Prediction;
 use crate::error::{Error, Result};
 use crate::real::Real;
 
-/// A sampler with its choices; which timesteps it visits is the [`Schedule`]'s part.
+/// A sampler with its settings. Which timesteps it visits is up to the [`Schedule`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ReverseProcess {
     /// Algorithm 2.
@@ -25,7 +25,7 @@ pub enum ReverseProcess {
 
 impl ReverseProcess {
     /// The steps in the order of sampling, from the schedule's last level to x_0: the timestep that the
-    /// network is told, and the coefficients.
+    /// network is given, and the coefficients.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless 0 <= eta <= 1.
@@ -51,26 +51,26 @@ impl ReverseProcess {
 /// The eight numbers of one step, in the order in which the ONNX graphs take them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepCoefficients {
-    /// x_t's part in the predicted x_0.
+    /// The coefficient of x_t in the predicted x_0.
     pub a_x: f64,
-    /// The predicted noise's part in it.
+    /// The coefficient of the predicted noise in the predicted x_0.
     pub a_eps: f64,
     /// The least x_0: -1, or -[`UNBOUNDED`] where nothing is clipped.
     pub low: f64,
     /// The largest x_0.
     pub high: f64,
-    /// The clipped x_0's part in x_{t-1}.
+    /// The coefficient of the clipped x_0 in x_{t-1}.
     pub b_x0: f64,
-    /// x_t's.
+    /// The coefficient of x_t in x_{t-1}.
     pub b_x: f64,
-    /// The predicted noise's.
+    /// The coefficient of the predicted noise in x_{t-1}.
     pub b_eps: f64,
-    /// The fresh noise's; 0 at the last step, which adds none.
+    /// The coefficient of the fresh noise; 0 at the last step, which adds none.
     pub sigma: f64,
 }
 
-/// The bound that bounds nothing: the largest `f32`. An infinity would be as good to compute with, but not to
-/// store as JSON.
+/// The bound where nothing is clipped: the largest `f32`. An infinity would compute the same, but JSON cannot
+/// store it.
 pub const UNBOUNDED: f64 = f32::MAX as f64;
 
 impl StepCoefficients {
@@ -144,8 +144,7 @@ impl StepCoefficients {
         [self.a_x, self.a_eps, self.low, self.high, self.b_x0, self.b_x, self.b_eps, self.sigma].map(T::of)
     }
 
-    /// x_{t-1} from x_t, the predicted noise and fresh noise. Where `sigma` is 0, `z` is multiplied by it,
-    /// not skipped.
+    /// x_{t-1} from x_t, the predicted noise and fresh noise. `z` is read also where `sigma` is 0.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -205,7 +204,7 @@ mod tests {
             fill_normal(&mut rng(2, Stream::Check, t.get() as u64, 0), out);
             noises[k].copy_from_slice(out);
         };
-        // Close enough to a network that x_0 is sometimes inside the bounds and sometimes outside.
+        // It resembles a network in that x_0 is sometimes inside the bounds and sometimes outside.
         let network = |x: &[f64], t: Timestep, out: &mut [f64]| {
             for (i, (out, x)) in out.iter_mut().zip(x).enumerate() {
                 *out = 0.9 * x + 0.05 * ((i * t.get()) as f64).sin();
@@ -223,8 +222,8 @@ mod tests {
         steps.map(|(((t, x, eps), z), next)| (t, [x, eps, z, next])).collect()
     }
 
-    /// Exactly: x is multiplied by 1, and all that is added is 0. Its bounds are an interval, which others
-    /// than `apply` may insist on.
+    /// Exact: x is multiplied by 1, and all that is added is 0. The bounds must form an interval, which other
+    /// implementations of the clamp may require.
     #[test]
     fn the_identity_changes_nothing() {
         let StepCoefficients { low, high, .. } = StepCoefficients::IDENTITY;
@@ -234,9 +233,9 @@ mod tests {
         assert_eq!(next, x);
     }
 
-    /// Every step of both samplers with every option. Tolerance: 16 roundings of the terms that either way
-    /// sums; those of the predicted x_0, which is what a coefficient a_x = 1/sqrt(abar_t) of up to 2e4 makes
-    /// large, among them. (Collected, a coefficient may be the difference of two larger ones, by at most 1.)
+    /// Every step of both samplers with every option. Tolerance: 16 roundings of the terms that either form
+    /// sums, the terms of the predicted x_0 among them, which a coefficient a_x = 1/sqrt(abar_t) of up to 2e4
+    /// makes large. (A collected coefficient may be the difference of two larger ones, by at most 1.)
     #[test]
     fn one_formula_is_every_sampler_s_step() {
         let (mut clipped, mut unclipped) = (0, 0);

@@ -1,11 +1,11 @@
-//! Features that need no network: what an image is where, without its texture.
+//! Features that need no network: brightness and layout, without texture.
 
 use crate::error::{Error, Result};
 use crate::machine;
 use ndarray::{Array2, ArrayView4, s};
 
 /// The means of the blocks of images \[n, c, h, w\], \[n, c r s\]: r rows and s columns of blocks of nearly
-/// equal size, `side` each, or a block for each pixel row or column where there are fewer.
+/// equal size. Both are `side`, or the number of pixel rows or columns where that is smaller.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a side of 0 and for images without pixels.
@@ -45,7 +45,7 @@ mod tests {
             block_means(images.view(), 2).unwrap().row(0).to_vec(),
             [0.5, 2.5, 4.5, 6.5, 16.5, 18.5, 20.5, 22.5]
         );
-        // Two rows and no more, three columns of 1, 1 and 2 pixels.
+        // Only two rows, and three columns of 1, 1 and 2 pixels.
         assert_eq!(
             block_means(images.view(), 3).unwrap().row(0).to_vec()[..6],
             [0.0, 1.0, 2.5, 4.0, 5.0, 6.5]

@@ -1,4 +1,4 @@
-//! Which images of a dataset are looked at.
+//! The choice of images from a dataset.
 
 use crate::data::Dataset;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! Samples against images, in every number that their features give.
+//! Samples against images, in every measure that is computed from their features.
 
 use super::frechet::frechet_distance;
 use super::kernel_distance::{kernel_distance, usual_subsets};
@@ -19,7 +19,7 @@ pub struct Comparison {
     pub features: usize,
     /// The Frechet distance. It falls with the number of samples, so only equal numbers can be compared.
     pub frechet_distance: f64,
-    /// The kernel distance, whose expectation does not depend on the numbers.
+    /// The kernel distance, whose expectation does not depend on the number of samples or images.
     pub kernel_distance: Estimate,
     /// The independent subsets that its error comes from.
     pub kernel_subsets: usize,
@@ -27,7 +27,7 @@ pub struct Comparison {
     pub precision: f64,
     /// The share of images within the samples' manifold.
     pub recall: f64,
-    /// Samples, and images, that precision and recall are of.
+    /// The number of samples, and of images, for precision and recall.
     pub manifold: usize,
 }
 
@@ -37,8 +37,8 @@ pub fn fewest(features: usize) -> usize {
 }
 
 impl Comparison {
-    /// Compares the features \[n, d\] of samples and of images by one network. Precision and recall are of
-    /// equal numbers, as many as there are of the fewer, drawn by the seed.
+    /// Compares the features \[n, d\] of samples and of images by one network. Precision and recall compare
+    /// equal numbers: of the larger set, as many as the smaller one has are drawn by the seed.
     ///
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for fewer than [`fewest`] of either, and for features that
@@ -46,7 +46,8 @@ impl Comparison {
     pub fn of(images: ArrayView2<f64>, samples: ArrayView2<f64>, seed: u64) -> Result<Comparison> {
         let features = images.ncols();
         let why = format!(
-            "for {features} features: one more than those for a covariance of full rank, and {} for the kernel distance's subsets",
+            "for {features} features: one more than those for a covariance of full rank, and {} for the \
+             kernel distance's subsets",
             2 * usual_subsets(0)
         );
         check_pair(images, samples, fewest(features), &why)?;

@@ -4,24 +4,25 @@ use crate::real::Real;
 use ndarray::ArrayView2;
 use rayon::prelude::*;
 
-/// Partial sums; enough for four vectors of `f64`.
-const LANES: usize = 16;
-/// Rows that are compared with all others together, so that those are read from memory once for all of them.
+/// The number of partial sums: four vectors of four `f64`.
+const PARTIAL_SUMS: usize = 16;
+/// Rows that are compared with all others at a time, so that the others are read from memory once for all of
+/// them.
 const TILE: usize = 16;
 
-/// || a - b ||^2, of differences, so that it is exactly 0 where the rows are equal.
+/// || a - b ||^2, computed from the differences, so that it is exactly 0 where the rows are equal.
 pub(super) fn squared_distance<T: Real>(a: &[T], b: &[T]) -> f64 {
     assert_eq!(a.len(), b.len());
     let square = |a: T, b: T| {
         let difference = a.f64() - b.f64();
         difference * difference
     };
-    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
-    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0.0; LANES];
-    for (a, b) in a_lanes.iter().zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += square(a[lane], b[lane]);
+    let (a_parts, a_rest) = a.as_chunks::<PARTIAL_SUMS>();
+    let (b_parts, b_rest) = b.as_chunks::<PARTIAL_SUMS>();
+    let mut sums = [0.0; PARTIAL_SUMS];
+    for (a, b) in a_parts.iter().zip(b_parts) {
+        for i in 0..PARTIAL_SUMS {
+            sums[i] += square(a[i], b[i]);
         }
     }
     let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| square(a, b)).sum();
@@ -57,10 +58,13 @@ mod tests {
     use super::*;
     use ndarray::Array2;
 
-    /// Lengths around the lanes' count and rows around the tile's, against plain sums; rounding.
+    /// Lengths around the number of partial sums and rows around the tile's, against plain sums. Bound:
+    /// rounding.
     #[test]
     fn distances_are_those_of_every_pair() {
-        for (rows, width) in [(1, 1), (TILE, LANES), (TILE + 1, LANES + 1), (3 * TILE - 1, 2 * LANES + 5)] {
+        for (rows, width) in
+            [(1, 1), (TILE, PARTIAL_SUMS), (TILE + 1, PARTIAL_SUMS + 1), (3 * TILE - 1, 2 * PARTIAL_SUMS + 5)]
+        {
             let a = Array2::from_shape_fn((rows, width), |(i, j)| ((i * 7 + j * 3) % 11) as f64);
             let b = Array2::from_shape_fn((rows + 2, width), |(i, j)| ((i * 5 + j) % 13) as f64);
             let tiles = by_tiles(a.view(), b.view(), |first, distances| (first, distances));

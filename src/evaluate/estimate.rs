@@ -13,8 +13,7 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// The mean of independent draws, in the order given; of fewer than two the standard error is not a
-    /// number.
+    /// The mean of independent draws, in the order given; for fewer than two, the standard error is NaN.
     pub fn of(draws: impl IntoIterator<Item = f64>) -> Estimate {
         let mut moments = Moments::default();
         draws.into_iter().for_each(|x| moments.add(x));
@@ -44,7 +43,7 @@ pub(super) struct Moments {
 }
 
 impl Moments {
-    /// Takes one more draw in.
+    /// Adds a draw.
     pub(super) fn add(&mut self, x: f64) {
         self.count += 1.0;
         let before = x - self.mean;
@@ -52,7 +51,7 @@ impl Moments {
         self.squares += before * (x - self.mean);
     }
 
-    /// The unbiased variance of the draws; not a number for fewer than two.
+    /// The unbiased variance of the draws; NaN for fewer than two.
     pub(super) fn variance(&self) -> f64 {
         self.squares / (self.count - 1.0)
     }
@@ -83,7 +82,7 @@ mod tests {
         assert_eq!((root.mean, root.standard_error), (4.0, estimate.standard_error / 2.0));
     }
 
-    /// A large common part must not drown the deviations, as it does where squares are summed.
+    /// A large mean must not swamp the deviations, as it would in a sum of squares.
     #[test]
     fn a_large_mean_does_not_hurt() {
         let draws = [0.0, 1.0, 0.5, 0.25].map(|x| x + 1e9);

@@ -1,4 +1,4 @@
-//! Features of images by a network in an ONNX file, whatever network it is.
+//! Features of images by any network in an ONNX file.
 
 mod enter;
 
@@ -16,16 +16,16 @@ use performer_ddpm_onnx::runner::{Description, Runner, load_tract};
 use performer_ddpm_onnx::{Dim, ElementType, Model, Tensor};
 use std::path::Path;
 
-/// How a features network is to be fed and run.
+/// How images enter a features network, and what runs it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FeatureOptions {
-    /// Its input of images; has to be named where there are several. The others are fed zeros.
+    /// The name of the input for images, needed where the network has several inputs. The others get zeros.
     pub input: Option<String>,
-    /// Its output of features; has to be named where there are several.
+    /// The name of the output of features, needed where the network has several.
     pub output: Option<String>,
-    /// What it takes pixels for.
+    /// The range of pixels that the network expects.
     pub range: PixelRange,
-    /// Height and width that images are resized to. Without it they have to have the network's.
+    /// Height and width that images are resized to. Without it they must have the network's size.
     pub size: Option<[usize; 2]>,
     /// Images that go through it together, unless the file fixes their number.
     pub batch: usize,
@@ -34,13 +34,13 @@ pub struct FeatureOptions {
 }
 
 impl FeatureOptions {
-    /// A network for images as they are, in [-1, 1].
+    /// Options for a network that takes images unchanged, in [-1, 1].
     pub fn new(runtime: Runtime) -> Self {
         let range = PixelRange::Symmetric;
         FeatureOptions { input: None, output: None, range, size: None, batch: 64, runtime }
     }
 
-    /// Inception v3 as it is used for the FID: 299x299 in [-1, 1]; grey images fill its three channels.
+    /// Options for Inception v3 as in the FID: 299x299 in [-1, 1]; grey images fill its three channels.
     pub fn inception(runtime: Runtime) -> Self {
         FeatureOptions { size: Some([299, 299]), ..FeatureOptions::new(runtime) }
     }
@@ -53,7 +53,7 @@ impl Default for FeatureOptions {
     }
 }
 
-/// A features network that is loaded.
+/// A loaded features network.
 pub struct Extractor {
     runner: Box<dyn Runner>,
     origin: String,
@@ -81,8 +81,8 @@ impl Extractor {
     /// Loads a network.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a file whose inputs and outputs are not a features network's, listing them, or
-    /// where several need a name; [`Error::Onnx`] where the runtime is missing or refuses it.
+    /// [`Error::Invalid`], listing the inputs and outputs, for a file that is no features network or where
+    /// one of several has to be named; [`Error::Onnx`] where the runtime is missing or refuses the file.
     pub fn load(model: &Model, options: &FeatureOptions) -> Result<Self> {
         let (origin, summary) = (model.origin().to_owned(), model.summary()?);
         if options.batch == 0 {
@@ -102,17 +102,17 @@ impl Extractor {
         Ok(Extractor { runner, origin, image, rest, output, options: options.clone() })
     }
 
-    /// How it is fed and run.
+    /// The options that it was loaded with.
     pub fn options(&self) -> &FeatureOptions {
         &self.options
     }
 
-    /// Who runs the network, and where.
+    /// The runtime and the device that run the network.
     pub fn describe(&self) -> &Description {
         self.runner.describe()
     }
 
-    /// The features \[n, d\] of images \[n, c, h, w\] in [-1, 1]; what is outside is cut off.
+    /// The features \[n, d\] of images \[n, c, h, w\] in [-1, 1]; numbers outside are clamped.
     ///
     /// # Errors
     /// [`Error::Invalid`] for images that the network does not take, an output that is no list of features,
@@ -126,7 +126,7 @@ impl Extractor {
         self.run(n, [c, h, w], fill, &mut |_| {})
     }
 
-    /// The features \[n, d\] of these images of a dataset; `observer` is told the share done.
+    /// The features \[n, d\] of these images of a dataset; `observer` gets the finished share.
     ///
     /// # Errors
     /// As [`Extractor::features`].
@@ -220,7 +220,7 @@ impl Extractor {
     }
 }
 
-/// Whether a shape is \[batch, d\], perhaps with lengths of one behind.
+/// Whether a shape is \[batch, d\], perhaps followed by dimensions of length one.
 fn is_list(shape: &[usize], batch: usize) -> bool {
     matches!(shape, [n, d, rest @ ..] if *n == batch && *d > 0 && rest.iter().all(|length| *length == 1))
 }
@@ -239,7 +239,7 @@ fn pick<'a>(origin: &str, kind: &str, ports: &'a [Port], name: Option<&str>) -> 
     }
 }
 
-/// The output's name, where the file says as much as that it may be one of features.
+/// The output's name, if the file does not rule out that it holds features.
 fn output(origin: &str, summary: &Summary, options: &FeatureOptions) -> Result<String> {
     let port = pick(origin, "output", &summary.outputs, options.output.as_deref())?;
     let may_be = |dims: &[Dim]| {
@@ -252,7 +252,7 @@ fn output(origin: &str, summary: &Summary, options: &FeatureOptions) -> Result<S
     Ok(port.name.clone())
 }
 
-/// What the inputs beside the images are fed.
+/// Zeros for an input that takes no images.
 fn zeros(port: &Port, batch: usize) -> Result<(String, Tensor)> {
     let dims = port.shape.as_ref().map(|shape| shape.dims()).unwrap_or_default();
     let shape: Vec<usize> = dims.iter().map(|dim| dim.known().unwrap_or(batch)).collect();

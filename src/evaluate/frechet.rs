@@ -1,12 +1,12 @@
-//! The Frechet distance between two sets of features, each taken for Gaussian: with Inception's features, the
-//! FID of Heusel et al. (2017).
+//! The Frechet distance between two sets of features, each approximated by a Gaussian. With Inception's
+//! features it is the FID of Heusel et al. (2017).
 
 use super::check_pair;
 use crate::error::{Error, Result};
 use nalgebra::{DMatrix, SymmetricEigen};
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 
-/// A set of features in two moments.
+/// The first two moments of a set of features.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
     /// The mean, \[d\].
@@ -19,8 +19,8 @@ impl Statistics {
     /// The moments of features \[n, d\].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for d images or fewer, whose covariance has not its full rank, so that the distance
-    /// would say more of their number than of what they show; and for features that are not finite.
+    /// [`Error::Invalid`] for d images or fewer, since their covariance does not have full rank and the
+    /// distance would depend mostly on their number; and for features that are not finite.
     pub fn of(features: ArrayView2<f64>) -> Result<Statistics> {
         let (n, d) = features.dim();
         check_pair(features, features, d.saturating_add(1), &rank(d))?;
@@ -28,7 +28,7 @@ impl Statistics {
         let centred = &features - &mean;
         let mut covariance = centred.t().dot(&centred);
         covariance /= (n - 1) as f64;
-        // The product's two triangles may differ in their last bits.
+        // The two triangles of the product may differ in their last bits.
         let covariance = 0.5 * (&covariance + &covariance.t());
         if covariance.iter().chain(&mean).all(|x| x.is_finite()) {
             return Ok(Statistics { mean, covariance });
@@ -40,8 +40,8 @@ impl Statistics {
     /// |mu_a - mu_b|^2 + tr( C_a + C_b - 2 (C_a C_b)^(1/2) ).
     ///
     /// The trace of the root is that of ( C_a^(1/2) C_b C_a^(1/2) )^(1/2), whose argument is symmetric and
-    /// positive semi-definite: its eigenvalues are real, unlike those that a root of C_a C_b itself finds
-    /// where that is singular. What rounding makes negative counts as 0.
+    /// positive semi-definite: its eigenvalues are real, unlike those computed for C_a C_b itself where that
+    /// is singular. Eigenvalues that rounding makes negative count as 0.
     ///
     /// # Errors
     /// [`Error::Invalid`] for different numbers of features, and for statistics that are none.
@@ -93,7 +93,7 @@ pub fn frechet_distance(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Result<f64> {
 }
 
 fn rank(d: usize) -> String {
-    format!("for {d} features: the covariance of fewer has not its full rank")
+    format!("for {d} features: the covariance of fewer does not have full rank")
 }
 
 fn matrix(symmetric: &Array2<f64>) -> DMatrix<f64> {
@@ -101,7 +101,7 @@ fn matrix(symmetric: &Array2<f64>) -> DMatrix<f64> {
 }
 
 fn eigen(symmetric: &Array2<f64>) -> Result<SymmetricEigen<f64, nalgebra::Dyn>> {
-    // Two or three sweeps an eigenvalue are usual.
+    // Two or three iterations per eigenvalue are usual.
     let most = 100 * symmetric.nrows();
     SymmetricEigen::try_new(matrix(symmetric), f64::EPSILON, most).ok_or_else(|| {
         Error::invalid(
@@ -153,14 +153,14 @@ mod tests {
         let b = normal(150, 5, 2) * 1.5 + 0.3;
         let plain = frechet_distance(a.view(), b.view()).unwrap();
         // Householder's reflection along (1, 1, 1, 1, 1).
-        let turn = Array2::from_shape_fn((5, 5), |(i, j)| if i == j { 0.6 } else { -0.4 });
-        let turned = frechet_distance(a.dot(&turn).view(), b.dot(&turn).view()).unwrap();
+        let rotation = Array2::from_shape_fn((5, 5), |(i, j)| if i == j { 0.6 } else { -0.4 });
+        let turned = frechet_distance(a.dot(&rotation).view(), b.dot(&rotation).view()).unwrap();
         assert!((turned - plain).abs() < 1e-9, "{turned} {plain}");
     }
 
-    /// Features that never change and features that repeat others leave the covariance singular, where a root
-    /// of the plain product fails; they add nothing. 1e-6: the root of a rounding error of 1e-15 is 3e-8, of
-    /// each null direction.
+    /// Constant features and copies of other features make the covariance singular, where a root of the plain
+    /// product fails; they add nothing. 1e-6: each null direction adds the root of a rounding error of 1e-15,
+    /// 3e-8.
     #[test]
     fn singular_covariances_are_no_obstacle() {
         let (a, b) = (normal(100, 4, 3), normal(90, 4, 4) * 1.2);

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
-/// The subsets that as many images are usually cut into: of about 1000, but at least 10 subsets.
+/// The usual number of subsets for this many images: subsets of about 1000 images, but at least 10 of them.
 pub fn usual_subsets(images: usize) -> usize {
     (images / 1000).max(10)
 }
@@ -15,8 +15,8 @@ pub fn usual_subsets(images: usize) -> usize {
 /// The kernel distance between features \[n, d\] of one network, under k(x, y) = (x y / d + 1)^3.
 ///
 /// Both sets are shuffled by the seed and cut into `subsets` parts; the estimates of the pairs of parts are
-/// independent and each without bias, so that the standard error of their mean is honest (of overlapping
-/// subsets it would be too small). It may be negative where the sets are alike.
+/// independent and unbiased, so that the standard error of their mean is right (with overlapping subsets it
+/// would be too small). The distance may be negative where the sets are alike.
 ///
 /// Source: Binkowski et al. (2018), section 3; Gretton et al. (2012), equation 3, for the estimate.
 ///
@@ -38,15 +38,15 @@ pub fn kernel_distance(
     Ok(Estimate::of(estimates))
 }
 
-/// Equal parts of the rows in a shuffled order; what does not divide is left out.
+/// Equal parts of the rows in a shuffled order; the remainder is left out.
 fn parts(features: ArrayView2<f64>, subsets: usize, seed: u64) -> Result<Vec<Array2<f64>>> {
     let order = shuffled(features.nrows(), seed)?;
     let size = features.nrows() / subsets;
     Ok(order.chunks_exact(size).take(subsets).map(|rows| features.select(Axis(0), rows)).collect())
 }
 
-/// The unbiased estimate of one pair of sets: mean of k over pairs of different rows of each, less twice that
-/// between them.
+/// The unbiased estimate for one pair of sets: the means of k over pairs of different rows within each set,
+/// minus twice the mean over pairs between the sets.
 fn discrepancy(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
     let kernel = |x: &Array2<f64>, y: &Array2<f64>| {
         let d = x.ncols() as f64;
@@ -80,7 +80,7 @@ mod tests {
 
     /// With one feature k = (x y + 1)^3, so that the distance of two distributions is 3 (difference of
     /// means)^2 + 3 (of second moments)^2 + (of third moments)^2: for N(0.5, 1.5^2) against N(0, 1) they are
-    /// 0.5, 1.5 and 0.125 + 3 0.5 2.25 = 3.5. Four standard errors, those below 10 %.
+    /// 0.5, 1.5 and 0.125 + 3 0.5 2.25 = 3.5. Bound: four standard errors, which must be below 10 %.
     #[test]
     fn the_estimate_converges_to_the_closed_form() {
         let exact = 3.0 * 0.5f64.powi(2) + 3.0 * 1.5f64.powi(2) + 3.5f64.powi(2);
@@ -90,9 +90,9 @@ mod tests {
         assert!(found.standard_error < 0.1 * exact, "{found:?}");
     }
 
-    /// Of two sets from one distribution the mean over repetitions is 0 within four standard errors of it,
-    /// where the biased estimate would be far above (its diagonal alone adds 2 E k(x, x) / 25 = 1.8), and the
-    /// stated errors are the spread that is seen, within four times the 5 % that 200 values leave open.
+    /// For two sets from one distribution the mean over repetitions is 0 within four standard errors, where
+    /// the biased estimate would be far above (its diagonal alone adds 2 E k(x, x) / 25 = 1.8), and the
+    /// stated errors match the observed spread, within four times the 5 % uncertainty of 200 values.
     #[test]
     fn equal_distributions_are_at_0_on_average_and_errors_are_honest() {
         let repeat = |i: u64| {

@@ -1,6 +1,6 @@
-//! How good a model is: its likelihood ([`nll`]), and how its samples compare with images ([`features`] and
-//! what is computed from them: [`frechet`], [`kernel_distance`], [`precision_recall`]; [`nearest`] in the
-//! images themselves).
+//! Measures of a model: its likelihood ([`nll`]); comparisons of samples and images by their features
+//! ([`features`], [`frechet`], [`kernel_distance`], [`precision_recall`]); and the nearest training images by
+//! pixels ([`nearest`]).
 //!
 //! ```no_run
 //! use performer_ddpm::evaluate::features::{Extractor, FeatureOptions};
@@ -26,8 +26,8 @@
 //! # }
 //! ```
 //!
-//! Everything is a function of its inputs and a seed: the same bits from any number of threads. Work that is
-//! shared out uses the rayon pool that the caller is in.
+//! Every result is a function of its inputs and a seed, with the same bits on any number of threads. Parallel
+//! work uses the rayon pool of the caller.
 
 mod block_means;
 mod choice;

@@ -1,4 +1,4 @@
-//! The nearest training image of each sample, so that copying shows.
+//! The nearest training image of each sample, to detect copying.
 
 use super::distance::squared_distance;
 use crate::data::Dataset;
@@ -12,17 +12,17 @@ use std::path::Path;
 /// Training images that are compared in one task.
 const CHUNK: usize = 256;
 
-/// A training image and how far it is.
+/// A training image and its distance.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Nearest {
-    /// Its place in the dataset.
+    /// Its index in the dataset.
     pub index: usize,
     /// The root mean squared difference of the pixels, in [0, 255].
     pub rmse: f64,
 }
 
 /// The nearest of `training` to each of `images` \[n, h, w, c\] in [-1, 1], by Euclidean distance of the
-/// pixels; of equally near ones the first.
+/// pixels; the first of equally near ones.
 ///
 /// # Errors
 /// [`Error::Invalid`] for images of another shape or with numbers that are not finite.
@@ -94,7 +94,7 @@ pub fn write_sheet(
     }
     let columns = columns.clamp(1, n.max(1));
     let rows = n.div_ceil(columns);
-    // The ground of a last row that is not full.
+    // Black fills a last row that is not full.
     let mut sheet = Array4::from_elem((2 * rows * columns, h, w, c), -1.0);
     for (i, (image, nearest)) in images.outer_iter().zip(found).enumerate() {
         let place = i / columns * 2 * columns + i % columns;
@@ -131,8 +131,8 @@ mod tests {
         Array4::from_shape_vec((1, 1, 2, 1), pixels).unwrap()
     }
 
-    /// In every chunk, and the first of equal ones; a step of 3 in one of two pixels is an error of
-    /// 3/sqrt(2), to `f32`'s digits.
+    /// The nearest image is found in every chunk, and is the first of equal ones; a difference of 3 in one of
+    /// two pixels is an error of 3/sqrt(2), to `f32` precision.
     #[test]
     fn an_image_of_the_set_is_its_own_nearest_and_a_changed_one_is_near_it() {
         let dataset = dataset();

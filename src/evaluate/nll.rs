@@ -1,10 +1,10 @@
 //! The variational bound (17) on held-out images, in bits per dimension: L_T, every L_{t-1}, L_0, their sum,
-//! and what the predicted x_0 is worth at each rate (Ho et al. 2020, section 4.3).
+//! and the error of the predicted x_0 at each rate (Ho et al. 2020, section 4.3).
 //!
-//! The terms are those of [`crate::equations::bound`]. Of an image, the sum over t is estimated from one
-//! timestep of each stratum (all timesteps where the strata are of one), drawn anew for each image and draw;
-//! so the spread of the images' sums holds every source of error at once: the images, the noise of x_t, and
-//! the timesteps that were left out.
+//! The terms are those of [`crate::equations::bound`]. The sum over t of an image is estimated from one
+//! timestep of each stratum (from all timesteps where each stratum has only one), drawn anew for each image
+//! and draw. So the spread of the images' sums includes every source of error: the choice of images, the
+//! noise of x_t, and the timesteps that were not evaluated.
 
 mod strata;
 mod tally;
@@ -36,15 +36,16 @@ pub use tally::{Bound, Likelihood, RatePoint, Term};
 pub enum Timesteps {
     /// At all of them.
     Full,
-    /// At one drawn from each of so many strata, which grow with t; T - 1 or more are all of them.
+    /// At one timestep drawn from each of this many strata, which are wider for larger t; with T - 1 or more,
+    /// at all of them.
     Stratified(usize),
 }
 
 /// What to evaluate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NllConfig {
-    /// Independent evaluations of each image, at least 1; from 2 on they tell the noise's error from the
-    /// images'.
+    /// Independent evaluations of each image, at least 1; from 2 on, the error due to noise is estimated
+    /// separately.
     pub draws: usize,
     /// The timesteps.
     pub timesteps: Timesteps,
@@ -53,7 +54,7 @@ pub struct NllConfig {
     pub clip_x0: bool,
     /// The seed of noises and timesteps.
     pub seed: u64,
-    /// Predictions made together; changes nothing but memory and speed.
+    /// Predictions made together; this changes only memory and speed.
     pub batch: usize,
 }
 
@@ -76,13 +77,14 @@ struct Job<'a> {
     level: &'a Level,
 }
 
-/// What an evaluation found.
+/// The result of an evaluation.
 #[derive(Clone, Copy, Debug, Default)]
 struct Found {
-    /// The slot's share of the bound with each of [`VARIANCES`], in nats: of a stratum, its number of
+    /// The slot's part of the bound with each of [`VARIANCES`], in nats: for a stratum, its number of
     /// timesteps times one term.
     nats: [f64; 2],
-    /// The part of it that a receiver of x_t has, the mean over the t of the stratum, in nats.
+    /// The part of it that a receiver has got by the time it has x_t, as a mean over the t of the stratum, in
+    /// nats.
     received: [f64; 2],
     /// The mean of |eps - eps_theta|^2.
     eps_mse: f64,
@@ -118,7 +120,7 @@ pub fn likelihood(
     bound(model, engine, &schedule, images.view(), config, observer)
 }
 
-/// The bound of a model on `images` \[n, h w c\] in [-1, 1]; `observer` is told the share done.
+/// The bound of a model on `images` \[n, h w c\] in [-1, 1]; `observer` gets the finished share.
 ///
 /// # Errors
 /// As [`bound_by`], and [`Error::Invalid`] for images of another size than the network's.
@@ -147,7 +149,7 @@ pub fn bound<T: Element>(
     bound_by(eps_theta, schedule, images, config, observer)
 }
 
-/// The bound of whatever predicts the noise: `eps_theta(x_t, t, out)` for a batch x_t \[n, dims\] and its n
+/// The bound of any noise prediction `eps_theta(x_t, t, out)` for a batch x_t \[n, dims\] and its n
 /// timesteps.
 ///
 /// # Errors
@@ -235,12 +237,12 @@ fn check<T: Real>(images: ArrayView2<T>, config: &NllConfig) -> Result<()> {
     }
 }
 
-/// The upper bits of a step of [`rng`], where the draw is.
+/// The draw, in the upper bits of a step of [`rng`].
 fn upper(draw: u64) -> u64 {
     draw << 32
 }
 
-/// The `index`-th evaluation: image by image, of an image draw by draw, of a draw slot by slot.
+/// The `index`-th evaluation, ordered by image, then draw, then slot.
 fn job<'a>(
     index: usize,
     per_image: usize,
@@ -291,7 +293,7 @@ fn evaluate<T: Real>(
         x0_hat.iter_mut().for_each(|x| *x = clip(*x));
     }
     let nats = VARIANCES.map(term);
-    // This term was received before x_s for the s of the stratum below t.
+    // For the timesteps s of the stratum below t, this term was received before x_s.
     let below = (level.t.get() - job.first) as f64 / job.width as f64;
     Ok(Found {
         nats,

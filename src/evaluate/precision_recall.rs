@@ -1,5 +1,5 @@
-//! Precision and recall of samples (Kynkaanniemi et al. 2019): how many samples lie where images are, and how
-//! many images lie where samples are.
+//! Precision and recall of samples (Kynkaanniemi et al. 2019): the share of samples near images, and the
+//! share of images near samples.
 
 use super::check_pair;
 use super::distance::by_tiles;
@@ -17,14 +17,14 @@ pub struct PrecisionRecall {
     pub recall: f64,
 }
 
-/// The neighbour whose distance is a ball's radius, in the paper.
+/// The paper's k: the distance to the k-th nearest neighbour is the radius of a ball.
 pub const NEIGHBOUR: usize = 3;
 
 /// Precision and recall of `samples` against `images`, both features \[n, d\] of one network. A set's
 /// manifold is the union of balls around its points, each as large as the distance to its `k`-th nearest
 /// neighbour in the set.
 ///
-/// The paper compares equal numbers; with more of one the balls of that are smaller.
+/// The paper compares sets of equal size; a larger set has smaller balls.
 ///
 /// Source: Kynkaanniemi et al. (2019), section 2, equations 1 and 2; k = 3 is [`NEIGHBOUR`].
 ///

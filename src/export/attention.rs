@@ -2,8 +2,8 @@
 //! its guard.
 //!
 //! Everything is channels first, q, k, v \[N, heads, d, L\] and features \[N, heads, l m, L\], so that no
-//! image is transposed on the way in or out. FAVOR+ never forms an L x L matrix. What the symbols mean, and
-//! why nothing overflows or divides by zero, stands in [`crate::nn`]'s `favor_features`.
+//! image is transposed on the way in or out. FAVOR+ never forms an L x L matrix. `favor_features` in
+//! [`crate::nn`] explains the symbols, and why nothing overflows or divides by zero.
 
 use crate::config::FeatureMap;
 use crate::equations::features::RELU_CONSTANT;
@@ -43,8 +43,7 @@ pub(super) fn write(
     g.reshape(out, &image)
 }
 
-/// (22). A's rows are normalised by the Softmax operator, which takes their maximum off before it
-/// exponentiates.
+/// (22). The Softmax operator normalises A's rows; it subtracts their maximum before it exponentiates.
 fn softmax(g: &mut GraphBuilder, dim: usize, q: Value, k: Value, v: Value) -> Result<Value> {
     let queries = g.transpose(q, &[0, 1, TOKENS, ROWS])?;
     let products = g.matmul(queries, k)?;
@@ -97,8 +96,8 @@ fn favor(
     })
 }
 
-/// The features of (25), h's sign and constant left out where they cancel: keys exp(e_lj - c_j) with e_lj =
-/// u_lj - |k_l|^2/2 and c_j = max_l e_lj, queries exp(u_ij + c_j - s_i) with s_i = max_j (u_ij + c_j).
+/// The features of (25), without the factors that cancel in (26): keys exp(e_lj - c_j) with e_lj = u_lj -
+/// |k_l|^2/2 and c_j = max_l e_lj, queries exp(u_ij + c_j - s_i) with s_i = max_j (u_ij + c_j).
 fn exponential(
     g: &mut GraphBuilder,
     map: FeatureMap,

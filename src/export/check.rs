@@ -1,4 +1,4 @@
-//! What an exported graph computes, against the engine's `f64` reference.
+//! Compares what an exported graph computes with the engine's `f64` reference.
 
 use super::graphs::{GraphSpec, Source};
 use crate::config::VarianceKind;
@@ -23,7 +23,7 @@ pub const BOUND: f64 = 2e-5;
 /// rounding.
 pub const IMAGE_BOUND: f64 = 1e-3;
 
-/// How far a start is moved to see what the chain makes of it: some ten roundings.
+/// How far x_T is moved to measure how much the chain amplifies a change: some ten roundings.
 const NUDGE: f64 = 1e-6;
 
 /// Images that go through the graph, first together and then the first one alone.
@@ -46,13 +46,14 @@ impl Difference {
         self.absolute / self.scale
     }
 
-    /// Whether the bound holds; not where a number is not finite.
+    /// Whether the bound holds; false where a number is not finite.
     pub fn holds(&self) -> bool {
         self.absolute <= self.bound * self.scale
     }
 }
 
-/// What the graph has to compute, from random inputs: made once, compared with any number of runtimes.
+/// Random inputs and the outputs that the graph has to compute: made once, compared with any number of
+/// runtimes.
 #[derive(Clone, Debug)]
 pub struct Expectation {
     cases: Vec<Case>,
@@ -60,12 +61,12 @@ pub struct Expectation {
     graph: &'static str,
 }
 
-/// Inputs with the output that belongs to them.
+/// Inputs and their expected output.
 #[derive(Clone, Debug)]
 struct Case {
-    /// Of the first run, the start before all others.
+    /// The inputs of the first run; the images come first.
     inputs: Vec<(&'static str, Tensor)>,
-    /// Of the runs after it, but for the start, which is the output of the run before.
+    /// The inputs of the later runs, except for the images, which are the output of the run before.
     continued: Vec<Vec<(&'static str, Tensor)>>,
     want: Vec<f64>,
     scale: f64,
@@ -73,8 +74,8 @@ struct Case {
 }
 
 impl Expectation {
-    /// Random inputs for a graph and what the engine makes of them in `f64` by its reference text: t at both
-    /// ends and between, batches of 3 and of 1. `progress` is told the share done of a sampler's chain.
+    /// Random inputs for a graph, and the outputs of the engine's reference in `f64`: t at both ends and
+    /// between, batches of 3 and of 1. `progress` gets the finished share of a sampler's chain.
     ///
     /// # Errors
     /// As [`build`](super::build); [`Error::NotFinite`] where the network's output is not finite.
@@ -119,7 +120,7 @@ impl Expectation {
             let mut absolute = if got.len() == case.want.len() { 0.0 } else { f64::NAN };
             for (got, want) in got.iter().zip(&case.want) {
                 let difference = (f64::from(*got) - want).abs();
-                // A NaN is the largest difference there is, and stays.
+                // NaN counts as the largest difference.
                 absolute = if absolute.is_nan() || difference <= absolute { absolute } else { difference };
             }
             let difference = Difference { absolute, scale: case.scale, bound: case.bound };
@@ -128,7 +129,7 @@ impl Expectation {
                     what: format!("the {} graph in {}", self.graph, runner.describe()),
                     difference: absolute,
                     bound: case.bound * case.scale,
-                    help: "the file is not to be used; report this with the model's configuration".to_owned(),
+                    help: "do not use the file; report this with the model's configuration".to_owned(),
                 });
             }
             if difference.relative() / difference.bound >= worst.relative() / worst.bound {
@@ -147,7 +148,7 @@ fn first_output<'a>(
     Ok(runner.run(&inputs)?.into_iter().next().map(|(_, output)| output))
 }
 
-/// The engine in `f64`, by its reference text.
+/// The engine in `f64` with the reference kernels.
 struct Reference {
     model: Model<f64>,
     engine: Engine<f64>,
@@ -234,8 +235,8 @@ impl Reference {
         Ok(Case { inputs, continued: Vec::new(), want, scale, bound: BOUND })
     }
 
-    /// The chain of an untrained network can be chaotic: it then says nothing of rounding errors, and the
-    /// bound is wider. One more image, the first with its start moved by 1e-6, shows how far.
+    /// The chain of an untrained network can be chaotic and amplify rounding errors; the bound is then wider.
+    /// One more image, the first one with x_T moved by 1e-6, measures by how much.
     fn sampler(
         &mut self,
         process: ReverseProcess,

@@ -1,4 +1,4 @@
-//! Files that are under their name only once they have been read again and checked.
+//! Files that get their final name only after they have been read back and checked.
 
 use super::metadata::Metadata;
 use crate::error::{Error, Result};
@@ -6,12 +6,12 @@ use performer_ddpm_onnx::Model;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Writes a model so that `path` holds it only after it has been read back, is what was built, and `check`
-/// accepts it: until then it is `.NAME.unchecked` in the same folder, and what was under `path` before stays.
+/// Writes a model. The file is `.NAME.unchecked` in the same folder until it has been read back, equals what
+/// was built and `check` accepts it. Only then it replaces `path`.
 ///
 /// # Errors
-/// [`Error::Write`] where the system refuses, [`Error::Invalid`] where `path` is a folder or the file reads
-/// back otherwise; what `check` returns. The unchecked file is then gone.
+/// [`Error::Write`] where the system refuses, [`Error::Invalid`] where `path` is a folder or the file differs
+/// when it is read back, and the errors of `check`. The unchecked file is then removed.
 pub fn write_checked(path: &Path, model: &Model, check: impl FnOnce(&Model) -> Result<()>) -> Result<()> {
     let name = path.file_name().filter(|_| !path.is_dir()).ok_or_else(|| {
         Error::invalid(path.display().to_string(), "a file to write", "a folder", "give a file's name")
@@ -40,12 +40,13 @@ pub fn write_checked(path: &Path, model: &Model, check: impl FnOnce(&Model) -> R
     fs::rename(&unchecked.0, path).map_err(refuse)
 }
 
-/// A file that goes unless it is renamed.
+/// A file that is removed unless it is renamed.
 struct Unchecked(PathBuf);
 
 impl Drop for Unchecked {
     fn drop(&mut self) {
-        // After the rename there is none; before it, the error that ends the export is the one to report.
+        // After the rename there is nothing to remove; before it, the error that ends the export is the one
+        // to report.
         let _ = fs::remove_file(&self.0);
     }
 }

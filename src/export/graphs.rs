@@ -33,12 +33,12 @@ pub enum GraphSpec {
     /// output `x_next`.
     Step,
     /// Inputs `x_T` f32 \[N, C, H, W\] and `noise` f32 \[K, N, C, H, W\], the steps' z in the order of
-    /// sampling; output `images`. A sampler without noise (DDIM with eta = 0) has the input too and does not
-    /// read it.
+    /// sampling; output `images`. A sampler without noise (DDIM with eta = 0) has the input `noise` too, but
+    /// does not read it.
     ///
-    /// In runs of fewer steps `noise` is that of one run's steps and a third input, `first` int64 \[1\], is
-    /// how many steps went before; `images` is then the next run's `x_T`. What the last run has above K steps
-    /// leaves the images as they are.
+    /// With `per_run`, a run is only a part of the chain: `noise` holds the noise of its steps, a third
+    /// input, `first` int64 \[1\], is the number of steps before it, and its `images` are the `x_T` of the
+    /// next run. Steps of the last run beyond K leave the images as they are.
     Sampler {
         /// The sampler.
         process: ReverseProcess,
@@ -46,7 +46,8 @@ pub enum GraphSpec {
         steps: Option<usize>,
         /// Which timesteps are kept when they are fewer than T.
         spacing: Spacing,
-        /// Steps of one run; `None` for all K. A long chain's noise need not be in memory at once then.
+        /// Steps of one run; `None` for all K. With fewer, the noise of a long chain need not all be in
+        /// memory.
         per_run: Option<usize>,
     },
 }
@@ -65,12 +66,13 @@ impl GraphSpec {
 /// The network in a graph of this kind, with all that is needed to sample from the file alone in its
 /// metadata.
 ///
-/// A t outside 0..T-1 is not the graph's to refuse: on a processor the runtimes report it, except that -T..-1
+/// The graph cannot refuse a t outside 0..T-1: on a CPU the runtimes report an error, except that -T..-1
 /// count from the end; on a GPU the result is undefined.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a network whose output is no noise for its input, a diffusion process, sampler or
-/// number of steps out of range; [`Error::Onnx`] for a network that the format does not hold.
+/// [`Error::Invalid`] for a network whose output has another shape than its input, and for a diffusion
+/// process, sampler or number of steps out of range; [`Error::Onnx`] for a network that the format cannot
+/// hold.
 pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
     let model = source.model;
     model.check()?;
@@ -148,9 +150,10 @@ fn doc(kind: GraphKind) -> String {
         GraphKind::Sampler => "images = the whole reverse process from x_T",
     };
     format!(
-        "{graph}. Denoising diffusion (Ho et al. 2020); images NCHW in [-1, 1]; t = 0 .. T - 1 is the paper's t less one. \
-         Numbers in brackets in the nodes' documentation are equations of the slides \"Performers-backed Denoising Diffusion \
-         Probabilistic Models\", listed with their corrections in the program's docs/equations.md."
+        "{graph}. Denoising diffusion (Ho et al. 2020); images NCHW in [-1, 1]; t = 0 .. T - 1 is the \
+         paper's t less one. Numbers in brackets in the nodes' documentation are equations of the slides \
+         \"Performers-backed Denoising Diffusion Probabilistic Models\", listed with their corrections in \
+         the program's docs/equations.md."
     )
 }
 
@@ -219,7 +222,7 @@ fn chain(
     let next = update(&mut body, x, eps, coefficients, z)?;
     body.output("step/x_next", next)?;
 
-    // All runs have the same number of steps: the last one is filled up with steps that change nothing.
+    // All runs have the same number of steps: the last one is padded with steps that change nothing.
     let rows = steps.len().next_multiple_of(per_run);
     let mut indices: Vec<i64> = steps.iter().map(|(t, _)| t.index() as i64).collect();
     indices.resize(rows, 0);

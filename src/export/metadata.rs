@@ -1,4 +1,4 @@
-//! What an exported file says of itself in its metadata, so that the file alone suffices to sample from.
+//! The metadata of an exported file, with which the file alone suffices to sample.
 //!
 //! Every key begins with `performer_ddpm.`; values are text, numbers and lists as JSON.
 //!
@@ -15,12 +15,13 @@
 //! | `attention` | which blocks attend and how, for a reader |
 //! | `step` | the training step of the weights, where it is known |
 //! | `sampler` | of the sampler graph: `ddpm` or `ddim` |
-//! | `clip` | of the sampler graph: `off`, `keep` or `rederive`, see [`ClipX0`]; for `ddpm` the last two are one |
+//! | `clip` | of the sampler graph: `off`, `keep` or `rederive`, see [`ClipX0`]; for `ddpm` the last two
+//! agree |
 //! | `steps` | of the sampler graph: K |
 //! | `eta` | of the sampler graph with `ddim` |
 //! | `spacing` | of the sampler graph: `leading`, `trailing` or `linspace` |
 //! | `steps_per_run` | of the sampler graph: the steps of one run; K where the key is absent |
-//! | `timesteps` | of the sampler graph: its K values of the input t (indices 0..T-1) in the order of sampling |
+//! | `timesteps` | of the sampler graph: its K values of t (indices 0..T-1) in the order of sampling |
 
 use crate::config::{BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, UnetConfig, VarianceKind};
 use crate::equations::ddim::{ClipX0, Ddim};
@@ -85,16 +86,16 @@ impl From<&UnetConfig> for AttentionSummary {
     }
 }
 
-/// What a sampler graph samples by.
+/// The sampler of a sampler graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerSummary {
-    /// The sampler with its choices.
+    /// The sampler with its settings.
     pub process: ReverseProcess,
     /// How its timesteps were chosen.
     pub spacing: Spacing,
     /// Its timesteps in the order of sampling.
     pub timesteps: Vec<Timestep>,
-    /// How many of them one run takes: all, or fewer, and the graph has the input `first`.
+    /// The number of steps of one run. Where it is not all of them, the graph has the input `first`.
     pub per_run: usize,
 }
 
@@ -105,7 +106,7 @@ impl SamplerSummary {
     }
 }
 
-/// What an exported file says of itself.
+/// The metadata of an exported file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metadata {
     /// The version of the program that wrote the file.
@@ -199,7 +200,7 @@ impl Metadata {
         pairs
     }
 
-    /// Reads them back. `None` for a file that has no key of ours, one that another program wrote.
+    /// Reads the metadata of a file. `None` for a file without our keys, which another program wrote.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming the file and the key that is missing, damaged or contradicts another.
@@ -395,7 +396,7 @@ mod tests {
         Metadata::new(graph, &Preset::Tiny.config().unet, &diffusion, Some(7), sampler).unwrap()
     }
 
-    /// A sampler's file says the variance of its own process, whatever the model's is.
+    /// The file of a sampler has the variance of its own process, whatever the model's is.
     #[test]
     fn the_variance_is_the_sampler_s() {
         for variance in [VarianceKind::FixedSmall, VarianceKind::FixedLarge] {

@@ -2,9 +2,9 @@
 //! over [`Op`].
 //!
 //! Images are \[N, C, H, W\] throughout and vectors \[N, C\]. Weights are initialisers under diffusers'
-//! names, in the layout that they have in model folders: \[c_out, c_in, k, k\] and \[c_out, c_in\]. Whatever
-//! is computed from weights alone (a transpose, a scaled projection) stands in the graph and is computed
-//! once, when a runtime loads it.
+//! names, in the layout that they have in model folders: \[c_out, c_in, k, k\] and \[c_out, c_in\]. What
+//! depends on weights alone (a transposed weight, a scaled projection) is part of the graph, and a runtime
+//! computes it once when it loads the file.
 
 use super::attention;
 use crate::error::Result;
@@ -29,7 +29,7 @@ pub(super) struct Network<'a> {
 impl Network<'_> {
     /// Writes the network into `g` and returns eps \[N, C, H, W\]; x \[N, C, H, W\] floats, t \[N\] integers.
     pub fn write(&self, g: &mut GraphBuilder, x: Value, t: Value) -> Result<Value> {
-        // Every value is written before it is read; the network's input stands for those to come.
+        // Every value is written before it is read, so any value can fill the list at first.
         let mut values = vec![x; self.graph.values.len()];
         for node in &self.graph.nodes {
             let inputs: Vec<Value> = node.inputs.iter().map(|input| values[input.0]).collect();
@@ -96,7 +96,7 @@ impl Network<'_> {
             }
             Op::Concat => g.concat(1, inputs),
             Op::Upsample => g.upsample_nearest(inputs[0], 2),
-            // Only training drops.
+            // Dropout acts in training only.
             Op::Dropout { .. } => Ok(inputs[0]),
             Op::Attention { heads, kind, projection } => {
                 let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
@@ -125,7 +125,8 @@ impl Network<'_> {
         let out = self.graph.shape(node.output);
         match &node.op {
             Op::TimeEmbedding { .. } => format!(
-                "sinusoidal embedding of the index t = 0 .. {}, a table computed in double precision and rounded once",
+                "sinusoidal embedding of the index t = 0 .. {}, a table computed in double precision and \
+                 rounded once",
                 self.timesteps - 1
             ),
             Op::Conv { kernel, stride, .. } => {

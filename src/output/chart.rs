@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 const SIZE: (u32, u32) = (640, 420);
 /// Pixels of the PNG to a unit of the SVG, so that it is sharp on a screen of twice the density.
 const PNG_SCALE: u32 = 2;
-/// Colours that the colour-blind tell apart (Okabe & Ito 2008), then two more.
+/// Colours that colour-blind readers can tell apart (Okabe & Ito 2008), then two more.
 const COLOURS: [RGBColor; 9] = [
     RGBColor(0x22, 0x22, 0x22),
     RGBColor(0x00, 0x72, 0xb2),
@@ -37,11 +37,11 @@ pub enum Look {
     Line,
     /// A line with a dot at each point.
     Dots,
-    /// A dashed line: theory, or what is only for reference.
+    /// A dashed line, for theory or for reference.
     Dashed,
 }
 
-/// Where the legend stands.
+/// Where the legend is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Corner {
     /// Above, on the left.
@@ -85,7 +85,7 @@ pub struct Chart<'a> {
     pub y: ChartAxis<'a>,
     /// Drawn one over the other.
     pub series: Vec<Series>,
-    /// The corner in which the least hides behind the legend.
+    /// The legend's corner: the one where it hides the least.
     pub legend: Corner,
 }
 
@@ -127,7 +127,7 @@ impl Chart<'_> {
         Ok([svg, png])
     }
 
-    /// The series with the points that the axes can show, without those that have none.
+    /// The series with the points that the axes can show; series without such points are dropped.
     fn shown(&self) -> Vec<Series> {
         let shows = |p: &(f64, f64)| self.x.scale.shows(p.0) && self.y.scale.shows(p.1);
         let points = |series: &Series| series.points.iter().copied().filter(shows).collect();
@@ -196,7 +196,7 @@ impl Chart<'_> {
                 chart.draw_series(LineSeries::new(line, style))?
             };
             drawn.label(name).legend(move |(x, y)| {
-                // A dashed line's sample is a short one.
+                // The sample of a dashed line is short.
                 PathElement::new([(x, y), (x + px(if dashed { 8 } else { 22 }), y)], style)
             });
             if *look == Look::Dots || points.len() == 1 {
@@ -225,7 +225,7 @@ impl Chart<'_> {
     }
 }
 
-/// The range of an axis that shows all values, with so much of it as room beyond.
+/// The range of an axis that shows all values, extended at both ends by the share `room` of it.
 fn extent(scale: Scale, values: impl Iterator<Item = f64>, room: f64) -> Range<f64> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
     match scale {
@@ -264,8 +264,8 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 3);
     }
 
-    /// The pixels are the SVG's shapes at twice its size: the line's colour is where its ends are, and
-    /// nothing else is dark but the letters, below and left of the axes.
+    /// The pixels are the SVG's shapes at twice its size: the line's ends have its colour, and only the
+    /// letters below and left of the axes are dark.
     #[test]
     fn pixels_show_line_and_letters() {
         let mut chart = chart(Scale::Linear, Scale::Linear, &[(0.0, 0.0), (1.0, 1.0)]);

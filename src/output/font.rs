@@ -1,13 +1,13 @@
-//! The letters of every plot, which come with the program: a machine that trains may have no fonts at all.
+//! The font of every plot, which comes with the program: a machine that trains may have no fonts at all.
 
 use crate::error::{Error, Result};
 use plotters::prelude::{FontStyle, IntoFont};
 use plotters::style::{FontDesc, register_font};
 
-/// The name under which the font is known here, and that an SVG gives to whoever shows it.
+/// The name of the font here and in SVG files.
 const FAMILY: &str = "sans-serif";
 
-/// Makes the font known; again and again if need be.
+/// Registers the font; may be called any number of times.
 ///
 /// # Errors
 /// [`Error::Invalid`] if it is no font.

@@ -1,4 +1,4 @@
-//! Images as people look at them: grids as PNG, and grids that move as GIF.
+//! Images to look at: grids as PNG, and animated grids as GIF.
 
 use super::write_atomically;
 use crate::error::{Error, Result};
@@ -11,22 +11,22 @@ use std::time::Duration;
 
 /// Images smaller than this are enlarged by whole factors, so that 28x28 can be seen on a screen.
 const SMALLEST_TILE: usize = 64;
-/// Enlarging stops where the grid's longer side would pass this.
+/// Images are not enlarged where the longer side of the grid would exceed this.
 const LARGEST_ENLARGED: usize = 4096;
 /// No grid is larger than this on a side.
 const LARGEST_SIDE: usize = 16_384;
-/// Between and around the images; a grey that differs from both black and white grounds.
+/// Pixels between and around the images, in a grey that differs from black and from white backgrounds.
 const GUTTER: usize = 2;
 const GUTTER_COLOUR: Rgb<u8> = Rgb([96, 96, 96]);
 
-/// The byte of a number in [-1, 1]: -1 is 0 and 1 is 255, rounded to the nearest; numbers outside are cut
-/// off, and a NaN is 0.
+/// The byte of a number in [-1, 1]: -1 is 0 and 1 is 255, rounded to the nearest; numbers outside are
+/// clamped, and NaN is 0.
 pub fn byte_from_unit(value: f32) -> u8 {
     ((f64::from(value) + 1.0) * 127.5).round() as u8
 }
 
-/// A grid of `images`, `[N, H, W, C]` in [-1, 1] with C 1 or 3, row by row, in `columns` columns (where left
-/// out, about as many as rows), small images enlarged by a whole factor.
+/// A grid of `images`, `[N, H, W, C]` in [-1, 1] with C 1 or 3, row by row, in `columns` columns (`None`:
+/// about as many as rows), small images enlarged by a whole factor.
 ///
 /// # Errors
 /// [`Error::Invalid`] for no images, another number of channels, 0 columns, or a grid above 16384 pixels a
@@ -70,7 +70,7 @@ pub fn grid(images: ArrayView4<'_, f32>, columns: Option<usize>) -> Result<RgbIm
     Ok(canvas)
 }
 
-/// One image, `[H, W, C]`, each pixel a square of `scale`.
+/// Draws one image, `[H, W, C]`, each pixel as a square of side `scale`.
 fn draw(canvas: &mut RgbImage, image: ArrayView3<'_, f32>, (top, left): (usize, usize), scale: usize) {
     let (h, w, c) = image.dim();
     for y in 0..h * scale {
@@ -92,7 +92,7 @@ pub fn write_png(path: &Path, images: ArrayView4<'_, f32>, columns: Option<usize
 }
 
 /// Writes an animation that repeats for ever: the [`grid`] of each frame's images, `frame_time` long, the
-/// last one held for `hold`. GIF keeps time in hundredths of a second.
+/// last one held for `hold`. GIF times are in hundredths of a second.
 ///
 /// # Errors
 /// Those of [`grid`], [`Error::Invalid`] for no frames or frames of different shapes, and [`Error::Write`].

@@ -1,5 +1,5 @@
-//! What runs and samples leave behind: arrays for NumPy, grids of images, animations, the loss curve and
-//! other plots, each written so that a reader never finds half a file.
+//! Output files: arrays for NumPy, grids of images, animations, the loss curve and other plots. Each is
+//! written so that a reader never finds half a file.
 //!
 //! ```
 //! use performer_ddpm::output::{write_npy, write_png};

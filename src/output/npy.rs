@@ -1,7 +1,7 @@
 //! NumPy's `.npy` files of 32-bit floats in C order: format 1.0 written; 1.0, 2.0 and 3.0 read.
 //!
-//! Written here rather than taken from a crate: those there are bring a parser generator for the header's one
-//! line (a third of this project's own build time), and allocate what a damaged header asks for.
+//! Written here rather than taken from a crate: the crates for it bring a parser generator for the one line
+//! of the header (a third of this project's own build time), and allocate what a damaged header asks for.
 
 use super::write_atomically;
 use crate::error::{Error, Result};

@@ -10,12 +10,12 @@ use std::ops::Range;
 use std::path::Path;
 
 pub(super) const SIZE: (u32, u32) = (900, 540);
-/// Of the single losses, the lowest and the highest of this many stretches are drawn; more could not be told
-/// apart and would make a large file.
+/// The losses are cut into this many stretches, and the lowest and the highest of each are drawn; more could
+/// not be told apart and would make a large file.
 const STRETCHES: usize = 700;
-/// The running mean forgets half over this part of the curve.
+/// The half-life of the running mean, as a share of the curve.
 const HALF_LIFE: f64 = 1.0 / 60.0;
-/// Losses beyond, and those that are no numbers, are left out.
+/// Losses outside this range, and NaN, are left out.
 const DRAWABLE: Range<f64> = 1e-200..1e200;
 const RAW_COLOUR: RGBColor = RGBColor(0xa9, 0xcb, 0xea);
 const MEAN_COLOUR: RGBColor = RGBColor(0x0b, 0x4f, 0x8a);
@@ -102,9 +102,9 @@ fn draw(svg: &mut String, points: &[(u64, f64)]) -> std::result::Result<(), Box<
     Ok(())
 }
 
-/// The exponentially weighted mean up to each point, the weights made to sum to one. Of the i-th point's
-/// mean, half comes from the last i/4 points, where those are fewer than [`HALF_LIFE`] says, so that it
-/// follows the first fall.
+/// The exponentially weighted mean up to each point, with weights that sum to one. Near the start the
+/// half-life is shorter than [`HALF_LIFE`]: half of the i-th mean comes from the last i/4 points, so that it
+/// follows the initial fall.
 fn running_mean(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let longest = (HALF_LIFE * points.len() as f64).max(4.0);
     let (mut sum, mut weight) = (0.0, 0.0);
@@ -149,7 +149,7 @@ mod tests {
         let step: Vec<(u64, f64)> = (0..600).map(|i| (i, if i < 300 { 1.0 } else { 0.0 })).collect();
         let mean = running_mean(&step);
         assert_eq!(mean[0], (0, 1.0));
-        // The first fall is followed at once: at point 8 half the weight lies on the last 2 points.
+        // The initial fall is followed at once: at point 8 half the weight is on the last 2 points.
         let fall: Vec<(u64, f64)> = (0..600).map(|i| (i, if i < 4 { 1.0 } else { 0.0 })).collect();
         assert!(running_mean(&fall)[8].1 < 0.3, "{:?}", running_mean(&fall)[8]);
         // Half is forgotten over 600 / 60 = 10 points; before them, weights missing from 300 points are

@@ -73,7 +73,7 @@ pub enum Sampler {
 pub struct SampleOptions {
     /// Number of images.
     pub count: usize,
-    /// Images that go through the network together; changes nothing but memory and speed.
+    /// Images that go through the network together; this changes only memory and speed.
     pub batch: usize,
     /// The seed of x_T and of the noise.
     pub seed: u64,
@@ -83,7 +83,7 @@ pub struct SampleOptions {
     pub steps: Option<usize>,
     /// Which timesteps are kept when they are fewer than T.
     pub spacing: Spacing,
-    /// Whether the predicted x_0 is clipped to [-1, 1] at every step, and what DDIM then takes for the noise.
+    /// Whether the predicted x_0 is clipped to [-1, 1] at every step, and which noise DDIM then uses.
     pub clip_x0: ClipX0,
 }
 
@@ -196,18 +196,18 @@ impl SampleOptions {
     }
 }
 
-/// Fills \[n, h, w, c\] with the fresh noise of the k-th step from the start, which leaves timestep t.
+/// Fills \[n, h, w, c\] with the fresh noise of the k-th step, counted from 0, which starts at timestep t.
 pub type DrawNoise<'a, T> = dyn FnMut(usize, Timestep, &mut [T]) + 'a;
 
-/// Is told that the k-th step from the start is done, and how to get x_t \[n, h, w, c\] from where it lies.
+/// Called after the k-th step, counted from 0, with a function that fetches x_t \[n, h, w, c\].
 pub type Watch<'a, T> = dyn FnMut(usize, &mut dyn FnMut() -> Result<Vec<T>>) + 'a;
 
-/// What takes a batch from x_T to x_0.
+/// The reverse process of a batch, from x_T to x_0.
 pub trait Denoiser<T> {
     /// Height, width and channels of an image.
     fn image(&self) -> [usize; 3];
 
-    /// Replaces x_T by x_0; `x` is \[n, h, w, c\]. `z` is asked in the order of the steps, and only where
+    /// Replaces x_T by x_0; `x` is \[n, h, w, c\]. `z` is called in the order of the steps, and only where
     /// noise is added.
     ///
     /// # Errors
@@ -222,7 +222,7 @@ pub trait Denoiser<T> {
     ) -> Result<()>;
 }
 
-/// Where a sampling run is.
+/// The progress of a sampling run.
 pub struct SampleProgress<'a, T> {
     /// The batch, from 0.
     pub batch: usize,
@@ -236,7 +236,7 @@ pub struct SampleProgress<'a, T> {
 }
 
 impl<T> SampleProgress<'_, T> {
-    /// x_t of the batch after this step, \[n, h, w, c\]. Asking has its price where x_t lies on a device.
+    /// x_t of the batch after this step, \[n, h, w, c\]. This copies x_t from the device where it is on one.
     ///
     /// # Errors
     /// Those of the runtime that holds it.
@@ -262,7 +262,7 @@ pub fn sample<T: Element>(
 
 /// Samples images \[n, h, w, c\], nominally in [-1, 1].
 ///
-/// `noise` \[K + 1, n, c, h, w\] gives x_T and the noise of the K steps in order instead of the seed.
+/// `noise` \[K + 1, n, c, h, w\] holds x_T and the noise of the K steps in order, and replaces the seed.
 /// `observer` sees every step (where a runtime takes several at a time, the last of them).
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The numbers that sampling starts from and adds: of a seed, or of an array.
+//! x_T and the noise of every step: drawn from a seed, or given as an array.
 
 use crate::equations::Timestep;
 use crate::error::{Error, Result};
@@ -6,7 +6,7 @@ use crate::real::Real;
 use crate::rng::{Stream, fill_normal, rng};
 use ndarray::{ArrayView5, Axis};
 
-/// x_T and the steps' noises of every image, whoever computes the steps.
+/// x_T and the noise of every step for each image, the same for every [`Denoiser`](super::Denoiser).
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Noise<'a> {
     /// Image i's numbers are a function of the seed, the timestep and i.
@@ -36,7 +36,7 @@ impl Noise<'_> {
         self.fill(0, Stream::SampleStart, 0, first, len, out);
     }
 
-    /// The noise of the k-th step from the start, which leaves timestep t.
+    /// The noise of the k-th step, counted from 0, which starts at timestep t.
     pub(super) fn step<T: Real>(&self, k: usize, t: Timestep, first: usize, len: usize, out: &mut [T]) {
         self.fill(k + 1, Stream::SampleNoise, t.get() as u64, first, len, out);
     }

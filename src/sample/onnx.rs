@@ -14,12 +14,12 @@ use performer_ddpm_onnx::runner::{Description, load_tract};
 use performer_ddpm_onnx::{Error as OnnxError, Model};
 use ports::DenoiserPorts;
 
-/// What runs a graph, and how.
+/// The runtime of a graph and its options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Runtime {
-    /// tract, in pure Rust, on one thread of the processor.
+    /// tract, in pure Rust, on one thread.
     Tract,
-    /// ONNX Runtime, on the processor or a GPU.
+    /// ONNX Runtime, on the CPU or a GPU.
     OnnxRuntime(OrtOptions),
 }
 
@@ -30,7 +30,7 @@ impl Default for Runtime {
     }
 }
 
-/// What only one kind of graph needs.
+/// The kind of a graph, with what only this kind needs.
 enum Kind {
     Denoiser(DenoiserPorts),
     Step,
@@ -44,10 +44,11 @@ pub struct OnnxDenoiser {
 }
 
 impl OnnxDenoiser {
-    /// Loads a graph: one of ours as what its metadata say, any other as a denoiser, by the roles of its
+    /// Loads a graph: one of ours as its metadata say, any other one as a denoiser, by the roles of its
     /// inputs.
     ///
-    /// `batch` matters to a CUDA graph alone, which is captured for one batch; smaller ones are filled up.
+    /// `batch` matters only to a CUDA graph, which is captured for one batch size; smaller batches are
+    /// padded.
     ///
     /// # Errors
     /// [`Error::Invalid`] for inputs or outputs that are not such a graph's, naming them, and for a batch of
@@ -84,12 +85,12 @@ impl OnnxDenoiser {
         Ok(OnnxDenoiser { kind, loaded: Loaded { runner, frame } })
     }
 
-    /// Who runs the graph, and where.
+    /// The runtime and the device that run the graph.
     pub fn describe(&self) -> &Description {
         self.loaded.runner.describe()
     }
 
-    /// The one batch that the graph takes, if it does not take all.
+    /// The batch size that the graph is fixed to, if it is.
     pub fn fixed_batch(&self) -> Option<usize> {
         self.loaded.frame.batch
     }

@@ -1,5 +1,5 @@
-//! What `info` says of FAVOR+: from which L it takes fewer operations than softmax, and how noisy its kernel
-//! estimate is.
+//! What `info` reports about FAVOR+: the L from which it takes fewer operations than softmax, and the noise
+//! of its kernel estimate.
 
 use ndarray::{Array2, array};
 use performer_ddpm::config::{BlockAttention, FeatureMap, Preset, UnetConfig};
@@ -51,8 +51,8 @@ fn favor_is_cheaper_than_softmax_from_the_break_even_on() {
 }
 
 /// The relative variance of (23)'s estimate from one projection w ~ N(0, 1), integrated by the trapezoid
-/// rule, which is exact to rounding; for x and y on a line with |x + y|, or, as trigonometric features see
-/// them, |x - y|, equal to `distance`.
+/// rule, which is exact to rounding; for x and y on a line with |x + y| (for trigonometric features |x - y|)
+/// equal to `distance`.
 fn integrated_variance(map: FeatureMap, distance: f64) -> f64 {
     let x = array![[distance / 2.0]];
     let y = if map == FeatureMap::Trigonometric { -&x } else { x.clone() };
@@ -69,8 +69,8 @@ fn integrated_variance(map: FeatureMap, distance: f64) -> f64 {
 }
 
 /// For q and k of unit variance |x + y|^2 = |x - y|^2 = 2 sqrt(d): with positive features 8e4/m at d = 32 and
-/// 8e13/m at d = 256, to the digit that is given; and for every map of the softmax kernel what (24) has, to
-/// 1e-10.
+/// 8e13/m at d = 256, to the stated digit; and for every map of the softmax kernel the variance of (24)'s
+/// features, to 1e-10.
 #[test]
 fn the_relative_variance_is_that_of_unit_variance_queries_and_keys() {
     for (d, positive) in [(32, 8e4), (256, 8e13)] {

@@ -1,7 +1,7 @@
-//! The same seed, or the same noise, gives the same images in the engine, in tract and in ONNX Runtime, by
-//! every graph.
+//! The same seed or noise gives the same images in the engine, in tract and in ONNX Runtime, with every kind
+//! of graph.
 
-use crate::support::runners::in_time;
+use crate::support::peers::in_time;
 use crate::support::runtimes::denoisers;
 use ndarray::{Array4, Array5};
 use performer_ddpm::config::{DiffusionConfig, Preset, VarianceKind};
@@ -12,8 +12,8 @@ use performer_ddpm::model::{Engine, Model};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 use performer_ddpm::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample, sample_with};
 
-/// The tiny preset's network without a parameter at its zero initialisation (FAVOR+ and softmax attention),
-/// and Ho et al.'s process.
+/// The tiny preset's network (FAVOR+ and softmax attention) with no parameter at its zero initialisation, and
+/// Ho et al.'s process.
 fn network(options: &SampleOptions) -> (Model<f32>, DiffusionConfig) {
     let mut model: Model<f32> = Model::new(&Preset::Tiny.config().unet, 3).expect("a network");
     let mut noise = vec![0.0; model.weights.len()];
@@ -59,7 +59,7 @@ fn native(options: &SampleOptions, noise: Option<&Array5<f32>>) -> Array4<f32> {
     sample(&model, &schedule, &mut engine, options, noise, |_| {}).expect("images")
 }
 
-/// The sampler's five steps in one run and in three, the last of which has one to spare.
+/// The sampler's five steps in one run, and in three runs, the last of which has one step too many.
 fn graphs(options: &SampleOptions) -> [GraphSpec; 4] {
     let process = options.reverse().unwrap();
     let sampler =
@@ -67,8 +67,8 @@ fn graphs(options: &SampleOptions) -> [GraphSpec; 4] {
     [GraphSpec::Denoiser, GraphSpec::Step, sampler(None), sampler(Some(2))]
 }
 
-/// Images in [-1, 1] to 1e-3, the contract of every backend. eps is rounded differently everywhere, to about
-/// 1e-6, and the first predicted x_0 has that times 1/sqrt(abar_T) = 157 where it is not clipped.
+/// Images in [-1, 1] to 1e-3, the contract of every backend. Rounding differences in eps are about 1e-6, and
+/// 1/sqrt(abar_T) = 157 times that in the first predicted x_0 where it is not clipped.
 fn compare(options: SampleOptions, noise: Option<Array5<f32>>) {
     let want = native(&options, noise.as_ref());
     let (model, diffusion) = network(&options);
@@ -122,7 +122,7 @@ fn the_same_noise_gives_the_same_images_everywhere() {
     compare(options, Some(noise));
 }
 
-/// The sampler graph is of one sampler, and says so when it is asked for another.
+/// The sampler graph has one fixed sampler, and the error says so when another one is requested.
 #[test]
 fn a_sampler_graph_refuses_another_sampler() {
     let options = samplers()[0];

@@ -57,7 +57,7 @@ fn every_preset_survives_being_saved() {
     }
 }
 
-/// Ho et al.'s network, written without its weights, and one in which no setting has its default.
+/// Ho et al.'s network, written without its weights, and a network in which no setting has its default.
 #[test]
 fn every_setting_survives_being_saved() {
     let mut unusual = softmax();
@@ -80,7 +80,7 @@ fn every_setting_survives_being_saved() {
     assert_eq!(round_trip(&small).0, small);
 }
 
-/// diffusers looks at no middle block's type, so a block that it looks at has to tell.
+/// diffusers ignores the type of the middle block, so a block that it does not ignore has to make it refuse.
 #[test]
 fn favor_in_the_middle_alone_shows_in_a_block_type() {
     let (read, json) = round_trip(&favor_in_the_middle());
@@ -197,7 +197,7 @@ fn network_settings_that_are_not_supported_are_refused_by_name() {
     for (key, value) in refused {
         let folder = folder_with(&softmax(), "unet/config.json", |json| json[key] = value.clone());
         let message = refusal(&folder);
-        // The attention of a level is the configuration's name for its block's type.
+        // Our configuration has the attention of each level where diffusers has block types.
         let name = if value == json!(["DownBlock2D"]) { "down_attention" } else { key };
         assert!(message.contains(name) && message.contains("config.json"), "{key} = {value}: {message}");
     }

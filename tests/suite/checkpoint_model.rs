@@ -1,4 +1,4 @@
-//! Model folders: what is stored comes back bit for bit, and whatever is wrong is named.
+//! Model folders: what is stored is loaded again bit for bit, and errors name what is wrong.
 
 use crate::support::models::{bits, favor_in_the_middle, random, softmax};
 use performer_ddpm::checkpoint::model_folder::{load, load_raw_unet, load_unet, save};
@@ -28,7 +28,7 @@ fn weights_file(folder: &tempfile::TempDir) -> PathBuf {
     folder.path().join("unet").join(WEIGHTS)
 }
 
-/// Writes the weights' file anew with tensors that `change` changed.
+/// Writes the weights' file again, with tensors changed by `change`.
 fn rewrite(folder: &tempfile::TempDir, change: impl FnOnce(&mut Vec<Stored>)) {
     let file = weights_file(folder);
     let bytes = fs::read(&file).unwrap();
@@ -209,7 +209,7 @@ fn tensors_that_do_not_fit_are_named() {
         let message = refusal(folder.path());
         assert!(message.contains(part) && message.contains(NAME) && message.contains(WEIGHTS), "{message}");
     }
-    // A convolution's weight is no matrix, even where the kernel is 1x1.
+    // A convolution's weight must not be a matrix, even for a 1x1 kernel.
     let folder = saved(&random(&softmax(), 9));
     rewrite(&folder, |all| find(all, "down_blocks.1.resnets.0.conv_shortcut.weight").2.truncate(2));
     assert!(refusal(folder.path()).contains("conv_shortcut.weight"));
@@ -282,7 +282,8 @@ fn a_folder_that_cannot_be_made_is_a_failed_write() {
 }
 
 proptest! {
-    /// Bytes after a header's length and opening brace reach deeper than bytes alone.
+    /// Arbitrary bytes after a valid header length and opening brace test more of the reader than arbitrary
+    /// bytes alone.
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), header in any::<bool>()) {
         let folder = tempfile::tempdir().unwrap();
@@ -294,7 +295,7 @@ proptest! {
         prop_assert!(load_unet::<f32>(folder.path()).is_err());
     }
 
-    /// A damaged header is refused; damaged numbers give other numbers, never a panic.
+    /// A damaged header is refused; damaged numbers become other numbers, never a panic.
     #[test]
     fn no_flipped_bit_makes_the_reader_panic(place in 0usize..6000, bit in 0u8..8) {
         static SAVED: std::sync::LazyLock<(tempfile::TempDir, Vec<u8>)> = std::sync::LazyLock::new(|| {

@@ -1,4 +1,4 @@
-//! Training states: what is stored comes back bit for bit, damage is found, and the last two are kept.
+//! Training states: what is stored is loaded again bit for bit, damage is found, and the last two are kept.
 
 use crate::support::models::{bits, favor_in_the_middle, random, softmax};
 use performer_ddpm::checkpoint::model_folder::{self, load_unet_config};
@@ -143,7 +143,7 @@ fn a_state_that_was_cut_is_refused_and_named() {
     }
 }
 
-/// The header reads well with either change, so that only the checksum can tell.
+/// The header is valid with either change, so only the checksum can find it.
 #[test]
 fn numbers_changed_in_the_header_are_found() {
     let run = tempfile::tempdir().unwrap();
@@ -216,7 +216,7 @@ fn a_run_folder_is_the_model_of_its_newest_checkpoint() {
 }
 
 proptest! {
-    /// A flipped bit is found wherever it is, except in the blanks that fill up the header.
+    /// A flipped bit is found wherever it is, except in the blanks that pad the header.
     #[test]
     fn every_flipped_bit_is_found(place in 0usize..1 << 20, bit in 0u8..8, in_header in any::<bool>()) {
         static SAVED: std::sync::LazyLock<(TrainingState, Vec<u8>)> = std::sync::LazyLock::new(|| {

@@ -1,25 +1,18 @@
-//! `bench` through the binary: what it takes, and what it refuses.
+//! `bench` through the binary: accepted and refused arguments.
 
+use crate::support::binary::run;
 use performer_ddpm::checkpoint::model_folder;
 use performer_ddpm::config::{DiffusionConfig, Preset};
 use performer_ddpm::model::Model;
 use std::path::Path;
-use std::process::{Command, Output};
-
-fn binary(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_performer-ddpm"))
-        .current_dir(folder)
-        .args(arguments)
-        .output()
-        .expect("the binary starts")
-}
+use std::process::Output;
 
 fn bench(folder: &Path, arguments: &[&str]) -> Output {
     let fixed = ["bench", "--batch", "2", "--runs", "1", "--threads", "1", "--json"];
-    binary(folder, &[&fixed[..], arguments].concat())
+    run(folder, &[&fixed[..], arguments].concat())
 }
 
-/// What is measured: its name, and the memory that it was predicted to take, which tells networks apart.
+/// The name of the measured network, and its predicted memory, which differs between networks.
 fn measured(folder: &Path, arguments: &[&str]) -> (String, f64) {
     let output = bench(folder, arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -43,7 +36,7 @@ fn the_newest_run_is_measured_or_a_preset() {
     assert!(tiny < fashion, "{tiny} {fashion}");
 
     let train = ["train", "--preset", "tiny", "--steps", "2", "--batch", "2", "--quiet"];
-    let output = binary(folder.path(), &train);
+    let output = run(folder.path(), &train);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let run = ("runs/latest".to_owned(), tiny);
     assert_eq!(measured(folder.path(), &[]), run);

@@ -1,19 +1,11 @@
 //! Bad input through the binary: one clear message, exit status 2 (or 1 while working).
 
+use crate::support::binary::run;
 use std::path::Path;
-use std::process::{Command, Output};
-
-fn binary(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_performer-ddpm"))
-        .current_dir(folder)
-        .args(arguments)
-        .output()
-        .expect("the binary starts")
-}
 
 /// The message of a command that must fail with `status`, a single `error:` line.
 fn refusal(folder: &Path, status: i32, arguments: &[&str]) -> String {
-    let output = binary(folder, arguments);
+    let output = run(folder, arguments);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(status), "{arguments:?}: {message}");
     assert_eq!(message.matches("error:").count(), 1, "{arguments:?}: {message}");
@@ -60,7 +52,7 @@ fn images_of_mixed_sizes_need_a_size() {
     }
     let arguments = ["train", "--preset", "tiny", "--steps", "1", "--batch", "2", "--data", "pictures"];
     holds(&refusal(folder.path(), 2, &arguments), &["--size"]);
-    let output = binary(folder.path(), &[&arguments[..], &["--size", "12x16", "--quiet"]].concat());
+    let output = run(folder.path(), &[&arguments[..], &["--size", "12x16", "--quiet"]].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let odd = [&arguments[..], &["--size", "13"]].concat();
     holds(&refusal(folder.path(), 2, &odd), &["12 or 14", "13 x 13"]);
@@ -88,7 +80,7 @@ fn a_folder_that_is_no_model_and_a_model_that_is_damaged_are_refused() {
     holds(&refusal(folder.path(), 2, &["info", "empty"]), &["empty"]);
 
     let train = ["train", "--preset", "tiny", "--steps", "2", "--batch", "2", "--out", "run", "--quiet"];
-    let output = binary(folder.path(), &train);
+    let output = run(folder.path(), &train);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     holds(&refusal(folder.path(), 2, &train), &["run", "--resume"]);
 
@@ -107,7 +99,7 @@ fn a_folder_that_is_no_model_and_a_model_that_is_damaged_are_refused() {
 fn a_folder_that_cannot_be_written_is_an_error_and_not_a_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("file"), "here before").expect("a file");
-    let output = binary(folder.path(), &["train", "--preset", "tiny", "--steps", "1", "--out", "file/run"]);
+    let output = run(folder.path(), &["train", "--preset", "tiny", "--steps", "1", "--out", "file/run"]);
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(matches!(output.status.code(), Some(1 | 2)), "{message}");
     assert!(message.contains("file/run") && !message.contains("panicked"), "{message}");
@@ -132,7 +124,7 @@ fn a_read_only_folder_is_an_error_before_the_work() {
         return;
     }
     holds(&refusal(folder.path(), 1, &train_in("locked/run")), &["locked/run"]);
-    let output = binary(&locked, &train_in("../run"));
+    let output = run(&locked, &train_in("../run"));
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{message}");
     holds(&message, &["warning: runs/latest"]);
@@ -145,7 +137,7 @@ fn a_read_only_folder_is_an_error_before_the_work() {
 fn a_run_needs_no_link_to_it() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("runs"), "here before").expect("a file");
-    let output = binary(folder.path(), &train_in("run"));
+    let output = run(folder.path(), &train_in("run"));
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{message}");
     assert_eq!(message.contains("warning: runs/latest"), cfg!(unix), "{message}");
@@ -170,7 +162,7 @@ fn a_new_run_leaves_other_models_alone() {
 #[test]
 fn samples_that_could_not_be_kept_are_not_made() {
     let folder = tempfile::tempdir().expect("a folder");
-    let output = binary(folder.path(), &train_in("run"));
+    let output = run(folder.path(), &train_in("run"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let grid = folder.path().join("samples.png");
     std::fs::write(&grid, "here before").expect("a file");

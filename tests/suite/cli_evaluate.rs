@@ -1,5 +1,6 @@
 //! `evaluate` through the binary: the figures, the files, and one clear message for what cannot be evaluated.
 
+use crate::support::binary::{run, succeed};
 use crate::support::feature_nets::FeatureNet;
 use crate::support::runtimes::{at_hand, name};
 use ndarray::Array4;
@@ -8,19 +9,7 @@ use performer_ddpm::output::{read_npy, write_npy};
 use performer_ddpm_onnx::Dim;
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::OnceLock;
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_performer-ddpm"));
-    command.current_dir(folder).args(arguments).output().expect("the binary starts")
-}
-
-fn succeed(folder: &Path, arguments: &[&str]) -> String {
-    let output = run(folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
 
 fn json(folder: &Path, arguments: &[&str]) -> Value {
     let text = succeed(folder, &[&["evaluate"], arguments, &["--json", "--quiet"]].concat());
@@ -88,7 +77,7 @@ fn the_bound_is_reported_whole_and_in_parts() {
         assert_eq!(bound["terms"].as_array().map(Vec::len), Some(7));
         assert_eq!(bound["rate_distortion"].as_array().map(Vec::len), Some(7));
     }
-    // The same from any number of threads and in any batch; --nll is what is done by default.
+    // The result is the same for any number of threads and any batch; --nll is the default.
     for more in [&["--threads", "3", "--batch", "1"][..], &["--threads", "1", "--batch", "100"]] {
         assert_eq!(json(folder(), &[&small[..], more].concat())["nll"], *nll);
     }
@@ -142,7 +131,7 @@ fn samples_are_compared_by_their_features() {
     let written = std::fs::read_to_string(folder().join("a/b/evaluation.json")).expect("a file");
     let written: Value = serde_json::from_str(&written).expect("JSON");
     assert_eq!(written["features"], found["features"]);
-    // The same from another number of threads.
+    // The result is the same for another number of threads.
     let again = json(folder(), &[&fresh[..], &["--threads", "1", "--batch", "7"]].concat());
     assert_eq!(again["features"]["kernel_distance"], features["kernel_distance"]);
 }
@@ -172,7 +161,7 @@ fn tables_and_plots_are_written_for_people() {
     }
 }
 
-/// On the same images, timesteps and noise: measured are 0.6 bits of 7.9.
+/// On the same images, timesteps and noise; measured: 0.6 bits of 7.9.
 #[test]
 fn bits_fall_with_training() {
     let train = ["train", "--preset", "tiny", "--steps", "60", "--batch", "4", "--out", "longer", "--quiet"];

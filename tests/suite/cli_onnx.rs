@@ -1,6 +1,7 @@
 //! Sampling from .onnx files and in other runtimes through the binary: the same images, and one clear message
 //! for what is missing.
 
+use crate::support::binary::command;
 use crate::support::foreign::Foreign;
 use crate::support::runtimes::{at_hand, name};
 use ndarray::Array4;
@@ -15,18 +16,12 @@ use std::time::{Duration, Instant};
 /// The commands here take seconds; a runtime that hangs must fail the test, not stall it.
 const LIMIT: Duration = Duration::from_secs(120);
 
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_performer-ddpm"));
-    command.current_dir(folder).args(arguments);
-    command
-}
-
 /// What the command does within the limit.
 fn finish(mut command: Command) -> Output {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary starts");
     let start = Instant::now();
-    // The outputs are short, so that the child is never held up by a full pipe.
+    // The outputs are short, so the child never waits for a full pipe.
     while child.try_wait().expect("a child to wait for").is_none() {
         if start.elapsed() > LIMIT {
             child.kill().expect("the child ends");
@@ -293,7 +288,7 @@ fn a_missing_runtime_is_told_with_every_place_and_the_way_to_get_it() {
     refusal(folder(), &wrong, &["step.onnx: ", "no usable ONNX Runtime"]);
 }
 
-/// A processor is never taken for the GPU that was asked for.
+/// A CPU is never used instead of the requested GPU.
 #[test]
 fn a_gpu_that_cannot_be_used_is_an_error() {
     if !backends().contains(&"ort") {

@@ -1,16 +1,10 @@
-//! What `info` prints of a model, and every command where nobody reads it.
+//! What `info` prints about a model, and commands whose output nobody reads.
 
+use crate::support::binary::command;
 use performer_ddpm::checkpoint::model_folder;
 use performer_ddpm::config::{DiffusionConfig, FeatureMap, Preset};
 use performer_ddpm::model::Model;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
-
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_performer-ddpm"));
-    command.current_dir(folder).args(arguments);
-    command
-}
+use std::process::{Output, Stdio};
 
 /// A folder with the tiny preset's network and these features under `model`.
 fn folder(map: FeatureMap) -> tempfile::TempDir {
@@ -23,7 +17,7 @@ fn folder(map: FeatureMap) -> tempfile::TempDir {
     folder
 }
 
-/// A pipe whose reader has gone, as after `| head -1`.
+/// A pipe that its reader has closed, as after `| head -1`.
 fn closed() -> Stdio {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);

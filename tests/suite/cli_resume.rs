@@ -1,22 +1,11 @@
-//! A run that was stopped, by Ctrl-C or by force, ends with the same bits as one that never was.
+//! A run that was stopped by Ctrl-C or killed, and resumed, ends with the same bits as an uninterrupted one.
 
+use crate::support::binary::{command, succeed};
 use performer_ddpm::checkpoint::state;
 use performer_ddpm::config::{LrDecay, Preset};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
-
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_performer-ddpm"));
-    command.current_dir(folder).args(arguments);
-    command
-}
-
-fn succeed(folder: &Path, arguments: &[&str]) -> String {
-    let output = command(folder, arguments).output().expect("the binary starts");
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 fn bytes(folder: &Path, file: &str) -> Vec<u8> {
     std::fs::read(folder.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
@@ -36,7 +25,7 @@ fn write_config(folder: &Path) {
     std::fs::write(folder.join("short.toml"), config.to_toml()).expect("a file");
 }
 
-/// Everything of a metrics file but the clock's columns.
+/// Everything in a metrics file except the columns that depend on the clock.
 fn metrics(folder: &Path) -> Vec<(u64, f64, f64, f64)> {
     String::from_utf8(bytes(folder, "metrics.jsonl"))
         .expect("text")

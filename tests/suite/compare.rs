@@ -1,5 +1,5 @@
-//! Comparisons of a very small network: resumed to the same findings, divergence told, and a report with
-//! everything in it.
+//! Comparisons of a very small network: resuming gives the same findings, divergence is reported, and the
+//! report is complete.
 
 use crate::support::runtimes::at_hand;
 use performer_ddpm::compare::report::{report, write_report};
@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Images of 8x8 whose bytes count up: enough to train on.
+/// Images of 8x8 with increasing bytes.
 fn images(count: usize) -> Dataset {
     let pixels = (0..count * 64).map(|i| (i * 37 % 256) as u8).collect();
     Dataset::new("counting", [8, 8, 1], pixels, None, false).expect("images")
@@ -84,7 +84,7 @@ fn run(folder: &Path, plan: &Plan, parts: &[Part], stages: usize) -> (bool, Comp
     (finished.expect("the parts are done"), comparison, notes)
 }
 
-/// A features network: the eight columns' means.
+/// A features network: the means of the eight columns.
 fn features(folder: &Path, runtime: &Runtime) -> Features {
     let mut g = GraphBuilder::new("features");
     let image = [Dim::from("N"), 1.into(), 8.into(), 8.into()];
@@ -121,7 +121,7 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
     assert!(study.rows[1].comparison.is_some_and(|comparison| comparison.frechet_distance > 0.0));
     let html = report(folder.path(), comparison.findings(), &BTreeMap::new()).expect("a report").html;
     assert!(html.contains("features.onnx") && html.contains("too few for 8 features"), "{html}");
-    // Fed otherwise it is another study.
+    // With another range of pixels it is another study.
     let options = FeatureOptions { range: PixelRange::Unit, ..FeatureOptions::new(runtime.clone()) };
     let file = folder.path().join("features.onnx");
     let mut brighter = Features::open(&file, &options, None).expect("a features network");
@@ -134,7 +134,7 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
     };
     assert_eq!(fed, ["--features-range 0..1"]);
     assert!(go(&mut comparison).expect("and back"));
-    // Without the network what it found is kept.
+    // Without the network, its results are kept.
     let (_, kept, _) = run(&folder.path().join("a"), &plan, &[Part::Runs], usize::MAX);
     assert_eq!(kept.findings().samples.as_ref(), Some(&study));
 
@@ -149,7 +149,7 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
     assert!(!folder.path().join("b").exists(), "nothing was begun first");
 }
 
-/// The findings without what depends on the clock.
+/// The findings without everything that depends on the clock.
 fn timeless(findings: &Findings) -> Findings {
     let mut findings = findings.clone();
     let trainings = findings
@@ -185,7 +185,7 @@ fn an_interrupted_comparison_ends_with_the_findings_of_a_straight_one_and_its_re
     let stepwise = folder.path().join("stepwise");
     let mut calls = 0;
     let stopped = loop {
-        // The stop comes in the middle of every second stage's work, and is seen before any third.
+        // Each call is stopped in the middle of its second stage, and ends before a third one.
         let (finished, comparison, _) = run(&stepwise, &plan, &Part::ALL, 2);
         calls += 1;
         if finished {
@@ -224,7 +224,7 @@ fn an_interrupted_comparison_ends_with_the_findings_of_a_straight_one_and_its_re
     assert_eq!(count("img"), 6);
     assert_eq!((count("svg"), count("table"), count("script")), (4 + 2 + 4 + 4 + 2, 8, 0));
     assert!(count("math") >= 6);
-    // Names of XML's kinds are no addresses; nothing else is named that a browser would fetch.
+    // XML namespaces are no addresses to fetch; the page must name no other address.
     let named: Vec<&str> = page
         .descendants()
         .flat_map(|node| node.attributes().filter(|a| ["src", "href"].contains(&a.name())).map(|a| a.value()))
@@ -287,8 +287,8 @@ fn a_variant_that_diverges_is_told_and_the_others_go_on() {
     assert!(html.contains(&more), "{html}");
 }
 
-/// A minute counts training in all calls, and only that; a limit is looked at after a step, whose own time is
-/// noted a moment earlier: less than 5 % of 0.6 s.
+/// The minutes count training in all calls, and nothing else. The limit is checked after a step, shortly
+/// after the step's time is recorded: less than 5 % of 0.6 s.
 #[test]
 fn minutes_are_trained_in_full_however_often_it_is_stopped() {
     let folder = tempfile::tempdir().expect("a folder");

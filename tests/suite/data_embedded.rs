@@ -1,5 +1,5 @@
-//! The embedded part of Fashion-MNIST is what the original files begin with, and packs to the same bytes
-//! again. Sums, checksums and counts were computed from the original IDX files by other software.
+//! The embedded part of Fashion-MNIST is the beginning of the original files, and packing it again gives the
+//! same bytes. Sums, checksums and counts were computed from the original IDX files by other software.
 
 use flate2::Crc;
 use performer_ddpm::data::{self, Dataset, idx};
@@ -96,7 +96,8 @@ fn a_size_resizes_the_embedded_images() {
     for i in 0..10 {
         let centre = mean(&mut whole.bytes(i).unwrap().chunks(28).flat_map(|row| row[7..21].to_vec()));
         let small = mean(&mut train.bytes(i).unwrap().iter().copied());
-        // Resizing keeps the mean of what was cut out but for the border's weights and the rounding to bytes.
+        // Resizing keeps the mean of the cropped part, up to the weights at the border and the rounding to
+        // bytes.
         assert!((centre - small).abs() < 4.0, "image {i}: {centre} and {small}");
     }
 }

@@ -1,4 +1,4 @@
-//! The IDX reader against round trips, damage and arbitrary bytes.
+//! The IDX reader: round trips, damaged files and arbitrary bytes.
 
 use performer_ddpm::Error;
 use performer_ddpm::data::idx;
@@ -51,7 +51,7 @@ proptest! {
         let _ = idx::read::<3>("bytes", &bytes[..]);
     }
 
-    /// A right magic number leads the bytes past the first check; dimensions are small or anything.
+    /// A valid magic number leads arbitrary bytes past the first check; dimensions are small or arbitrary.
     #[test]
     fn arbitrary_headers_never_panic_nor_take_memory(
         dims in prop_oneof![any::<[u32; 3]>(), proptest::array::uniform3(0..4u32)],

@@ -17,7 +17,7 @@ fn config(batch: usize) -> Config {
     config
 }
 
-/// A network without a parameter at its zero initialisation.
+/// A network with no parameter at its zero initialisation.
 fn random(config: &Config) -> Model<f32> {
     let mut model: Model<f32> = Model::new(&config.unet, 3).expect("a network");
     let mut noise = vec![0.0; model.weights.len()];

@@ -1,5 +1,5 @@
-//! Model folders against the real diffusers. Skipped, with a line that says so, where Python has none;
-//! `PERFORMER_DDPM_PYTHON` names the interpreter.
+//! Model folders read and written by diffusers itself. Skipped, with a message, where Python has no
+//! diffusers; `PERFORMER_DDPM_PYTHON` names the interpreter.
 
 use crate::support::golden::{channels_last, tensors};
 use crate::support::models::{bits, favor_in_the_middle, random, softmax};
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
-/// A process in which no setting has its default.
+/// A diffusion process in which no setting has its default.
 fn diffusion() -> DiffusionConfig {
     DiffusionConfig {
         timesteps: 50,
@@ -31,8 +31,8 @@ fn diffusion() -> DiffusionConfig {
     }
 }
 
-/// Loads a pipeline, demands that every weight of the network was in the file and none was left over, and
-/// saves it anew.
+/// Loads a pipeline, checks that the file has exactly the weights of the network, and saves the pipeline
+/// again.
 const LOAD_AND_SAVE: &str = "
 import sys, diffusers
 ours, theirs = sys.argv[1:]

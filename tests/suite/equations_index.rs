@@ -1,6 +1,6 @@
 //! The index, the functions, their tests and `docs/equations.md` agree for (1)-(26) and both algorithms.
 //!
-//! `PERFORMER_DDPM_BLESS=1 cargo test --test suite equations_index` writes the document anew.
+//! `PERFORMER_DDPM_BLESS=1 cargo test --test suite equations_index` writes the document again.
 
 use performer_ddpm::audit;
 use performer_ddpm::equations::INDEX;
@@ -31,8 +31,8 @@ fn sources(folder: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Every function whose name carries an equation's number, or starts as if it did: (module path, name,
-/// whether it is a test).
+/// Every function whose name has, or seems to have, the number of an equation: (module path, name, whether it
+/// is a test).
 fn functions() -> Vec<(String, String, bool)> {
     let mut found = Vec::new();
     for folder in ["src/equations", "src/audit", "tests/suite"] {
@@ -48,7 +48,7 @@ fn functions() -> Vec<(String, String, bool)> {
                         found.push((module.clone(), name, test));
                     }
                 }
-                // Attributes may stand between #[test] and its function.
+                // There may be attributes between #[test] and its function.
                 test = line == "#[test]" || (test && line.starts_with("#["));
             }
         }
@@ -56,7 +56,7 @@ fn functions() -> Vec<(String, String, bool)> {
     found
 }
 
-/// The equations whose numbers a name carries: `eq02_eq03_...` has two.
+/// The equations whose numbers are in a name: `eq02_eq03_...` has two.
 fn numbers(name: &str) -> BTreeSet<&str> {
     name.split('_').filter(|part| ids().iter().any(|id| id == part)).collect()
 }
@@ -116,7 +116,7 @@ fn the_audit_checks_what_the_index_lists() {
     }
 }
 
-/// The document that the index and the tests' names amount to.
+/// The document, written from the index and the names of the tests.
 fn document() -> String {
     let tests = tests_by_id();
     let mut text = String::from(HEAD);
@@ -136,16 +136,34 @@ fn document() -> String {
         let Some((module, name)) = equation.function.rsplit_once("::") else { continue };
         let file = format!("src/{}.rs", module.replace("::", "/"));
         writeln!(text, "\n### {}: {}\n", label(equation.id), equation.title).unwrap();
-        writeln!(text, "```text\n{}\n```\n", equation.statement).unwrap();
+        writeln!(text, "```text\n{}\n```\n", wrapped(equation.statement)).unwrap();
         writeln!(text, "- Function: [`{name}`](../{file}) in `{file}`").unwrap();
         let names: Vec<String> = tests[equation.id].iter().map(|test| format!("`{test}`")).collect();
-        writeln!(text, "- Tests, `cargo test {}`: {}", equation.id, names.join(", ")).unwrap();
+        let tests = format!("- Tests, `cargo test {}`: {}", equation.id, names.join(", "));
+        writeln!(text, "{}", wrapped(&tests)).unwrap();
         writeln!(text, "- Source: slides, {}; {}", label(equation.id), equation.source).unwrap();
         if let Some(misprint) = equation.misprint {
-            writeln!(text, "- The slides print: {misprint}").unwrap();
+            writeln!(text, "{}", wrapped(&format!("- The slides print: {misprint}"))).unwrap();
         }
     }
     text
+}
+
+/// Lines of at most 110 columns, all but the first indented.
+fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("a line");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.len() + 1 + word.len() > 110 {
+            lines.push(format!("  {word}"));
+        } else {
+            line.push(' ');
+            line.push_str(word);
+        }
+    }
+    lines.join("\n")
 }
 
 fn label(id: &str) -> String {
@@ -157,15 +175,18 @@ fn label(id: &str) -> String {
 
 const HEAD: &str = "# The equations
 
-The numbering is that of the slides \"Performers-backed Denoising Diffusion Probabilistic Models\" (Pisa, October 2022). Each
-equation is stated as it is implemented; where the slides print something else, the last line says what, and
-`performer-ddpm audit` shows by how much it fails. t runs from 1 to T, abar_0 = 1, and the network is fed t - 1.
+The numbering is that of the slides \"Performers-backed Denoising Diffusion Probabilistic Models\" (Pisa,
+October 2022). Each equation is stated as it is implemented. Where the slides print something else, the last
+line says what, and `performer-ddpm audit` shows how wrong that is. t runs from 1 to T, abar_0 = 1, and the
+network gets t - 1.
 
-Papers: Ho, Jain & Abbeel 2020, \"Denoising Diffusion Probabilistic Models\"; Sohl-Dickstein et al. 2015, \"Deep Unsupervised Learning
-using Nonequilibrium Thermodynamics\"; Choromanski et al. 2021, \"Rethinking Attention with Performers\".
+Papers: Ho, Jain & Abbeel 2020, \"Denoising Diffusion Probabilistic Models\"; Sohl-Dickstein et al. 2015,
+\"Deep Unsupervised Learning using Nonequilibrium Thermodynamics\"; Choromanski et al. 2021, \"Rethinking
+Attention with Performers\".
 
-This file is written by `PERFORMER_DDPM_BLESS=1 cargo test --test suite equations_index` from `src/equations/index.rs` and the tests' names,
-and the same test without the variable fails where it is out of date.
+`PERFORMER_DDPM_BLESS=1 cargo test --test suite equations_index` writes this file from
+`src/equations/index.rs` and the names of the tests; without the variable the same test fails where it is out
+of date.
 
 | no. | what | function | test | misprinted |
 |---|---|---|---|---|

@@ -1,4 +1,4 @@
-//! Features by networks in ONNX files, in every runtime at hand.
+//! Features by networks in ONNX files, in every available runtime.
 
 use crate::support::feature_nets::{FeatureNet, in_every_runtime, refusal};
 use ndarray::{Array2, Array4};
@@ -14,8 +14,8 @@ fn pictures(n: usize, c: usize, h: usize, w: usize) -> Array4<f32> {
     })
 }
 
-/// The means over each channel: what [`FeatureNet`] computes, of the pixels that `value` makes of those in
-/// [-1, 1].
+/// The mean of each channel, which [`FeatureNet`] computes, after `value` has converted the pixels from [-1,
+/// 1].
 fn channel_means(images: &Array4<f32>, value: impl Fn(usize, f32) -> f32) -> Array2<f64> {
     let (n, c, h, w) = images.dim();
     Array2::from_shape_fn((n, c), |(i, k)| {
@@ -59,7 +59,8 @@ fn pixels_reach_the_network_in_its_range() {
     }
 }
 
-/// A batch that the file fixes is filled up; images of a dataset are those of an array.
+/// Images are padded to a batch that the file fixes; images of a dataset give the same features as those of
+/// an array.
 #[test]
 fn a_fixed_batch_is_filled_up_and_datasets_are_images() {
     let pixels: Vec<u8> = (0..5 * 4 * 6 * 3).map(|i| (i * 37 % 256) as u8).collect();
@@ -80,8 +81,8 @@ fn a_fixed_batch_is_filled_up_and_datasets_are_images() {
     }
 }
 
-/// Grey images fill three channels; a size is reached by bilinear steps, which keep a plane's mean where they
-/// double it (the weights of each pixel add up to 4, at the edges too).
+/// Grey images fill three channels. Resizing is bilinear, which keeps the mean of a plane when it doubles its
+/// size (the weights of each pixel add up to 4, at the edges too).
 #[test]
 fn grey_images_and_other_sizes_fit_a_colour_network() {
     let images = pictures(2, 1, 5, 5).mapv(|x| 0.5 * x);
@@ -114,7 +115,7 @@ fn enlarging_is_bilinear_between_centres() {
     });
 }
 
-/// Where there are several inputs or outputs one is named; the other inputs are fed zeros.
+/// Where there are several inputs or outputs, one must be named; the other inputs get zeros.
 #[test]
 fn of_several_ports_one_is_named() {
     let images = pictures(3, 1, 4, 4);

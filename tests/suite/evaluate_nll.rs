@@ -1,5 +1,4 @@
-//! The bound on Gaussian data, for which the optimal network, and with it every term, is known in closed
-//! form.
+//! The bound on Gaussian data, for which the optimal network and every term are known in closed form.
 
 use ndarray::Array2;
 use performer_ddpm::Result;
@@ -86,8 +85,8 @@ fn exact_prior(last: &Level) -> f64 {
     0.5 * (square + variance - 1.0 - variance.ln()) / std::f64::consts::LN_2
 }
 
-/// -E ln P(x_0 | x_1) over x_0 and eps, by the midpoint rule on eight deviations each way; both grids halved
-/// change it by 2e-5, less than a tenth of the standard error that it is held against.
+/// -E ln P(x_0 | x_1) over x_0 and eps, by the midpoint rule over eight deviations on each side. Halving both
+/// grids changes it by 2e-5, less than a tenth of the standard error that is the bound.
 fn exact_decoder(schedule: &Schedule) -> f64 {
     let (first, second) = (&schedule.levels()[0], &schedule.levels()[1]);
     let sigma = posterior_variance(second).sqrt();
@@ -136,8 +135,9 @@ fn z(estimate: Estimate, exact: f64) -> f64 {
     (estimate.mean - exact) / estimate.standard_error
 }
 
-/// Four standard errors; those are below 4 % of the values (L_T is tiny, and its error is a share of it that
-/// the data set), so that a wrong factor or a missing constant shows. A prediction that is 5 % off does.
+/// Bound: four standard errors. They are below 4 % of the values (except for the tiny L_T, whose relative
+/// error depends on the data), so a wrong factor or a missing constant is noticed. A prediction that is 5 %
+/// off is noticed.
 #[test]
 fn every_term_on_gaussian_data_has_its_exact_value() {
     let (schedule, images) = (schedule(), gaussian_images(6000, 1));
@@ -152,8 +152,7 @@ fn every_term_on_gaussian_data_has_its_exact_value() {
     assert!(seen > 10, "a prediction 5 % off is seen in {seen} of the estimates");
 }
 
-/// As above with one timestep of each of 6 strata an image, which cannot be seen in the means, only in the
-/// errors.
+/// As above with one timestep per image in each of 6 strata, which changes only the errors, not the means.
 #[test]
 fn strata_have_the_exact_sums_of_their_timesteps() {
     let (schedule, images) = (schedule(), gaussian_images(6000, 3));
@@ -173,9 +172,9 @@ fn strata_have_the_exact_sums_of_their_timesteps() {
     }
 }
 
-/// The stated errors are those that are seen when all is done again: with other images, and, of the draws
-/// alone, with the same. The deviation of 120 values is known to 1/sqrt(240) = 6.5 %; four times that is
-/// allowed.
+/// The stated errors match the spread over repetitions: with other images, and, for the error of the draws
+/// alone, with the same images. The standard deviation of 120 values has an error of 1/sqrt(240) = 6.5 %;
+/// four times that is allowed.
 #[test]
 fn stated_errors_are_the_spread_over_repetitions() {
     let strata = |seed| config(Timesteps::Stratified(4), 2, seed);
@@ -242,7 +241,7 @@ fn the_rate_distortion_curve_has_its_exact_values() {
             rate += bound.terms[t - 1].bits.mean;
         }
     }
-    // Of a stratum both are means over its timesteps.
+    // For a stratum, both are means over its timesteps.
     let some = evaluate(&gaussian_images(6000, 7), 1.0, &config(Timesteps::Stratified(4), 1, 8));
     for (some, full) in some.bounds.iter().zip(&full.bounds) {
         for (point, term) in some.rate_distortion.iter().zip(some.terms.iter().rev()) {

@@ -1,10 +1,10 @@
-//! What an exported file holds: weights, names, shapes, documentation; what is left of one that fails its
-//! check.
+//! The contents of an exported file: weights, names, shapes, documentation; and what remains of a file that
+//! fails its check.
 
-use crate::support::golden;
 use crate::support::networks::{difference, kinds, randomised};
-use crate::support::runners::{in_time, python, run};
-use crate::support::runtimes::{at_hand, runners};
+use crate::support::peers::{in_time, python};
+use crate::support::runtimes::{at_hand, run, runners};
+use crate::support::{binary, golden};
 use performer_ddpm::Error;
 use performer_ddpm::checkpoint::model_folder::load_unet;
 use performer_ddpm::config::DiffusionConfig;
@@ -17,8 +17,7 @@ use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm_onnx::proto::{DimensionValue, GraphProto};
 use performer_ddpm_onnx::runner::TRACT_BUILT_IN;
 use performer_ddpm_onnx::{Model as OnnxModel, Tensor};
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 fn specs() -> [GraphSpec; 4] {
     let process = ReverseProcess::Ddim(Ddim { eta: 0.5, clip_x0: ClipX0::RederiveEps });
@@ -219,20 +218,12 @@ fn a_file_that_fails_its_check_is_not_left_behind() {
     assert!(error.exit_status() == 1 && error.to_string().contains("missing"), "{error}");
 }
 
-fn binary(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_performer-ddpm"))
-        .current_dir(folder)
-        .args(arguments)
-        .output()
-        .expect("the binary starts")
-}
-
 #[test]
 fn the_command_exports_the_newest_run_and_refuses_what_does_not_fit() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     let run = |arguments: &[&str]| {
-        let output = binary(folder, arguments);
+        let output = binary::run(folder, arguments);
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), message)
     };

@@ -1,9 +1,10 @@
-//! Exported graphs against the engine's `f64` reference, in every runtime at hand.
+//! Exported graphs against the engine's `f64` reference, in every available runtime.
 
 use crate::support::networks::{
     channels_first, channels_last, difference, kinds, normal, randomised, reference,
 };
-use crate::support::runners::{in_time, run};
+use crate::support::peers::in_time;
+use crate::support::runtimes::run;
 use crate::support::runtimes::runners;
 use performer_ddpm::Error;
 use performer_ddpm::config::{DiffusionConfig, UnetConfig, VarianceKind};
@@ -20,7 +21,7 @@ use performer_ddpm_onnx::{Model as OnnxModel, Tensor};
 fn exported(model: &Model<f32>, spec: &GraphSpec) -> OnnxModel {
     let diffusion = DiffusionConfig::default();
     let built = build(Source { model, diffusion: &diffusion, step: None }, spec).expect("a graph");
-    // What is tested is what a reader of the file gets.
+    // Test the model as it is read from the file.
     OnnxModel::from_bytes("exported.onnx", &built.to_bytes().expect("bytes")).expect("a model")
 }
 
@@ -73,7 +74,7 @@ fn a_step_agrees_with_the_engine() {
     }
 }
 
-/// The check must see one bias moved by a hundredth, and a NaN before numbers that are right.
+/// The check must notice a bias that is off by a hundredth, and a NaN that is followed by correct numbers.
 #[test]
 fn the_check_refuses_a_graph_that_computes_something_else() {
     let (_, config) = kinds().remove(0);
@@ -133,7 +134,8 @@ fn chain(
 }
 
 /// 50 steps of DDIM without noise and with clipping, and of Algorithm 2, in one run each. The images, in [-1,
-/// 1], agree to 1e-3: a network whose output is small leaves the chain well conditioned, as training does.
+/// 1], agree to 1e-3: a small output of the network keeps the chain well conditioned, as in a trained
+/// network.
 #[test]
 fn the_sampler_agrees_with_the_engine() {
     let ddim = ReverseProcess::Ddim(Ddim { eta: 0.0, clip_x0: ClipX0::KeepEps });
@@ -144,7 +146,8 @@ fn the_sampler_agrees_with_the_engine() {
             model.graph.params.iter().find(|param| param.name == "conv_out.weight").expect("it has one");
         model.weights[last.range()].iter_mut().for_each(|w| *w *= 0.1);
         for process in [ddim, alg2] {
-            // The walk is the same for all; softmax and positive features stand for it with Algorithm 2.
+            // The loop is the same for all kinds of attention; softmax and positive features are enough for
+            // Algorithm 2.
             if process == alg2 && i > 1 {
                 continue;
             }
@@ -174,7 +177,7 @@ fn the_sampler_agrees_with_the_engine() {
     }
 }
 
-/// Without noise the input is there and is not read.
+/// A sampler without noise has the input, but does not read it.
 #[test]
 fn ddim_without_noise_ignores_it() {
     let (_, config) = kinds().remove(1);
@@ -197,7 +200,7 @@ fn ddim_without_noise_ignores_it() {
     });
 }
 
-/// An index that the schedule has not.
+/// An index that the schedule does not have.
 #[test]
 fn a_timestep_out_of_range_is_an_error() {
     let (_, config) = kinds().remove(0);

@@ -1,10 +1,10 @@
-//! The house's rules that the compiler does not check: imports go down, `unsafe` stays in the kernels, the
-//! library is silent.
+//! Rules that the compiler does not check: imports go down and not in circles, the documents list the same
+//! floors, `unsafe` is only in the kernels, and the library prints nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The modules of `src/` from the lowest floor up; a module may use those before it, and of its own floor
-/// none.
+/// The modules of `src/` from the lowest floor up. A module imports from the floors below its own only.
 const FLOORS: &[&[&str]] = &[
     &["error", "real"],
     &["config", "machine", "rng"],
@@ -50,37 +50,222 @@ fn floor(module: &str) -> Option<usize> {
 
 /// The code of a file without its comments and its tests.
 fn code(file: &Path) -> String {
+    if file.ends_with("tests.rs") || file.parent().is_some_and(|folder| folder.ends_with("tests")) {
+        return String::new();
+    }
     let text = std::fs::read_to_string(file).expect("a source file");
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
-/// The modules that a file's code names after `crate::` or `performer_ddpm::`.
-fn imports(code: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for root in ["crate::", "performer_ddpm::"] {
-        for (at, _) in code.match_indices(root) {
-            let rest = &code[at + root.len()..];
-            if let Some(group) = rest.strip_prefix('{') {
-                let mut depth = 0;
-                let mut name = String::new();
-                for c in group.chars() {
-                    match c {
-                        '{' => depth += 1,
-                        '}' if depth == 0 => break,
-                        '}' => depth -= 1,
-                        ',' if depth == 0 => found.push(std::mem::take(&mut name)),
-                        c if depth == 0 && !c.is_whitespace() => name.push(c),
-                        _ => {}
-                    }
-                }
-                found.push(name);
-            } else {
-                found.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+/// The modules of `src/` or of `onnx/src`, by their paths below the crate's root.
+fn modules(root: &Path) -> BTreeMap<Vec<String>, PathBuf> {
+    let path_of = |file: &Path| -> Vec<String> {
+        let inside = file.strip_prefix(root).expect("a file of the crate").with_extension("");
+        inside.iter().map(|name| name.to_string_lossy().into_owned()).filter(|name| name != "mod").collect()
+    };
+    sources(root).into_iter().map(|file| (path_of(&file), file)).collect()
+}
+
+/// Reads a path or a group of paths of a `use` declaration or of an expression, and adds each path, with
+/// `before` in front, to `found`. Returns the rest of the text.
+fn read_paths<'a>(text: &'a str, before: &[String], found: &mut Vec<Vec<String>>) -> &'a str {
+    let text = text.trim_start();
+    if let Some(mut rest) = text.strip_prefix('{') {
+        loop {
+            rest = read_paths(rest, before, found).trim_start();
+            rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
+            match rest.strip_prefix('}') {
+                Some(after) => return after,
+                // Not a group of paths after all.
+                None if !rest.starts_with(|c: char| c.is_alphabetic() || "_{*".contains(c)) => return rest,
+                None => {}
             }
         }
     }
-    found.into_iter().map(|name| name.split("::").next().unwrap_or_default().to_owned()).collect()
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    if end == 0 {
+        found.push(before.to_vec());
+        return text.strip_prefix('*').unwrap_or(text);
+    }
+    let path = [before, &[text[..end].to_owned()]].concat();
+    let rest = &text[end..];
+    match rest.strip_prefix("::") {
+        Some(inside) => read_paths(inside, &path, found),
+        None => {
+            found.push(path);
+            let alias = rest.strip_prefix(" as ").map(|name| name.trim_start_matches(char::is_alphanumeric));
+            alias.unwrap_or(rest)
+        }
+    }
+}
+
+/// Every path that the code of a module names after `crate::`, `performer_ddpm::`, `super::` or `self::`,
+/// from the crate's root.
+fn paths(code: &str, module: &[String]) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for root in ["crate", "performer_ddpm", "super", "self"] {
+        for (at, _) in code.match_indices(&format!("{root}::")) {
+            let inside_a_word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+            if code[..at].ends_with(inside_a_word) {
+                continue;
+            }
+            let base = match root {
+                "self" => module,
+                "super" => &module[..module.len().saturating_sub(1)],
+                _ => &[],
+            };
+            read_paths(&code[at + root.len() + 2..], base, &mut found);
+        }
+    }
+    // `super::super::x` and `self::super::x`.
+    for path in &mut found {
+        while let Some(at) = path.iter().position(|name| name == "super") {
+            path.drain(at.saturating_sub(1)..=at);
+        }
+    }
+    found
+}
+
+/// The names that a module re-exports: for `pub use child::Name`, from `Name` to `child`.
+fn exports(code: &str, module: &[String]) -> BTreeMap<String, Vec<String>> {
+    let mut found = Vec::new();
+    for (at, matched) in code.match_indices("use ") {
+        let visible = code[..at].rsplit('\n').next().unwrap_or_default();
+        if visible.trim_start().starts_with("pub") {
+            read_paths(&code[at + matched.len()..], module, &mut found);
+        }
+    }
+    found.into_iter().filter_map(|mut path| path.pop().map(|name| (name, path))).collect()
+}
+
+/// Which modules of a crate each module names. A name that a parent re-exports counts for the module where it
+/// is defined.
+fn edges(root: &Path) -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
+    let modules = modules(root);
+    let code: BTreeMap<_, _> = modules.iter().map(|(path, file)| (path.clone(), code(file))).collect();
+    let exports: BTreeMap<_, _> =
+        code.iter().map(|(path, code)| (path.clone(), exports(code, path))).collect();
+    let home = |path: &[String]| -> Vec<String> {
+        let mut at = Vec::new();
+        for name in path {
+            let inside = [&at[..], std::slice::from_ref(name)].concat();
+            if modules.contains_key(&inside) {
+                at = inside;
+            } else if let Some(child) = exports.get(&at).and_then(|names| names.get(name)) {
+                let known = (1..=child.len()).rev().find(|len| modules.contains_key(&child[..*len]));
+                return child[..known.unwrap_or(0)].to_vec();
+            } else {
+                break;
+            }
+        }
+        at
+    };
+    let named = |(path, code): (&Vec<String>, &String)| {
+        let named =
+            paths(code, path).into_iter().map(|path| home(&path)).filter(|to| modules.contains_key(to));
+        (path.clone(), named.collect())
+    };
+    code.iter().map(named).collect()
+}
+
+/// A circle among the modules of the edges, if there is one: each imports the next and the last the first.
+fn circle(edges: &BTreeMap<Vec<String>, BTreeSet<Vec<String>>>) -> Option<Vec<String>> {
+    let mut left = edges.clone();
+    // A module that imports nothing that is left is in no circle.
+    while let Some(leaf) = left.iter().find(|(_, to)| to.iter().all(|to| !left.contains_key(to))) {
+        let leaf = leaf.0.clone();
+        left.remove(&leaf);
+    }
+    let mut way = vec![left.keys().next()?.clone()];
+    loop {
+        let next = left[&way[way.len() - 1]].iter().find(|to| left.contains_key(*to)).expect("a circle");
+        if let Some(start) = way.iter().position(|module| module == next) {
+            return Some(way[start..].iter().map(|module| module.join("::")).collect());
+        }
+        way.push(next.clone());
+    }
+}
+
+/// The names in backquotes of a text.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// The floors that a document lists, one per line. The lines begin with `before`, the floor's number and
+/// `after`.
+fn listed<'a>(document: &'a str, before: &str, after: &str) -> Vec<Vec<&'a str>> {
+    let lines = (0..FLOORS.len()).filter_map(|floor| {
+        let start = format!("{before}{floor}{after}");
+        document.lines().find_map(|line| line.strip_prefix(&start))
+    });
+    lines.map(|line| quoted(line.split('|').next().unwrap_or_default())).collect()
+}
+
+fn read(file: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
+#[test]
+fn the_documents_list_these_floors() {
+    assert_eq!(listed(&read("CONTRIBUTING.md"), "| ", " |"), FLOORS, "CONTRIBUTING.md");
+    assert_eq!(listed(&read("src/lib.rs"), "//! ", ". "), FLOORS, "src/lib.rs");
+    let modules: BTreeSet<String> = sources(&src()).iter().map(|file| module(file)).collect();
+    let floors = FLOORS.concat().into_iter().chain(["lib"]).map(str::to_owned).collect();
+    assert_eq!(modules, floors, "the modules of src/");
+}
+
+/// A file that names a simple variant of `Op` has an exhaustive `match` on it, except `unet.rs`, which builds
+/// the graph.
+#[test]
+fn the_steps_for_a_layer_name_every_file_that_matches_on_op() {
+    let contributing = read("CONTRIBUTING.md");
+    let (_, steps) = contributing.split_once("### A layer").expect("the steps");
+    let steps = steps.split("###").next().unwrap_or_default();
+    let mut walks = 0;
+    for file in sources(&src()) {
+        let name = file.strip_prefix(src()).expect("a file of src").to_string_lossy().into_owned();
+        if name != "model/unet.rs" && code(&file).contains("Op::Silu") {
+            assert!(steps.contains(&format!("`src/{name}`")), "CONTRIBUTING's steps lack src/{name}");
+            walks += 1;
+        }
+    }
+    assert!(walks > 4, "only {walks} files: the search is broken");
+}
+
+/// The files of a module must not import each other in circles. Imports between a module and the modules
+/// inside it are not counted. What is imported through a parent counts as imported from the module where it
+/// is defined.
+#[test]
+fn no_files_of_a_module_import_each_other_in_a_circle() {
+    let mut checked = 0;
+    for root in [src(), Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/src")] {
+        let mut edges = edges(&root);
+        edges.retain(|from, _| from[0] != "nn");
+        for (from, to) in &mut edges {
+            to.retain(|to| to.first() == from.first() && !to.starts_with(from) && !from.starts_with(to));
+            checked += to.len();
+        }
+        assert_eq!(circle(&edges), None, "in {}", root.display());
+    }
+    assert!(checked > 100, "only {checked} imports were seen: the search is broken");
+}
+
+#[test]
+fn circles_are_seen_through_parents() {
+    let path = |path: &str| path.split("::").map(str::to_owned).collect::<Vec<_>>();
+    let import = |from: &str, to: &str| (path(from), BTreeSet::from([path(to)]));
+    let chain = BTreeMap::from([import("m::a", "m::b"), import("m::b", "m::c"), import("m::d", "m::a")]);
+    assert_eq!(circle(&chain), None);
+    let mut ring = chain.clone();
+    ring.extend([import("m::c", "m::a")]);
+    assert_eq!(circle(&ring).map(|found| found.len()), Some(3));
+    let parent = exports("mod a;\npub use a::{One, two::Two};\nuse a::Three;", &path("m"));
+    assert_eq!(parent, BTreeMap::from([("One".into(), path("m::a")), ("Two".into(), path("m::a::two"))]));
+    let code = "use super::{One, b::{self, Other as Name}, c::*};\nlet x = super::super::n::f();";
+    let found: Vec<_> = paths(code, &path("m::d")).iter().map(|path| path.join("::")).collect();
+    assert_eq!(found, ["m::One", "m::b::self", "m::b::Other", "m::c", "n::f"]);
 }
 
 #[test]
@@ -92,10 +277,11 @@ fn imports_go_down_only() {
             continue;
         }
         let height = floor(&from).unwrap_or_else(|| panic!("{} stands on no floor", file.display()));
-        for to in imports(&code(&file)) {
-            let Some(below) = floor(&to) else { continue };
+        for path in paths(&code(&file), &[]) {
+            let Some(to) = path.first() else { continue };
+            let Some(below) = floor(to) else { continue };
             checked += 1;
-            let allowed = below < height || to == from;
+            let allowed = below < height || *to == from;
             assert!(allowed, "{} (floor {height}) imports {to} (floor {below})", file.display());
         }
     }
@@ -106,7 +292,8 @@ fn imports_go_down_only() {
 fn the_import_search_sees_groups_and_paths() {
     let code =
         "use crate::{error::{Error, Result}, rng};\nlet x = crate::nn::conv();\nuse performer_ddpm::data;";
-    assert_eq!(imports(code), ["error", "rng", "nn", "data"]);
+    let found: Vec<_> = paths(code, &[]).iter().map(|path| path.join("::")).collect();
+    assert_eq!(found, ["error::Error", "error::Result", "rng", "nn::conv", "data"]);
 }
 
 #[test]

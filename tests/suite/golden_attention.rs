@@ -1,4 +1,4 @@
-//! Softmax and FAVOR+ attention, with gradients, against values that other implementations made in f64.
+//! Softmax and FAVOR+ attention, with gradients, against values that other implementations computed in f64.
 //!
 //! `tests/golden/favor.safetensors`, or `favor.safetensors` in the folder that `PERFORMER_DDPM_GOLDEN` names,
 //! holds for sizes n x heads x L x d x m the tensors `q`, `k`, `v`, `d_out` \[n, heads, L, d\], the
@@ -13,7 +13,7 @@ use performer_ddpm::nn::{
 use safetensors::{Dtype, SafeTensors};
 use std::path::PathBuf;
 
-/// Of each tensor's largest value: some thousand roundings of f64 on either side.
+/// Relative to each tensor's largest value: some thousand roundings of f64 on either side.
 const TOLERANCE: f64 = 1e-10;
 
 fn tensor(file: &SafeTensors, name: &str) -> Vec<f64> {

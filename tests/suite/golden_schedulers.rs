@@ -134,7 +134,7 @@ fn golden_ddim_steps() {
 }
 
 /// (22) and (26) in f64 against f64: 1e-10 leaves four digits for other orders of summation and for the
-/// golden values' stabiliser, which (26) cancels.
+/// stabiliser in the golden values, which cancels in (26).
 #[test]
 fn golden_eq22_eq26_attention() {
     let bytes = read("favor.safetensors");

@@ -65,7 +65,7 @@ fn check(kind: BlockAttention, map: FeatureMap) {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
 
     let direction = normal(model.weights.len(), 4);
-    // Every tensor by itself, so that a wrong one cannot hide behind the others; then all together.
+    // Every tensor by itself, so that errors cannot be hidden by larger tensors; then all together.
     let mut ranges: Vec<(String, std::ops::Range<usize>)> =
         model.graph.params.iter().map(|p| (p.name.clone(), p.range())).collect();
     ranges.push(("all".to_owned(), 0..model.weights.len()));

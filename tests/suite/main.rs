@@ -1,6 +1,6 @@
-//! The integration tests, in one program, since every program would compile the generic code anew. Each module
-//! is a topic: `cargo test --test suite golden_unet`. What needs a process of its own, such as an allocator,
-//! is a program beside this folder.
+//! The integration tests, in one program, because every program compiles the generic code again. Each module
+//! is a topic: `cargo test --test suite golden_unet`. A test that needs a process of its own, for instance
+//! for its allocator, is a program beside this folder.
 
 mod attention_cost;
 mod backends;

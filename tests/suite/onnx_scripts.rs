@@ -1,8 +1,7 @@
-//! What lies beside the ONNX crate for others: the Python sampler, the GPU measurement as far as a processor
-//! can try it, and the example.
+//! The scripts and examples for ONNX users: the Python sampler, the GPU measurement as far as it runs on a
+//! CPU, and the example.
 
-use crate::support::peers;
-use crate::support::runners::python;
+use crate::support::peers::{self, python};
 use ndarray::{Array4, Array5};
 use performer_ddpm::checkpoint::model_folder;
 use performer_ddpm::config::{DiffusionConfig, Preset};
@@ -24,7 +23,7 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The tiny preset's network with every parameter away from its zero initialisation.
+/// The tiny preset's network with no parameter at its zero initialisation.
 fn network() -> Model<f32> {
     let mut model: Model<f32> = Model::new(&Preset::Tiny.config().unet, 3).expect("a network");
     let mut noise = vec![0.0; model.weights.len()];
@@ -85,7 +84,7 @@ fn the_python_sampler_gives_the_engine_s_images() {
             let got = got.permuted_axes([0, 2, 3, 1]);
             let errors = got.iter().zip(&want).map(|(a, b)| (a - b).abs());
             let error = errors.fold(0f32, |most, e| if e.is_nan() || e > most { e } else { most });
-            // Without clipping the images leave [-1, 1], and their roundings grow with them.
+            // Without clipping the images leave [-1, 1], and rounding errors grow with them.
             assert!(error <= 1e-3 * largest, "{:?} {sampler} {clip_x0}: {error} of {largest}", spec.kind());
         }
     }

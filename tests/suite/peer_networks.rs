@@ -1,5 +1,4 @@
-//! The networks that this engine's speed is measured on, in f32 with the kernels that are measured, beside
-//! the reference in f64.
+//! The networks on which speed is measured: f32 with the measured kernels, against the reference in f64.
 
 use crate::support::networks::{normal, randomised};
 use crate::support::parity::{compare, gradient, largest, output};
@@ -8,9 +7,9 @@ use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels};
 use performer_ddpm::model::Model;
 use std::path::Path;
 
-/// Compares everything that one image gives: to 1e-4 of the output's and the loss's largest value, and to
-/// 1e-4 of the largest of each gradient, 5e-4 by Winograd's algorithm, plus 1e-6 of the model's largest, as
-/// some are zero in theory. The reasoning is that of `golden_unet`, on larger networks.
+/// Compares output, loss and gradients for one image. Bounds: 1e-4 of the largest value of output and loss;
+/// for gradients 1e-4 of each one's largest value, 5e-4 with Winograd's algorithm, plus 1e-6 of the model's
+/// largest, as some are zero in theory. The reasons are those of `golden_unet`.
 fn check(name: &str, isas: &[Isa]) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(format!("{name}.json"));
     let model = randomised(&load_unet_config(&file).expect("a configuration"), 1);
@@ -21,7 +20,7 @@ fn check(name: &str, isas: &[Isa]) {
 
     let (y, exact) = {
         let (model, kernels): (Model<f64>, _) = (model.cast(), Isa::Reference.into());
-        // Side by side, since the reference takes one thread and its time.
+        // In parallel, since the reference takes one thread and much time.
         std::thread::scope(|scope| {
             let y = scope.spawn(|| output(&model, kernels, 1, &x, &indices));
             let exact = gradient(&model, kernels, 1, &x, &eps, &indices);
@@ -48,7 +47,7 @@ fn the_small_network_agrees_with_f64_on_every_isa() {
     check("fashion_unet", &Isa::available());
 }
 
-/// On the best instruction set alone: the reference takes some ten seconds for an image's gradients.
+/// Only on the best instruction set: the reference takes some ten seconds for the gradients of one image.
 #[test]
 fn ho_et_al_s_network_agrees_with_f64() {
     check("cifar10_unet", &[Isa::detect()]);

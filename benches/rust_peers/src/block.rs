@@ -1,4 +1,4 @@
-//! The residual block that everyone computes, its numbers, and what they are asked for.
+//! The residual block that every program computes, its numbers, and the trait of the programs.
 
 use performer_ddpm::config::{BlockAttention, Preset};
 use performer_ddpm::model::Model;
@@ -65,8 +65,8 @@ impl Block {
             let numbers = &mut network.weights[param.range()];
             let (mean, deviation) = match param.kind {
                 ParamKind::Conv { kernel, c_in, .. } => (0.0, 1.0 / ((kernel * kernel * c_in) as f32).sqrt()),
-                // The timestep's embedding becomes the same for every t, so that the others need not compute
-                // it.
+                // This makes the timestep's embedding the same for every t, so that the other programs need
+                // not compute it.
                 ParamKind::Linear { .. } if param.name == "time_embedding.linear_2.weight" => (0.0, 0.0),
                 ParamKind::Linear { c_in, .. } => (0.0, 1.0 / (c_in as f32).sqrt()),
                 ParamKind::Bias { .. } => (0.0, 0.5),
@@ -90,8 +90,8 @@ impl Block {
         Ok(Block { sizes, x, target, time, parameters, network })
     }
 
-    /// The block's place in the network: the way down keeps the channels, the way up halves the concatenated
-    /// ones.
+    /// The place of the block in the network: on the way down blocks keep the channels, on the way up they
+    /// halve the concatenated ones.
     pub fn path(sizes: Sizes) -> &'static str {
         if sizes.c_in == sizes.c_out { "down_blocks.0.resnets.0." } else { "up_blocks.0.resnets.0." }
     }
@@ -104,8 +104,8 @@ impl Block {
     }
 }
 
-/// What a pass found, to see that everyone computes the same; sums of squares do not depend on a tensor's
-/// layout.
+/// The results of a pass, to check that all programs compute the same; sums of squares do not depend on a
+/// tensor's layout.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
     /// The mean square of the difference to the target.
@@ -123,7 +123,7 @@ impl Found {
     }
 }
 
-/// Someone who computes the block.
+/// A program that computes the block.
 pub trait Peer {
     /// Name and version.
     fn name(&self) -> String;

@@ -43,8 +43,8 @@ impl Candle {
 }
 
 impl Layers {
-    /// Layers whose parameters and input are `variable` of their numbers: variables are followed by the
-    /// operations on them.
+    /// Layers whose parameters and input are made by `variable`: operations on variables are recorded for the
+    /// gradients.
     fn new(block: &Block, variable: impl Fn(Tensor) -> Result<Tensor>) -> Result<Layers> {
         let sizes = block.sizes;
         let tensor = |numbers: &[f32], shape: &[usize]| Tensor::from_slice(numbers, shape, &Device::Cpu);

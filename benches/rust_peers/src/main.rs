@@ -21,14 +21,14 @@ use std::time::Instant;
 const BLOCKS: [(usize, usize, usize); 4] = [(28, 32, 32), (28, 64, 32), (14, 64, 64), (14, 128, 64)];
 const BATCHES: [usize; 2] = [16, 64];
 
-/// Times a residual block in this engine, in candle and in burn, in turn on the same numbers and as many
-/// threads.
+/// Times a residual block in this engine, in candle and in burn, in turn, on the same numbers and the same
+/// number of threads.
 #[derive(Parser)]
 struct Arguments {
-    /// Rounds; in each, everyone runs once. Medians count
+    /// Rounds; in each, every program runs once. The medians count
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Everyone's threads, of which burn's `ndarray` multiplies with four at most [default: all cores]
+    /// Threads of every program; burn's `ndarray` multiplies with at most four [default: all cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
     /// Write the figures here as JSON too
@@ -77,9 +77,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// So many threads for candle and burn, which else count cores each in its own way. They read the variables
-/// when they first compute: rayon's is candle's and burn's, the other is that of matrixmultiply, which burn's
-/// `ndarray` multiplies with.
+/// Sets the number of threads for candle and burn, which otherwise count cores each in their own way. They
+/// read the variables when they first compute: rayon's is candle's and burn's, the other is that of
+/// matrixmultiply, which burn's `ndarray` multiplies with.
 fn limit_peers(threads: usize) {
     for variable in ["RAYON_NUM_THREADS", "MATMUL_NUM_THREADS"] {
         // SAFETY: `main` calls this before there is another thread.
@@ -87,7 +87,7 @@ fn limit_peers(threads: usize) {
     }
 }
 
-/// This engine first. burn is about to drop its `ndarray` backend; it is measured for as long as it is there.
+/// This engine first. burn is about to drop its `ndarray` backend; it is measured as long as it exists.
 #[allow(deprecated)]
 fn peers(block: &Block, threads: usize) -> Result<Vec<Box<dyn Peer>>, Box<dyn std::error::Error>> {
     Ok(vec![
@@ -100,7 +100,7 @@ fn peers(block: &Block, threads: usize) -> Result<Vec<Box<dyn Peer>>, Box<dyn st
     ])
 }
 
-/// Refuses to compare those who compute something else.
+/// Refuses to compare programs that compute something else.
 fn check(peers: &mut [Box<dyn Peer>]) -> Result<(), String> {
     peers.iter_mut().for_each(|peer| peer.forward_backward());
     let ours = peers[0].found();
@@ -113,7 +113,7 @@ fn check(peers: &mut [Box<dyn Peer>]) -> Result<(), String> {
     Ok(())
 }
 
-/// Everyone's median milliseconds, running in turn after a round that does not count.
+/// The median milliseconds of every program, running in turn after a round that does not count.
 fn interleaved(peers: &mut [Box<dyn Peer>], rounds: u32, run: fn(&mut (dyn Peer + 'static))) -> Vec<f64> {
     let mut times = vec![Vec::new(); peers.len()];
     for round in 0..=rounds {

@@ -1,4 +1,4 @@
-//! What the operators ask of their operands.
+//! Checks of the operators' operands.
 
 use super::{GraphBuilder, Op, Value, ValueData};
 use crate::error::{Error, Result};
@@ -11,7 +11,7 @@ const MOST: usize = i32::MAX as usize;
 const MOST_ELEMENTS: usize = 1 << 47;
 
 impl GraphBuilder {
-    /// Where the next node of this operator would stand, for messages.
+    /// The name of the next node of this operator, for messages.
     pub(super) fn place(&self, op: Op) -> String {
         let scope = if self.scope.is_empty() { &self.name } else { &self.scope };
         format!("{} in {scope}", op.name())

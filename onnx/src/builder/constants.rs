@@ -54,7 +54,7 @@ impl GraphBuilder {
         self.constant(ElementType::I64, shape, bytes)
     }
 
-    /// A float constant without dimensions, which goes with any shape.
+    /// A float constant without dimensions, which can be broadcast to any shape.
     ///
     /// # Errors
     /// None for a scalar; the signature is that of the other constants.

@@ -78,7 +78,7 @@ impl Binary {
 }
 
 impl GraphBuilder {
-    /// An operator of one operand; the shape stays.
+    /// An operator of one operand; the result has its shape.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when the operator does not take the operand's type.
@@ -150,7 +150,7 @@ impl GraphBuilder {
         self.node(Op::Where, &[Some(condition), Some(if_true), Some(if_false)], vec![], element, shape)
     }
 
-    /// x cut to `[low, high]`; a bound left out does not cut.
+    /// x clamped to `[low, high]`; `None` is no bound.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when x is not of floats.
@@ -184,8 +184,8 @@ impl GraphBuilder {
         self.broadcast_shapes(op, self.shape(a)?, self.shape(b)?)
     }
 
-    /// NumPy's rule: shapes are aligned at their last dimension, and a dimension of 1 (or none) takes the
-    /// other's length.
+    /// NumPy's rule: shapes are aligned at their last dimension, and a dimension of length 1 (or a missing
+    /// one) gets the length of the other.
     pub(super) fn broadcast_shapes(&self, op: Op, a: &Shape, b: &Shape) -> Result<Shape> {
         let rank = a.rank().max(b.rank());
         let at = |shape: &Shape, i: usize| {

@@ -9,7 +9,7 @@ use crate::types::{Dim, ElementType, Shape, element_count};
 pub enum ReshapeDim {
     /// The length of the operand's dimension at the same place.
     Copy,
-    /// Whatever is left over; at most once.
+    /// The length that keeps the number of elements; at most once.
     Infer,
     /// This length.
     To(usize),
@@ -22,13 +22,13 @@ pub struct SliceRange {
     pub axis: usize,
     /// The first element.
     pub start: usize,
-    /// The first element no longer taken; at most the length.
+    /// The end, which is not included; at most the length.
     pub end: usize,
-    /// The distance of the elements taken; at least 1.
+    /// The distance between elements; at least 1.
     pub step: usize,
 }
 
-/// What [`GraphBuilder::pad`] fills in.
+/// The values that [`GraphBuilder::pad`] adds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PadMode {
     /// This number.
@@ -217,7 +217,7 @@ impl GraphBuilder {
         self.node_with_outputs(Op::Split, &[Some(x), Some(codes)], vec![int("axis", axis as i64)], outputs)
     }
 
-    /// x with elements added `(before, after)` it on every axis.
+    /// x with `(before, after)` elements added on every axis.
     ///
     /// # Errors
     /// [`Error::Invalid`] when x is not of floats, the pairs are not one per axis, or an axis without a fixed
@@ -252,17 +252,18 @@ impl GraphBuilder {
         self.node(Op::Pad, &inputs, vec![text("mode", name)], ElementType::F32, shape)
     }
 
-    /// x with an axis of length 1 put in at each of these places of the result, given in ascending order.
+    /// x with an axis of length 1 inserted at each of these positions of the result, given in ascending
+    /// order.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a place lies beyond the result or the places do not ascend.
+    /// [`Error::Invalid`] when a position is outside the result or the positions do not ascend.
     pub fn unsqueeze(&mut self, x: Value, axes: &[usize]) -> Result<Value> {
         let mut shape = self.shape(x)?.clone();
         for (i, &axis) in axes.iter().enumerate() {
             if axis > shape.rank() || i > 0 && axes[i - 1] >= axis {
                 return Err(Error::invalid(
                     self.place(Op::Unsqueeze),
-                    format!("ascending places within the result for {}", self.shape(x)?),
+                    format!("ascending positions within the result for {}", self.shape(x)?),
                     format!("{axes:?}"),
                     "",
                 ));

@@ -4,14 +4,14 @@ use super::{GraphBuilder, Op, Value, int, ints, text};
 use crate::error::{Error, Result};
 use crate::types::{Dim, ElementType, Shape};
 
-/// How a two-dimensional convolution walks over the image.
+/// The geometry of a two-dimensional convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvSpec {
     /// Steps along height and width.
     pub strides: [usize; 2],
     /// Zeros added at the top, left, bottom and right.
     pub pads: [usize; 4],
-    /// Distances of the kernel's taps along height and width.
+    /// Distances between the kernel's elements along height and width.
     pub dilations: [usize; 2],
     /// The number of groups that the channels are cut into.
     pub groups: usize,
@@ -23,12 +23,12 @@ impl Default for ConvSpec {
     }
 }
 
-/// How a two-dimensional transposed convolution walks over the result.
+/// The geometry of a two-dimensional transposed convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvTransposeSpec {
     /// Steps along height and width.
     pub strides: [usize; 2],
-    /// Rows and columns cut off at the top, left, bottom and right.
+    /// Rows and columns removed at the top, left, bottom and right.
     pub pads: [usize; 4],
     /// Rows and columns added at the bottom and right; below the stride.
     pub output_padding: [usize; 2],
@@ -62,7 +62,7 @@ impl GraphBuilder {
                 Op::MatMul,
                 left,
                 right,
-                "columns on the left meet rows on the right",
+                "the left matrix has as many columns as the right one has rows",
             ));
         }
         let (batch_a, batch_b) = (Shape(batch_a.to_vec()), Shape(batch_b.to_vec()));

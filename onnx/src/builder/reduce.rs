@@ -4,7 +4,7 @@ use super::{GraphBuilder, Op, Value, int, ints};
 use crate::error::Result;
 use crate::types::{Dim, ElementType, Shape};
 
-/// What a reduction computes of the elements along its axes.
+/// The kind of a reduction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
     /// The largest.

@@ -6,12 +6,12 @@ use crate::error::{Error, Result};
 use crate::proto::{AttributeProto, AttributeType};
 use crate::types::{Dim, Shape};
 
-/// What a Scan writes.
+/// The outputs of a Scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanOutputs {
     /// The states after the last step.
     pub states: Vec<Value>,
-    /// What every step wrote, one after the other along a new first axis.
+    /// The other outputs of all steps, stacked along a new first axis.
     pub stacked: Vec<Value>,
 }
 
@@ -19,8 +19,9 @@ impl GraphBuilder {
     /// Runs `body` once for each index of the scanned values' first axis.
     ///
     /// The body's inputs are first the states, then one slice of each scanned value (without its first axis).
-    /// Its outputs are first the states for the next step, then whatever is to be stacked. It sees nothing of
-    /// the outer graph: weights belong into the body, which also keeps ONNX Runtime's layout optimisation.
+    /// Its outputs are first the states for the next step, then the values to be stacked. It cannot use
+    /// values of the outer graph: weights belong into the body, where ONNX Runtime can still optimise their
+    /// layout.
     ///
     /// # Errors
     /// [`Error::Shape`] when a state or slice does not have the type and shape that the body declares, a step

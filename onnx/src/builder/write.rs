@@ -1,4 +1,4 @@
-//! The finished graph as ONNX messages.
+//! Writes a finished graph as ONNX messages.
 
 use super::{GraphBuilder, Value, ValueData};
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! What a file holds, for a reader.
+//! A summary of a file.
 
 use super::{Model, each_graph, is_external, weights};
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ pub struct Port {
     pub name: String,
     /// Its element type.
     pub element: ElementType,
-    /// Its shape; `None` when the file leaves even the rank open.
+    /// Its shape; `None` when the file does not even fix the rank.
     pub shape: Option<Shape>,
 }
 
@@ -36,11 +36,11 @@ pub struct WeightInfo {
     pub element: ElementType,
     /// Its lengths, outermost first.
     pub shape: Vec<usize>,
-    /// Whether its elements lie in another file.
+    /// Whether its elements are in another file.
     pub external: bool,
 }
 
-/// What a file holds. Nodes and weights are counted in sub-graphs too.
+/// A summary of a file. Nodes and weights in sub-graphs are counted too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// The graph's name.
@@ -57,7 +57,7 @@ pub struct Summary {
     pub outputs: Vec<Port>,
     /// The weights in the file's order.
     pub weights: Vec<WeightInfo>,
-    /// The number of the weights' elements, integers not counted.
+    /// The number of elements of the weights, without integers.
     pub parameters: usize,
     /// How many nodes there are of each operator.
     pub operators: BTreeMap<String, usize>,

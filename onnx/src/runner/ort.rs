@@ -1,4 +1,4 @@
-//! Runs models in ONNX Runtime, a library that is looked for and loaded when the first model is.
+//! Runs models in ONNX Runtime, a library that is found and loaded with the first model.
 
 mod bound;
 mod cuda;
@@ -23,14 +23,14 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How ONNX Runtime is to be found and used.
+/// How to find and use ONNX Runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrtOptions {
-    /// The library (or the folder that holds it); when given, no other is tried. Otherwise, in this order:
+    /// The library, or the folder that holds it; if it is given, no other is tried. Otherwise, in this order:
     /// `ORT_DYLIB_PATH`, a `lib` folder beside the executable, the active Python environment's `onnxruntime`
     /// package, the system's loader.
     pub library: Option<PathBuf>,
-    /// Threads within an operator on the processor; `None` leaves it to the runtime.
+    /// Threads within an operator on the CPU; `None` leaves the choice to the runtime.
     pub threads: Option<usize>,
     /// The device. One that cannot be used is an error, never replaced by another.
     pub device: Device,
@@ -45,7 +45,7 @@ pub struct OrtOptions {
 
 /// A model loaded in ONNX Runtime.
 pub struct OrtRunner {
-    // What lies on the device goes before the session that owns the device.
+    // Buffers on the device are dropped before the session that owns the device.
     buffers: Option<Buffers>,
     graphs: u32,
     session: Session,
@@ -55,8 +55,8 @@ pub struct OrtRunner {
     outputs: Vec<Port>,
 }
 
-/// The minor version from which on the binding can copy to a device: it asks for an optimisation level that
-/// older ones refuse.
+/// The first minor version with which the binding can copy to a device: it uses an optimisation level that
+/// older versions refuse.
 const COPIES_FROM: u32 = 23;
 
 /// The process's one runtime: ONNX Runtime allows no second environment.
@@ -72,17 +72,13 @@ impl OrtRunner {
     /// Finds ONNX Runtime and loads a model.
     ///
     /// # Errors
-    /// [`Error::RuntimeMissing`] when no library serves, [`Error::Device`] when the device cannot be used,
-    /// [`Error::OutOfMemory`], [`Error::Run`] when the runtime refuses the model, [`Error::Invalid`] when its
-    /// weights lie in another file, the options contradict each other, or another library is loaded already.
+    /// [`Error::RuntimeMissing`] when there is no usable library, [`Error::Device`] when the device cannot be
+    /// used, [`Error::OutOfMemory`], [`Error::Run`] when the runtime refuses the model, [`Error::Invalid`]
+    /// when its weights are in another file, the options contradict each other, or another library is loaded
+    /// already.
     pub fn load(model: &Model, options: &OrtOptions) -> Result<Self> {
         if options.device == Device::Cpu && options.cuda_graph {
-            return Err(Error::invalid(
-                "cuda_graph",
-                "a CUDA device",
-                "cpu",
-                "leave it off on the processor",
-            ));
+            return Err(Error::invalid("cuda_graph", "a CUDA device", "cpu", "leave it off on the CPU"));
         }
         let summary = model.summary()?;
         let bytes = model.runnable_bytes()?;
@@ -181,7 +177,7 @@ impl Runner for OrtRunner {
                     buffers.insert(kept)
                 }
                 None => {
-                    // Graphs are told apart by number, from 1 on; a loop captures two.
+                    // Graphs are numbered from 1; a loop captures two.
                     let graph = cuda_graph.then_some(2 * *graphs + 1);
                     *graphs += 1;
                     buffers.insert(Buffers::new(session, device, graph, spec).map_err(refuse)?)
@@ -198,7 +194,7 @@ fn environment(explicit: Option<&Path>) -> Result<(Environment, PathBuf, String)
     if slot.is_none() {
         let search = Search::from_environment(explicit);
         let (builder, library) = search.find(|path| {
-            // A library that is not ONNX Runtime may break an assumption of the binding's.
+            // A library that is not ONNX Runtime may violate an assumption of the binding.
             guarded(Backend::OnnxRuntime, "load", || {
                 ::ort::init_from(path).map_err(|error| Error::Run {
                     backend: Backend::OnnxRuntime.name(),
@@ -211,7 +207,7 @@ fn environment(explicit: Option<&Path>) -> Result<(Environment, PathBuf, String)
                 other => other.to_string(),
             })
         })?;
-        // The library's own messages come back as errors; nothing is to be printed on the side.
+        // The library's messages are returned as errors, so it must not print them as well.
         let environment = builder
             .with_name("performer-ddpm-onnx")
             .with_telemetry(false)
@@ -270,7 +266,7 @@ fn open(
     builder.commit_from_memory(bytes)
 }
 
-/// A host tensor lent to the runtime, not copied.
+/// A host tensor borrowed by the runtime, not copied.
 fn borrowed(tensor: &Tensor) -> ::ort::Result<SessionInputValue<'_>> {
     Ok(match tensor {
         Tensor::F32 { shape, data } => {

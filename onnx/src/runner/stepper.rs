@@ -4,7 +4,7 @@ use super::{Port, Runner};
 use crate::error::{Error, Result};
 use crate::types::Tensor;
 
-/// What a [`StepLoop`] starts from.
+/// The ports and first values of a [`StepLoop`].
 #[derive(Clone, Debug)]
 pub struct LoopSpec<'a> {
     /// The input that receives the state.
@@ -19,13 +19,13 @@ pub struct LoopSpec<'a> {
 
 /// A loop whose state goes from an output back to an input.
 pub trait StepLoop {
-    /// Replaces the value of an input other than the state by one of the same shape, for the steps to come.
+    /// Replaces the value of an input other than the state by one of the same shape, for all later steps.
     ///
     /// # Errors
     /// [`Error::Invalid`] when there is no such input, [`Error::Shape`] when the shape changes.
     fn set(&mut self, input: &str, value: &Tensor) -> Result<()>;
 
-    /// Runs the model once; what it wrote is the state of the next step.
+    /// Runs the model once; its output is the state of the next step.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] and [`Error::Run`] from the runtime.

@@ -14,7 +14,7 @@ use tract_onnx::prelude::{
     TractResult, TypedRunnableModel,
 };
 
-/// A model loaded in tract. It runs on the processor, on one thread.
+/// A model loaded in tract. It runs on the CPU, on one thread.
 pub struct TractRunner {
     plan: Arc<TypedRunnableModel>,
     description: Description,
@@ -26,8 +26,8 @@ impl TractRunner {
     /// Loads and optimises a model; symbols stay open, so that one load serves every batch size.
     ///
     /// # Errors
-    /// [`Error::Run`] when tract does not take the model, [`Error::Invalid`] when its weights lie in another
-    /// file.
+    /// [`Error::Run`] when tract does not accept the model, [`Error::Invalid`] when its weights are in
+    /// another file.
     pub fn load(model: &Model) -> Result<Self> {
         let summary = model.summary()?;
         let bytes = model.runnable_bytes()?;
@@ -50,7 +50,7 @@ impl TractRunner {
     }
 }
 
-/// The series that `Cargo.toml` asks for; tract does not tell its own version.
+/// The series that `Cargo.toml` requires; tract does not report its own version.
 const VERSION: &str = "0.23";
 
 impl Runner for TractRunner {
@@ -89,7 +89,7 @@ impl Runner for TractRunner {
 }
 
 impl TractRunner {
-    /// What the model's symbols stand for in this run.
+    /// The values of the model's symbols in this run.
     fn symbols(&self, tensors: &[&Tensor]) -> SymbolValues {
         let mut values = SymbolValues::default();
         for (port, tensor) in self.inputs.iter().zip(tensors) {
@@ -135,7 +135,7 @@ fn from_tract(port: &Port, value: &TValue, symbols: &SymbolValues) -> Result<Ten
     }
 }
 
-/// Lengths that the graph computes come out as expressions in the symbols, everything else as numbers.
+/// Lengths that the graph computes are expressions in the symbols, everything else is numbers.
 fn integers(value: &TValue, symbols: &SymbolValues) -> TractResult<Vec<i64>> {
     if value.datum_type() == TDim::datum_type() {
         let lengths = value.to_plain_array_view::<TDim>()?;

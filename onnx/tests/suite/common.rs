@@ -1,52 +1,11 @@
-//! What the integration tests share: every runtime at hand, a time limit, comparison with a stated tolerance.
+//! What the integration tests share: every available runtime, and comparison with a stated tolerance.
 
+use crate::peers::{in_time, skipped, told};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, Value};
 use performer_ddpm_onnx::runner::{Runner, TRACT_BUILT_IN, load_tract};
 use performer_ddpm_onnx::{Error, Model, Result, Tensor};
-use std::collections::BTreeSet;
-use std::fmt::Display;
-use std::sync::{Mutex, mpsc};
-use std::time::Duration;
 
-/// Loading and running a test graph takes milliseconds; a runtime that hangs must fail the test, not stall
-/// it.
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// The result of `work`, which has to come within the limit.
-pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (send, receive) = mpsc::channel();
-    let worker = std::thread::spawn(move || {
-        // The receiver is gone only when the limit has passed.
-        let _ = send.send(work());
-    });
-    match receive.recv_timeout(LIMIT) {
-        Ok(value) => value,
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("not done within {LIMIT:?}"),
-        Err(mpsc::RecvTimeoutError::Disconnected) => match worker.join() {
-            Err(panic) => std::panic::resume_unwind(panic),
-            Ok(()) => unreachable!("a worker that ends without a panic has sent its value"),
-        },
-    }
-}
-
-/// Says, once, what is not compared for want of a peer; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1` asks for
-/// every peer.
-pub fn skipped(what: impl Display) {
-    let what = what.to_string();
-    let required = std::env::var_os("PERFORMER_DDPM_REQUIRE_PEERS").is_some_and(|value| value == "1");
-    assert!(!required, "PERFORMER_DDPM_REQUIRE_PEERS=1, but {what}");
-    told(format!("skipped, here and below: {what}"));
-}
-
-/// Says it once.
-fn told(what: String) {
-    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if TOLD.lock().expect("no thread panicked").insert(what.clone()) {
-        println!("{what}");
-    }
-}
-
-/// The model in every runtime at hand.
+/// The model in every available runtime.
 pub fn load_all(model: &Model) -> Vec<Box<dyn Runner>> {
     let mut runners: Vec<Box<dyn Runner>> = Vec::new();
     if TRACT_BUILT_IN {
@@ -83,7 +42,7 @@ pub fn model(name: &str, build: impl FnOnce(&mut GraphBuilder) -> Result<Vec<Val
     g.into_model(ModelInfo::default()).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Runs the model in every runtime at hand and compares each output with what plain arithmetic gives.
+/// Runs the model in every available runtime and compares each output with what plain arithmetic gives.
 pub fn check(model: Model, inputs: &[(&str, Tensor)], want: Vec<Tensor>, tolerance: f32) {
     let inputs: Vec<(String, Tensor)> =
         inputs.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect();

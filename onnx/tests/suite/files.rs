@@ -1,6 +1,7 @@
-//! Files: what is written can be read, by this crate and by others; what is broken is refused.
+//! Files: what is written can be read by this crate and by others, and broken files are refused.
 
 use crate::common;
+use crate::peers::python;
 use performer_ddpm_onnx::builder::{
     Binary, ConvSpec, GraphBuilder, IR_VERSION, ModelInfo, OPSET, Reduction, ReshapeDim, Unary,
 };
@@ -142,7 +143,7 @@ fn repeated_integers_are_written_unpacked_and_read_in_both_forms() {
     let tensor = TensorProto { dims: vec![2, 3], ..TensorProto::default() };
     assert_eq!(tensor.encode_to_vec(), [0x08, 0x02, 0x08, 0x03]);
     assert_eq!(TensorProto::decode(&[0x0a, 0x02, 0x02, 0x03][..]).expect("packed").dims, tensor.dims);
-    // A tensor's typed data is the other way round.
+    // For a tensor's typed data it is the other way round.
     let floats = TensorProto { float_data: vec![1.0], ..TensorProto::default() };
     assert_eq!(floats.encode_to_vec(), [0x22, 0x04, 0x00, 0x00, 0x80, 0x3f]);
 }
@@ -247,18 +248,6 @@ fn open_dimensions_of_foreign_files_stay_open() {
     ];
     let summary = Model::from_proto("open.onnx", proto).and_then(|model| model.summary());
     assert_eq!(summary.expect("a summary").inputs[0].to_string(), "x f32 [?, ?, ?]");
-}
-
-/// A Python interpreter that has these packages, or `None` with the reason printed. `ONNX_PYTHON` names one
-/// where the default one does not serve.
-fn python(packages: &str) -> Option<String> {
-    let python = std::env::var("ONNX_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let found = Command::new(&python).args(["-c", &format!("import {packages}")]).output();
-    if found.is_ok_and(|output| output.status.success()) {
-        return Some(python);
-    }
-    common::skipped(format!("{python} cannot import {packages} (pip install them, or set ONNX_PYTHON)"));
-    None
 }
 
 /// What a Python script prints when it is given the sample's path.

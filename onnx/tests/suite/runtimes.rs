@@ -1,6 +1,7 @@
-//! The runners' own behaviour: inputs checked, loops, devices, libraries that are missing.
+//! The runners' own behaviour: checks of inputs, loops, devices, missing libraries.
 
-use crate::common::{self, f32s, floats, i64s, in_time, load_all, model, random};
+use crate::common::{self, f32s, floats, i64s, load_all, model, random};
+use crate::peers::{self, in_time};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, ReshapeDim};
 use performer_ddpm_onnx::runner::{Device, LoopSpec, TRACT_BUILT_IN, load_tract};
 use performer_ddpm_onnx::{Dim, ElementType, Error, Model, Result, Tensor};
@@ -67,8 +68,8 @@ fn a_loop_feeds_its_output_back() {
             assert_eq!(steps.state().expect("the first state"), x, "{who}");
             let mut want: Vec<f64> = floats(&x).iter().map(|&x| f64::from(x)).collect();
             for k in 0..5 {
-                // Values change between steps, at an even and at an odd one: both of a bound loop's turns
-                // must see them.
+                // Values change between steps, at an even and at an odd one: both buffers of a bound loop
+                // must get them.
                 if k == 2 {
                     steps.set("a", &second).expect("a has its shape");
                 }
@@ -182,7 +183,7 @@ mod onnx_runtime {
     use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
     use std::process::Command;
 
-    /// Set for the child process of a test, which then does the work that its parent judges.
+    /// Set for the child process of a test, which does the work that its parent checks.
     const CHILD: &str = "PERFORMER_DDPM_ONNX_TEST_CHILD";
 
     /// Runs this test again in a process of its own, where no runtime has been loaded yet; returns what it
@@ -293,7 +294,7 @@ mod onnx_runtime {
         let options = OrtOptions { placement: true, ..OrtOptions::default() };
         let runner = match OrtRunner::load(&model, &options) {
             Ok(runner) => runner,
-            Err(error @ Error::RuntimeMissing { .. }) => return common::skipped(error),
+            Err(error @ Error::RuntimeMissing { .. }) => return peers::skipped(error),
             Err(error) => panic!("{error}"),
         };
         let about = runner.describe();

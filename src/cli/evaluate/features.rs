@@ -1,4 +1,4 @@
-//! Samples against images under a features network: arguments, table, the sheet of nearest images.
+//! Samples compared with images by a features network: arguments, table, the sheet of nearest images.
 
 use super::subject::Subject;
 use super::{EvaluateArgs, Split};
@@ -15,10 +15,10 @@ use performer_ddpm::{Error, Result, SampleOptions};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// How samples are had and compared.
+/// Which samples are compared with which images.
 #[derive(Debug, Args)]
 pub struct FeatureArgs {
-    /// Compare these samples, f32 [N,C,H,W] in [-1,1] or a folder of pictures, in place of fresh ones
+    /// Compare these samples, f32 [N,C,H,W] in [-1,1] or a folder of pictures, instead of fresh ones
     #[arg(long, value_name = "FILE.npy|DIR")]
     pub samples: Option<PathBuf>,
     /// Images to compare with [default: 10000, or all if they are fewer]
@@ -38,20 +38,20 @@ impl FeatureArgs {
     }
 }
 
-/// The comparison and what it was made of.
+/// The comparison, with what was compared.
 #[derive(Serialize)]
 pub struct Figures {
-    /// The features network, and what ran it.
+    /// The features network and its runtime.
     network: String,
     runtime: String,
-    /// The images' part of the data.
+    /// The part of the data that the images are from.
     split: &'static str,
     /// The samples: fresh ones or a path.
     source: String,
     #[serde(flatten)]
     comparison: Comparison,
-    /// Held-out images in the samples' place, as many as there are of both: what no model can be expected to
-    /// beat.
+    /// Held-out images instead of samples, as many as there are of both: no model can be expected to do
+    /// better.
     #[serde(skip_serializing_if = "Option::is_none")]
     held_out: Option<Comparison>,
     /// What could not be compared, and why.
@@ -63,20 +63,20 @@ pub struct Figures {
 /// Root mean squared differences to the nearest training image, pixels in [0, 255].
 #[derive(Serialize)]
 struct NearestFigures {
-    /// Samples that were looked at.
+    /// The number of samples.
     samples: usize,
     smallest: f64,
     median: f64,
-    /// The median of as many held-out images: copying would be nearer than that.
+    /// The median of as many held-out images: copies would be nearer.
     #[serde(skip_serializing_if = "Option::is_none")]
     held_out_median: Option<f64>,
 }
 
-/// Samples where neither -n nor --samples is given and the features need no more.
+/// Samples where neither -n nor --samples is given, unless the features need more.
 const SAMPLES: usize = 2000;
 /// Images to compare with where --images is not given.
 const IMAGES: usize = 10_000;
-/// Samples whose nearest training image is looked for and shown, and how many to a row.
+/// Samples whose nearest training images are searched and shown.
 const SHEET: usize = 64;
 const COLUMNS: usize = 16;
 
@@ -97,8 +97,8 @@ pub fn run(
     }
     let split = if std::ptr::eq(dataset, &subject.data.train) { "train" } else { "test" };
     let count = args.network.images.map_or(IMAGES, |n| n as usize);
-    // One image tells how many features there are, and so whether there are enough of both, before hours of
-    // sampling.
+    // One image shows the number of features, and so whether there are enough images and samples, before
+    // hours of sampling.
     let dimensions = extractor.features_of(dataset, &[0], &mut |_| {})?.ncols();
     let usual = SAMPLES.max(fewest(dimensions));
     let wanted = given.as_ref().map_or(args.n.map_or(usual, |n| n as usize), |x| x.len_of(Axis(0)));
@@ -154,16 +154,16 @@ fn features_of(
     })
 }
 
-/// Refuses too few images or samples before the others are made.
+/// Refuses too few images or samples before the others are computed.
 fn enough(features: usize, got: usize, what: &str) -> Result<()> {
     let least = fewest(features);
     if got >= least {
         return Ok(());
     }
     let why = if least > features + 1 {
-        "the kernel distance's error comes from subsets"
+        "the error of the kernel distance is computed from subsets"
     } else {
-        "the covariance of fewer has not its full rank"
+        "the covariance of fewer does not have full rank"
     };
     let help = "take more, or a network with fewer features";
     Err(Error::invalid(
@@ -199,7 +199,7 @@ fn given_samples(args: &EvaluateArgs, path: &Path) -> Result<Array4<f32>> {
                 path.display().to_string(),
                 format!("{n} samples (-n)"),
                 got.to_string(),
-                "leave -n out to take all of them",
+                "leave out -n to use all of them",
             ));
         }
         samples = samples.slice_move(s![..n, .., .., ..]);
@@ -238,7 +238,7 @@ fn fresh_samples(
     Ok(images.permuted_axes([0, 3, 1, 2]))
 }
 
-/// The nearest training images of the first samples and, beside them, of held-out images.
+/// The nearest training images of the first samples and, for comparison, of held-out images.
 fn neighbours(
     args: &EvaluateArgs,
     samples: &Array4<f32>,
@@ -267,7 +267,7 @@ fn neighbours(
     Ok(NearestFigures { samples: found.len(), smallest, median: median(distances), held_out_median })
 }
 
-/// The middle value; the upper one of two.
+/// The middle value, or the upper one of the two in the middle.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
@@ -298,7 +298,8 @@ impl Figures {
         let held_out =
             near.held_out_median.map_or_else(String::new, |m| format!(", of held-out images {m:.2}"));
         println!(
-            "nearest training image of {} samples, RMSE of pixels in 0..255: smallest {:.2}, median {:.2}{held_out}",
+            "nearest training image of {} samples, RMSE of pixels in 0..255: smallest {:.2}, median \
+             {:.2}{held_out}",
             near.samples, near.smallest, near.median
         );
     }

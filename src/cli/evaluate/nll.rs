@@ -19,10 +19,10 @@ pub struct NllArgs {
     /// Evaluate the bound at all T timesteps
     #[arg(long, conflicts_with = "strata")]
     full: bool,
-    /// Evaluate it at one timestep, drawn anew for each image, of each of so many strata [default: 32]
+    /// Evaluate it at one timestep of each of K strata, drawn anew for each image [default: 32]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     strata: Option<u32>,
-    /// Evaluate each image with so many draws of noise and timesteps [default: 1]
+    /// Evaluate each image with N draws of noise and timesteps [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     draws: Option<u32>,
 }
@@ -39,9 +39,9 @@ impl NllArgs {
 /// The bound and what it was evaluated on.
 #[derive(Serialize)]
 pub struct Figures {
-    /// The images' part of the data.
+    /// The part of the data that the images are from.
     split: &'static str,
-    /// The variance that the model's configuration chooses.
+    /// The variance of the model's configuration.
     variance: VarianceKind,
     #[serde(flatten)]
     likelihood: Likelihood,
@@ -131,12 +131,12 @@ impl Figures {
         Ok(())
     }
 
-    /// The table; of the terms only the sums if `quiet`.
+    /// Prints the table; without the single terms if `quiet`.
     pub fn print(&self, quiet: bool) {
         let Likelihood { images, draws, timesteps, evaluated, .. } = &self.likelihood;
         println!(
-            "bound in bits/dim on {images} {} images, {evaluated} of {timesteps} timesteps an image, {draws} draw(s), \
-             x_0 {}; mean and standard error",
+            "bound in bits/dim on {images} {} images, {evaluated} of {timesteps} timesteps an image, {draws} \
+             draw(s), x_0 {}; mean and standard error",
             self.split,
             if self.likelihood.clip_x0 { "clipped" } else { "not clipped" },
         );

@@ -1,4 +1,4 @@
-//! What is evaluated, and on which images.
+//! The model that is evaluated, and the images.
 
 use super::EvaluateArgs;
 use crate::cli::model_path;
@@ -24,12 +24,12 @@ impl Subject {
     }
 }
 
-/// Loads what the arguments name. Given samples need no model.
+/// Loads what the arguments name. With given samples no model is needed.
 pub fn open(args: &EvaluateArgs, progress: &Progress) -> Result<Subject> {
     let needs_model = args.wants_nll() || args.network.samples.is_none();
     let path = match (needs_model, &args.model) {
         (false, Some(path)) => {
-            let help = "leave one of them out";
+            let help = "leave out one of them";
             return Err(Error::invalid(
                 "MODEL",
                 "none beside --samples without --nll",
@@ -66,7 +66,8 @@ fn load_model(args: &EvaluateArgs, path: PathBuf, progress: &Progress) -> Result
             path.display().to_string(),
             "a model folder or a run folder",
             "an .onnx file",
-            "sample from it with `performer-ddpm sample FILE.onnx --npy samples.npy` and give --samples samples.npy",
+            "sample from it with `performer-ddpm sample FILE.onnx --npy samples.npy` and give --samples \
+             samples.npy",
         ));
     }
     let (threads, kernels) = (Some(args.compute.threads()), args.compute.kernels());

@@ -1,4 +1,4 @@
-//! What an ONNX file holds, written by this program or by another.
+//! `info` of an ONNX file, written by this program or by another.
 
 use crate::cli::print_json;
 use performer_ddpm::Result;
@@ -34,7 +34,7 @@ pub fn is_one(path: &Path) -> bool {
 pub fn run(path: &Path, as_json: bool, quiet: bool) -> Result<ExitCode> {
     let model = Model::read(path)?;
     let summary = model.summary()?;
-    // What is damaged is refused rather than shown.
+    // Damaged metadata is refused, not shown.
     let ours = Metadata::read(&model)?;
     let info = Info::new(path, summary);
     if as_json {
@@ -80,7 +80,7 @@ impl Info {
     }
 }
 
-/// The properties, long ones cut.
+/// Prints the properties, long ones cut short.
 fn print_metadata(metadata: &BTreeMap<String, String>) {
     const SHOWN: usize = 100;
     for (key, value) in metadata {

@@ -1,4 +1,4 @@
-//! What was asked for, what the model says and what the graph fixes, put together.
+//! Combines the arguments, the model's settings and what a graph fixes.
 
 use super::SampleArgs;
 use crate::cli::reverse::{ClipName, SamplerName, SpacingName};
@@ -9,12 +9,12 @@ use performer_ddpm::export::SamplerSummary;
 use performer_ddpm::sample::{ClipX0, Diffusion, Spacing};
 use performer_ddpm::{Error, Result, SampleOptions};
 
-/// The options of a model whose graph leaves the sampler open.
+/// The options for a model whose graph does not fix the sampler.
 pub fn of_arguments(args: &SampleArgs, diffusion: &Diffusion) -> Result<SampleOptions> {
     Ok(common(args, args.reverse.choose(diffusion)?))
 }
 
-/// The options that a sampler graph fixes; refuses arguments that say otherwise.
+/// The options that a sampler graph fixes; refuses arguments that contradict them.
 pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary) -> Result<SampleOptions> {
     let SamplerSummary { process, spacing, .. } = *summary;
     let steps = summary.timesteps.len();

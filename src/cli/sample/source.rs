@@ -1,4 +1,4 @@
-//! What samples: the engine, or a graph in a runtime.
+//! The denoiser that samples: the engine, or a graph in a runtime.
 
 use super::{BackendName, LoopName, SampleArgs, ScheduleName, options};
 use crate::cli::progress::Progress;
@@ -23,7 +23,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Who samples, where and how, and a runtime's placement of its nodes.
+    /// The runtime, the device and the loop, and where the runtime placed its nodes.
     pub fn explain(&self) -> Vec<String> {
         let description = self.pipeline.describe();
         let mut lines = vec![description.to_string()];
@@ -125,7 +125,7 @@ fn diffusion(args: &SampleArgs, file_says_it: bool) -> Option<DiffusionConfig> {
     Some(config)
 }
 
-/// The most steps of a sampler graph's run, all of whose noise is in memory at once.
+/// The largest number of steps in one run of a sampler graph: their noise is in memory at once.
 const MOST_PER_RUN: usize = 100;
 
 fn runtime(args: &SampleArgs, backend: BackendName) -> Result<Runtime> {

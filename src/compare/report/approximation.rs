@@ -17,10 +17,10 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     let sizes = &findings.plan.approximation;
     let mut html = format!("<h2>{TITLE}</h2>\n");
     html += &paragraph(&format!(
-        "{} queries and keys of d = {} with independent normal entries. The kernel's relative error and attention's relative error, \
-         root mean squares over {} draws of the projections. In theory both fall as m to the power of -1/2, and orthogonal \
-         projections have the smaller error. Long queries and keys are where FAVOR+ becomes noise: the variance grows with the \
-         exponential of |x + y|\u{b2}.",
+        "{} queries and keys of d = {} with independent normal entries. The relative errors of the kernel \
+         and of attention are root mean squares over {} draws of the projections. In theory both fall as m \
+         to the power of -1/2, and orthogonal projections have the smaller error. With long queries and keys \
+         FAVOR+ becomes noise: the variance grows with the exponential of |x + y|\u{b2}.",
         sizes.tokens, sizes.dim, sizes.draws
     ));
     html += &format!("<dl>{}</dl>\n", equations::variance());
@@ -42,8 +42,9 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     html += "</div>\n";
     html += &draft.table(&table(found));
     html += &remarks(&[
-        "A measured error of heavy-tailed estimates (large exponents) is mostly below its theoretical value: the rare draws that \
-         carry the variance are seldom among those drawn. Trigonometric features have the largest error where the kernel is small."
+        "The measured error of heavy-tailed estimates (large exponents) is mostly below its theoretical \
+         value, because most of the variance comes from rare draws. Trigonometric features have the largest \
+         error where the kernel is small."
             .to_owned(),
     ]);
     draft.data(&points_table(found));
@@ -131,7 +132,9 @@ fn table(found: &Approximation) -> Table {
     });
     Table {
         name: "approximation-slopes",
-        caption: "Exponents of m, -0.5 in theory, fitted to the larger half of the m; and the errors at the largest m".into(),
+        caption: "Exponents of m, -0.5 in theory, fitted to the larger half of the m; and the errors at the \
+              largest m"
+            .into(),
         columns: vec![
             "features",
             "projections",

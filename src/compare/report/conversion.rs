@@ -23,8 +23,11 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     let sizes = &findings.plan.conversion;
     let mut html = format!("<h2>{TITLE}</h2>\n");
     html += &paragraph(&format!(
-        "The softmax run's weights ({} steps, held-out loss {:.5}, {:.3} \u{b1} {:.3} bits/dim on {} images) with FAVOR+ in the place of softmax, nothing trained. Losses are means over {} \
-         draws of the projections, whose spread their errors hold; bits and samples are of the first draw. Then the same weights trained on for {} of the run's steps, beside softmax trained on as long.",
+        "The weights of the softmax run ({} steps, held-out loss {:.5}, {:.3} \u{b1} {:.3} bits/dim on {} \
+         images) run with FAVOR+ instead of softmax, without training. Losses are means over {} draws of the \
+         projections, and their errors include the spread of the draws; bits and samples are of the first \
+         draw. Then the same weights after further training for {} of the run's steps, and softmax after the \
+         same training.",
         found.softmax_steps,
         found.softmax_loss.mean,
         found.softmax_bits_per_dim.mean,
@@ -36,18 +39,20 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     html += "<div class=\"figures\">\n";
     html += &draft.chart(
         "conversion-loss",
-        "How much the held-out loss is above softmax's own, on the same t and noise.",
+        "How much higher the held-out loss is than softmax's own, with the same t and noise.",
         loss_chart(found),
     )?;
     html += &draft.chart(
         "conversion-samples",
-        "How far the samples are from softmax's, from the same noise: root mean square, images spanning -1 to 1.",
+        "The difference of samples from softmax's, from the same noise: root mean square, images spanning -1 \
+         to 1.",
         sample_chart(found),
     )?;
     html += "</div>\n";
     let rows: Vec<String> = found.grid_rows.iter().map(|m| format!("m = {m}")).collect();
     let caption = format!(
-        "Samples from the same noise: softmax in the first row, then positive features in place, {}",
+        "Samples from the same noise: softmax in the first row, then the same weights with positive \
+         features, {}",
         rows.join(", ")
     );
     html += &draft.picture(GRID, &caption);
@@ -145,7 +150,7 @@ fn in_place_table(found: &Conversion) -> Table {
     });
     Table {
         name: "conversion",
-        caption: "In place of softmax, nothing trained".into(),
+        caption: "Softmax weights run with FAVOR+, without training".into(),
         columns: ["attention", "m"].into_iter().chain(MEASURED).collect(),
         rows: rows.collect(),
     }
@@ -160,7 +165,7 @@ fn tuned_table(found: &Conversion) -> Table {
     });
     Table {
         name: "fine-tuning",
-        caption: "The same weights trained on".into(),
+        caption: "The same weights after further training".into(),
         columns: ["attention", "m", "further steps"].into_iter().chain(MEASURED).collect(),
         rows: rows.collect(),
     }

@@ -16,9 +16,9 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     let sizes = &findings.plan.cost;
     let mut html = format!("<h2>{TITLE}</h2>\n");
     html += &paragraph(&format!(
-        "{} heads of d = {}, one sample, one thread. By counting operations FAVOR+ takes fewer than softmax from L = 2m on where its \
-         features have one function, and from L = 3m on where they have two; what is measured also holds the exponentials, which \
-         both need.",
+        "{} heads of d = {}, one sample, one thread. FAVOR+ takes fewer operations than softmax from L = 2m \
+         on where its features have one function, and from L = 3m on where they have two. The measured times \
+         include the exponentials, which both need.",
         sizes.heads, sizes.dim
     ));
     html += &format!("<dl>{}{}{}</dl>\n", equations::softmax(), equations::favor(), equations::break_even());
@@ -36,7 +36,8 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     html += &draft.chart("cost-memory", MEMORY, memory_chart(draft))?;
     html += &draft.chart(
         "cost-break-even",
-        "From which L FAVOR+ is faster, measured, beside the count of operations. A kind that is faster, or slower, at every L measured has no point.",
+        "The L from which FAVOR+ is faster, measured and by the count of operations. A kind that is faster, \
+         or slower, at every measured L has no point.",
         break_even_chart(cost),
     )?;
     html += "</div>\n";
@@ -46,8 +47,9 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     Ok(html)
 }
 
-const MEMORY: &str = "What the layer keeps for its backward pass, and its scratch, beyond q, k, v, the output and their gradients. \
-                      Neither kind stores an L x L matrix here; the dashed line is what one would take.";
+const MEMORY: &str = "What the layer saves for its backward pass, and its workspace, beyond q, k, v, the \
+                      output and their gradients. Neither kind stores an L x L matrix here; the dashed line \
+                      is what one would take.";
 
 /// A kind's name in charts and tables.
 fn name(variant: AttentionKind, features: Option<usize>) -> String {
@@ -177,7 +179,7 @@ fn break_even_table(cost: &Cost) -> Table {
     });
     Table {
         name: "break-even",
-        caption: "From which L FAVOR+ is faster than softmax".into(),
+        caption: "The L from which FAVOR+ is faster than softmax".into(),
         columns: vec!["attention", "L counted", "L, forward and backward", "L, forward"],
         rows: rows.collect(),
     }

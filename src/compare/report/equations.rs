@@ -1,4 +1,4 @@
-//! The equations that the report speaks of, in MathML.
+//! The equations of the report, in MathML.
 
 fn i(name: &str) -> String {
     format!("<mi>{name}</mi>")
@@ -40,7 +40,7 @@ fn bar(of: String) -> String {
     format!("<mover accent=\"true\">{of}<mo>\u{af}</mo></mover>")
 }
 
-/// Parentheses of a line's height.
+/// Parentheses of the line's height.
 fn parens(of: &[String]) -> String {
     let bracket = |text: &str| format!("<mo stretchy=\"false\">{text}</mo>");
     row(&[bracket("("), row(of), bracket(")")])

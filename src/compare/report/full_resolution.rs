@@ -22,8 +22,9 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     let m = findings.plan.config.unet.favor.features;
     let mut html = format!("<h2>{TITLE}</h2>\n");
     html += &paragraph(&format!(
-        "The same images enlarged to {h}x{w}, and the same network attending at all {} pixels and at the lower resolutions where it did \
-         before, each for {}; FAVOR+ with m = {m}. Softmax's work grows with the square of the number of pixels, FAVOR+'s with the number.",
+        "The same images enlarged to {h}x{w}, and the same network with attention at all {} pixels as well \
+         as at the lower resolutions, each trained for {}; FAVOR+ with m = {m}. The work of softmax grows \
+         with the square of the number of pixels, that of FAVOR+ with the number.",
         h * w,
         findings.plan.full_resolution.budget.describe(),
     ));
@@ -50,16 +51,12 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     let trainings: Vec<(AttentionKind, &Training)> =
         runs.iter().map(|run| (run.variant, &run.training)).collect();
     html += &curves(draft, "full-resolution-loss", &trainings)?;
-    html += "<h3>Samples from the same noise</h3>\n<div class=\"figures\">\n";
-    for run in runs {
-        let steps = run.training.steps;
-        html += &draft.picture(&grid_name(run.variant), &format!("{}, after {steps} steps", run.variant));
-    }
-    html += "</div>\n";
+    let grids = runs.iter().map(|run| (run.variant, run.training.steps, grid_name(run.variant)));
+    html += &draft.samples(grids);
     Ok(html)
 }
 
-/// The steps taken in the first so many seconds.
+/// The steps taken in the first `seconds` seconds.
 fn steps_in(training: &Training, seconds: f64) -> u64 {
     training.curve.iter().rev().find(|point| point.seconds <= seconds).map_or(0, |point| point.step)
 }

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Text with the characters that HTML gives a meaning replaced.
+/// Text with the special characters of HTML escaped.
 pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -13,7 +13,7 @@ pub(super) fn figure(svg: &str, caption: &str) -> String {
     format!("<figure>{svg}<figcaption>{}</figcaption></figure>\n", escape(caption))
 }
 
-/// A picture with its caption, inside the page.
+/// A picture with its caption, embedded in the page.
 pub(super) fn picture(png: &[u8], caption: &str) -> String {
     let caption = escape(caption);
     format!(

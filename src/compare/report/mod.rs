@@ -1,4 +1,4 @@
-//! The report: a function of what was found and of the sample grids, so that it can be made anew without
+//! The report: a function of the findings and the sample grids, so that it can be written again without
 //! running anything.
 
 mod approximation;
@@ -12,6 +12,7 @@ mod runs;
 mod table;
 
 use super::store::Findings;
+use crate::config::AttentionKind;
 use crate::error::{Error, Result};
 use crate::output::{Chart, write_atomically};
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use table::Table;
 
-/// A report and what belongs beside it.
+/// A report with its plots and tables.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
     /// The page: one file, no network, no script.
@@ -31,7 +32,7 @@ pub struct Report {
     pub tables: Vec<(String, String)>,
 }
 
-/// The report on what was found in a comparison's folder; `images` are the sample grids by name, as PNG.
+/// The report of a comparison; `images` are the sample grids by name, as PNG.
 ///
 /// # Errors
 /// [`Error::Invalid`] for figures that cannot be drawn.
@@ -79,15 +80,24 @@ impl Draft<'_> {
         self.tables.push((table.name.to_owned(), table.csv()));
     }
 
-    /// The command that does more of this comparison.
+    /// The command that continues this comparison with these options.
     fn more(&self, options: &str) -> String {
         html::command(&format!("performer-ddpm compare --out {} {options}", self.folder.display()))
     }
 
-    /// The section of a part that was not done.
+    /// The section of a part that was left out.
     fn left_out(&self, title: &str, part: super::Part) -> String {
         let command = self.more(&format!("--only {}", part.name()));
         format!("<h2>{}</h2>\n<p>Left out of this comparison; {command} adds it.</p>\n", html::escape(title))
+    }
+
+    /// The section of the sample grids of runs: attention, steps and the grid's name of each.
+    fn samples(&self, runs: impl Iterator<Item = (AttentionKind, u64, String)>) -> String {
+        let picture = |(variant, steps, name): (AttentionKind, u64, String)| {
+            self.picture(&name, &format!("{variant}, after {steps} steps"))
+        };
+        let pictures: String = runs.map(picture).collect();
+        format!("<h3>Samples from the same noise</h3>\n<div class=\"figures\">\n{pictures}</div>\n")
     }
 
     /// A sample grid in the page, if it was drawn.
@@ -137,7 +147,7 @@ fn images(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(images)
 }
 
-/// Seconds for people.
+/// Seconds in words.
 fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 1e-3 => format!("{} \u{b5}s", table::significant(1e6 * s, 3)),

@@ -9,16 +9,17 @@ use crate::compare::store::Findings;
 use crate::compare::{Budget, FeatureSource, Training};
 use crate::config::{AttentionKind, Preset};
 
-/// What was compared, and what came of it in short.
+/// What was compared, and the main results.
 pub(super) fn section(findings: &Findings) -> String {
     let plan = &findings.plan;
     let data = &findings.data;
     let [h, w, c] = data.shape;
     let favor = &plan.config.unet.favor;
     let mut text = paragraph(&format!(
-        "The same network ({} preset or configuration, {} at {h}x{w} with {c} channel(s), {} training images) was trained with each \
-         attention for {}, from the same initial weights where they are shared, on the same batches with the same timesteps and noise. \
-         FAVOR+ has m = {} projections. {} threads, {} kernels.",
+        "The same network ({} preset or configuration, {} at {h}x{w} with {c} channel(s), {} training \
+         images) was trained with each attention for {}, from the same initial weights where they are \
+         shared, on the same batches with the same timesteps and noise. FAVOR+ has m = {} projections. {} \
+         threads, {} kernels.",
         plan.name,
         data.name,
         data.train,
@@ -49,8 +50,9 @@ fn summary(findings: &Findings) -> Vec<String> {
                 "FAVOR+ is better"
             };
             items.push(format!(
-                "On held-out images the loss of FAVOR+ is {:+.5} \u{b1} {:.5} beside softmax's: {verdict}. The error is of the images; \
-                 each was trained once, and what another seed of training would change is not in it.",
+                "On held-out images the loss of FAVOR+ differs from softmax's by {:+.5} \u{b1} {:.5}: \
+                 {verdict}. The error comes from the choice of images. Each network was trained once, so the \
+                 error does not include what another training seed would change.",
                 above.mean, above.standard_error
             ));
         }
@@ -81,7 +83,7 @@ pub(super) fn step_times(softmax: &Training, favor: &Training) -> Option<String>
     ))
 }
 
-/// How the figures were made, and what a short budget left out.
+/// How the figures were measured, and what a short budget left out.
 pub(super) fn how(draft: &Draft) -> String {
     let findings = draft.findings;
     let plan = &findings.plan;
@@ -92,30 +94,35 @@ pub(super) fn how(draft: &Draft) -> String {
     };
     let mut items = vec![
         format!(
-            "Times a step are medians over the run; peak memory is the largest resident size of a process of its own that only \
-             trains the network, beside what the network's plan of buffers counts. Held-out losses are of {held_out}, one t and eps each, the \
-             same for every model; differences are taken image by image."
+            "Times per step are medians over the run. Peak memory is the largest resident size of a separate \
+             process that only trains the network; the planned memory is the sum of its buffers. Held-out \
+             losses are of {held_out}, one t and eps each, the same for every model; differences are taken \
+             image by image."
         ),
         format!(
-            "The bound is evaluated on the same images at one timestep of each of {} strata; its errors hold the images', the noise's and \
-             the timesteps'.",
+            "The bound is evaluated on the same images at one timestep of each of {} strata; its errors \
+             include the choice of images, noise and timesteps.",
             measuring.timesteps
         ),
         format!(
-            "Samples are drawn by DDIM in {} steps with the moving average of the weights; images at the same place of two grids began \
-             with the same noise.",
+            "Samples are drawn by DDIM in {} steps with the moving average of the weights; images at the \
+             same place in two grids started from the same noise.",
             measuring.steps
         ),
-        "The attention layer alone is timed on one thread, forward and backward, on one sample of normal numbers.".to_owned(),
+        "The attention layer alone is timed on one thread, forward and backward, on one sample of normal \
+         numbers."
+            .to_owned(),
         format!(
-            "Errors of the random features are computed in f64 by the equations themselves, over {} draws of the projections.",
+            "Errors of the random features are computed in f64 directly from the equations, over {} draws of \
+             the projections.",
             plan.approximation.draws
         ),
     ];
     if let Budget::Minutes(_) = plan.budget {
         items.push(
-            "The minutes count training alone. The number of steps that they hold was estimated from a few steps, and a learning \
-             rate that falls linearly ends there, so that a slower variant is annealed too."
+            "The minutes count training alone. The number of steps in that time was estimated from a few \
+             steps, and a linear decay of the learning rate ends there, so that the decay is complete for \
+             slower variants too."
                 .to_owned(),
         );
     }

@@ -33,12 +33,8 @@ pub(super) fn section(draft: &mut Draft) -> Result<String> {
     html += &likelihoods(draft)?;
     html += "<h3>Samples</h3>\n";
     html += &samples(draft);
-    html += "<h3>Samples from the same noise</h3>\n<div class=\"figures\">\n";
-    for run in runs {
-        let steps = run.training.steps;
-        html += &draft.picture(&grid_name(run.variant), &format!("{}, after {steps} steps", run.variant));
-    }
-    html += "</div>\n";
+    let grids = runs.iter().map(|run| (run.variant, run.training.steps, grid_name(run.variant)));
+    html += &draft.samples(grids);
     Ok(html)
 }
 
@@ -75,7 +71,7 @@ fn cost_table(runs: &[VariantRun]) -> Table {
     }
 }
 
-/// What each run is worth.
+/// The quality of each run.
 fn quality_table(draft: &Draft) -> Table {
     let runs = &draft.findings.runs;
     let softmax =
@@ -105,9 +101,8 @@ fn quality_table(draft: &Draft) -> Table {
     };
     Table {
         name: "quality",
-        caption:
-            "What they are worth: the loss (21), the bound (17) with both reverse variances, the samples"
-                .into(),
+        caption: "Their quality: the loss (21), the bound (17) with both reverse variances, the samples"
+            .into(),
         columns: vec![
             "attention",
             "training loss, last tenth",
@@ -126,7 +121,8 @@ fn bits(quality: Option<&Quality>, variance: VarianceKind) -> Option<Estimate> {
     Some(quality?.likelihood.as_ref()?.of(variance).bits_per_dim)
 }
 
-/// Where the bits go, and what they buy, with the plan's reverse variance; in the page and as CSV.
+/// The terms of the bound, and the error at each rate, with the plan's reverse variance; in the page and as
+/// CSV.
 fn likelihoods(draft: &mut Draft) -> Result<String> {
     let variance = draft.findings.plan.config.diffusion.variance;
     let bounds: Vec<(AttentionKind, &Bound)> = draft
@@ -171,7 +167,7 @@ fn likelihoods(draft: &mut Draft) -> Result<String> {
     html += &draft.chart("bound-terms", "The terms of the bound: bits that one timestep costs.", terms)?;
     html += &draft.chart(
         "rate-distortion",
-        "How far the predicted image is off after so many bits (Ho et al. 2020, section 4.3).",
+        "The error of the predicted image after this many bits (Ho et al. 2020, section 4.3).",
         rates,
     )?;
     html += "</div>\n";
@@ -213,7 +209,7 @@ fn samples(draft: &mut Draft) -> String {
     let table = Table {
         name: "samples",
         caption: format!(
-            "Samples under {}, beside {} training images",
+            "Samples by {}, compared with {} training images",
             study.source.describe(),
             study.reference
         ),
@@ -231,14 +227,15 @@ fn samples(draft: &mut Draft) -> String {
     let mut html = format!("<dl>{}</dl>\n", equations::frechet()) + &draft.table(&table) + &remarks(&notes);
     if let FeatureSource::Blocks(_) = study.source {
         html += &format!(
-            "<p>Means of blocks see layout and brightness, not texture; {} compares the same samples under a network.</p>\n",
+            "<p>Means of blocks reflect layout and brightness, not texture; {} compares the same samples by a \
+             features network.</p>\n",
             draft.more("--features FILE.onnx")
         );
     }
     html
 }
 
-/// What the table alone does not tell.
+/// Notes on what the table does not show.
 fn notes(draft: &Draft) -> Vec<String> {
     let mut notes = Vec::new();
     for run in &draft.findings.runs {
@@ -291,7 +288,7 @@ pub(super) fn curves(
     let by_step = chart("step", |point| point.step as f64);
     let by_time = chart("seconds of training", |point| point.seconds);
     let mut html = "<div class=\"figures\">\n".to_owned();
-    let caption = "means over stretches of steps. A line that is not seen lies under a later one";
+    let caption = "means over stretches of steps. A line that is not visible is below a later one";
     html += &draft.chart(&format!("{name}-by-step"), &format!("Loss by step; {caption}."), by_step)?;
     html +=
         &draft.chart(&format!("{name}-by-time"), &format!("The same losses by time; {caption}."), by_time)?;

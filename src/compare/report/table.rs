@@ -17,12 +17,12 @@ pub(super) struct Table {
     pub rows: Vec<Vec<Cell>>,
 }
 
-/// An entry: as people read it, and as programs do.
+/// An entry: rounded for the page, and with all digits for CSV.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Cell {
-    /// For people.
+    /// As the page shows it.
     pub shown: String,
-    /// For programs: all digits, empty where there is nothing.
+    /// As the CSV file has it: all digits, empty where there is nothing.
     pub value: String,
     /// Its standard error, of means.
     pub error: Option<f64>,
@@ -34,7 +34,7 @@ impl Cell {
         Cell { shown: text.to_string(), value: text.to_string(), error: None }
     }
 
-    /// A number with so many significant digits.
+    /// A number with `digits` significant digits.
     pub fn number(x: impl Into<Option<f64>>, digits: usize) -> Cell {
         match x.into() {
             Some(x) => Cell { shown: significant(x, digits), value: x.to_string(), error: None },
@@ -63,7 +63,7 @@ impl Cell {
 }
 
 impl Table {
-    /// The table as HTML, wider than the page only inside its own frame.
+    /// The table as HTML. A table that is wider than the page scrolls in its own frame.
     pub fn html(&self) -> String {
         let mut html = format!(
             "<figure><figcaption>{}</figcaption><div class=\"table\"><table><thead><tr>",
@@ -124,7 +124,7 @@ fn line(entries: impl Iterator<Item = String>) -> String {
     entries.collect::<Vec<_>>().join(",") + "\n"
 }
 
-/// A number with so many significant digits, without exponents where it is not very small or large.
+/// A number with `digits` significant digits, without an exponent unless it is very small or large.
 pub(super) fn significant(x: f64, digits: usize) -> String {
     if !x.is_finite() {
         return x.to_string();

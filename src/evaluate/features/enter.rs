@@ -1,4 +1,4 @@
-//! Images on their way into a features network: size, channels, range.
+//! Converts images to the size, channels and range that a features network takes.
 
 use super::FeatureOptions;
 use crate::error::{Error, Result};
@@ -8,7 +8,7 @@ use image::{ImageBuffer, Luma};
 use performer_ddpm_onnx::{Dim, Tensor};
 use rayon::prelude::*;
 
-/// What a features network takes pixels for; ours are in [-1, 1].
+/// The range of pixels that a features network expects; ours are in [-1, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PixelRange {
     /// [-1, 1].
@@ -17,8 +17,8 @@ pub enum PixelRange {
     Unit,
     /// [0, 255].
     Bytes,
-    /// Less the mean and over the deviation of ImageNet's red, green and blue, as torchvision's networks take
-    /// them.
+    /// [0, 1] minus the mean, divided by the standard deviation of ImageNet's red, green and blue, as
+    /// torchvision's networks expect.
     ImageNet,
 }
 
@@ -50,7 +50,7 @@ impl PixelRange {
     }
 }
 
-/// How images of one shape enter a network.
+/// The conversion of images of one shape into a network's input.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     from: [usize; 3],
@@ -62,8 +62,7 @@ impl Entry {
     /// For images [c, h, w] and a network whose input has these four dimensions.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for images that the network does not take as they are or as the options have them
-    /// resized.
+    /// [`Error::Invalid`] for images that the network does not take, resized as the options say.
     pub(super) fn new(
         origin: &str,
         port: &[Dim],
@@ -86,13 +85,13 @@ impl Entry {
         };
         Err(Error::invalid(
             format!("{origin}, images"),
-            format!("{} (channels, height, width), what the network takes", shown(takes)),
+            format!("{} (channels, height, width), as the network takes them", shown(takes)),
             shown(to.map(Some)),
             "`FeatureOptions::size` resizes images, and grey ones fill three channels",
         ))
     }
 
-    /// The network's input for images [n, c, h, w] in [-1, 1], filled up with zeros to a batch.
+    /// The network's input for images [n, c, h, w] in [-1, 1], padded with zeros to a whole batch.
     pub(super) fn tensor(&self, images: &[f32], batch: usize) -> Result<Tensor> {
         let [c, h, w] = self.from;
         let [channels, height, width] = self.to;
@@ -108,7 +107,7 @@ impl Entry {
     }
 
     /// One channel in the network's size and range. Enlarging is bilinear between pixels' centres, as in the
-    /// usual code of the FID; shrinking widens the filter, so that nothing aliases.
+    /// usual code of the FID; shrinking widens the filter against aliasing.
     fn plane(&self, channel: usize, from: &[f32], to: &mut [f32]) {
         let unit = from.iter().map(|x| (x.clamp(-1.0, 1.0) + 1.0) / 2.0);
         let [_, h, w] = self.from;

@@ -2,10 +2,10 @@
 
 use super::Timesteps;
 
-/// The strata (first, last) of t = 2..=`total`, ascending, together all of them.
+/// The strata (first, last), which together are t = 2..=`total`, ascending.
 ///
 /// The terms of the bound fall about as 1/t, so the strata grow with t: equal shares of ln t, but at least
-/// one timestep each. Those of few timesteps, where most bits are, are then evaluated whole.
+/// one timestep each. So the small t, where most bits are, are all evaluated.
 pub(super) fn strata(total: usize, timesteps: Timesteps) -> Vec<(usize, usize)> {
     let all = total.saturating_sub(1);
     let count = match timesteps {

@@ -1,4 +1,4 @@
-//! The evaluations of a bound added up, in the order of the images.
+//! Adds up the evaluations of a bound, in the order of the images.
 
 use super::{Found, NllConfig, VARIANCES, bits};
 use crate::config::VarianceKind;
@@ -20,7 +20,7 @@ pub struct Likelihood {
     pub draws: usize,
     /// T.
     pub timesteps: usize,
-    /// At how many of them a draw evaluates an image: T, or one more than there are strata.
+    /// The number of timesteps at which a draw evaluates an image: T, or the number of strata plus one.
     pub evaluated: usize,
     /// Whether the predicted x_0 was clipped.
     pub clip_x0: bool,
@@ -36,16 +36,16 @@ impl Likelihood {
     }
 }
 
-/// The bound (17) with one reverse variance, in bits per dimension; errors are over images, draws and
-/// timesteps left out.
+/// The bound (17) with one reverse variance, in bits per dimension; errors include images, draws and
+/// timesteps that were not evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bound {
     /// sigma_t^2, (7).
     pub variance: VarianceKind,
     /// L = L_T + sum over t = 2..T of L_{t-1} + L_0.
     pub bits_per_dim: Estimate,
-    /// The part of its error that comes from noise and timesteps alone, and would go with more draws; known
-    /// from two draws on.
+    /// The part of its error that comes from noise and timesteps alone, and that more draws would remove;
+    /// known from two draws on.
     pub draws_error: Option<f64>,
     /// L_T.
     pub l_t: Estimate,
@@ -68,7 +68,7 @@ pub struct Term {
     pub last: usize,
     /// The sum of their terms, in bits per dimension.
     pub bits: Estimate,
-    /// The sum of the constants C_t of (18) in it, which no training changes; 0 for L_0.
+    /// The sum of the constants C_t of (18) in it, which training does not change; 0 for L_0.
     pub constant: f64,
     /// |eps - eps_theta|^2 as a mean over pixels and the timesteps, (21).
     pub mse: Estimate,
@@ -86,9 +86,9 @@ impl Term {
 /// What a receiver has after some bits, Ho et al. (2020), section 4.3.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RatePoint {
-    /// The x_t that it has; of a stratum the middle.
+    /// t of the x_t that the receiver has; for a stratum, its middle.
     pub t: f64,
-    /// The bits per dimension that gave it x_t: L_T and the terms L_{s-1} of s > t; of a stratum their mean
+    /// The bits per dimension that gave it x_t: L_T and the terms L_{s-1} of s > t; for a stratum, their mean
     /// over its t.
     pub rate: f64,
     /// The root mean squared error of the x_0 predicted from x_t (and over the t of a stratum), pixels in [0,
@@ -117,8 +117,8 @@ pub(super) struct Tally<'a> {
     whole: [Moments; 2],
     /// The variance between the draws of each image.
     between_draws: [Moments; 2],
-    /// The image under way: the sums over its draws of each slot, the draws' sums over slots, the number of
-    /// evaluations.
+    /// The current image: the sum over its draws for each slot, the sum over slots for each draw, the number
+    /// of evaluations.
     current: Vec<Found>,
     by_draw: Vec<[f64; 2]>,
     evaluations: usize,
@@ -148,7 +148,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// The next evaluation of the image under way.
+    /// Adds the next evaluation of the current image.
     pub(super) fn add(&mut self, slot: usize, found: Found) {
         let draw = &mut self.by_draw[self.evaluations / self.slots.len()];
         let sum = &mut self.current[slot];
@@ -167,7 +167,7 @@ impl<'a> Tally<'a> {
         self.evaluations == self.slots.len() * self.by_draw.len()
     }
 
-    /// Takes the image in, whose L_T is `prior` nats.
+    /// Adds the current image, whose L_T is `prior` nats.
     pub(super) fn finish_image(&mut self, prior: f64) {
         let draws = self.by_draw.len() as f64;
         self.prior.add(prior);

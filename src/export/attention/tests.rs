@@ -1,4 +1,4 @@
-//! The attention graphs in every runtime at hand, against the layer in `f64` by its reference text.
+//! The attention graphs in every runtime that is available, against the layer's reference in `f64`.
 
 use super::write;
 use crate::config::{AttentionKind, FeatureMap};
@@ -63,7 +63,7 @@ impl Input {
         largest
     }
 
-    /// What the engine makes of it, \[N, C, H, W\].
+    /// The engine's output, \[N, C, H, W\].
     fn expected(&self, map: Option<FeatureMap>) -> Vec<f64> {
         let kind = map.map_or(AttentionKind::Softmax, AttentionKind::Favor);
         let shape = AttentionShape { tokens: TOKENS, heads: HEADS, dim: DIM, features: FEATURES };
@@ -98,7 +98,7 @@ impl Input {
         all
     }
 
-    /// What the graph makes of it in every runtime at hand.
+    /// The graph's output in every runtime that is available.
     fn computed(&self, map: Option<FeatureMap>) -> Vec<(String, Vec<f32>)> {
         let model = self.graph(map).unwrap();
         let shape = [BATCH, CHANNELS, SIDES[0], SIDES[1]];
@@ -138,7 +138,7 @@ fn runners(model: &Model) -> Vec<Box<dyn Runner>> {
     }
     match OrtRunner::load(model, &OrtOptions { threads: Some(1), ..OrtOptions::default() }) {
         Ok(runner) => all.push(Box::new(runner)),
-        // The tests of whole graphs say when there is none.
+        // Where there is no runtime, the tests of whole graphs report it.
         Err(Error::RuntimeMissing { .. }) => {}
         Err(error) => panic!("ONNX Runtime: {error}"),
     }
@@ -172,8 +172,8 @@ fn eq22_eq26_every_kind_agrees_with_the_engine() {
     }
 }
 
-/// exp(u) leaves f32's range at 88.7. The tolerance is what rounding an exponent of 110 once or twice does to
-/// its exponential, 110 x 2^-23 = 1.3e-5, in both queries and keys.
+/// exp(u) leaves f32's range at 88.7. The tolerance is the relative error of exp(110) when the exponent is
+/// rounded once or twice, 110 x 2^-23 = 1.3e-5, in both queries and keys.
 #[test]
 fn eq25_positive_and_hyperbolic_agree_where_a_naive_exp_overflows() {
     for (target, keys) in [(88.0, 1.0), (97.0, 3.0), (110.0, 0.3)] {
@@ -229,7 +229,7 @@ fn eq26_the_denominator_s_guard_is_the_engine_s() {
             sign.is_some_and(|sign| want.iter().zip(&middle).all(|(a, b)| (a / b - sign).abs() < 1e-3));
         assert_eq!(guarded, sign.is_some(), "{offset}");
         for (runtime, got) in at(offset).computed(map) {
-            // 1e-5: the sum of 30 small cosines and a quotient; N itself has none of the cancellation.
+            // 1e-5: the rounding of a sum of 30 small cosines and of a quotient; nothing cancels in N.
             let off = difference(&got, &want);
             assert!(off < 1e-5, "{runtime}, {offset} from a right angle: {off:e}");
         }

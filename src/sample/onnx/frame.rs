@@ -1,5 +1,4 @@
-//! Images on their way into a graph and back: \[n, h, w, c\] on the engine's side, \[n, c, h, w\] on the
-//! graph's.
+//! Converts images between the engine's \[n, h, w, c\] and a graph's \[n, c, h, w\].
 
 use crate::error::{Error, Result};
 use performer_ddpm_onnx::Tensor;
@@ -9,7 +8,7 @@ use performer_ddpm_onnx::Tensor;
 pub(super) struct Frame {
     /// Height, width and channels.
     pub(super) image: [usize; 3],
-    /// The batch that the graph takes, if it takes but one; smaller ones are filled up with zeros.
+    /// The batch size that the graph is fixed to, if it is; smaller batches are padded with zeros.
     pub(super) batch: Option<usize>,
 }
 
@@ -19,7 +18,7 @@ impl Frame {
         self.image.iter().product()
     }
 
-    /// Images that the graph is given for `n`.
+    /// The number of images that the graph gets for `n`, with padding.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the graph's batch is fixed to fewer.
@@ -36,7 +35,7 @@ impl Frame {
         }
     }
 
-    /// \[n, c, h, w\] from \[n, h, w, c\], filled up.
+    /// \[n, c, h, w\] from \[n, h, w, c\], padded.
     ///
     /// # Errors
     /// As [`Frame::graph_batch`].
@@ -48,7 +47,7 @@ impl Frame {
         Ok(Tensor::f32([n, c, h, w], out)?)
     }
 
-    /// The images of \[n, c, h, w\] as \[n, h, w, c\], without what they were filled up with.
+    /// The images of \[n, c, h, w\] as \[n, h, w, c\], without the padding.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a tensor of another shape.

@@ -19,7 +19,7 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// The denoiser predicts eps; the host does the rest.
+    /// The denoiser predicts eps; the host computes each step from it.
     pub(super) fn by_denoiser(
         &mut self,
         ports: &DenoiserPorts,

@@ -1,4 +1,4 @@
-//! Which of a graph's inputs is which: by name in our own files, by role in others.
+//! Finds the roles of a graph's inputs: by name in our own files, by type and rank in others.
 
 use super::frame::Frame;
 use crate::equations::Timestep;
@@ -74,7 +74,7 @@ pub(super) fn denoiser(origin: &str, summary: &Summary) -> Result<(DenoiserPorts
         _ => return Err(refuse()),
     };
     let [h, w, c] = frame.image;
-    // A length that the file leaves open is seen to when the graph has run.
+    // A length that the file leaves open is checked when the graph has run.
     let may_be = |dim: &Dim, length: usize| dim.known().is_none_or(|known| known == length);
     let is_eps = |port: &&Port| {
         let fits = |d: Vec<Dim>| may_be(&d[1], c) && may_be(&d[2], h) && may_be(&d[3], w);

@@ -113,8 +113,7 @@ fn images_of_several_sizes_need_a_size_and_are_cut_to_it() {
     }
 }
 
-/// A photograph taken with the camera turned: the file holds 4x2 pixels and the note that they are to be
-/// turned.
+/// A photograph taken with a rotated camera: the file holds 4x2 pixels and a note to rotate them.
 #[test]
 fn a_cameras_orientation_is_followed() {
     let f = folder();

@@ -1,4 +1,4 @@
-//! Every source of images that is recognised, and every way that one can be wrong: one clear message each.
+//! Every recognised source of images, and one clear message for every kind of error in it.
 
 mod cifar;
 mod idx_files;

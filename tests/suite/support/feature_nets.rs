@@ -6,7 +6,7 @@ use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm_onnx::builder::{Binary, GraphBuilder, ModelInfo, Reduction, ReshapeDim, Unary};
 use performer_ddpm_onnx::{Dim, ElementType, Model};
 
-/// The mean of each channel as a feature, with what else a test asks for.
+/// A network whose features are the means of the channels, with options for tests.
 #[derive(Clone, Debug)]
 pub struct FeatureNet {
     pub batch: Dim,
@@ -20,7 +20,7 @@ pub struct FeatureNet {
     pub pixels: bool,
     /// The images as the output.
     pub maps: bool,
-    /// The features' logarithm.
+    /// The logarithm of the features.
     pub logarithm: bool,
 }
 

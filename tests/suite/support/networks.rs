@@ -34,9 +34,9 @@ pub fn config(attention: BlockAttention, map: FeatureMap) -> UnetConfig {
     }
 }
 
-/// A network whose parameters are all random, of the size that training gives them: weights of variance 1 /
-/// fan-in, biases and scales a little off 0 and 1. Queries and keys are small where `trigonometric` features
-/// are to make sense: their norms stay below one.
+/// A network whose parameters are all random, of about the size of trained ones: weights of variance 1 /
+/// fan-in, biases near 0 and scales near 1. For `trigonometric` features, which need small queries and keys,
+/// the norms of those stay below one.
 pub fn randomised(config: &UnetConfig, seed: u64) -> Model<f32> {
     let mut model = Model::<f32>::new(config, seed).unwrap();
     let mut numbers = rng(seed, Stream::Check, 1, 0);
@@ -67,7 +67,7 @@ pub fn normal(seed: u64, len: usize) -> Vec<f32> {
     x
 }
 
-/// The engine's eps in `f64` by its reference text, images \[n, c, h, w\] in and out.
+/// The engine's eps in `f64` with the reference kernels; images are \[n, c, h, w\].
 pub fn reference(model: &Model<f32>, x: &[f32], indices: &[usize]) -> Vec<f64> {
     let model: Model<f64> = model.cast();
     let mut engine = Engine::new(&model, 2, Isa::Reference).unwrap();

@@ -1,4 +1,4 @@
-//! What an engine makes of a batch, and how far it is from numbers that are right.
+//! Computes an engine's results for a batch, and compares them with the right ones.
 
 use performer_ddpm::kernels::{Element, Kernels};
 use performer_ddpm::model::{Engine, Gradient, Model};

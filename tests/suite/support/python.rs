@@ -8,11 +8,12 @@ fn run(script: &str, arguments: &[&Path]) -> std::io::Result<Output> {
     let interpreter = std::env::var_os("PERFORMER_DDPM_PYTHON").unwrap_or_else(|| "python3".into());
     let mut command = Command::new(interpreter);
     command.args(["-c", script]).args(arguments);
-    // Nothing here may be looked up elsewhere.
+    // Nothing may be downloaded.
     command.env("HF_HUB_OFFLINE", "1").env("OMP_NUM_THREADS", "1").output()
 }
 
-/// Whether there is a Python with diffusers; says so where there is none, since the test then shows nothing.
+/// Whether there is a Python with diffusers; prints a message where there is none, since the test then proves
+/// nothing.
 pub fn has_diffusers() -> bool {
     let found = run("import diffusers, safetensors, torch", &[]).is_ok_and(|output| output.status.success());
     if !found {

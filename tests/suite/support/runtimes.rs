@@ -1,11 +1,11 @@
 //! The ONNX runtimes at hand, and what they run.
 
-use super::peers::skipped;
+use super::peers::{skipped, told};
 use performer_ddpm::sample::onnx::{OnnxDenoiser, Runtime};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo};
 use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
 use performer_ddpm_onnx::runner::{Runner, TRACT_BUILT_IN, load_tract};
-use performer_ddpm_onnx::{Dim, ElementType, Error, Model};
+use performer_ddpm_onnx::{Dim, ElementType, Error, Model, Tensor};
 use std::sync::OnceLock;
 
 /// tract where it is built in, and ONNX Runtime, on one thread of the processor, where it is found; says what
@@ -17,7 +17,8 @@ pub fn at_hand() -> &'static [Runtime] {
         if TRACT_BUILT_IN {
             found.push(Runtime::Tract);
         } else {
-            println!("skipped in tract, here and below: it is not built in (cargo test --features tract)");
+            let hint = "it is not built in (cargo test --features tract)";
+            told(format!("skipped in tract, here and below: {hint}"));
         }
         let options = OrtOptions { threads: Some(1), ..OrtOptions::default() };
         match OrtRunner::load(&nothing(), &options) {
@@ -63,4 +64,12 @@ pub fn denoisers(model: &Model) -> Vec<(&'static str, OnnxDenoiser)> {
         (name(runtime), denoiser.unwrap_or_else(|error| panic!("{}: {error}", name(runtime))))
     };
     at_hand().iter().map(load).collect()
+}
+
+/// The only output of a run, with the runtime's name for messages.
+pub fn run(runner: &mut dyn Runner, inputs: &[(&str, &Tensor)]) -> (String, Vec<f32>) {
+    let name = runner.describe().backend.name().to_owned();
+    let mut outputs = runner.run(inputs).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert_eq!(outputs.len(), 1, "{name}");
+    (name, outputs.remove(0).1.into_f32().expect("floats"))
 }

@@ -24,7 +24,7 @@ const SHAPES: [Shape; 9] = [
     (64, 32, 64),
 ];
 
-/// Rounds in which everyone runs in turn; the fastest counts.
+/// Rounds in which the programs run in turn; the fastest counts.
 const ROUNDS: usize = 30;
 /// Multiply-adds of one measurement: some milliseconds.
 const WORK: usize = 200_000_000;

@@ -10,7 +10,7 @@ use ::ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memo
 use ::ort::session::{IoBinding, NoSelectedOutputs, RunOptions, Session};
 use ::ort::value::{DynTensor, TensorElementType};
 
-/// A loop over the buffers that its runner keeps from one loop to the next.
+/// A loop over buffers that the runner keeps from one loop to the next.
 pub(super) struct BoundLoop<'a> {
     session: &'a mut Session,
     device: Device,
@@ -20,9 +20,9 @@ pub(super) struct BoundLoop<'a> {
     current: usize,
 }
 
-/// Two device buffers take turns as the state's input and output, since a runtime may write an output before
-/// it has read all of an input. Every buffer keeps its address, as a CUDA graph requires; each turn is
-/// captured as a graph of its own, and later loops of the same shapes replay it.
+/// Two device buffers alternate as input and output of the state, because a runtime may write an output
+/// before it has read all of an input. Every buffer keeps its address, as CUDA graphs require. Each of the
+/// two alternatives is captured as a graph of its own, and later loops of the same shapes replay it.
 pub(super) struct Buffers {
     turns: [Turn; 2],
     states: [DynTensor; 2],
@@ -57,8 +57,8 @@ impl<'a> BoundLoop<'a> {
         Ok(this)
     }
 
-    /// Binding hands the runtime the buffer itself, or a copy where it wants the value in other memory; hence
-    /// it is repeated whenever the buffer's contents change.
+    /// Binding gives the runtime the buffer itself, or a copy where it needs the value in other memory. So it
+    /// is repeated whenever the contents of the buffer change.
     fn bind_other(&mut self, i: usize) -> ::ort::Result<()> {
         let (name, buffer) = &self.buffers.others[i];
         for turn in &mut self.buffers.turns {
@@ -132,8 +132,8 @@ impl StepLoop for BoundLoop<'_> {
 }
 
 impl Buffers {
-    /// Buffers with the loop's first values. A captured graph bears a number that no other may have: `graph`
-    /// or, of the second turn, the one after.
+    /// Buffers with the loop's first values. Captured graphs need distinct numbers: `graph`, and the next one
+    /// for the second alternative.
     pub(super) fn new(
         session: &Session,
         device: Device,
@@ -183,7 +183,7 @@ impl Buffers {
                 .all(|(ours, (name, value))| ours.0 == *name && same(&ours.1, value))
     }
 
-    /// Puts another loop's first values in.
+    /// Replaces the contents by another loop's first values.
     pub(super) fn restart(&mut self, spec: &LoopSpec<'_>) -> ::ort::Result<()> {
         uploaded_into(spec.state, &mut self.states[0])?;
         for ((_, buffer), (_, value)) in self.others.iter_mut().zip(&spec.others) {
@@ -206,8 +206,7 @@ fn uploaded(allocator: &Allocator, value: &Tensor) -> ::ort::Result<DynTensor> {
     Ok(buffer)
 }
 
-/// Into the processor's memory the values are written; to a device the binding copies by a session of its
-/// own.
+/// Values are written into host memory directly; the binding copies them to a device by a session of its own.
 fn uploaded_into(value: &Tensor, buffer: &mut DynTensor) -> ::ort::Result<()> {
     if buffer.memory_info().is_cpu_accessible() {
         match value {

@@ -1,16 +1,16 @@
-//! Finds the CUDA libraries that Python packages carry, and loads them before ONNX Runtime asks the system
-//! for them.
+//! Finds the CUDA libraries in Python packages, and loads them before ONNX Runtime asks the system for them.
 
 use super::locate;
 use crate::error::Attempt;
 use std::path::{Path, PathBuf};
 
-/// What the CUDA provider needs, each after what it depends on itself.
+/// The libraries that the CUDA provider needs, each after its own dependencies.
 const LIBRARIES: [&str; 8] =
     ["nvJitLink", "cudart", "cublasLt", "cublas", "nvrtc", "curand", "cufft", "cudnn"];
 
-/// Loads every CUDA library that lies beside ONNX Runtime or in the `nvidia` packages of a Python
-/// environment, and returns those that refused. One that is nowhere is left to the system's loader.
+/// Loads every CUDA library that is beside ONNX Runtime or in the `nvidia` packages of a Python environment,
+/// and returns those that could not be loaded. Libraries that are in neither place are left to the system's
+/// loader.
 pub(super) fn preload(library: &Path) -> Vec<Attempt> {
     let mut folders: Vec<PathBuf> = library.parent().map(Path::to_path_buf).into_iter().collect();
     for packages in locate::site_packages(library) {

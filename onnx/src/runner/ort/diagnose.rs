@@ -3,7 +3,7 @@
 use crate::error::{Attempt, Error};
 use crate::runner::{Backend, Device};
 
-/// What a message of ONNX Runtime means for the user.
+/// The cause of a message of ONNX Runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     OutOfMemory,
@@ -14,7 +14,8 @@ enum Cause {
     Other,
 }
 
-/// Words of ONNX Runtime and of the CUDA runtime, and what they mean; the first that occurs decides.
+/// Parts of messages of ONNX Runtime and of the CUDA runtime, with their causes; the first one that occurs
+/// decides.
 const WORDS: [(&str, Cause); 15] = [
     ("out of memory", Cause::OutOfMemory),
     ("Failed to allocate memory", Cause::OutOfMemory),
@@ -50,8 +51,8 @@ pub(super) fn explain(device: Device, action: &'static str, message: &str, refus
         (Cause::MissingLibrary, Device::Cuda(_)) => {
             let library = missing_library(&reason).unwrap_or("a CUDA library");
             let mut help = format!(
-                "{library} was not found: pip install \"onnxruntime-gpu[cuda,cudnn]\" brings the CUDA libraries, \
-                 or add their folder to the loader's path (LD_LIBRARY_PATH)"
+                "{library} was not found: pip install \"onnxruntime-gpu[cuda,cudnn]\" brings the CUDA \
+                 libraries, or add their folder to the loader's path (LD_LIBRARY_PATH)"
             );
             for attempt in refused {
                 help.push_str(&format!("; {attempt}"));

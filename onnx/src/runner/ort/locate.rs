@@ -22,7 +22,7 @@ const PLACES: [Place; 6] =
 /// Where to look.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Search {
-    /// Looked at alone when given: who names a library wants that one.
+    /// If it is given, no other place is searched.
     pub(super) explicit: Option<PathBuf>,
     /// `ORT_DYLIB_PATH`.
     pub(super) variable: Option<OsString>,
@@ -32,9 +32,9 @@ pub(super) struct Search {
     pub(super) virtual_env: Option<PathBuf>,
     /// `CONDA_PREFIX`.
     pub(super) conda: Option<PathBuf>,
-    /// The interpreter to ask.
+    /// The Python interpreter to ask.
     pub(super) python: Option<OsString>,
-    /// Whether the system's loader is asked by bare name.
+    /// Whether to try the system's loader with the library's bare name.
     pub(super) system: bool,
 }
 
@@ -52,7 +52,7 @@ impl Search {
         }
     }
 
-    /// The first library that `load` takes.
+    /// The first library that `load` accepts.
     ///
     /// # Errors
     /// [`Error::RuntimeMissing`] with every attempt.
@@ -80,7 +80,7 @@ impl Search {
         Err(Error::RuntimeMissing { tried })
     }
 
-    /// The libraries of a place, or why there is none to try.
+    /// The libraries in a place, or the reason why there is none to try.
     fn candidates(&self, place: Place) -> std::result::Result<Vec<PathBuf>, Attempt> {
         let unset =
             |place: &str, reason: &str| Attempt { place: place.to_owned(), reason: reason.to_owned() };
@@ -124,7 +124,7 @@ fn first<T>(
 ) -> Option<(T, PathBuf)> {
     for path in paths {
         let bare = path.components().count() == 1;
-        // A relative path means the current folder; the loader would take it for a name to search for.
+        // Make a relative path absolute: the loader would take it for a name to search for.
         let absolute = if bare && !path.exists() { path.clone() } else { absolute(path) };
         let result = if absolute.is_absolute() && !absolute.exists() {
             Err("no such file".to_owned())
@@ -179,7 +179,7 @@ fn libraries_or(folder: &Path) -> std::result::Result<Vec<PathBuf>, Attempt> {
     Ok(found)
 }
 
-/// Why an old package does not serve: its library is a part of its Python module.
+/// Why an old package cannot be used: its library is a part of its Python module.
 const NO_LIBRARY: &str = "its onnxruntime package has no library to load; from 1.19 on it has";
 
 /// The libraries of the `onnxruntime` package of a Python environment.
@@ -234,7 +234,7 @@ pub(super) fn site_packages(library: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The runtime's version: the file's name says it in full, the library itself only in part.
+/// The runtime's version: the file's name has all of it, the library itself reports only a part.
 pub(super) fn version(library: &Path) -> String {
     let target = std::fs::canonicalize(library).unwrap_or_else(|_| library.to_path_buf());
     let named = numbers(&target);
@@ -262,7 +262,7 @@ pub(super) fn same_library(named: &Path, loaded: &Path) -> bool {
     named == loaded || loaded.parent() == Some(named.as_path())
 }
 
-/// What a folder holds, sorted; nothing when it cannot be read.
+/// The entries of a folder, sorted; none if it cannot be read.
 pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
         .map(|entries| entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect())

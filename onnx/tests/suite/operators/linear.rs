@@ -135,7 +135,7 @@ fn one_load_serves_every_batch_size() {
         let w = g.initializer_f32("w", &[4, 2, 3, 3], floats(&kernel))?;
         Ok(vec![g.conv(x, w, None, &spec)?])
     });
-    crate::common::in_time(move || {
+    crate::peers::in_time(move || {
         for mut runner in crate::common::load_all(&graph) {
             for n in [1, 3, 17, 2] {
                 let x = random(30, &[n, 2, 5, 5]);

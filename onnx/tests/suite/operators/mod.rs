@@ -1,4 +1,4 @@
-//! Every operator of the builder, in every runtime at hand, against plain arithmetic in f64.
+//! Every operator of the builder, in every available runtime, against plain arithmetic in f64.
 //!
 //! Tolerances: `EXACT` for operators that only move numbers, `ROUNDING` for one rounding or a library
 //! function (a few units in the last place of f32, 6e-8), `SUMS` for sums of up to a few hundred products.

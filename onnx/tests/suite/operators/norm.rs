@@ -72,7 +72,7 @@ fn layer_norm_standardises_the_last_axes() {
 
 #[test]
 fn group_norm_standardises_runs_of_channels() {
-    // The offset shows a variance computed by cancellation: E[x^2] - E[x]^2 would lose two digits here.
+    // The offset reveals a variance computed with cancellation: E[x^2] - E[x]^2 would lose two digits here.
     let x = map(&random(23, &[2, 6, 3, 3]), |x| x + 10.0);
     let (scale, shift) = (numbers(24, 6), numbers(25, 6));
     for groups in [1, 2, 3, 6] {

@@ -1,4 +1,4 @@
-//! The search, on folders made for the purpose.
+//! Tests of the search, on temporary folders.
 
 use super::Search;
 use crate::error::Error;

@@ -1,10 +1,10 @@
-//! Graphs run under a time limit, and Python beside them.
+//! Other people's programs and libraries that tests compare with where they are installed. The tests of both
+//! packages use this file.
 
-use super::peers;
-use performer_ddpm_onnx::Tensor;
-use performer_ddpm_onnx::runner::Runner;
+use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 /// Loading and running a small graph takes seconds at most; a runtime that hangs must fail the test, not
@@ -28,22 +28,31 @@ pub fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
     }
 }
 
-/// The only output of a run, with the runtime's name for messages.
-pub fn run(runner: &mut dyn Runner, inputs: &[(&str, &Tensor)]) -> (String, Vec<f32>) {
-    let name = runner.describe().backend.name().to_owned();
-    let mut outputs = runner.run(inputs).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert_eq!(outputs.len(), 1, "{name}");
-    (name, outputs.remove(0).1.into_f32().expect("floats"))
+/// Prints, once, what is not compared because a peer is missing; fails where `PERFORMER_DDPM_REQUIRE_PEERS=1`
+/// requires every peer.
+pub fn skipped(what: impl Display) {
+    let what = what.to_string();
+    let required = std::env::var_os("PERFORMER_DDPM_REQUIRE_PEERS").is_some_and(|value| value == "1");
+    assert!(!required, "PERFORMER_DDPM_REQUIRE_PEERS=1, but {what}");
+    told(format!("skipped, here and below: {what}"));
 }
 
-/// A Python interpreter that has these packages, or `None` with the reason printed. `ONNX_PYTHON` names one
-/// where the default one does not serve.
+/// Prints a line once.
+pub fn told(line: String) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if TOLD.lock().expect("no thread panicked").insert(line.clone()) {
+        println!("{line}");
+    }
+}
+
+/// A Python interpreter that has these packages, or `None` with the reason printed. `ONNX_PYTHON` names an
+/// interpreter other than `python3`.
 pub fn python(packages: &str) -> Option<String> {
     let python = std::env::var("ONNX_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let found = Command::new(&python).args(["-c", &format!("import {packages}")]).output();
     if found.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    peers::skipped(format!("{python} cannot import {packages} (pip install them, or set ONNX_PYTHON)"));
+    skipped(format!("{python} cannot import {packages} (pip install them, or set ONNX_PYTHON)"));
     None
 }
