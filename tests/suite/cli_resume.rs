@@ -250,7 +250,7 @@ fn a_run_that_diverges_before_a_checkpoint_speaks_of_none_and_begins_again() {
     write_config(folder);
     let train = ["train", "--config", "short.toml", "--steps", "5", "--lr", "1e30", "--out", "run", "-q"];
     let message = diverge(folder, &train);
-    assert!(message.contains("begin again with train --resume run"), "{message}");
+    assert!(message.contains("begin again by train --resume run"), "{message}");
     assert!(!message.contains("checkpoint"), "{message}");
     set_rate(&folder.join("run"), "1e-3");
     let out = succeed(folder, &["train", "--resume", "run", "--quiet"]);
