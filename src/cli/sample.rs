@@ -45,7 +45,7 @@ pub struct SampleArgs {
     /// The grid of images (its first 400)
     #[arg(long, default_value = "samples.png", value_name = "FILE.png")]
     out: PathBuf,
-    /// The images as f32 [N,C,H,W] in [-1,1]
+    /// The images as f32 [N,C,H,W], clipped to [-1,1]
     #[arg(long, value_name = "FILE.npy")]
     npy: Option<PathBuf>,
     /// x_T and the noise of the K steps as f32 [K+1,N,C,H,W], instead of the seed
@@ -292,7 +292,8 @@ fn write(
     };
     let mut results = Vec::new();
     if let Some(path) = &args.npy {
-        results.push((path, write_npy(path, images.view().permuted_axes([0, 3, 1, 2]))));
+        let clipped = images.mapv(|x| x.clamp(-1.0, 1.0));
+        results.push((path, write_npy(path, clipped.view().permuted_axes([0, 3, 1, 2]))));
     }
     let shown = images.len_of(Axis(0)).min(GRID);
     results.push((&args.out, write_png(&args.out, images.slice(s![..shown, .., .., ..]), None)));

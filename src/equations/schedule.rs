@@ -146,6 +146,32 @@ impl Schedule {
         }
     }
 
+    /// As [`Schedule::strided`], but each step leads down by floor(T/K) timesteps, or to x_0, whichever the next
+    /// one is that is visited: the steps of diffusers' DDIM. For leading timesteps, and for trailing ones where K
+    /// divides T, the two are the same.
+    ///
+    /// # Errors
+    /// As [`Schedule::strided`].
+    pub fn strided_down(&self, steps: Option<usize>, spacing: Spacing) -> Result<Self> {
+        let steps = steps.unwrap_or(self.steps());
+        let mut kept = self.strided(Some(steps), spacing)?;
+        // Of a schedule that leaves timesteps out, the visited ones are all there is to lead to.
+        if self.last().t.get() != self.steps() {
+            return Ok(kept);
+        }
+        let stride = self.steps() / steps;
+        for level in &mut kept.levels {
+            let next = level.t.index().checked_sub(stride).map_or(1.0, |index| self.levels[index].alpha_bar);
+            if next != level.alpha_bar_prev {
+                level.alpha_bar_prev = next;
+                level.alpha = level.alpha_bar / next;
+                level.beta = 1.0 - level.alpha;
+                level.log_posterior_variance = posterior::eq10_posterior_variance(level).ln();
+            }
+        }
+        Ok(kept)
+    }
+
     /// The levels of (t, beta, alpha, abar), ascending. With `ends_at_0` the last abar may be 0.
     fn build(steps: impl IntoIterator<Item = (Timestep, f64, f64, f64)>, ends_at_0: bool) -> Result<Self> {
         let mut levels: Vec<Level> = Vec::new();

@@ -9,7 +9,7 @@
 use super::ddim::{ClipX0, Ddim};
 use super::reverse::Reverse;
 use super::solver::{DdimChoice, Limit, Next, NoiseScale, Step, s05_ddpm, s06_ddim};
-use super::{Level, Schedule, Timestep, posterior};
+use super::{Level, Schedule, Spacing, Timestep, posterior};
 use crate::config::Prediction;
 use crate::error::{Error, Result};
 use crate::real::Real;
@@ -24,6 +24,18 @@ pub enum ReverseProcess {
 }
 
 impl ReverseProcess {
+    /// The levels that the process visits in `steps` of the schedule's steps, or in all: DDIM's lead down as
+    /// diffusers' do.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless 1 <= steps <= T.
+    pub fn strided(&self, schedule: &Schedule, steps: Option<usize>, spacing: Spacing) -> Result<Schedule> {
+        match self {
+            ReverseProcess::Alg2(_) => schedule.strided(steps, spacing),
+            ReverseProcess::Ddim(_) => schedule.strided_down(steps, spacing),
+        }
+    }
+
     /// The steps in the order of sampling, from the schedule's last level to x_0: the timestep that the
     /// network is given, and the coefficients.
     ///
@@ -162,7 +174,6 @@ impl StepCoefficients {
 mod tests {
     use super::*;
     use crate::config::{BetaSchedule, DiffusionConfig, VarianceKind};
-    use crate::equations::Spacing;
     use crate::equations::algorithms::alg2_sample;
     use crate::equations::ddim::ddim_sample;
     use crate::rng::{Stream, fill_normal, rng};

@@ -91,7 +91,7 @@ impl Expectation {
             GraphSpec::Denoiser => (reference.denoiser(&schedule)?, 1.0),
             GraphSpec::Step => (reference.step(&schedule)?, 1.0),
             GraphSpec::Sampler { process, steps, spacing, per_run } => {
-                reference.sampler(process, &schedule.strided(steps, spacing)?, per_run, progress)?
+                reference.sampler(process, &process.strided(&schedule, steps, spacing)?, per_run, progress)?
             }
         };
         Ok(Expectation { cases, amplification, graph: spec.kind().name() })

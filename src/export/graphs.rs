@@ -121,7 +121,7 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
             g.output("x_next", next)?;
         }
         GraphSpec::Sampler { process, steps, spacing, per_run } => {
-            let steps = process.steps(&schedule.strided(steps, spacing)?)?;
+            let steps = process.steps(&process.strided(&schedule, steps, spacing)?)?;
             let per_run = per_run.unwrap_or(steps.len());
             if !(1..=steps.len()).contains(&per_run) {
                 let expected = format!("from 1 to the sampler's {}", steps.len());

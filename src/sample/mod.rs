@@ -185,14 +185,15 @@ impl SampleOptions {
         if let Sampler::Scheduler(scheduler) = self.sampler {
             let steps = self.steps.unwrap_or(schedule.steps());
             return Ok(match scheduler.text(schedule, steps) {
-                Some(reverse) => {
-                    Process::Text { schedule: schedule.strided(Some(steps), scheduler.spacing)?, reverse }
-                }
+                Some(reverse) => Process::Text {
+                    schedule: reverse.strided(schedule, Some(steps), scheduler.spacing)?,
+                    reverse,
+                },
                 None => Process::Plan(scheduler.plan(schedule, steps)?),
             });
         }
-        let schedule = schedule.strided(self.steps, self.spacing)?;
-        Ok(Process::Text { schedule, reverse: self.reverse()? })
+        let reverse = self.reverse()?;
+        Ok(Process::Text { schedule: reverse.strided(schedule, self.steps, self.spacing)?, reverse })
     }
 }
 

@@ -200,10 +200,12 @@ fn diffusers_samples_our_folders_as_we_do() {
 }
 
 /// Every scheduler of `asked.json` from the same noise, around a network of one line; each one's timesteps and
-/// images go to `images.safetensors`.
+/// images go to `images.safetensors`. diffusers' f32 is f64 here, tables included.
 const SWEEP: &str = "
-import sys, json, math, warnings, torch, diffusers
+import sys, json, math, numpy, torch, diffusers
 from safetensors.torch import load_file, save_file
+torch.set_default_dtype(torch.float64)
+torch.float32, numpy.float32 = torch.float64, numpy.float64
 files = sys.argv[1]
 numbers = load_file(files + '/noise.safetensors')
 results = {}
@@ -296,8 +298,9 @@ fn schedulers() -> Vec<(Value, usize, f64)> {
     all
 }
 
-/// Every choice of the four classes, against diffusers itself: 1e-4 of the largest value, its tables being
-/// f32.
+/// Every choice of the four classes, against diffusers itself in f64: 1e-7 of the largest value, for its
+/// differences of logarithms of levels that are almost equal (Karras' last two), which lose half of the digits.
+/// Where a root of a rounding error below 0 makes its images no numbers, ours are numbers.
 #[test]
 fn diffusers_takes_the_same_steps_for_every_choice() {
     if !python::has_diffusers() {
@@ -335,7 +338,11 @@ fn diffusers_takes_the_same_steps_for_every_choice() {
         let times: Vec<f64> = plan.steps().iter().map(|step| step.t.index() as f64).collect();
         let error = x.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f64::max);
         let relative = error / largest(want);
-        if !(relative <= 1e-4 && times == theirs[&format!("t.{i}")].1) {
+        let is_right = match want.iter().all(|x| x.is_finite()) {
+            true => relative <= 1e-7,
+            false => x.iter().all(|x| x.is_finite()),
+        };
+        if !(is_right && times == theirs[&format!("t.{i}")].1) {
             failures.push(format!("{config} in {steps} steps, eta {eta}: {relative:.1e} {times:?}"));
         }
     }

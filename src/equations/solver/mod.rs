@@ -331,9 +331,9 @@ impl Scheduler {
         Ok(Plan { steps })
     }
 
-    /// The sampler as Algorithm 2 or [`ddim_sample`](super::ddim::ddim_sample) over the timesteps of its
-    /// spacing, where that is what it is in `steps` of the schedule's steps: with a network that predicts eps, x_0 clipped
-    /// to [-1, 1] or not, and each step leading to the next timestep that is visited, the last one to x_0.
+    /// The sampler as Algorithm 2 or DDIM over the timesteps of its spacing
+    /// ([`ReverseProcess::strided`]), where that is what it is in `steps` of the schedule's steps: with a network
+    /// that predicts eps, x_0 clipped to [-1, 1] or not, no offset, and the last step leading to x_0.
     pub fn text(&self, schedule: &Schedule, steps: usize) -> Option<ReverseProcess> {
         let timesteps = schedule.steps();
         let clips = match self.limit {
@@ -359,10 +359,6 @@ impl Scheduler {
                 Some(ReverseProcess::Alg2(Reverse { variance, clip_x0: clips }))
             }
             Method::Ddim(choice) if choice.set_alpha_to_one => {
-                let is_even = self.spacing == Spacing::Trailing && timesteps.is_multiple_of(steps.max(1));
-                if !(is_all || is_leading || is_even) {
-                    return None;
-                }
                 let clip_x0 = match (clips, choice.rederive_eps) {
                     (false, _) => ClipX0::Off,
                     (true, false) => ClipX0::KeepEps,

@@ -104,7 +104,7 @@ fn s05_s06_are_algorithm_2_and_ddim() {
                     let scheduler = Scheduler { limit, spacing, ..base(method) };
                     let Some(reverse) = scheduler.text(&full, steps) else { continue };
                     let got = images(&scheduler.plan(&full, steps).unwrap());
-                    let want = by_text(reverse, &full.strided(Some(steps), spacing).unwrap());
+                    let want = by_text(reverse, &reverse.strided(&full, Some(steps), spacing).unwrap());
                     for (got, want) in got.iter().zip(&want) {
                         assert!((got - want).abs() < 1e-9, "{scheduler:?} {steps}: {got} {want}");
                     }
