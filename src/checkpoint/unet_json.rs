@@ -83,7 +83,8 @@ pub(super) fn read(file: &Path) -> Result<UnetConfig> {
     {
         *last = block.to_owned();
     }
-    let (down_type, up_type) = (resampling(&mut keys, "downsample_type")?, resampling(&mut keys, "upsample_type")?);
+    let (down_type, up_type) =
+        (resampling(&mut keys, "downsample_type")?, resampling(&mut keys, "upsample_type")?);
     let (down_attention, downsampling) = blocks(&keys, "down_block_types", &down, &DOWN, down_type)?;
     let (up_attention, upsampling) = blocks(&keys, "up_block_types", &up, &UP, up_type)?;
     let mut config = UnetConfig {
@@ -186,10 +187,12 @@ fn blocks(
         // diffusers takes the names of its first versions too.
         let short = name.strip_prefix("UNetRes").unwrap_or(name);
         let block = known.iter().find(|(_, _, known)| *known == short);
-        block.map(|(attention, resampling, _)| (*attention, resampling.unwrap_or(attending))).ok_or_else(|| {
-            let names = known.map(|(_, _, name)| name).join(", ");
-            keys.refuse(key, names, name, "other blocks are not supported")
-        })
+        block.map(|(attention, resampling, _)| (*attention, resampling.unwrap_or(attending))).ok_or_else(
+            || {
+                let names = known.map(|(_, _, name)| name).join(", ");
+                keys.refuse(key, names, name, "other blocks are not supported")
+            },
+        )
     };
     let blocks = types.iter().map(block).collect::<Result<Vec<_>>>()?;
     let (attention, mut resampling): (Vec<BlockAttention>, Vec<Resampling>) = blocks.into_iter().unzip();
@@ -206,9 +209,8 @@ fn block_types(
     resampling: impl Fn(usize) -> Resampling,
 ) -> (Vec<String>, &'static str) {
     let name = |(level, attention): (usize, &BlockAttention)| {
-        let fits = |(kind, way, _): &&BlockType| {
-            kind == attention && way.is_none_or(|way| way == resampling(level))
-        };
+        let fits =
+            |(kind, way, _): &&BlockType| kind == attention && way.is_none_or(|way| way == resampling(level));
         known.iter().find(fits).map_or("", |(_, _, name)| *name).to_owned()
     };
     let attends = |level: &usize| attention[*level] != BlockAttention::None;

@@ -20,8 +20,7 @@ pub enum Activation {
 
 impl Activation {
     /// Every one.
-    pub const ALL: [Activation; 4] =
-        [Activation::Silu, Activation::Mish, Activation::Gelu, Activation::Relu];
+    pub const ALL: [Activation; 4] = [Activation::Silu, Activation::Mish, Activation::Gelu, Activation::Relu];
 
     /// Its name in configurations.
     pub fn name(self) -> &'static str {

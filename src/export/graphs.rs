@@ -24,7 +24,8 @@ pub struct Source<'a> {
     pub step: Option<u64>,
 }
 
-/// A graph to export.
+/// A graph to export. Each has one more input where the network takes classes: `y` int64 \[N\], the classes of
+/// the images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum GraphSpec {
     /// Inputs `x` f32 \[N, C, H, W\] and `t` int64 \[N\], the index 0..T-1; output `eps` f32 \[N, C, H, W\].
@@ -224,8 +225,7 @@ fn chain(
 
     let mut body = GraphBuilder::body("step");
     let x = body.input("step/x", ElementType::F32, batch_of(shape))?;
-    let y_of_step =
-        y.map(|_| body.input("step/y", ElementType::I64, [Dim::from("N")])).transpose()?;
+    let y_of_step = y.map(|_| body.input("step/y", ElementType::I64, [Dim::from("N")])).transpose()?;
     let t = body.input("step/t", ElementType::I64, [Dim::from("N")])?;
     let coefficients = body.input("step/coefficients", ElementType::F32, [8])?;
     let z = if is_noisy { Some(body.input("step/z", ElementType::F32, batch_of(shape))?) } else { None };

@@ -220,7 +220,8 @@ fn activate(g: &mut GraphBuilder, function: Activation, x: Value) -> performer_d
             g.mul(x, quotient)
         }
         Activation::Gelu => {
-            let (root, one, half) = (g.scalar(std::f32::consts::FRAC_1_SQRT_2)?, g.scalar(1.0)?, g.scalar(0.5)?);
+            let (root, one, half) =
+                (g.scalar(std::f32::consts::FRAC_1_SQRT_2)?, g.scalar(1.0)?, g.scalar(0.5)?);
             let z = g.mul(x, root)?;
             let erf = g.unary(Unary::Erf, z)?;
             let sum = g.add(erf, one)?;

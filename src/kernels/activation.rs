@@ -330,9 +330,7 @@ mod tests {
         let phi = |x: f64| 0.5 * libm::erfc(-x * FRAC_1_SQRT_2);
         for function in [Activation::Mish, Activation::Gelu, Activation::Relu] {
             let exact = |x: f64| match function {
-                Activation::Gelu => {
-                    (x * phi(x), phi(x) + x * (-0.5 * x * x).exp() / TAU.sqrt())
-                }
+                Activation::Gelu => (x * phi(x), phi(x) + x * (-0.5 * x * x).exp() / TAU.sqrt()),
                 Activation::Relu => (x.max(0.0), if x > 0.0 { 1.0 } else { 0.0 }),
                 _ => {
                     let t = x.exp().ln_1p().tanh();

@@ -10,8 +10,8 @@
 //! allocates nothing at all, except that the queue of the thread pool takes a block for every 63 jobs.
 
 use super::Model;
-use super::condition::Condition;
 use super::clock::{OpClock, Work, timed, timed_for_all};
+use super::condition::Condition;
 use super::exec::{Arena, DropoutKey, Sweep, Weights, transpose_weights};
 use super::graph::Graph;
 use super::partial_sums::{PartialSum, PartialSums};

@@ -307,11 +307,9 @@ struct Reads {
 
 fn backward_reads(op: &Op) -> Reads {
     let (inputs, output) = match op {
-        Op::Conv { .. }
-        | Op::Linear { .. }
-        | Op::GroupNorm { .. }
-        | Op::Activate { .. }
-        | Op::ScaleShift => (true, false),
+        Op::Conv { .. } | Op::Linear { .. } | Op::GroupNorm { .. } | Op::Activate { .. } | Op::ScaleShift => {
+            (true, false)
+        }
         Op::Attention { .. } => (true, true),
         Op::TimeEmbedding { .. }
         | Op::ClassEmbedding { .. }

@@ -92,7 +92,8 @@ mod tests {
             let (once_x, once_v) = (d_x.clone(), d_v.clone());
             scale_shift_backward_x(isa, &v, &d_y, &mut d_x, Update::Add);
             scale_shift_backward_v(isa, &x, &d_y, &mut d_v, Update::Add);
-            let twice = |d: &[f64], once: &[f64]| d.iter().zip(once).all(|(d, o)| (d - 2.0 * o).abs() < 1e-13);
+            let twice =
+                |d: &[f64], once: &[f64]| d.iter().zip(once).all(|(d, o)| (d - 2.0 * o).abs() < 1e-13);
             assert!(twice(&d_x, &once_x) && twice(&d_v, &once_v));
         }
     }

@@ -13,6 +13,7 @@ fn unary_operators() {
     let cases: [Case; 11] = [
         (Unary::Abs, f64::abs, false),
         (Unary::Cos, f64::cos, false),
+        (Unary::Erf, libm::erf, false),
         (Unary::Exp, f64::exp, false),
         (Unary::Identity, |x| x, false),
         (Unary::Log, f64::ln, true),
