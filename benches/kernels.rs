@@ -7,7 +7,7 @@
 
 use divan::counter::{BytesCount, CyclesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use performer_ddpm::config::Preset;
+use performer_ddpm::config::{Activation, Preset};
 use performer_ddpm::kernels::internals::*;
 use performer_ddpm::kernels::{Isa, Team, peak_gflops};
 use performer_ddpm::nn::{self, Affine, AffineGradient, Context, GroupNorm, GroupNormGradient, Linear};
@@ -163,7 +163,8 @@ const IMAGES: [(usize, usize); 4] = [(784, 32), (196, 64), (49, 128), (1024, 128
 fn silu<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize, usize)) {
     let (x, mut y) = (numbers(pixels * channels), numbers(pixels * channels));
     measure(bencher, ISA, Work::Memory(2 * x.len()), |isa| {
-        Silu::try_run(isa, Pointwise { x: black_box(&x), y: &mut y }).expect("operands that fit");
+        let operands = Pointwise { function: Activation::Silu, x: black_box(&x), y: &mut y };
+        Activate::try_run(isa, operands).expect("operands that fit");
     });
 }
 
@@ -171,8 +172,9 @@ fn silu<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize, usize)) 
 fn silu_backward<const ISA: usize>(bencher: Bencher, (pixels, channels): (usize, usize)) {
     let [x, d_y, mut d_x] = [(); 3].map(|()| numbers(pixels * channels));
     measure(bencher, ISA, Work::Memory(3 * x.len()), |isa| {
-        let operands = PointwiseBackward { x: black_box(&x), d_y: &d_y, d_x: &mut d_x };
-        SiluBackward::try_run(isa, operands).expect("operands that fit");
+        let function = Activation::Silu;
+        let operands = PointwiseBackward { function, x: black_box(&x), d_y: &d_y, d_x: &mut d_x };
+        ActivateBackward::try_run(isa, operands).expect("operands that fit");
     });
 }
 

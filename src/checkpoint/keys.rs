@@ -47,6 +47,15 @@ impl Keys {
         serde_json::from_value(value).map_err(|e| self.refuse(key, expected, format!("{got} ({e})"), help))
     }
 
+    /// Whether a key's value is null, which then is read.
+    pub(super) fn take_null(&mut self, key: &str) -> bool {
+        let is_null = self.map.get(key).is_some_and(Value::is_null);
+        if is_null {
+            self.map.remove(key);
+        }
+        is_null
+    }
+
     /// One of the names that are supported, as what it means; a missing key has the name `default`.
     pub(super) fn one_of<V: Clone>(&mut self, key: &str, default: &str, names: &[(&str, V)]) -> Result<V> {
         let expected = || names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");

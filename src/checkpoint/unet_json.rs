@@ -8,22 +8,31 @@
 //! to us, and diffusers refuses the folder.
 
 use super::keys::Keys;
-use crate::config::{BlockAttention, FavorConfig, UnetConfig};
+use crate::config::{Activation, BlockAttention, FavorConfig, Resampling, TimeScaleShift, UnetConfig};
 use crate::error::Result;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-const DOWN: [(BlockAttention, &str); 3] = [
-    (BlockAttention::None, "DownBlock2D"),
-    (BlockAttention::Softmax, "AttnDownBlock2D"),
-    (BlockAttention::Favor, "FavorAttnDownBlock2D"),
+/// A level's attention, how it changes the resolution, and the type of block that has both. Blocks with
+/// attention change the resolution as `downsample_type` and `upsample_type` say.
+type BlockType = (BlockAttention, Option<Resampling>, &'static str);
+
+const DOWN: [BlockType; 4] = [
+    (BlockAttention::None, Some(Resampling::Conv), "DownBlock2D"),
+    (BlockAttention::None, Some(Resampling::Resnet), "ResnetDownsampleBlock2D"),
+    (BlockAttention::Softmax, None, "AttnDownBlock2D"),
+    (BlockAttention::Favor, None, "FavorAttnDownBlock2D"),
 ];
-const UP: [(BlockAttention, &str); 3] = [
-    (BlockAttention::None, "UpBlock2D"),
-    (BlockAttention::Softmax, "AttnUpBlock2D"),
-    (BlockAttention::Favor, "FavorAttnUpBlock2D"),
+const UP: [BlockType; 4] = [
+    (BlockAttention::None, Some(Resampling::Conv), "UpBlock2D"),
+    (BlockAttention::None, Some(Resampling::Resnet), "ResnetUpsampleBlock2D"),
+    (BlockAttention::Softmax, None, "AttnUpBlock2D"),
+    (BlockAttention::Favor, None, "FavorAttnUpBlock2D"),
 ];
+const RESAMPLING: [(&str, Resampling); 2] = [("conv", Resampling::Conv), ("resnet", Resampling::Resnet)];
+const TIME_SCALE_SHIFT: [(&str, TimeScaleShift); 2] =
+    [("default", TimeScaleShift::Default), ("scale_shift", TimeScaleShift::ScaleShift)];
 const MID: &str = "UNetMidBlock2D";
 const FAVOR_MID: &str = "UNetMidBlock2DFavor";
 const FAVOR_MID_PREFIX: &str = "FavorMid";
@@ -74,8 +83,10 @@ pub(super) fn read(file: &Path) -> Result<UnetConfig> {
     {
         *last = block.to_owned();
     }
-    let down_attention = block_attention(&keys, "down_block_types", &down, &DOWN)?;
-    let up_attention = block_attention(&keys, "up_block_types", &up, &UP)?;
+    let (down_type, up_type) =
+        (resampling(&mut keys, "downsample_type")?, resampling(&mut keys, "upsample_type")?);
+    let (down_attention, downsampling) = blocks(&keys, "down_block_types", &down, &DOWN, down_type)?;
+    let (up_attention, upsampling) = blocks(&keys, "up_block_types", &up, &UP, up_type)?;
     let mut config = UnetConfig {
         sample_size,
         in_channels: keys.get("in_channels", 3, count)?,
@@ -95,6 +106,12 @@ pub(super) fn read(file: &Path) -> Result<UnetConfig> {
         freq_shift: keys.get("freq_shift", 0.0, "a number")?,
         mid_block_scale_factor: keys.get("mid_block_scale_factor", 1.0, "a positive number")?,
         dropout: keys.get("dropout", 0.0, "a number from 0 to 1")?,
+        act_fn: activation(&mut keys)?,
+        resnet_time_scale_shift: keys.one_of("resnet_time_scale_shift", "default", &TIME_SCALE_SHIFT)?,
+        downsampling,
+        upsampling,
+        center_input_sample: keys.get("center_input_sample", false, "true or false")?,
+        num_class_embeds: keys.get("num_class_embeds", None, "a positive whole number or null")?,
     };
     if uses_favor(&config) {
         config.favor = keys.require(
@@ -112,14 +129,8 @@ pub(super) fn read(file: &Path) -> Result<UnetConfig> {
 
 /// Keys for which only one behaviour is supported.
 fn accept_what_is_built_in(keys: &mut Keys) -> Result<()> {
-    keys.fixed("act_fn", &[json!("silu"), json!("swish")])?;
-    for key in ["downsample_type", "upsample_type"] {
-        keys.fixed(key, &[json!("conv")])?;
-    }
-    keys.fixed("resnet_time_scale_shift", &[json!("default")])?;
     keys.fixed("time_embedding_type", &[json!("positional")])?;
-    keys.fixed("center_input_sample", &[json!(false)])?;
-    for key in ["class_embed_type", "num_class_embeds", "num_train_timesteps"] {
+    for key in ["class_embed_type", "num_train_timesteps"] {
         keys.fixed(key, &[Value::Null])?;
     }
     Ok(())
@@ -144,21 +155,68 @@ fn mid_attention(keys: &mut Keys) -> Result<BlockAttention> {
     }
 }
 
-fn block_attention(
+/// The activation of the residual blocks; diffusers reads its name in any case.
+fn activation(keys: &mut Keys) -> Result<Activation> {
+    let expected = "silu, swish, mish, gelu or relu";
+    let name: String = keys.get("act_fn", Activation::Silu.name().to_owned(), expected)?;
+    let lower = name.to_lowercase();
+    let known = Activation::ALL.into_iter().find(|function| function.name() == lower);
+    known
+        .or((lower == "swish").then_some(Activation::Silu))
+        .ok_or_else(|| keys.refuse("act_fn", expected, name, "other activations are not supported"))
+}
+
+/// How the levels that attend change the resolution; to diffusers `null` means `conv`.
+fn resampling(keys: &mut Keys, key: &str) -> Result<Resampling> {
+    if keys.take_null(key) {
+        return Ok(Resampling::Conv);
+    }
+    keys.one_of(key, "conv", &RESAMPLING)
+}
+
+/// Each level's attention and how it changes the resolution, the latter without entries where all levels have
+/// convolutions; `attending` is for those that attend.
+fn blocks(
     keys: &Keys,
     key: &str,
     types: &[String],
-    known: &[(BlockAttention, &str); 3],
-) -> Result<Vec<BlockAttention>> {
-    let attention = |name: &String| {
+    known: &[BlockType; 4],
+    attending: Resampling,
+) -> Result<(Vec<BlockAttention>, Vec<Resampling>)> {
+    let block = |name: &String| {
         // diffusers takes the names of its first versions too.
         let short = name.strip_prefix("UNetRes").unwrap_or(name);
-        known.iter().find(|(_, known)| *known == short).map(|(attention, _)| *attention).ok_or_else(|| {
-            let names = known.map(|(_, name)| name).join(", ");
-            keys.refuse(key, names, name, "other blocks are not supported")
-        })
+        let block = known.iter().find(|(_, _, known)| *known == short);
+        block.map(|(attention, resampling, _)| (*attention, resampling.unwrap_or(attending))).ok_or_else(
+            || {
+                let names = known.map(|(_, _, name)| name).join(", ");
+                keys.refuse(key, names, name, "other blocks are not supported")
+            },
+        )
     };
-    types.iter().map(attention).collect()
+    let blocks = types.iter().map(block).collect::<Result<Vec<_>>>()?;
+    let (attention, mut resampling): (Vec<BlockAttention>, Vec<Resampling>) = blocks.into_iter().unzip();
+    if resampling.iter().all(|way| *way == Resampling::Conv) {
+        resampling.clear();
+    }
+    Ok((attention, resampling))
+}
+
+/// The types of the blocks, and `downsample_type` or `upsample_type`.
+fn block_types(
+    known: &[BlockType; 4],
+    attention: &[BlockAttention],
+    resampling: impl Fn(usize) -> Resampling,
+) -> (Vec<String>, &'static str) {
+    let name = |(level, attention): (usize, &BlockAttention)| {
+        let fits =
+            |(kind, way, _): &&BlockType| kind == attention && way.is_none_or(|way| way == resampling(level));
+        known.iter().find(fits).map_or("", |(_, _, name)| *name).to_owned()
+    };
+    let attends = |level: &usize| attention[*level] != BlockAttention::None;
+    let of_attending = (0..attention.len()).find(attends).map_or(Resampling::Conv, &resampling);
+    let way = RESAMPLING.iter().find(|(_, way)| *way == of_attending).map_or("", |(name, _)| *name);
+    (attention.iter().enumerate().map(name).collect(), way)
 }
 
 fn uses_favor(config: &UnetConfig) -> bool {
@@ -172,11 +230,11 @@ fn outer_blocks_use_favor(config: &UnetConfig) -> bool {
 /// The text of a `config.json`. diffusers loads it and builds the same network if no block is a FAVOR+ block,
 /// and refuses it otherwise. The settings of FAVOR+ are written only where a block uses them.
 pub(super) fn text(config: &UnetConfig) -> String {
-    let name = |known: &[(BlockAttention, &str); 3], attention: BlockAttention| {
-        known.iter().find(|(kind, _)| *kind == attention).map_or("", |(_, name)| *name).to_owned()
-    };
-    let mut down: Vec<String> = config.down_attention.iter().map(|a| name(&DOWN, *a)).collect();
-    let up: Vec<String> = config.up_attention.iter().map(|a| name(&UP, *a)).collect();
+    let (mut down, downsample_type) =
+        block_types(&DOWN, &config.down_attention, |level| config.downsampling_of(level));
+    let (up, upsample_type) = block_types(&UP, &config.up_attention, |level| config.upsampling_of(level));
+    let shift = config.resnet_time_scale_shift;
+    let shift = TIME_SCALE_SHIFT.iter().find(|(_, kind)| *kind == shift).map_or("", |(name, _)| *name);
     let favor_mid = config.mid_attention == BlockAttention::Favor;
     if favor_mid
         && !outer_blocks_use_favor(config)
@@ -191,16 +249,16 @@ pub(super) fn text(config: &UnetConfig) -> String {
     let mut map = Map::new();
     let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
     put("_class_name", json!("UNet2DModel"));
-    put("act_fn", json!("silu"));
+    put("act_fn", json!(config.act_fn.name()));
     put("add_attention", json!(config.mid_attention != BlockAttention::None));
     put("attention_head_dim", json!(config.attention_head_dim));
     put("attn_norm_num_groups", json!(config.attn_norm_num_groups));
     put("block_out_channels", json!(config.block_out_channels));
-    put("center_input_sample", json!(false));
+    put("center_input_sample", json!(config.center_input_sample));
     put("class_embed_type", Value::Null);
     put("down_block_types", json!(down));
     put("downsample_padding", json!(config.downsample_padding));
-    put("downsample_type", json!("conv"));
+    put("downsample_type", json!(downsample_type));
     put("dropout", json!(config.dropout));
     put("flip_sin_to_cos", json!(config.flip_sin_to_cos));
     put("freq_shift", json!(config.freq_shift));
@@ -210,15 +268,15 @@ pub(super) fn text(config: &UnetConfig) -> String {
     put("mid_block_type", json!(if favor_mid { FAVOR_MID } else { MID }));
     put("norm_eps", json!(config.norm_eps));
     put("norm_num_groups", json!(config.norm_num_groups));
-    put("num_class_embeds", Value::Null);
+    put("num_class_embeds", json!(config.num_class_embeds));
     put("num_train_timesteps", Value::Null);
     put("out_channels", json!(config.out_channels));
-    put("resnet_time_scale_shift", json!("default"));
+    put("resnet_time_scale_shift", json!(shift));
     put("sample_size", sample_size);
     put("time_embedding_dim", Value::Null);
     put("time_embedding_type", json!("positional"));
     put("up_block_types", json!(up));
-    put("upsample_type", json!("conv"));
+    put("upsample_type", json!(upsample_type));
     if uses_favor(config) {
         put("favor", json!(config.favor));
     }

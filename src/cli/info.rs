@@ -4,7 +4,7 @@ mod onnx_file;
 
 use super::{model_path, print_json};
 use clap::Args;
-use performer_ddpm::config::{DiffusionConfig, FeatureMap};
+use performer_ddpm::config::{DiffusionConfig, FeatureMap, TimeScaleShift, UnetConfig};
 use performer_ddpm::equations::{Schedule, Timestep};
 use performer_ddpm::model::report::{GraphReport, report};
 use performer_ddpm::{Result, checkpoint};
@@ -36,6 +36,7 @@ struct Info<'a> {
     step: Option<u64>,
     note: Option<String>,
     diffusion: &'a DiffusionConfig,
+    unet: &'a UnetConfig,
     alpha_bar_t: f64,
     #[serde(flatten)]
     network: GraphReport,
@@ -58,6 +59,7 @@ pub fn run(args: InfoArgs) -> Result<ExitCode> {
         step: loaded.step,
         note: loaded.note.clone(),
         diffusion: &loaded.diffusion,
+        unet: &loaded.model.config,
         alpha_bar_t: schedule.last().alpha_bar,
         network: report(&loaded.model.graph, args.batch as usize, threads)?,
     };
@@ -85,6 +87,14 @@ fn print_totals(info: &Info, batch: u32, threads: usize) {
         network.multiply_adds as f64 / 1e6,
         network.training_mib
     );
+    let UnetConfig { act_fn, resnet_time_scale_shift, center_input_sample, num_class_embeds, .. } = info.unet;
+    let time = match resnet_time_scale_shift {
+        TimeScaleShift::Default => "the time embedding added",
+        TimeScaleShift::ScaleShift => "the time embedding as scale and shift",
+    };
+    let range = if *center_input_sample { "; takes images in [0, 1]" } else { "" };
+    let classes = num_class_embeds.map_or(String::new(), |classes| format!("; {classes} classes"));
+    println!("residual blocks with {}, {time}{range}{classes}", act_fn.name());
 }
 
 fn print_layers(info: &Info, schedule: &Schedule) -> Result<()> {

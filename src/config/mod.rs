@@ -20,11 +20,13 @@ mod attention;
 mod diffusion;
 mod images;
 mod preset;
+mod residual;
 mod training;
 mod unet;
 
 pub use attention::{AttentionKind, FavorConfig, FeatureMap, ProjectionKind, RowNorms};
 pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
 pub use preset::Preset;
+pub use residual::{Activation, Resampling, TimeScaleShift};
 pub use training::{Averaging, Config, DataConfig, LrDecay, PlanEntry, TrainConfig};
 pub use unet::{BlockAttention, UnetConfig};

@@ -1,8 +1,8 @@
 //! Configurations by name.
 
 use super::{
-    Averaging, BetaSchedule, BlockAttention, Config, DataConfig, DiffusionConfig, FavorConfig, FeatureMap,
-    LrDecay, TrainConfig, UnetConfig,
+    Activation, Averaging, BetaSchedule, BlockAttention, Config, DataConfig, DiffusionConfig, FavorConfig,
+    FeatureMap, LrDecay, TimeScaleShift, TrainConfig, UnetConfig,
 };
 use BlockAttention::{Favor, None as Plain, Softmax};
 
@@ -65,6 +65,12 @@ fn unet() -> UnetConfig {
         freq_shift: 1.0,
         mid_block_scale_factor: 1.0,
         dropout: 0.0,
+        act_fn: Activation::Silu,
+        resnet_time_scale_shift: TimeScaleShift::Default,
+        downsampling: Vec::new(),
+        upsampling: Vec::new(),
+        center_input_sample: false,
+        num_class_embeds: None,
     }
 }
 

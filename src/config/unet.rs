@@ -1,6 +1,6 @@
 //! The U-Net's configuration, with diffusers' names and meaning (`UNet2DModel`; Ho et al. 2020, appendix B).
 
-use super::{AttentionKind, FavorConfig};
+use super::{Activation, AttentionKind, FavorConfig, Resampling, TimeScaleShift};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ pub struct UnetConfig {
     pub sample_size: [usize; 2],
     /// Channels of x_t.
     pub in_channels: usize,
-    /// Channels of eps_theta.
+    /// Channels of the output: those of x_t, or twice as many where the network predicts a variance too.
     pub out_channels: usize,
     /// Channels of each level, the full resolution first.
     pub block_out_channels: Vec<usize>,
@@ -52,7 +52,8 @@ pub struct UnetConfig {
     pub favor: FavorConfig,
     /// Groups of every normalisation.
     pub norm_num_groups: usize,
-    /// Groups of the middle attention's normalisation, where they differ.
+    /// Groups of the middle attention's normalisation, where they differ. As in diffusers, the middle
+    /// attention has no normalisation where this is `None` and `resnet_time_scale_shift` is `scale_shift`.
     pub attn_norm_num_groups: Option<usize>,
     /// The constant added to a normalisation's variance.
     pub norm_eps: f64,
@@ -67,6 +68,27 @@ pub struct UnetConfig {
     pub mid_block_scale_factor: f64,
     /// Dropout between a residual block's second activation and convolution.
     pub dropout: f64,
+    /// The activation function of the residual blocks. The one in the time embedding and the one before the
+    /// last convolution are SiLU in every network.
+    #[serde(default)]
+    pub act_fn: Activation,
+    /// How the time embedding enters the residual blocks.
+    #[serde(default)]
+    pub resnet_time_scale_shift: TimeScaleShift,
+    /// How each level on the way down halves the resolution; no entries for convolutions everywhere. The
+    /// levels that attend have to agree: diffusers has one `downsample_type` for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub downsampling: Vec<Resampling>,
+    /// How each level on the way up, the lowest resolution first, doubles the resolution; likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upsampling: Vec<Resampling>,
+    /// Whether the network takes images in \[0, 1\] and computes with 2 x - 1.
+    #[serde(default)]
+    pub center_input_sample: bool,
+    /// The number of classes, one for "none of them" included where there is one; `None` for a network that
+    /// takes no classes. Each has a trained vector, which is added to the time embedding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_class_embeds: Option<usize>,
 }
 
 impl UnetConfig {
@@ -77,6 +99,24 @@ impl UnetConfig {
             BlockAttention::Softmax => Some(AttentionKind::Softmax),
             BlockAttention::Favor => Some(AttentionKind::Favor(self.favor.map)),
         }
+    }
+
+    /// How a level on the way down halves the resolution.
+    pub fn downsampling_of(&self, level: usize) -> Resampling {
+        self.downsampling.get(level).copied().unwrap_or_default()
+    }
+
+    /// How a level on the way up, counted from the lowest resolution, doubles the resolution.
+    pub fn upsampling_of(&self, level: usize) -> Resampling {
+        self.upsampling.get(level).copied().unwrap_or_default()
+    }
+
+    /// Groups of the middle attention's normalisation; `None` where it has none.
+    pub fn mid_attention_groups(&self) -> Option<usize> {
+        self.attn_norm_num_groups.or(match self.resnet_time_scale_shift {
+            TimeScaleShift::Default => Some(self.norm_num_groups),
+            TimeScaleShift::ScaleShift => None,
+        })
     }
 
     /// Every entry: the levels on the way down, those on the way up, the middle block.
@@ -111,6 +151,32 @@ impl UnetConfig {
             if n != levels {
                 return fail(key, format!("{levels} entries, one per level"), n.to_string(), "");
             }
+        }
+        for (key, ways, attention) in [
+            ("downsampling", &self.downsampling, &self.down_attention),
+            ("upsampling", &self.upsampling, &self.up_attention),
+        ] {
+            if !ways.is_empty() && ways.len() != levels {
+                let expected = format!("{levels} entries, one per level, or none for convolutions");
+                return fail(key, expected, ways.len().to_string(), "");
+            }
+            let mut attending =
+                ways.iter().zip(attention).filter(|(_, attention)| **attention != BlockAttention::None);
+            let first = attending.next();
+            if attending.any(|(way, _)| Some(way) != first.map(|(way, _)| way)) {
+                return fail(
+                    key,
+                    "the same at all levels that attend".into(),
+                    format!("{ways:?}"),
+                    "levels without attention may differ",
+                );
+            }
+        }
+        if let Some(classes) = self.num_class_embeds
+            && !(1..=1 << 20).contains(&classes)
+        {
+            let help = "leave it out for a network without classes";
+            return fail("num_class_embeds", "1 to 1048576".into(), classes.to_string(), help);
         }
         let channels = self.block_out_channels.iter().map(|n| ("block_out_channels", *n, 1 << 14));
         let numbers = [

@@ -10,7 +10,7 @@ use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
 use crate::kernels::Isa;
 use crate::model::graph::Shape;
-use crate::model::{Engine, Model};
+use crate::model::{Condition, Engine, Model};
 use crate::rng::{Stream, fill_normal, rng};
 use performer_ddpm_onnx::Tensor;
 use performer_ddpm_onnx::runner::Runner;
@@ -165,7 +165,8 @@ impl Reference {
 
     /// eps \[n, h, w, c\] from x \[n, h, w, c\].
     fn eps(&mut self, x: &[f64], indices: &[usize], eps: &mut [f64]) -> Result<()> {
-        self.engine.forward(&self.model, x, indices, eps)?;
+        let conditions = conditions(self.model.graph.classes(), indices);
+        self.engine.forward(&self.model, x, &conditions, eps)?;
         finite(eps)
     }
 
@@ -182,13 +183,9 @@ impl Reference {
             let t = Tensor::i64([n], indices[..n].iter().map(|t| *t as i64).collect::<Vec<_>>())?;
             let want = eps[..n * out.len()].to_vec();
             let scale = largest(&want);
-            cases.push(Case {
-                inputs: vec![("x", self.tensor(n, &x)?), ("t", t)],
-                continued: Vec::new(),
-                want,
-                scale,
-                bound: BOUND,
-            });
+            let mut inputs = vec![("x", self.tensor(n, &x)?), ("t", t)];
+            inputs.extend(self.classes(n)?);
+            cases.push(Case { inputs, continued: Vec::new(), want, scale, bound: BOUND });
         }
         Ok(cases)
     }
@@ -226,12 +223,13 @@ impl Reference {
             c.b_x0.abs() * predicted + (c.b_x * x).abs() + (c.b_eps * eps).abs() + (c.sigma * z).abs()
         });
         let scale = terms.fold(0.0, f64::max);
-        let inputs = vec![
+        let mut inputs = vec![
             ("x", self.tensor(n, &x)?),
             ("t", Tensor::i64([n], vec![t.index() as i64; n])?),
             ("coefficients", Tensor::f32([8], c.to_array::<f32>())?),
             ("z", self.tensor(n, &z)?),
         ];
+        inputs.extend(self.classes(n)?);
         Ok(Case { inputs, continued: Vec::new(), want, scale, bound: BOUND })
     }
 
@@ -253,8 +251,9 @@ impl Reference {
         x[BATCH * len..].iter_mut().zip(nudge).for_each(|(x, z)| *x += NUDGE * z);
         let z = |k: usize, _: Timestep, out: &mut [f64]| out.copy_from_slice(&with_first_again(&noises[k]));
         let (model, engine) = (&self.model, &mut self.engine);
+        let classes = model.graph.classes();
         let eps_theta = |x: &[f64], t: Timestep, out: &mut [f64]| {
-            engine.forward(model, x, &[t.index(); BATCH + 1], out)?;
+            engine.forward(model, x, &conditions(classes, &[t.index(); BATCH + 1]), out)?;
             finite(out)
         };
         let watch = |k: usize, _: Timestep, _: &[f64]| progress((k + 1) as f64 / steps as f64);
@@ -277,6 +276,7 @@ impl Reference {
                 if per_run < steps {
                     inputs.push(("first", Tensor::i64([1], [(i * per_run) as i64])?));
                 }
+                inputs.extend(self.classes(n)?);
                 runs.push(inputs);
             }
             let mut inputs = runs.remove(0);
@@ -301,11 +301,29 @@ impl Reference {
         x
     }
 
+    /// The input of the images' classes, if there is one.
+    fn classes(&self, n: usize) -> Result<Option<(&'static str, Tensor)>> {
+        let Some(classes) = self.model.graph.classes() else { return Ok(None) };
+        let classes: Vec<i64> = (0..n).map(|image| class_of(image, classes) as i64).collect();
+        Ok(Some(("y", Tensor::i64([n], classes)?)))
+    }
+
     /// The first `n` images as an input.
     fn tensor(&self, n: usize, x: &[f32]) -> Result<Tensor> {
         let Shape { h, w, c } = self.shape;
         Ok(Tensor::f32([n, c, h, w], &x[..n * self.shape.len()])?)
     }
+}
+
+/// The class that an image gets, of so many. The one after the last of a batch is the first one again.
+fn class_of(image: usize, classes: usize) -> usize {
+    image % BATCH % classes
+}
+
+/// The images' timesteps and, where the network takes them, classes.
+fn conditions(classes: Option<usize>, indices: &[usize]) -> Vec<Condition> {
+    let class = |image| classes.map(|classes| class_of(image, classes));
+    indices.iter().enumerate().map(|(i, index)| Condition { index: *index, class: class(i) }).collect()
 }
 
 fn finite(eps: &[f64]) -> Result<()> {

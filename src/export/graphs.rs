@@ -2,7 +2,7 @@
 //! Scan.
 
 use super::metadata::{GraphKind, Metadata, SamplerSummary};
-use super::network::Network;
+use super::network::{Condition, Network};
 use crate::config::DiffusionConfig;
 use crate::equations::update::{ReverseProcess, StepCoefficients};
 use crate::equations::{Schedule, Spacing, Timestep};
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::graph::Shape;
 use performer_ddpm_onnx as onnx;
-use performer_ddpm_onnx::builder::{Binary, GraphBuilder, ModelInfo, SliceRange, Value};
+use performer_ddpm_onnx::builder::{Binary, GraphBuilder, ModelInfo, SliceRange, Unary, Value};
 use performer_ddpm_onnx::{Dim, ElementType};
 
 /// What is exported.
@@ -24,7 +24,8 @@ pub struct Source<'a> {
     pub step: Option<u64>,
 }
 
-/// A graph to export.
+/// A graph to export. Each has one more input where the network takes classes: `y` int64 \[N\], the classes of
+/// the images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum GraphSpec {
     /// Inputs `x` f32 \[N, C, H, W\] and `t` int64 \[N\], the index 0..T-1; output `eps` f32 \[N, C, H, W\].
@@ -108,7 +109,8 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
         GraphSpec::Denoiser => {
             let x = g.input("x", ElementType::F32, batch_of(shape))?;
             let t = g.input("t", ElementType::I64, [Dim::from("N")])?;
-            let eps = network.write(&mut g, x, t)?;
+            let condition = Condition { t, y: classes(&mut g, network)? };
+            let eps = network.write(&mut g, x, condition)?;
             g.output("eps", eps)?;
         }
         GraphSpec::Step => {
@@ -116,7 +118,8 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
             let t = g.input("t", ElementType::I64, [Dim::from("N")])?;
             let coefficients = g.input("coefficients", ElementType::F32, [8])?;
             let z = g.input("z", ElementType::F32, batch_of(shape))?;
-            let eps = network.write(&mut g, x, t)?;
+            let condition = Condition { t, y: classes(&mut g, network)? };
+            let eps = network.write(&mut g, x, condition)?;
             let next = update(&mut g, x, eps, coefficients, Some(z))?;
             g.output("x_next", next)?;
         }
@@ -127,7 +130,7 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
                 let expected = format!("from 1 to the sampler's {}", steps.len());
                 return Err(Error::invalid("steps of one run", expected, per_run.to_string(), ""));
             }
-            let images = chain(&mut g, &network, shape, &steps, per_run)?;
+            let images = chain(&mut g, network, shape, &steps, per_run)?;
             g.output("images", images)?;
             let timesteps = steps.iter().map(|(t, _)| *t).collect();
             sampler = Some(SamplerSummary { process, spacing, timesteps, per_run });
@@ -155,6 +158,12 @@ fn doc(kind: GraphKind) -> String {
          \"Performers-backed Denoising Diffusion Probabilistic Models\", listed with their corrections in \
          the program's docs/equations.md."
     )
+}
+
+/// The input `y` of a network that takes classes.
+fn classes(g: &mut GraphBuilder, network: Network) -> Result<Option<Value>> {
+    let takes_classes = network.graph.classes().is_some();
+    Ok(takes_classes.then(|| g.input("y", ElementType::I64, [Dim::from("N")])).transpose()?)
 }
 
 fn batch_of(shape: Shape) -> onnx::Shape {
@@ -202,7 +211,7 @@ fn update(
 /// Algorithm 2 or DDIM as one Scan over the steps of a run, the network with its weights inside the body.
 fn chain(
     g: &mut GraphBuilder,
-    network: &Network,
+    network: Network,
     shape: Shape,
     steps: &[(Timestep, StepCoefficients)],
     per_run: usize,
@@ -211,16 +220,23 @@ fn chain(
     let mut dims = vec![Dim::from(per_run)];
     dims.extend(batch_of(shape).0);
     let noise = g.input("noise", ElementType::F32, dims)?;
+    let y = classes(g, network)?;
     let is_noisy = steps.iter().any(|(_, c)| c.sigma != 0.0);
 
     let mut body = GraphBuilder::body("step");
     let x = body.input("step/x", ElementType::F32, batch_of(shape))?;
+    let y_of_step = y.map(|_| body.input("step/y", ElementType::I64, [Dim::from("N")])).transpose()?;
     let t = body.input("step/t", ElementType::I64, [Dim::from("N")])?;
     let coefficients = body.input("step/coefficients", ElementType::F32, [8])?;
     let z = if is_noisy { Some(body.input("step/z", ElementType::F32, batch_of(shape))?) } else { None };
-    let eps = network.write(&mut body, x, t)?;
+    let eps = network.write(&mut body, x, Condition { t, y: y_of_step })?;
     let next = update(&mut body, x, eps, coefficients, z)?;
     body.output("step/x_next", next)?;
+    // The classes are a state that no step changes: a body reads nothing of the graph around it.
+    if let Some(y) = y_of_step {
+        let same = body.unary(Unary::Identity, y)?;
+        body.output("step/y_next", same)?;
+    }
 
     // All runs have the same number of steps: the last one is padded with steps that change nothing.
     let rows = steps.len().next_multiple_of(per_run);
@@ -255,7 +271,8 @@ fn chain(
     })?;
     let mut scanned = vec![timesteps, coefficients];
     scanned.extend(is_noisy.then_some(noise));
+    let states: Vec<Value> = [start].into_iter().chain(y).collect();
     let doc = "Algorithm 2, or DDIM: the network and the update, once per step";
-    let outputs = g.within("chain", doc, |g| g.scan(body, &[start], &scanned))?;
+    let outputs = g.within("chain", doc, |g| g.scan(body, &states, &scanned))?;
     Ok(outputs.states[0])
 }

@@ -7,11 +7,21 @@
 //! computes it once when it loads the file.
 
 use super::attention;
+use crate::config::Activation;
 use crate::error::Result;
 use crate::model::graph::{Graph, Node, Op};
 use crate::model::params::ParamId;
 use crate::nn::time_embedding;
-use performer_ddpm_onnx::builder::{ConvSpec, GraphBuilder, Value};
+use performer_ddpm_onnx::builder::{ConvSpec, GraphBuilder, Unary, Value};
+
+/// What the network is told of the images.
+#[derive(Clone, Copy)]
+pub(super) struct Condition {
+    /// The timesteps' indices, integers \[N\].
+    pub t: Value,
+    /// The classes, integers \[N\], where the network takes them.
+    pub y: Option<Value>,
+}
 
 /// A network to be written into a graph.
 #[derive(Clone, Copy)]
@@ -27,14 +37,14 @@ pub(super) struct Network<'a> {
 }
 
 impl Network<'_> {
-    /// Writes the network into `g` and returns eps \[N, C, H, W\]; x \[N, C, H, W\] floats, t \[N\] integers.
-    pub fn write(&self, g: &mut GraphBuilder, x: Value, t: Value) -> Result<Value> {
+    /// Writes the network into `g` and returns eps \[N, C, H, W\]; x \[N, C, H, W\] floats.
+    pub fn write(&self, g: &mut GraphBuilder, x: Value, condition: Condition) -> Result<Value> {
         // Every value is written before it is read, so any value can fill the list at first.
         let mut values = vec![x; self.graph.values.len()];
         for node in &self.graph.nodes {
             let inputs: Vec<Value> = node.inputs.iter().map(|input| values[input.0]).collect();
             values[node.output.0] =
-                g.within(&node.name, &self.doc(node), |g| self.node(g, node, &inputs, t))?;
+                g.within(&node.name, &self.doc(node), |g| self.node(g, node, &inputs, condition))?;
         }
         Ok(values[self.graph.output.0])
     }
@@ -44,7 +54,7 @@ impl Network<'_> {
         g: &mut GraphBuilder,
         node: &Node,
         inputs: &[Value],
-        t: Value,
+        condition: Condition,
     ) -> performer_ddpm_onnx::Result<Value> {
         match node.op {
             Op::TimeEmbedding { flip_sin_to_cos, freq_shift } => {
@@ -54,7 +64,20 @@ impl Network<'_> {
                     time_embedding(index, flip_sin_to_cos, freq_shift, row);
                 }
                 let table = g.constant_f32(&[self.timesteps, dim], &table)?;
-                g.gather(table, 0, t)
+                g.gather(table, 0, condition.t)
+            }
+            Op::ClassEmbedding { weight } => {
+                let table = self.param(g, weight)?;
+                let y = condition.y.ok_or_else(|| {
+                    let help = "this network takes classes";
+                    performer_ddpm_onnx::Error::invalid("the classes", "an input y", "none", help)
+                })?;
+                g.gather(table, 0, y)
+            }
+            Op::Center => {
+                let (two, one) = (g.scalar(2.0)?, g.scalar(1.0)?);
+                let doubled = g.mul(inputs[0], two)?;
+                g.sub(doubled, one)
             }
             Op::Conv { weight, bias, kernel: _, stride, pad_before, pad_after } => {
                 let (weight, bias) = (self.param(g, weight)?, self.param(g, bias)?);
@@ -81,10 +104,20 @@ impl Network<'_> {
                 let z = g.group_norm(inputs[0], groups, weight, bias, eps as f32)?;
                 if silu { g.silu(z) } else { Ok(z) }
             }
-            Op::Silu => g.silu(inputs[0]),
+            Op::Activate { function } => activate(g, function, inputs[0]),
             Op::AddChannels => {
                 let vector = g.unsqueeze(inputs[1], &[2, 3])?;
                 g.add(inputs[0], vector)
+            }
+            Op::ScaleShift => {
+                let c = self.graph.shape(node.output).c;
+                let parts = g.split(inputs[1], 1, &[c, c])?;
+                let [scale, shift] = [parts[0], parts[1]];
+                let (scale, shift) = (g.unsqueeze(scale, &[2, 3])?, g.unsqueeze(shift, &[2, 3])?);
+                let one = g.scalar(1.0)?;
+                let scale = g.add(scale, one)?;
+                let scaled = g.mul(inputs[0], scale)?;
+                g.add(scaled, shift)
             }
             Op::Add { scale } => {
                 let sum = g.add(inputs[0], inputs[1])?;
@@ -96,6 +129,12 @@ impl Network<'_> {
             }
             Op::Concat => g.concat(1, inputs),
             Op::Upsample => g.upsample_nearest(inputs[0], 2),
+            Op::AveragePool => {
+                let c = self.graph.shape(node.output).c;
+                let kernel = g.constant_f32(&[c, 1, 2, 2], &vec![0.25; 4 * c])?;
+                let spec = ConvSpec { strides: [2; 2], groups: c, ..ConvSpec::default() };
+                g.conv(inputs[0], kernel, None, &spec)
+            }
             // Dropout acts in training only.
             Op::Dropout { .. } => Ok(inputs[0]),
             Op::Attention { heads, kind, projection } => {
@@ -137,18 +176,57 @@ impl Network<'_> {
                 let silu = if *silu { ", then SiLU" } else { "" };
                 format!("group normalisation in {groups} groups{silu}")
             }
-            Op::Silu => "SiLU: x sigmoid(x)".to_owned(),
+            Op::ClassEmbedding { .. } => "the vector of the image's class y".to_owned(),
+            Op::Center => "2 x - 1: images in [0, 1] to [-1, 1]".to_owned(),
+            Op::Activate { function } => match function {
+                Activation::Silu => "SiLU: x sigmoid(x)",
+                Activation::Mish => "Mish: x tanh(ln(1 + exp(x))) = x n / (n + 2), n = exp(x) (exp(x) + 2)",
+                Activation::Gelu => "GELU: x Phi(x) = x (1 + erf(x / sqrt(2))) / 2",
+                Activation::Relu => "ReLU: max(x, 0)",
+            }
+            .to_owned(),
             Op::AddChannels => "the time embedding, one number per channel, added to every pixel".to_owned(),
+            Op::ScaleShift => {
+                "the time embedding as a scale and a shift of every channel: x (1 + s) + b".to_owned()
+            }
             Op::Add { scale } if *scale == 1.0 => "residual sum".to_owned(),
             Op::Add { scale } => format!("residual sum, times {scale}"),
             Op::Concat => "the skip connection's channels behind the image's".to_owned(),
             Op::Upsample => "every pixel twice in both directions".to_owned(),
+            Op::AveragePool => "averages of 2 x 2 pixels".to_owned(),
             Op::Dropout { .. } => String::new(),
             Op::Attention { heads, .. } => format!(
                 "attention over {} pixels in {heads} heads of {} neighbouring channels, cut out and put back",
                 out.pixels(),
                 out.c / heads
             ),
+        }
+    }
+}
+
+/// An activation, element by element.
+fn activate(g: &mut GraphBuilder, function: Activation, x: Value) -> performer_ddpm_onnx::Result<Value> {
+    match function {
+        Activation::Silu => g.silu(x),
+        Activation::Relu => g.unary(Unary::Relu, x),
+        Activation::Mish => {
+            // Beyond 40 the quotient is 1, and the exponential could overflow.
+            let bounded = g.clip(x, None, Some(40.0))?;
+            let (e, two) = (g.unary(Unary::Exp, bounded)?, g.scalar(2.0)?);
+            let sum = g.add(e, two)?;
+            let n = g.mul(e, sum)?;
+            let rest = g.add(n, two)?;
+            let quotient = g.div(n, rest)?;
+            g.mul(x, quotient)
+        }
+        Activation::Gelu => {
+            let (root, one, half) =
+                (g.scalar(std::f32::consts::FRAC_1_SQRT_2)?, g.scalar(1.0)?, g.scalar(0.5)?);
+            let z = g.mul(x, root)?;
+            let erf = g.unary(Unary::Erf, z)?;
+            let sum = g.add(erf, one)?;
+            let phi = g.mul(sum, half)?;
+            g.mul(x, phi)
         }
     }
 }

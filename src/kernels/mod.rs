@@ -6,6 +6,7 @@
 //! [`Isa::Reference`] in `f32`, run the reference. All of the crate's `unsafe` lives here.
 #![allow(unsafe_code)]
 
+mod activation;
 mod algorithm;
 mod dropout;
 mod exponentials;
@@ -38,6 +39,7 @@ pub(crate) use team::Crew;
 /// each other.
 #[doc(hidden)]
 pub mod internals {
+    pub use super::activation::{Activate, ActivateBackward, Pointwise, PointwiseBackward};
     pub use super::dropout::{DropOut, Dropped};
     pub use super::exponentials::{Columns, Exp2, Exp2BelowMaxima, Exponent, Powers, PowersBelowMaxima};
     pub use super::kernel::Kernel;
@@ -47,7 +49,6 @@ pub mod internals {
     };
     pub use super::product::{MatrixProduct, Multiply, Product};
     pub use super::sines::{Angles, SinCos};
-    pub use super::vector::{Pointwise, PointwiseBackward, Silu, SiluBackward};
     pub use super::winograd::{
         Convolution, ConvolutionGradient, Winograd, WinogradForward, WinogradWeightGradient,
     };

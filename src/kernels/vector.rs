@@ -1,82 +1,14 @@
-//! SiLU and its derivative over slices, and the exp they take.
+//! Functions of single elements over slices: the loop, exp, and what is made of it for SiLU.
 //!
 //! exp(x) = 2^n exp(r) with n = round(x / ln 2) and r = x - n ln 2 in two pieces (Cody and Waite), |r| <=
 //! ln(2)/2, where a polynomial of degree 7 (Cephes' `expf`) errs by less than an ULP; 2^n is applied as two
 //! factors, so that results down to the smallest subnormal and up to infinity come out right.
 
 use super::Isa;
-use super::kernel::{Checked, Context, Kernel, ensure};
+use super::kernel::ensure;
 use super::simd::{Simd, VectorCode, dispatch};
 use crate::error::Result;
-use crate::real::Real;
 use std::marker::PhantomData;
-
-/// The operands of [`Silu`], slices of one length.
-#[derive(Debug)]
-pub struct Pointwise<'a, T> {
-    /// The inputs.
-    pub x: &'a [T],
-    /// The outputs.
-    pub y: &'a mut [T],
-}
-
-/// The operands of [`SiluBackward`], slices of one length.
-#[derive(Debug)]
-pub struct PointwiseBackward<'a, T> {
-    /// The inputs of the forward pass.
-    pub x: &'a [T],
-    /// The loss's gradient in the outputs.
-    pub d_y: &'a [T],
-    /// The loss's gradient in the inputs.
-    pub d_x: &'a mut [T],
-}
-
-/// y = x / (1 + exp(-x)), element by element.
-#[derive(Debug)]
-pub struct Silu;
-
-impl Kernel for Silu {
-    type Operands<'a, T: Real> = Pointwise<'a, T>;
-
-    fn check<T: Real>(Pointwise { x, y }: &Pointwise<T>) -> Result<()> {
-        ensure_one_length("SiLU", &[x.len(), y.len()])
-    }
-
-    fn reference<T: Real>(Checked(Pointwise { x, y }): Checked<Self, T>) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = *x / (T::one() + (-*x).exp());
-        }
-    }
-
-    fn fast(context: Context, Checked(Pointwise { x, y }): Checked<Self, f32>) {
-        // SAFETY: `check` found the slices to have one length.
-        unsafe { map::<SiluVector>(context.isa, x.as_ptr(), x.as_ptr(), y.as_mut_ptr(), x.len()) }
-    }
-}
-
-/// d_x = d_y silu'(x), element by element, with silu'(x) = s (1 + x (1 - s)) and s = 1 / (1 + exp(-x)).
-#[derive(Debug)]
-pub struct SiluBackward;
-
-impl Kernel for SiluBackward {
-    type Operands<'a, T: Real> = PointwiseBackward<'a, T>;
-
-    fn check<T: Real>(PointwiseBackward { x, d_y, d_x }: &PointwiseBackward<T>) -> Result<()> {
-        ensure_one_length("SiLU's gradient", &[x.len(), d_y.len(), d_x.len()])
-    }
-
-    fn reference<T: Real>(Checked(PointwiseBackward { x, d_y, d_x }): Checked<Self, T>) {
-        for ((d_x, x), d_y) in d_x.iter_mut().zip(x).zip(d_y) {
-            let s = T::one() / (T::one() + (-*x).exp());
-            *d_x = *d_y * s * (T::one() + *x * (T::one() - s));
-        }
-    }
-
-    fn fast(context: Context, Checked(PointwiseBackward { x, d_y, d_x }): Checked<Self, f32>) {
-        // SAFETY: `check` found the slices to have one length.
-        unsafe { map::<SiluSlope>(context.isa, x.as_ptr(), d_y.as_ptr(), d_x.as_mut_ptr(), x.len()) }
-    }
-}
 
 /// Refuses slices of different lengths.
 pub(super) fn ensure_one_length(what: &str, lens: &[usize]) -> Result<()> {
@@ -89,7 +21,7 @@ pub(super) fn ensure_one_length(what: &str, lens: &[usize]) -> Result<()> {
 /// # Safety
 /// The processor has S's features.
 #[inline(always)]
-unsafe fn exp_up_to_89<S: Simd>(x: S::V) -> S::V {
+pub(super) unsafe fn exp_up_to_89<S: Simd>(x: S::V) -> S::V {
     // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
     unsafe {
         let x = S::max(x, S::splat(-104.0));
@@ -147,31 +79,12 @@ pub(super) unsafe fn silu_slope<S: Simd>(z: S::V) -> S::V {
 }
 
 /// A function of one element of each of two slices.
-trait Elementwise {
+pub(super) trait Elementwise {
     /// The function of the elements of two vectors.
     ///
     /// # Safety
     /// The processor has S's features.
     unsafe fn apply<S: Simd>(x: S::V, y: S::V) -> S::V;
-}
-
-struct SiluVector;
-struct SiluSlope;
-
-impl Elementwise for SiluVector {
-    #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, _: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe { silu::<S>(x) }
-    }
-}
-
-impl Elementwise for SiluSlope {
-    #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, d_y: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe { S::mul(d_y, silu_slope::<S>(x)) }
-    }
 }
 
 /// out = F(x, y) over slices of `len` elements.
@@ -209,7 +122,7 @@ impl<F: Elementwise> VectorCode for Map<F> {
 ///
 /// # Safety
 /// The pointers are valid for `len` elements; `out` may be `x` or `y`.
-unsafe fn map<F: Elementwise>(isa: Isa, x: *const f32, y: *const f32, out: *mut f32, len: usize) {
+pub(super) unsafe fn map<F: Elementwise>(isa: Isa, x: *const f32, y: *const f32, out: *mut f32, len: usize) {
     // SAFETY: the caller's promise.
     unsafe { dispatch(isa, Map { x, y, out, len, function: PhantomData::<F> }) }
 }
@@ -217,7 +130,6 @@ unsafe fn map<F: Elementwise>(isa: Isa, x: *const f32, y: *const f32, out: *mut 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::Run;
 
     /// exp, of which SiLU takes the part up to 89.
     struct Exp;
@@ -267,31 +179,6 @@ mod tests {
             exp_in_place(isa, &mut y);
             assert!(y[0].is_nan(), "{isa}");
             assert_eq!(y[1..], [f32::INFINITY, 0.0, f32::INFINITY, 0.0, f32::INFINITY, 1.0], "{isa}");
-        }
-    }
-
-    /// Bounds: 4 ULP of the larger of the value and 1e-30 for SiLU (one exp, one sum, one quotient);
-    /// (|x| + 4) machine epsilons for its derivative, in which x multiplies the rounding error of 1 - s.
-    #[test]
-    fn silu_and_its_derivative_agree_with_f64() {
-        let xs: Vec<f32> = (0..20_011).map(|i| -40.0 + 0.004 * i as f32).collect();
-        let ones = vec![1.0f32; xs.len()];
-        for isa in Isa::available() {
-            let (mut y, mut d) = (vec![0.0; xs.len()], vec![0.0; xs.len()]);
-            Silu::run(isa, Pointwise { x: &xs, y: &mut y });
-            SiluBackward::run(isa, PointwiseBackward { x: &xs, d_y: &ones, d_x: &mut d });
-            for ((x, y), d) in xs.iter().zip(&y).zip(&d) {
-                let x = f64::from(*x);
-                let s = 1.0 / (1.0 + (-x).exp());
-                assert!(
-                    (f64::from(*y) - x * s).abs() <= 4.0 * f64::from(f32::EPSILON) * (x * s).abs().max(1e-30)
-                );
-                assert!(
-                    (f64::from(*d) - s * (1.0 + x * (1.0 - s))).abs()
-                        <= (x.abs() + 4.0) * f64::from(f32::EPSILON),
-                    "{isa} {x}"
-                );
-            }
         }
     }
 }

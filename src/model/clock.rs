@@ -16,7 +16,8 @@ pub enum OpKind {
     Norm,
     /// Attention between the projections.
     Attention,
-    /// Everything else in the graph: additions, concatenations, upsampling, dropout, the time embedding.
+    /// Everything else in the graph: additions, concatenations, resampling, dropout, the embeddings of
+    /// the timestep and of the class.
     ElementWise,
 }
 
@@ -29,11 +30,15 @@ impl OpKind {
             Op::GroupNorm { .. } => OpKind::Norm,
             Op::Attention { .. } => OpKind::Attention,
             Op::TimeEmbedding { .. }
-            | Op::Silu
+            | Op::ClassEmbedding { .. }
+            | Op::Center
+            | Op::Activate { .. }
             | Op::AddChannels
+            | Op::ScaleShift
             | Op::Add { .. }
             | Op::Concat
             | Op::Upsample
+            | Op::AveragePool
             | Op::Dropout { .. } => OpKind::ElementWise,
         }
     }

@@ -11,6 +11,7 @@
 
 use super::Model;
 use super::clock::{OpClock, Work, timed, timed_for_all};
+use super::condition::Condition;
 use super::exec::{Arena, DropoutKey, Sweep, Weights, transpose_weights};
 use super::graph::Graph;
 use super::partial_sums::{PartialSum, PartialSums};
@@ -29,9 +30,6 @@ pub(super) fn shard_len(batch: usize) -> usize {
 
 /// The most samples in a batch.
 const MOST_SAMPLES: usize = 1 << 24;
-
-/// Timesteps' indices are below this; larger ones would lose digits in the time embedding.
-const MOST_TIMESTEPS: usize = 1 << 24;
 
 /// Threads and buffers for the sweeps of one network.
 #[derive(Debug)]
@@ -83,8 +81,9 @@ impl<T: Element> Buffers<T> {
     }
 }
 
-/// What training asks of one sample: to fill x_t and eps, and to return the timestep's index t - 1.
-pub type Example<'a, T> = dyn Fn(usize, &mut [T], &mut [T]) -> usize + Sync + 'a;
+/// What training asks of one sample: to fill x_t and eps, and to return its [`Condition`], or only the
+/// timestep's index t - 1 where the network takes no classes.
+pub type Example<'a, T, C = usize> = dyn Fn(usize, &mut [T], &mut [T]) -> C + Sync + 'a;
 
 /// A batch's loss and gradients.
 #[derive(Debug, Default)]
@@ -195,13 +194,20 @@ impl<T: Element> Engine<T> {
         Ok(())
     }
 
-    /// Sets out to eps_theta(x, t). x and out are \[n, h, w, c\]; `indices` are the n timesteps' t - 1.
+    /// Sets out to eps_theta(x, t). x and out are \[n, h, w, c\]; `conditions` are the n samples'
+    /// [`Condition`]s, or only the timesteps' t - 1 where the network takes no classes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another network than the engine's, slices of other lengths, and a timestep's
-    /// index of 2^24 or more.
-    pub fn forward(&mut self, model: &Model<T>, x: &[T], indices: &[usize], out: &mut [T]) -> Result<()> {
-        let n = indices.len();
+    /// [`Error::Invalid`] for another network than the engine's, slices of other lengths, a timestep's index
+    /// of 2^24 or more, and a class that the network does not have or, where it takes classes, none.
+    pub fn forward<C: Copy + Into<Condition> + Sync>(
+        &mut self,
+        model: &Model<T>,
+        x: &[T],
+        conditions: &[C],
+        out: &mut [T],
+    ) -> Result<()> {
+        let n = conditions.len();
         self.check(model, n)?;
         let (len_in, len_out) = (model.input_len(), model.output_len());
         for (what, expected, got) in
@@ -212,7 +218,8 @@ impl<T: Element> Engine<T> {
                 return Err(Error::invalid(what, expected, got.to_string(), ""));
             }
         }
-        indices.iter().try_for_each(|index| check_index(*index))?;
+        let classes = self.graph.classes();
+        conditions.iter().try_for_each(|condition| (*condition).into().check(classes))?;
         if n == 0 {
             return Ok(());
         }
@@ -225,7 +232,7 @@ impl<T: Element> Engine<T> {
         let parts = Mutex::new(out.chunks_mut(size * len_out).enumerate());
         let next = || parts.lock().expect("no thread panicked").next();
         let run = |team: Team<'_>, shard: usize, out: &mut [T]| {
-            let indices = &indices[shard * size..(shard * size + size).min(n)];
+            let conditions = &conditions[shard * size..(shard * size + size).min(n)];
             this.inference.with(|arena| {
                 let sweep = Sweep {
                     graph: &this.graph,
@@ -237,13 +244,15 @@ impl<T: Element> Engine<T> {
                     },
                     kernels: this.kernels,
                     team,
-                    samples: indices.len(),
+                    samples: conditions.len(),
                     dropout: None,
                     update: Update::Set,
                     clock: this.clock(),
                 };
-                sweep.input(arena).copy_from_slice(&x[shard * size * len_in..][..indices.len() * len_in]);
-                sweep.forward(arena, indices);
+                let (input, of_shard) = sweep.input(arena);
+                input.copy_from_slice(&x[shard * size * len_in..][..conditions.len() * len_in]);
+                of_shard.extend(conditions.iter().map(|condition| (*condition).into()));
+                sweep.forward(arena);
                 out.copy_from_slice(sweep.output(arena));
             });
         };
@@ -263,12 +272,13 @@ impl<T: Element> Engine<T> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for another network than the engine's, a batch of 0 or of more than 2^24 samples, a
-    /// step of 2^48 or more, and a timestep's index of 2^24 or more from `example`.
-    pub fn gradient(
+    /// step of 2^48 or more, and from `example` a timestep's index of 2^24 or more, a class that the network
+    /// does not have or, where it takes classes, none.
+    pub fn gradient<C: Into<Condition>>(
         &mut self,
         model: &Model<T>,
         n: usize,
-        example: &Example<T>,
+        example: &Example<T, C>,
         dropout: Option<(u64, u64)>,
         result: &mut Gradient<T>,
     ) -> Result<()> {
@@ -299,12 +309,12 @@ impl<T: Element> Engine<T> {
         let leaders = self.leaders(sums.count());
         self.training.fit(size, leaders);
         let this = &*self;
-        let wrong_index = Mutex::new(None);
+        let classes = self.graph.classes();
+        let refused = Mutex::new(None);
         let run = |team: Team<'_>, shard: usize, part: &mut PartialSum<T>, update: Update| {
             let samples = size.min(n - shard * size);
-            let PartialSum { sum, eps, indices } = part;
+            let PartialSum { sum, eps } = part;
             eps.resize(samples * len_out, T::zero());
-            indices.clear();
             this.training.with(|arena| {
                 let sweep = Sweep {
                     graph: &this.graph,
@@ -325,17 +335,19 @@ impl<T: Element> Engine<T> {
                     update,
                     clock: this.clock(),
                 };
-                let pairs = sweep.input(arena).chunks_exact_mut(len_in).zip(eps.chunks_exact_mut(len_out));
+                let (x_t, conditions) = sweep.input(arena);
+                let pairs = x_t.chunks_exact_mut(len_in).zip(eps.chunks_exact_mut(len_out));
                 timed(this.clock(), team, Work::Batch, || {
                     for (s, (x, eps)) in pairs.enumerate() {
-                        let index = example(shard * size + s, x, eps);
-                        if let Err(error) = check_index(index) {
-                            *wrong_index.lock().expect("no thread panicked") = Some(error);
+                        let mut condition = example(shard * size + s, x, eps).into();
+                        if let Err(error) = condition.check(classes) {
+                            *refused.lock().expect("no thread panicked") = Some(error);
+                            condition = Condition::any(classes);
                         }
-                        indices.push(index);
+                        conditions.push(condition);
                     }
                 });
-                sweep.forward(arena, indices);
+                sweep.forward(arena);
                 let loss = timed(this.clock(), team, Work::Loss, || {
                     let (eps_hat, d_eps_hat) = sweep.output_gradient(arena);
                     let mut loss = 0.0;
@@ -362,17 +374,8 @@ impl<T: Element> Engine<T> {
         drop(input);
         self.partial_sums = sums;
         self.transposed = transposed;
-        wrong_index.into_inner().expect("no thread panicked").map_or(Ok(()), Err)
+        refused.into_inner().expect("no thread panicked").map_or(Ok(()), Err)
     }
-}
-
-/// Refuses a timestep's index that no process has.
-fn check_index(index: usize) -> Result<()> {
-    if index < MOST_TIMESTEPS {
-        return Ok(());
-    }
-    let expected = format!("a number below {MOST_TIMESTEPS}");
-    Err(Error::invalid("a timestep's index", expected, index.to_string(), ""))
 }
 
 /// Calls `work` once in each of `leaders` teams that `threads` threads of the pool form. A team's crew lives
@@ -449,11 +452,11 @@ mod tests {
         for (threads, batch) in [(1, 9), (3, 1), (3, 64), (8, 64), (8, 16)] {
             let (model, mut engine) = with_threads(threads);
             let (x, mut out) = (vec![0.5; batch * model.input_len()], vec![0.0; batch * model.output_len()]);
-            engine.forward(&model, &x, &vec![0; batch], &mut out).expect("lengths that fit");
+            engine.forward(&model, &x, &vec![0usize; batch], &mut out).expect("lengths that fit");
             let example = |_: usize, x_t: &mut [f32], eps: &mut [f32]| {
                 x_t.fill(0.5);
                 eps.fill(0.1);
-                0
+                0usize
             };
             engine
                 .gradient(&model, batch, &example, None, &mut Gradient::default())
@@ -479,7 +482,7 @@ mod tests {
     fn many_threads_find_their_teams() {
         let (model, mut engine) = with_threads(300);
         let (x, mut out) = (vec![0.5; model.input_len()], vec![0.0; model.output_len()]);
-        engine.forward(&model, &x, &[0], &mut out).expect("lengths that fit");
+        engine.forward(&model, &x, &[0usize], &mut out).expect("lengths that fit");
         assert!(out.iter().all(|x| x.is_finite()));
     }
 

@@ -5,11 +5,12 @@
 //! its own.
 
 use super::clock::{OpClock, OpKind, Work, timed};
+use super::condition::Condition;
 use super::graph::{Graph, Node, Op, ProjectionId, ValueId};
 use super::params::ParamId;
 use super::plan::{self, Plan, WeightedLayer};
 use crate::error::Result;
-use crate::kernels::{DropOut, Dropped, Element, Kernels, Pointwise, Run, Silu, Team};
+use crate::kernels::{Activate, DropOut, Dropped, Element, Kernels, Pointwise, Run, Team};
 use crate::nn::{
     self, Affine, AffineGradient, AttentionOutput, Context, GroupNormGradient, Projections, Qkv, QkvGradient,
     Update,
@@ -44,6 +45,7 @@ pub struct Weights<'a, T> {
 pub struct Arena<T> {
     slots: Vec<Vec<T>>,
     work: Vec<T>,
+    conditions: Vec<Condition>,
 }
 
 impl<T: Real> Arena<T> {
@@ -52,6 +54,7 @@ impl<T: Real> Arena<T> {
         Arena {
             slots: plan.slots.iter().map(|len| vec![T::zero(); len * samples]).collect(),
             work: vec![T::zero(); plan.work],
+            conditions: Vec::with_capacity(samples),
         }
     }
 }
@@ -155,10 +158,12 @@ impl<'a, T: Element> Sweep<'a, T> {
         })
     }
 
-    /// x_t \[samples, h, w, c\], where the caller writes it before [`Sweep::forward`].
-    pub fn input<'b>(&self, arena: &'b mut Arena<T>) -> &'b mut [T] {
+    /// x_t \[samples, h, w, c\] and the samples' conditions, none yet, where the caller writes them before
+    /// [`Sweep::forward`].
+    pub fn input<'b>(&self, arena: &'b mut Arena<T>) -> (&'b mut [T], &'b mut Vec<Condition>) {
         let len = self.samples * self.len(self.graph.input);
-        &mut arena.slots[self.plan.value[self.graph.input.0]][..len]
+        arena.conditions.clear();
+        (&mut arena.slots[self.plan.value[self.graph.input.0]][..len], &mut arena.conditions)
     }
 
     /// eps_theta \[samples, h, w, c\] after [`Sweep::forward`].
@@ -185,9 +190,9 @@ impl<'a, T: Element> Sweep<'a, T> {
         self.plan.gradient[self.graph.input.0].map(|slot| &arena.slots[slot][..len])
     }
 
-    /// Runs the network on the shard's input at the timesteps' indices t - 1.
-    pub fn forward(&self, arena: &mut Arena<T>, indices: &[usize]) {
-        assert_eq!(indices.len(), self.samples);
+    /// Runs the network on the shard's input under its conditions.
+    pub fn forward(&self, arena: &mut Arena<T>) {
+        assert_eq!(arena.conditions.len(), self.samples);
         for (i, node) in self.graph.nodes.iter().enumerate() {
             let mut y = std::mem::take(&mut arena.slots[self.plan.value[node.output.0]]);
             let mut saved =
@@ -195,7 +200,7 @@ impl<'a, T: Element> Sweep<'a, T> {
             let mut work = std::mem::take(&mut arena.work);
             let len = self.samples * self.len(node.output);
             timed(self.clock, self.team, Work::Forward(OpKind::of(&node.op)), || {
-                self.forward_node(node, arena, indices, &mut y[..len], &mut saved, &mut work)
+                self.forward_node(node, arena, &mut y[..len], &mut saved, &mut work)
             })
             .expect(FITS);
             arena.work = work;
@@ -210,7 +215,6 @@ impl<'a, T: Element> Sweep<'a, T> {
         &self,
         node: &Node,
         arena: &Arena<T>,
-        indices: &[usize],
         y: &mut [T],
         saved: &mut [T],
         work: &mut [T],
@@ -221,10 +225,16 @@ impl<'a, T: Element> Sweep<'a, T> {
         let each = self.len(node.output);
         match node.op {
             Op::TimeEmbedding { flip_sin_to_cos, freq_shift } => {
-                for (y, index) in y.chunks_exact_mut(each).zip(indices) {
-                    nn::time_embedding(*index, flip_sin_to_cos, freq_shift, y);
+                for (y, condition) in y.chunks_exact_mut(each).zip(&arena.conditions) {
+                    nn::time_embedding(condition.index, flip_sin_to_cos, freq_shift, y);
                 }
             }
+            Op::ClassEmbedding { weight } => {
+                for (y, class) in y.chunks_exact_mut(each).zip(classes(arena)) {
+                    nn::class_embedding(self.param(weight), class, y);
+                }
+            }
+            Op::Center => nn::center(isa, input(0), y),
             Op::Conv { weight, bias, .. } => {
                 plan::conv(self.graph, node)?.forward(context, input(0), self.affine(weight, bias), y)?;
             }
@@ -239,7 +249,7 @@ impl<'a, T: Element> Sweep<'a, T> {
                     layer.forward(context, x, self.affine(weight, bias), y, saved)?;
                 }
             }
-            Op::Silu => Silu::run(isa, Pointwise { x: input(0), y }),
+            Op::Activate { function } => Activate::run(isa, Pointwise { function, x: input(0), y }),
             Op::AddChannels => {
                 if !in_place(0) {
                     y.copy_from_slice(input(0));
@@ -247,6 +257,13 @@ impl<'a, T: Element> Sweep<'a, T> {
                 let vectors = input(1).chunks_exact(self.len(node.inputs[1]));
                 for (v, y) in vectors.zip(y.chunks_exact_mut(each)) {
                     nn::add_channels(isa, team, v, y);
+                }
+            }
+            Op::ScaleShift => {
+                let vectors = input(1).chunks_exact(self.len(node.inputs[1]));
+                let samples = input(0).chunks_exact(each).zip(y.chunks_exact_mut(each));
+                for (v, (x, y)) in vectors.zip(samples) {
+                    nn::scale_shift(isa, team, x, v, y);
                 }
             }
             Op::Add { scale } => {
@@ -263,6 +280,10 @@ impl<'a, T: Element> Sweep<'a, T> {
             Op::Upsample => {
                 let x = self.graph.shape(node.inputs[0]);
                 nn::upsample(team, input(0), x.w, x.c, y);
+            }
+            Op::AveragePool => {
+                let y_shape = self.graph.shape(node.output);
+                nn::average_pool(isa, team, input(0), y_shape.w, y_shape.c, y);
             }
             Op::Dropout { p, index } => {
                 if !in_place(0) {
@@ -336,6 +357,20 @@ impl<'a, T: Element> Sweep<'a, T> {
         let saved = self.plan.saved[i].map_or(&[][..], |slot| &arena.slots[slot]);
         match node.op {
             Op::TimeEmbedding { .. } => {}
+            Op::ClassEmbedding { weight } => {
+                let d_table = &mut params[self.graph.params.get(weight).range()];
+                if self.update == Update::Set {
+                    d_table.fill(T::zero());
+                }
+                for (d_y, class) in d_y.chunks_exact(each).zip(classes(arena)) {
+                    nn::class_embedding_backward(d_y, class, d_table);
+                }
+            }
+            Op::Center => {
+                if !d_inputs[0].is_empty() {
+                    nn::pass(isa, d_y, 2.0, &mut d_inputs[0][..d_y.len()], updates[0]);
+                }
+            }
             Op::Conv { weight, bias, .. } => {
                 let layer = plan::conv(self.graph, node)?;
                 layer.backward_weight(context, input(0), d_y, self.affine_gradient(params, weight, bias))?;
@@ -365,10 +400,10 @@ impl<'a, T: Element> Sweep<'a, T> {
                     layer.backward(context, x, self.affine(weight, bias), saved, d_y, gradient)?;
                 }
             }
-            Op::Silu => {
+            Op::Activate { function } => {
                 let samples = d_y.chunks_exact(each).zip(input(0).chunks_exact(each));
                 for ((d_y, x), d_x) in samples.zip(d_inputs[0].chunks_exact_mut(each)) {
-                    nn::silu_backward(isa, x, d_y, d_x, updates[0], context.workspace);
+                    nn::activate_backward(isa, function, x, d_y, d_x, updates[0], context.workspace);
                 }
             }
             Op::AddChannels => {
@@ -377,6 +412,16 @@ impl<'a, T: Element> Sweep<'a, T> {
                 }
                 if !in_place(0) {
                     nn::pass(isa, d_y, 1.0, &mut d_inputs[0][..d_y.len()], updates[0]);
+                }
+            }
+            Op::ScaleShift => {
+                let vectors = input(1).chunks_exact(input_len(1));
+                let [d_x, d_v, _] = d_inputs;
+                let gradients = d_x.chunks_exact_mut(each).zip(d_v.chunks_exact_mut(input_len(1)));
+                let samples = input(0).chunks_exact(each).zip(d_y.chunks_exact(each));
+                for ((v, (x, d_y)), (d_x, d_v)) in vectors.zip(samples).zip(gradients) {
+                    nn::scale_shift_backward_x(isa, v, d_y, d_x, updates[0]);
+                    nn::scale_shift_backward_v(isa, x, d_y, d_v, updates[1]);
                 }
             }
             Op::Add { scale } => {
@@ -399,6 +444,10 @@ impl<'a, T: Element> Sweep<'a, T> {
             Op::Upsample => {
                 let x = self.graph.shape(node.inputs[0]);
                 nn::upsample_backward(isa, d_y, x.w, x.c, &mut d_inputs[0], updates[0]);
+            }
+            Op::AveragePool => {
+                let y = self.graph.shape(node.output);
+                nn::average_pool_backward(isa, d_y, y.w, y.c, &mut d_inputs[0], updates[0]);
             }
             Op::Dropout { p, index } => {
                 self.drop_out(p, index, d_y.chunks_exact_mut(each));
@@ -455,6 +504,11 @@ impl<'a, T: Element> Sweep<'a, T> {
         let (weight, bias) = both.split_at_mut(weight.len());
         AffineGradient { weight, bias }
     }
+}
+
+/// The classes of the shard's samples, of a network that takes classes.
+fn classes<T>(arena: &Arena<T>) -> impl Iterator<Item = usize> {
+    arena.conditions.iter().map(|condition| condition.class.expect("the engine checked the classes"))
 }
 
 /// The gradients that the backward pass of one node reads and writes.

@@ -5,7 +5,7 @@
 //! channels last.
 
 use super::params::{ParamId, ParamKind, ParamTable};
-use crate::config::AttentionKind;
+use crate::config::{Activation, AttentionKind};
 use crate::error::{Error, Result};
 use crate::nn::Window;
 
@@ -67,6 +67,13 @@ pub enum Op {
         /// Taken from the frequencies' denominator.
         freq_shift: f64,
     },
+    /// () -> the vector of the sample's class.
+    ClassEmbedding {
+        /// \[classes, c\].
+        weight: ParamId,
+    },
+    /// x -> 2 x - 1.
+    Center,
     /// x -> convolution of x.
     Conv {
         /// \[k, k, c_in, c_out\].
@@ -102,10 +109,15 @@ pub enum Op {
         /// Whether SiLU follows.
         silu: bool,
     },
-    /// x -> x / (1 + exp(-x)).
-    Silu,
+    /// x -> f(x), element by element.
+    Activate {
+        /// f.
+        function: Activation,
+    },
     /// x, v -> x + v, v one number per channel.
     AddChannels,
+    /// x, (s, b) -> x (1 + s) + b, s and b one number per channel.
+    ScaleShift,
     /// a, b -> (a + b) * scale.
     Add {
         /// The factor.
@@ -115,6 +127,8 @@ pub enum Op {
     Concat,
     /// x -> every pixel twice in both directions.
     Upsample,
+    /// x -> the averages of 2 x 2 pixels.
+    AveragePool,
     /// x -> in training, x / (1 - p) with probability 1 - p and 0 otherwise; x when sampling.
     Dropout {
         /// Probability of dropping.
@@ -137,30 +151,36 @@ impl Op {
     /// The number of its inputs.
     pub fn arity(&self) -> usize {
         match self {
-            Op::TimeEmbedding { .. } => 0,
-            Op::Conv { .. }
+            Op::TimeEmbedding { .. } | Op::ClassEmbedding { .. } => 0,
+            Op::Center
+            | Op::Conv { .. }
             | Op::Linear { .. }
             | Op::GroupNorm { .. }
-            | Op::Silu
+            | Op::Activate { .. }
             | Op::Upsample
+            | Op::AveragePool
             | Op::Dropout { .. } => 1,
-            Op::AddChannels | Op::Add { .. } | Op::Concat => 2,
+            Op::AddChannels | Op::ScaleShift | Op::Add { .. } | Op::Concat => 2,
             Op::Attention { .. } => 3,
         }
     }
 
-    /// Its weight and its bias, if it has parameters.
-    pub fn params(&self) -> Option<(ParamId, ParamId)> {
+    /// Its weight, if it has parameters, and its bias, if it has one.
+    pub fn params(&self) -> Option<(ParamId, Option<ParamId>)> {
         match self {
             Op::Conv { weight, bias, .. }
             | Op::Linear { weight, bias }
-            | Op::GroupNorm { weight, bias, .. } => Some((*weight, *bias)),
+            | Op::GroupNorm { weight, bias, .. } => Some((*weight, Some(*bias))),
+            Op::ClassEmbedding { weight } => Some((*weight, None)),
             Op::TimeEmbedding { .. }
-            | Op::Silu
+            | Op::Center
+            | Op::Activate { .. }
             | Op::AddChannels
+            | Op::ScaleShift
             | Op::Add { .. }
             | Op::Concat
             | Op::Upsample
+            | Op::AveragePool
             | Op::Dropout { .. }
             | Op::Attention { .. } => None,
         }
@@ -267,6 +287,10 @@ impl Graph {
         let bias_of = |bias: ParamId, c: usize| kind(bias) == Some(ParamKind::Bias { len: c });
         match *op {
             Op::TimeEmbedding { .. } => Err(misfit("an operation with inputs")),
+            Op::ClassEmbedding { weight } => match kind(weight) {
+                Some(ParamKind::Embedding { dim, .. }) => Ok(Shape { h: 1, w: 1, c: dim }),
+                _ => Err(misfit("a table with a vector for each class")),
+            },
             Op::Conv { weight, bias, kernel, stride, pad_before, pad_after } => {
                 let Some(ParamKind::Conv { kernel: k, c_in, c_out }) = kind(weight) else {
                     return Err(misfit("a convolution's weight"));
@@ -295,7 +319,7 @@ impl Graph {
                 fits(groups > 0 && c.is_multiple_of(groups), "groups that divide the channels")?;
                 Ok(shapes[0])
             }
-            Op::Silu => Ok(shapes[0]),
+            Op::Center | Op::Activate { .. } => Ok(shapes[0]),
             Op::Dropout { p, .. } => {
                 fits((0.0..1.0).contains(&p), "a probability of at least 0 and below 1")?;
                 Ok(shapes[0])
@@ -303,6 +327,11 @@ impl Graph {
             Op::AddChannels => {
                 let vector = Shape { h: 1, w: 1, c: shapes[0].c };
                 fits(shapes[1] == vector, "a number for each channel")?;
+                Ok(shapes[0])
+            }
+            Op::ScaleShift => {
+                let vector = Shape { h: 1, w: 1, c: shapes[0].c.saturating_mul(2) };
+                fits(shapes[1] == vector, "two numbers for each channel")?;
                 Ok(shapes[0])
             }
             Op::Add { .. } => {
@@ -317,6 +346,11 @@ impl Graph {
             Op::Upsample => {
                 let Shape { h, w, c } = shapes[0];
                 Ok(Shape { h: h.saturating_mul(2), w: w.saturating_mul(2), c })
+            }
+            Op::AveragePool => {
+                let Shape { h, w, c } = shapes[0];
+                fits(h.is_multiple_of(2) && w.is_multiple_of(2), "an even height and width")?;
+                Ok(Shape { h: h / 2, w: w / 2, c })
             }
             Op::Attention { heads, kind, projection } => {
                 let c = shapes[0].c;
@@ -371,9 +405,10 @@ impl Graph {
                 return misfit(&node.name, &expected, shape.to_string());
             }
             if let Some((weight, bias)) = node.op.params()
-                && (bias.0 != weight.0 + 1 || std::mem::replace(&mut params[weight.0], true))
+                && (bias.is_some_and(|bias| bias.0 != weight.0 + 1)
+                    || std::mem::replace(&mut params[weight.0], true))
             {
-                let got = format!("parameters {} and {}", weight.0, bias.0);
+                let got = format!("parameters {weight:?} and {bias:?}");
                 return misfit(&node.name, "a weight of its own, and its bias behind it", got);
             }
         }
@@ -389,6 +424,19 @@ impl Graph {
             return misfit("output", "a value that a node writes", format!("value {}", self.output.0));
         }
         Ok(())
+    }
+
+    /// The number of classes; `None` for a network that takes none.
+    pub fn classes(&self) -> Option<usize> {
+        let tables = self.nodes.iter().filter_map(|node| match node.op {
+            Op::ClassEmbedding { weight } => self.params.find(weight),
+            _ => None,
+        });
+        let rows = tables.filter_map(|param| match param.kind {
+            ParamKind::Embedding { rows, .. } => Some(rows),
+            _ => None,
+        });
+        rows.min()
     }
 
     /// m, the number of an attention's projections; 0 where it has none.
@@ -407,12 +455,16 @@ impl Graph {
                 (2 + 2 * map.functions()) * self.features(projection) * out.len()
             }
             Op::TimeEmbedding { .. }
+            | Op::ClassEmbedding { .. }
+            | Op::Center
             | Op::GroupNorm { .. }
-            | Op::Silu
+            | Op::Activate { .. }
             | Op::AddChannels
+            | Op::ScaleShift
             | Op::Add { .. }
             | Op::Concat
             | Op::Upsample
+            | Op::AveragePool
             | Op::Dropout { .. } => 0,
         }
     }

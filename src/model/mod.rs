@@ -1,6 +1,7 @@
 //! The network: its graph, its parameters and what executes them.
 
 pub mod clock;
+mod condition;
 mod engine;
 mod exec;
 pub mod graph;
@@ -10,13 +11,14 @@ mod plan;
 pub mod report;
 pub mod unet;
 
+pub use condition::Condition;
 pub use engine::{Engine, Example, Gradient};
 
 use crate::config::UnetConfig;
 use crate::equations::projection::Projection;
 use crate::error::{Error, Result};
 use crate::real::Real;
-use crate::rng::{Stream, rng};
+use crate::rng::{Stream, fill_normal, rng};
 use graph::Graph;
 use params::ParamKind;
 use rand::RngExt;
@@ -37,7 +39,7 @@ pub struct Model<T> {
 
 impl<T: Real> Model<T> {
     /// A network as Ho et al. (2020) start it: weights uniform with variance 2 / (fan_in + fan_out), scales
-    /// one, biases zero, and zero for the last convolution of each residual block, the attention's output
+    /// one, biases zero, classes' vectors normal with variance 1, and zero for the last convolution of each residual block, the attention's output
     /// projection and the network's last convolution.
     ///
     /// # Errors
@@ -57,6 +59,9 @@ impl<T: Real> Model<T> {
                     if !param.starts_at_zero {
                         fill_uniform(part, c_in + c_out, seed, i);
                     }
+                }
+                ParamKind::Embedding { .. } => {
+                    fill_normal(&mut rng(seed, Stream::Init, 0, i as u64), part);
                 }
                 ParamKind::Bias { .. } => {}
                 ParamKind::Scale { .. } => part.fill(T::one()),

@@ -19,6 +19,13 @@ pub enum ParamKind {
         /// Output features.
         c_out: usize,
     },
+    /// A vector for each class: \[rows, dim\].
+    Embedding {
+        /// Classes.
+        rows: usize,
+        /// Length of a vector.
+        dim: usize,
+    },
     /// A bias: \[len\].
     Bias {
         /// Length.
@@ -37,6 +44,7 @@ impl ParamKind {
         match self {
             ParamKind::Conv { kernel, c_in, c_out } => kernel * kernel * c_in * c_out,
             ParamKind::Linear { c_in, c_out } => c_in * c_out,
+            ParamKind::Embedding { rows, dim } => rows * dim,
             ParamKind::Bias { len } | ParamKind::Scale { len } => len,
         }
     }
@@ -51,6 +59,7 @@ impl ParamKind {
         match self {
             ParamKind::Conv { kernel, c_in, c_out } => vec![c_out, c_in, kernel, kernel],
             ParamKind::Linear { c_in, c_out } => vec![c_out, c_in],
+            ParamKind::Embedding { rows, dim } => vec![rows, dim],
             ParamKind::Bias { len } | ParamKind::Scale { len } => vec![len],
         }
     }
@@ -64,7 +73,7 @@ impl ParamKind {
                 (o * c_in + i) * kernel * kernel + tap
             }
             ParamKind::Linear { c_in, c_out } => inside % c_out * c_in + inside / c_out,
-            ParamKind::Bias { .. } | ParamKind::Scale { .. } => inside,
+            ParamKind::Embedding { .. } | ParamKind::Bias { .. } | ParamKind::Scale { .. } => inside,
         }
     }
 

@@ -31,8 +31,6 @@ pub(super) struct PartialSum<T> {
     pub(super) sum: Vec<T>,
     /// The shard's noise.
     pub(super) eps: Vec<T>,
-    /// The shard's timesteps, as indices.
-    pub(super) indices: Vec<usize>,
 }
 
 /// Which shards are left, and the losses of those that are done.

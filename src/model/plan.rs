@@ -262,12 +262,16 @@ fn weighted_layers(graph: &Graph) -> Vec<WeightedLayer> {
             Some(WeightedLayer { node, weight: graph.params.get(*weight).range() })
         }
         Op::TimeEmbedding { .. }
+        | Op::ClassEmbedding { .. }
+        | Op::Center
         | Op::GroupNorm { .. }
-        | Op::Silu
+        | Op::Activate { .. }
         | Op::AddChannels
+        | Op::ScaleShift
         | Op::Add { .. }
         | Op::Concat
         | Op::Upsample
+        | Op::AveragePool
         | Op::Dropout { .. }
         | Op::Attention { .. } => None,
     };
@@ -303,13 +307,18 @@ struct Reads {
 
 fn backward_reads(op: &Op) -> Reads {
     let (inputs, output) = match op {
-        Op::Conv { .. } | Op::Linear { .. } | Op::GroupNorm { .. } | Op::Silu => (true, false),
+        Op::Conv { .. } | Op::Linear { .. } | Op::GroupNorm { .. } | Op::Activate { .. } | Op::ScaleShift => {
+            (true, false)
+        }
         Op::Attention { .. } => (true, true),
         Op::TimeEmbedding { .. }
+        | Op::ClassEmbedding { .. }
+        | Op::Center
         | Op::AddChannels
         | Op::Add { .. }
         | Op::Concat
         | Op::Upsample
+        | Op::AveragePool
         | Op::Dropout { .. } => (false, false),
     };
     Reads { inputs, output }
@@ -362,13 +371,17 @@ fn saved_len(graph: &Graph, node: &Node) -> Result<usize> {
         Op::GroupNorm { .. } => group_norm(graph, node)?.saved_len(),
         Op::Attention { .. } => attention(graph, node)?.saved_len(),
         Op::TimeEmbedding { .. }
+        | Op::ClassEmbedding { .. }
+        | Op::Center
         | Op::Conv { .. }
         | Op::Linear { .. }
-        | Op::Silu
+        | Op::Activate { .. }
         | Op::AddChannels
+        | Op::ScaleShift
         | Op::Add { .. }
         | Op::Concat
         | Op::Upsample
+        | Op::AveragePool
         | Op::Dropout { .. } => 0,
     })
 }
@@ -381,17 +394,21 @@ fn work_len(graph: &Graph, training: bool) -> Result<usize> {
             Op::Conv { .. } => conv(graph, node)?.work_len(),
             Op::Linear { .. } => linear(graph, node, 1).map(|_| 0)?,
             Op::GroupNorm { .. } => group_norm(graph, node)?.work_len(),
-            Op::Silu => graph.shape(node.output).len(),
+            Op::Activate { .. } => graph.shape(node.output).len(),
             Op::Attention { .. } => {
                 let layer = attention(graph, node)?;
                 let forward = layer.forward_work_len();
                 if training { forward.max(layer.backward_work_len()) } else { forward }
             }
             Op::TimeEmbedding { .. }
+            | Op::ClassEmbedding { .. }
+            | Op::Center
             | Op::AddChannels
+            | Op::ScaleShift
             | Op::Add { .. }
             | Op::Concat
             | Op::Upsample
+            | Op::AveragePool
             | Op::Dropout { .. } => 0,
         };
         most = most.max(len);

@@ -84,12 +84,16 @@ pub fn report(graph: &Graph, batch: usize, threads: usize) -> Result<GraphReport
                     if *kind == AttentionKind::Softmax { "softmax attention" } else { "FAVOR+ attention" };
                 (name, Vec::new())
             }
+            Op::ClassEmbedding { weight } => ("class embedding", vec![*weight]),
             Op::TimeEmbedding { .. }
-            | Op::Silu
+            | Op::Center
+            | Op::Activate { .. }
             | Op::AddChannels
+            | Op::ScaleShift
             | Op::Add { .. }
             | Op::Concat
             | Op::Upsample
+            | Op::AveragePool
             | Op::Dropout { .. } => continue,
         };
         layers.push(LayerReport {

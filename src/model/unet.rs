@@ -3,7 +3,7 @@
 
 use super::graph::{Graph, Op, Projection, ProjectionId, Shape, ValueId};
 use super::params::{ParamId, ParamKind};
-use crate::config::{BlockAttention, UnetConfig};
+use crate::config::{Activation, BlockAttention, Resampling, TimeScaleShift, UnetConfig};
 use crate::error::{Error, Result};
 
 /// Builds the network of a configuration.
@@ -42,30 +42,41 @@ impl Builder<'_> {
         let levels = channels.len();
 
         let time = self.time_embedding()?;
-        let mut x = self.conv("conv_in", self.graph.input, channels[0], 1, (1, 1), false)?;
+        let mut x = self.graph.input;
+        if config.center_input_sample {
+            x = self.graph.push("center_input_sample", Op::Center, &[x])?;
+        }
+        x = self.conv("conv_in", x, channels[0], 1, (1, 1), false)?;
         let mut skips = vec![x];
 
         for level in 0..levels {
             let name = format!("down_blocks.{level}");
             for layer in 0..config.layers_per_block {
-                x = self.resnet(&format!("{name}.resnets.{layer}"), x, time, channels[level], 1.0)?;
+                let node = format!("{name}.resnets.{layer}");
+                x = self.resnet(&node, x, time, channels[level], 1.0, None)?;
                 let attention = format!("{name}.attentions.{layer}");
-                x =
-                    self.attention(&attention, x, config.down_attention[level], config.norm_num_groups, 1.0)?;
+                let groups = Some(config.norm_num_groups);
+                x = self.attention(&attention, x, config.down_attention[level], groups, 1.0)?;
                 skips.push(x);
             }
             if level + 1 < levels {
-                let pad = if config.downsample_padding == 0 { (0, 1) } else { (1, 1) };
-                x = self.conv(&format!("{name}.downsamplers.0.conv"), x, channels[level], 2, pad, false)?;
+                let (node, c) = (format!("{name}.downsamplers.0"), channels[level]);
+                x = match config.downsampling_of(level) {
+                    Resampling::Conv => {
+                        let pad = if config.downsample_padding == 0 { (0, 1) } else { (1, 1) };
+                        self.conv(&format!("{node}.conv"), x, c, 2, pad, false)?
+                    }
+                    Resampling::Resnet => self.resnet(&node, x, time, c, 1.0, Some(Op::AveragePool))?,
+                };
                 skips.push(x);
             }
         }
 
         let (last, scale) = (channels[levels - 1], 1.0 / config.mid_block_scale_factor);
-        let groups = config.attn_norm_num_groups.unwrap_or(config.norm_num_groups);
-        x = self.resnet("mid_block.resnets.0", x, time, last, scale)?;
+        let groups = config.mid_attention_groups();
+        x = self.resnet("mid_block.resnets.0", x, time, last, scale, None)?;
         x = self.attention("mid_block.attentions.0", x, config.mid_attention, groups, scale)?;
-        x = self.resnet("mid_block.resnets.1", x, time, last, scale)?;
+        x = self.resnet("mid_block.resnets.1", x, time, last, scale, None)?;
 
         for (up, level) in (0..levels).rev().enumerate() {
             let name = format!("up_blocks.{up}");
@@ -73,14 +84,22 @@ impl Builder<'_> {
                 let skip = skips.pop().expect("as many residual blocks up as skips down");
                 let node = format!("{name}.resnets.{layer}");
                 x = self.graph.push(&format!("{node}.concat"), Op::Concat, &[x, skip])?;
-                x = self.resnet(&node, x, time, channels[level], 1.0)?;
+                x = self.resnet(&node, x, time, channels[level], 1.0, None)?;
                 let attention = format!("{name}.attentions.{layer}");
-                x = self.attention(&attention, x, config.up_attention[up], config.norm_num_groups, 1.0)?;
+                let groups = Some(config.norm_num_groups);
+                x = self.attention(&attention, x, config.up_attention[up], groups, 1.0)?;
             }
             if level > 0 {
                 let node = format!("{name}.upsamplers.0");
-                x = self.graph.push(&node, Op::Upsample, &[x])?;
-                x = self.conv(&format!("{node}.conv"), x, channels[level], 1, (1, 1), false)?;
+                x = match config.upsampling_of(up) {
+                    Resampling::Conv => {
+                        let x = self.graph.push(&node, Op::Upsample, &[x])?;
+                        self.conv(&format!("{node}.conv"), x, channels[level], 1, (1, 1), false)?
+                    }
+                    Resampling::Resnet => {
+                        self.resnet(&node, x, time, channels[level], 1.0, Some(Op::Upsample))?
+                    }
+                };
             }
         }
 
@@ -89,8 +108,8 @@ impl Builder<'_> {
         Ok(self.graph)
     }
 
-    /// The timestep's sinusoids through two linear layers, and the SiLU before every block's projection
-    /// (computed once).
+    /// The timestep's sinusoids through two linear layers, plus the class's vector where the network takes
+    /// classes, and the activation before every block's projection (computed once).
     fn time_embedding(&mut self) -> Result<ValueId> {
         let dim = self.config.block_out_channels[0];
         let op = Op::TimeEmbedding {
@@ -99,19 +118,52 @@ impl Builder<'_> {
         };
         let t = self.graph.push_time_embedding("time_proj", op, dim);
         let t = self.linear("time_embedding.linear_1", t, 4 * dim, false)?;
-        let t = self.graph.push("time_embedding.act", Op::Silu, &[t])?;
-        let t = self.linear("time_embedding.linear_2", t, 4 * dim, false)?;
-        self.graph.push("time_embedding.silu", Op::Silu, &[t])
+        let t = self.graph.push("time_embedding.act", Op::Activate { function: Activation::Silu }, &[t])?;
+        let mut t = self.linear("time_embedding.linear_2", t, 4 * dim, false)?;
+        if let Some(rows) = self.config.num_class_embeds {
+            let kind = ParamKind::Embedding { rows, dim: 4 * dim };
+            let weight = self.graph.params.add("class_embedding.weight".to_owned(), kind, false);
+            let class = self.graph.push("class_embedding", Op::ClassEmbedding { weight }, &[])?;
+            t = self.graph.push("class_embedding.add", Op::Add { scale: 1.0 }, &[t, class])?;
+        }
+        let function = self.config.act_fn;
+        self.graph.push(&format!("time_embedding.{}", function.name()), Op::Activate { function }, &[t])
     }
 
-    fn resnet(&mut self, name: &str, x: ValueId, time: ValueId, c_out: usize, scale: f64) -> Result<ValueId> {
+    /// A residual block. `resample`, which changes the resolution, acts on the block's input and, behind the
+    /// first activation, on its other branch.
+    fn resnet(
+        &mut self,
+        name: &str,
+        mut x: ValueId,
+        time: ValueId,
+        c_out: usize,
+        scale: f64,
+        resample: Option<Op>,
+    ) -> Result<ValueId> {
         let c_in = self.graph.shape(x).c;
         let groups = self.config.norm_num_groups;
-        let mut h = self.norm(&format!("{name}.norm1"), x, groups, true)?;
+        let mut h = self.norm_and_activation(name, "norm1", x)?;
+        if let Some(op) = resample {
+            h = self.graph.push(&format!("{name}.resample"), op.clone(), &[h])?;
+            x = self.graph.push(&format!("{name}.resample_input"), op, &[x])?;
+        }
         h = self.conv(&format!("{name}.conv1"), h, c_out, 1, (1, 1), false)?;
-        let t = self.linear(&format!("{name}.time_emb_proj"), time, c_out, false)?;
-        h = self.graph.push(&format!("{name}.add_time"), Op::AddChannels, &[h, t])?;
-        h = self.norm(&format!("{name}.norm2"), h, groups, true)?;
+        let projection = format!("{name}.time_emb_proj");
+        h = match self.config.resnet_time_scale_shift {
+            TimeScaleShift::Default => {
+                let t = self.linear(&projection, time, c_out, false)?;
+                h = self.graph.push(&format!("{name}.add_time"), Op::AddChannels, &[h, t])?;
+                self.norm_and_activation(name, "norm2", h)?
+            }
+            TimeScaleShift::ScaleShift => {
+                let t = self.linear(&projection, time, 2 * c_out, false)?;
+                h = self.norm(&format!("{name}.norm2"), h, groups, false)?;
+                h = self.graph.push(&format!("{name}.scale_shift"), Op::ScaleShift, &[h, t])?;
+                let function = self.config.act_fn;
+                self.graph.push(&format!("{name}.norm2.act"), Op::Activate { function }, &[h])?
+            }
+        };
         if self.config.dropout > 0.0 {
             let op = Op::Dropout { p: self.config.dropout, index: self.graph.dropouts };
             self.graph.dropouts += 1;
@@ -133,7 +185,7 @@ impl Builder<'_> {
         name: &str,
         x: ValueId,
         block: BlockAttention,
-        groups: usize,
+        groups: Option<usize>,
         scale: f64,
     ) -> Result<ValueId> {
         let c = self.graph.shape(x).c;
@@ -144,7 +196,10 @@ impl Builder<'_> {
             self.graph.projections.push(Projection { name, features, dim });
             ProjectionId(self.graph.projections.len() - 1)
         });
-        let h = self.norm(&format!("{name}.group_norm"), x, groups, false)?;
+        let h = match groups {
+            Some(groups) => self.norm(&format!("{name}.group_norm"), x, groups, false)?,
+            None => x,
+        };
         let q = self.linear(&format!("{name}.to_q"), h, c, false)?;
         let k = self.linear(&format!("{name}.to_k"), h, c, false)?;
         let v = self.linear(&format!("{name}.to_v"), h, c, false)?;
@@ -171,6 +226,17 @@ impl Builder<'_> {
         let kind = ParamKind::Linear { c_in: self.graph.shape(x).c, c_out };
         let (weight, bias) = self.weight_and_bias(name, kind, c_out, zero);
         self.graph.push(name, Op::Linear { weight, bias }, &[x])
+    }
+
+    /// A residual block's normalisation and the activation behind it, in one operation where that is SiLU.
+    fn norm_and_activation(&mut self, block: &str, norm: &str, x: ValueId) -> Result<ValueId> {
+        let (name, function) = (format!("{block}.{norm}"), self.config.act_fn);
+        let fused = function == Activation::Silu;
+        let h = self.norm(&name, x, self.config.norm_num_groups, fused)?;
+        if fused {
+            return Ok(h);
+        }
+        self.graph.push(&format!("{name}.act"), Op::Activate { function }, &[h])
     }
 
     fn norm(&mut self, name: &str, x: ValueId, groups: usize, silu: bool) -> Result<ValueId> {

@@ -1,4 +1,5 @@
-//! Layers without products: additions, concatenation, nearest upsampling, and SiLU's gradient.
+//! Layers without products: additions, concatenation, nearest upsampling, and
+//! an activation's gradient.
 //!
 //! Their gradients can be read off. y = a + b passes dY to both; a concatenation's dY is cut; an upsampled
 //! pixel collects the dY of its four copies. Additions work in place: the memory plan puts y where an input
@@ -9,7 +10,8 @@
 
 use super::operands::Update;
 use super::reductions::add_column_sums;
-use crate::kernels::{Element, Isa, PointwiseBackward, Run, SiluBackward, Team, vectorised};
+use crate::config::Activation;
+use crate::kernels::{ActivateBackward, Element, Isa, PointwiseBackward, Run, Team, vectorised};
 use crate::real::Real;
 use std::ops::Range;
 
@@ -166,9 +168,23 @@ pub fn upsample_backward<T: Real>(isa: Isa, d_y: &[T], w: usize, c: usize, d_x: 
     );
 }
 
-/// The gradient in x of SiLU, d_y silu'(x). The workspace is at least as long as x.
-pub fn silu_backward<T: Element>(
+/// Sets y to 2 x - 1.
+pub fn center<T: Real>(isa: Isa, x: &[T], y: &mut [T]) {
+    vectorised(
+        isa,
+        #[inline(always)]
+        || {
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = (*x + *x) - T::one();
+            }
+        },
+    );
+}
+
+/// The gradient in x of an activation f, d_y f'(x). The workspace is at least as long as x.
+pub fn activate_backward<T: Element>(
     isa: Isa,
+    function: Activation,
     x: &[T],
     d_y: &[T],
     d_x: &mut [T],
@@ -176,10 +192,10 @@ pub fn silu_backward<T: Element>(
     work: &mut [T],
 ) {
     if update == Update::Set {
-        return SiluBackward::run(isa, PointwiseBackward { x, d_y, d_x });
+        return ActivateBackward::run(isa, PointwiseBackward { function, x, d_y, d_x });
     }
     let work = &mut work[..x.len()];
-    SiluBackward::run(isa, PointwiseBackward { x, d_y, d_x: work });
+    ActivateBackward::run(isa, PointwiseBackward { function, x, d_y, d_x: work });
     add_to(isa, work, 1.0, d_x);
 }
 
@@ -187,22 +203,36 @@ pub fn silu_backward<T: Element>(
 mod tests {
     use super::*;
     use crate::kernels::team::with_crew;
-    use crate::kernels::{DropOut, Dropped, Pointwise, Silu};
+    use crate::kernels::{Activate, DropOut, Dropped, Pointwise};
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 
     const ISA: Isa = Isa::Reference;
 
     #[test]
-    fn silu_gradient_is_a_central_difference() {
-        let (x, d_y) = (normal(9, 1), normal(9, 2));
-        let (mut d_x, mut work) = (vec![0.0; 9], vec![f64::NAN; 9]);
-        silu_backward(ISA, &x, &d_y, &mut d_x, Update::Add, &mut work);
-        let mut set = vec![7.0; 9];
-        silu_backward(ISA, &x, &d_y, &mut set, Update::Set, &mut work);
-        assert_eq!(set, d_x);
+    fn activations_gradients_are_central_differences() {
+        for function in Activation::ALL {
+            let (x, d_y) = (normal(9, 1), normal(9, 2));
+            let (mut d_x, mut work) = (vec![0.0; 9], vec![f64::NAN; 9]);
+            activate_backward(ISA, function, &x, &d_y, &mut d_x, Update::Add, &mut work);
+            let mut set = vec![7.0; 9];
+            activate_backward(ISA, function, &x, &d_y, &mut set, Update::Set, &mut work);
+            assert_eq!(set, d_x);
+            check_gradient("d_x", &x, &d_x, |x| {
+                let mut y = vec![0.0; 9];
+                Activate::run(ISA, Pointwise { function, x, y: &mut y });
+                dot(&y, &d_y)
+            });
+        }
+    }
+
+    #[test]
+    fn centred_images_have_twice_the_slope() {
+        let (x, d_y): (Vec<f64>, Vec<f64>) = (normal(9, 1), normal(9, 2));
+        let mut d_x = vec![7.0; 9];
+        pass(ISA, &d_y, 2.0, &mut d_x, Update::Set);
         check_gradient("d_x", &x, &d_x, |x| {
             let mut y = vec![0.0; 9];
-            Silu::run(ISA, Pointwise { x, y: &mut y });
+            center(ISA, x, &mut y);
             dot(&y, &d_y)
         });
     }

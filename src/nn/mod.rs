@@ -7,6 +7,8 @@
 //! the first one written, [set](Update).
 
 mod attention;
+mod average_pool;
+mod class_embedding;
 mod conv;
 mod elementwise;
 mod favor_attention;
@@ -18,6 +20,7 @@ mod heads;
 mod linear;
 mod operands;
 mod reductions;
+mod scale_shift;
 mod softmax_attention;
 mod time_embedding;
 
@@ -28,11 +31,14 @@ pub use heads::{AttentionOutput, AttentionShape, Projections, Qkv, QkvGradient};
 pub use linear::Linear;
 pub use operands::{Affine, AffineGradient, Context, Update};
 
+pub(crate) use average_pool::{average_pool, average_pool_backward};
+pub(crate) use class_embedding::{class_embedding, class_embedding_backward};
 pub(crate) use elementwise::{
-    add_channels, add_channels_backward, add_scaled, add_to, concat, concat_backward, pass, scale_by,
-    silu_backward, upsample, upsample_backward,
+    activate_backward, add_channels, add_channels_backward, add_scaled, add_to, center, concat,
+    concat_backward, pass, scale_by, upsample, upsample_backward,
 };
 pub(crate) use favor_features::DENOMINATOR_GUARD;
+pub(crate) use scale_shift::{scale_shift, scale_shift_backward_v, scale_shift_backward_x};
 pub(crate) use time_embedding::time_embedding;
 
 #[cfg(test)]

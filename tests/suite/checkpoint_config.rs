@@ -3,7 +3,8 @@
 use crate::support::models::{bits, favor_in_the_middle, random, softmax};
 use performer_ddpm::checkpoint::model_folder::{load, load_unet_config, save};
 use performer_ddpm::config::{
-    BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, Prediction, Preset, UnetConfig, VarianceKind,
+    Activation, BetaSchedule, BlockAttention, Config, DiffusionConfig, FavorConfig, Prediction, Preset,
+    Resampling, TimeScaleShift, UnetConfig, VarianceKind,
 };
 use performer_ddpm::equations::solver::{
     Bh, DdimChoice, DpmSolver, Limit, Method, Scheduler, SecondOrder, StepSet, UniPc, Variance,
@@ -130,6 +131,12 @@ fn missing_keys_have_diffusers_defaults() {
         freq_shift: 0.0,
         mid_block_scale_factor: 1.0,
         dropout: 0.0,
+        act_fn: Activation::Silu,
+        resnet_time_scale_shift: TimeScaleShift::Default,
+        downsampling: vec![],
+        upsampling: vec![],
+        center_input_sample: false,
+        num_class_embeds: None,
     };
     assert_eq!(load_unet_config(&file).unwrap(), expected);
     assert_eq!(load_unet_config(folder.path()).unwrap(), expected);
@@ -145,6 +152,8 @@ fn what_changes_nothing_is_accepted() {
         ("_diffusers_version", json!("0.0.4")),
         ("_name_or_path", json!("somewhere")),
         ("act_fn", json!("swish")),
+        ("act_fn", json!("SiLU")),
+        ("downsample_type", json!(null)),
         ("time_embedding_dim", json!(32)),
         ("sample_size", json!([28, 28])),
         ("down_block_types", json!(["UNetResDownBlock2D", "UNetResAttnDownBlock2D"])),
@@ -155,23 +164,64 @@ fn what_changes_nothing_is_accepted() {
     }
 }
 
+/// diffusers has one `downsample_type` for the levels that attend and block types of their own for the others.
+#[test]
+fn every_mixture_of_settings_survives_the_file() {
+    let (plain, softmax_block, favor) =
+        (BlockAttention::None, BlockAttention::Softmax, BlockAttention::Favor);
+    let (conv, resnet) = (Resampling::Conv, Resampling::Resnet);
+    let base = UnetConfig {
+        block_out_channels: vec![8, 8, 16],
+        up_attention: vec![favor, plain, plain],
+        ..Preset::Tiny.config().unet
+    };
+    for (down_attention, downsampling, upsampling, function) in [
+        (vec![plain, softmax_block, favor], vec![conv, resnet, resnet], vec![], Activation::Mish),
+        (vec![favor, plain, plain], vec![conv, resnet, conv], vec![resnet, conv, conv], Activation::Gelu),
+        (vec![plain; 3], vec![resnet, conv, resnet], vec![conv, resnet, resnet], Activation::Relu),
+    ] {
+        let config = UnetConfig {
+            down_attention,
+            downsampling,
+            upsampling,
+            act_fn: function,
+            resnet_time_scale_shift: TimeScaleShift::ScaleShift,
+            center_input_sample: true,
+            num_class_embeds: Some(7),
+            out_channels: 2,
+            ..base.clone()
+        };
+        let folder = folder_with(&config, "unet/config.json", |_| ());
+        assert_eq!(load_unet_config(folder.path()).unwrap(), config);
+        let whole = Config { unet: config, ..Preset::Tiny.config() };
+        assert_eq!(Config::from_toml(&whole.to_toml(), "here").unwrap().unet, whole.unet);
+    }
+    let disagree = UnetConfig {
+        down_attention: vec![favor, softmax_block, plain],
+        downsampling: vec![conv, resnet, conv],
+        ..base
+    };
+    let message = disagree.validate().unwrap_err().to_string();
+    assert!(message.contains("unet.downsampling") && message.contains("that attend"), "{message}");
+}
+
 #[test]
 fn network_settings_that_are_not_supported_are_refused_by_name() {
     let refused = [
         ("_class_name", json!("UNet2DConditionModel")),
         ("a_new_key", json!(null)),
-        ("act_fn", json!("gelu")),
+        ("act_fn", json!("elu")),
         ("add_attention", json!("yes")),
         ("attention_head_dim", json!(7)),
         ("attn_norm_num_groups", json!(3)),
         ("block_out_channels", json!([8, 15])),
-        ("center_input_sample", json!(true)),
+        ("center_input_sample", json!("yes")),
         ("class_embed_type", json!("timestep")),
         ("down_block_types", json!(["DownBlock2D", "SkipDownBlock2D"])),
         ("down_block_types", json!(["DownBlock2D", "AttnUpBlock2D"])),
         ("down_block_types", json!(["DownBlock2D"])),
         ("downsample_padding", json!(2)),
-        ("downsample_type", json!("resnet")),
+        ("downsample_type", json!("fir")),
         ("dropout", json!(1.0)),
         ("favor", json!({})),
         ("flip_sin_to_cos", json!(1)),
@@ -183,16 +233,16 @@ fn network_settings_that_are_not_supported_are_refused_by_name() {
         ("mid_block_type", json!("UNetMidBlock2DCrossAttn")),
         ("norm_eps", json!(0)),
         ("norm_num_groups", json!(null)),
-        ("num_class_embeds", json!(10)),
+        ("num_class_embeds", json!(0)),
         ("num_train_timesteps", json!(1000)),
         ("out_channels", json!(1.5)),
-        ("resnet_time_scale_shift", json!("scale_shift")),
+        ("resnet_time_scale_shift", json!("ada_group")),
         ("sample_size", json!(null)),
         ("sample_size", json!(27)),
         ("time_embedding_dim", json!(64)),
         ("time_embedding_type", json!("fourier")),
         ("up_block_types", json!(["AttnUpBlock2D", "DownBlock2D"])),
-        ("upsample_type", json!("resnet")),
+        ("upsample_type", json!("fir")),
     ];
     for (key, value) in refused {
         let folder = folder_with(&softmax(), "unet/config.json", |json| json[key] = value.clone());

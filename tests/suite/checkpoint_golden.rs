@@ -27,7 +27,7 @@ fn place_in_file(kind: ParamKind, inside: usize) -> usize {
             o * c_in * k * k + i * k * k + y * k + x
         }
         ParamKind::Linear { c_in, c_out } => inside % c_out * c_in + inside / c_out,
-        ParamKind::Bias { .. } | ParamKind::Scale { .. } => inside,
+        ParamKind::Embedding { .. } | ParamKind::Bias { .. } | ParamKind::Scale { .. } => inside,
     }
 }
 

@@ -7,7 +7,9 @@ use crate::support::peers::in_time;
 use crate::support::runtimes::run;
 use crate::support::runtimes::runners;
 use performer_ddpm::Error;
-use performer_ddpm::config::{DiffusionConfig, UnetConfig, VarianceKind};
+use performer_ddpm::config::{
+    Activation, DiffusionConfig, Resampling, TimeScaleShift, UnetConfig, VarianceKind,
+};
 use performer_ddpm::equations::algorithms::alg2_sample;
 use performer_ddpm::equations::ddim::{ClipX0, Ddim, ddim_sample};
 use performer_ddpm::equations::reverse::Reverse;
@@ -71,6 +73,53 @@ fn a_step_agrees_with_the_engine() {
                 outcome.unwrap_or_else(|error| panic!("{name} in {runtime}: {error}"));
             }
         });
+    }
+}
+
+/// Networks with classes, scale and shift, residual resampling, a centred input and every activation, by the
+/// check that `export` makes; the sampler in two runs.
+#[test]
+fn networks_of_every_kind_agree_with_the_engine() {
+    let (_, base) = kinds().remove(1);
+    let (resnet, scale_shift) = (vec![Resampling::Resnet; 2], TimeScaleShift::ScaleShift);
+    let networks = [
+        UnetConfig {
+            num_class_embeds: Some(3),
+            resnet_time_scale_shift: scale_shift,
+            downsampling: resnet.clone(),
+            act_fn: Activation::Mish,
+            ..base.clone()
+        },
+        UnetConfig { act_fn: Activation::Gelu, center_input_sample: true, ..base.clone() },
+        UnetConfig {
+            act_fn: Activation::Relu,
+            num_class_embeds: Some(1),
+            upsampling: resnet,
+            ..base.clone()
+        },
+        UnetConfig { resnet_time_scale_shift: scale_shift, ..base },
+    ];
+    let process = ReverseProcess::Alg2(Reverse { variance: VarianceKind::FixedLarge, clip_x0: true });
+    let sampler =
+        GraphSpec::Sampler { process, steps: Some(3), spacing: Spacing::Trailing, per_run: Some(2) };
+    for config in networks {
+        let mut model = randomised(&config, 7);
+        let last = model.graph.params.iter().find(|param| param.name == "conv_out.weight").expect("one");
+        model.weights[last.range()].iter_mut().for_each(|w| *w *= 0.1);
+        for spec in [GraphSpec::Denoiser, GraphSpec::Step, sampler] {
+            let (model, config, graph) = (model.clone(), config.clone(), exported(&model, &spec));
+            in_time(move || {
+                let diffusion = DiffusionConfig::default();
+                let source = Source { model: &model, diffusion: &diffusion, step: None };
+                let expectation =
+                    Expectation::new(source, &spec, 2, &mut |_| {}).expect("the engine's results");
+                for mut runner in runners(&graph) {
+                    let runtime = runner.describe().to_string();
+                    let outcome = expectation.compare(runner.as_mut());
+                    outcome.unwrap_or_else(|error| panic!("{config:?} {spec:?} in {runtime}: {error}"));
+                }
+            });
+        }
     }
 }
 

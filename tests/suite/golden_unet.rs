@@ -6,16 +6,17 @@ use crate::support::parity::{compare, gradient, largest, output};
 use performer_ddpm::checkpoint::model_folder::load_unet;
 use performer_ddpm::config::Preset;
 use performer_ddpm::kernels::{ConvAlgorithm, Element, Isa, Kernels};
-use performer_ddpm::model::Model;
+use performer_ddpm::model::{Condition, Model};
 use performer_ddpm::train::{Adam, Update, clip_factor, global_norm};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
 
-fn unet_folders() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(folder())
-        .expect("the golden folder")
+/// The networks of a folder.
+pub fn unet_folders(root: &Path) -> Vec<PathBuf> {
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(root)
+        .unwrap_or_else(|e| panic!("{}: {e}", root.display()))
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("unet_")))
         .collect();
@@ -28,18 +29,21 @@ fn dims(shape: &[usize]) -> [usize; 4] {
     shape.try_into().expect("an image tensor")
 }
 
-/// Compares the output within `relative` of its largest value, and gradients within `relative_d` of each
+/// Compares the output, for the classes in the file where there are any, within `relative` of its largest value, and gradients within `relative_d` of each
 /// tensor's largest value plus `floor` of the model's.
-fn check<T: Element>(path: &Path, kernels: Kernels, (relative, relative_d): (f64, f64), floor: f64) {
+pub fn check<T: Element>(path: &Path, kernels: Kernels, (relative, relative_d): (f64, f64), floor: f64) {
     let model: Model<T> = load_unet(path).expect("the golden model loads");
     let golden: Tensors = tensors(&path.join("golden.safetensors"));
     let (shape, x) = &golden["x"];
     let (shape_y, y_want) = &golden["y"];
     let (shape, shape_y) = (dims(shape), dims(shape_y));
-    let indices: Vec<usize> = golden["t"].1.iter().map(|t| *t as usize).collect();
+    let class = |i: usize| golden.get("class_labels").map(|labels| labels.1[i] as usize);
+    let conditions: Vec<Condition> = (golden["t"].1.iter().enumerate())
+        .map(|(i, t)| Condition { index: *t as usize, class: class(i) })
+        .collect();
     let (x, eps) = (channels_last(x, shape), channels_last(&golden["eps"].1, shape_y));
-    let y = output(&model, kernels, 2, &x, &indices);
-    let gradient = gradient(&model, kernels, 2, &x, &eps, &indices);
+    let y = output(&model, kernels, 2, &x, &conditions);
+    let gradient = gradient(&model, kernels, 2, &x, &eps, &conditions);
     let name = format!("{} {} {} {}", path.display(), T::NAME, kernels.isa, kernels.conv);
     compare(&format!("{name}: y"), &y, &channels_last(y_want, shape_y), relative, 0.0);
     let loss = golden["loss"].1[0];
@@ -71,7 +75,7 @@ fn check<T: Element>(path: &Path, kernels: Kernels, (relative, relative_d): (f64
 /// thousands of terms; some gradients are zero in theory, hence 1e-12 of the model's largest.
 #[test]
 fn golden_unets_in_f64() {
-    for path in unet_folders() {
+    for path in unet_folders(&folder()) {
         check::<f64>(&path, Isa::Reference.into(), (1e-9, 1e-9), 1e-12);
     }
 }
@@ -80,7 +84,7 @@ fn golden_unets_in_f64() {
 /// to ten times a direct sum's, and gradients gather them from twice as many layers: 5e-4.
 #[test]
 fn golden_unets_in_f32_on_every_isa() {
-    for path in unet_folders() {
+    for path in unet_folders(&folder()) {
         for isa in Isa::available() {
             for conv in ConvAlgorithm::ALL {
                 let gradients = if conv == ConvAlgorithm::Winograd { 5e-4 } else { 1e-4 };

@@ -1,8 +1,11 @@
-//! Directional derivatives through the whole U-Net, for every attention, with every parameter random.
+//! Directional derivatives through the whole U-Net, for every attention and every kind of residual block, with
+//! every parameter random.
 
-use performer_ddpm::config::{BlockAttention, FeatureMap, Preset, UnetConfig};
+use performer_ddpm::config::{
+    Activation, BlockAttention, FeatureMap, Preset, Resampling, TimeScaleShift, UnetConfig,
+};
 use performer_ddpm::kernels::Isa;
-use performer_ddpm::model::{Engine, Gradient, Model};
+use performer_ddpm::model::{Condition, Engine, Gradient, Model};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 
 const N: usize = 2;
@@ -35,7 +38,8 @@ fn gradient(engine: &mut Engine<f64>, model: &Model<f64>, x: &[f64], eps: &[f64]
     let example = |i: usize, x_t: &mut [f64], e: &mut [f64]| {
         x_t.copy_from_slice(&x[i * len..][..len]);
         e.copy_from_slice(&eps[i * len..][..len]);
-        [3, 71][i]
+        let class = model.config.num_class_embeds.map(|_| [2, 0][i]);
+        Condition { index: [3, 71][i], class }
     };
     let mut gradient = Gradient::default();
     engine.gradient(model, N, &example, Some((1, 2)), &mut gradient).expect("lengths that fit");
@@ -47,7 +51,12 @@ fn gradient(engine: &mut Engine<f64>, model: &Model<f64>, x: &[f64], eps: &[f64]
 /// derivative, plus 1e-8. ReLU features have kinks: the share of them that a step crosses, and so the error,
 /// is of order h; with h = 1e-7 the bound is 1e-4, plus 1e-7.
 fn check(kind: BlockAttention, map: FeatureMap) {
-    let mut model: Model<f64> = Model::new(&config(kind, map), 1).expect("a network");
+    check_network(&format!("{kind:?} {map:?}"), &config(kind, map));
+}
+
+fn check_network(network: &str, config: &UnetConfig) {
+    let map = config.favor.map;
+    let mut model: Model<f64> = Model::new(config, 1).expect("a network");
     let noise = normal(model.weights.len(), 1);
     model.weights.iter_mut().zip(&noise).for_each(|(w, z)| *w = 0.7 * *w + 0.05 * z);
     let (x, eps) = (normal(N * model.input_len(), 2), normal(N * model.output_len(), 3));
@@ -59,7 +68,7 @@ fn check(kind: BlockAttention, map: FeatureMap) {
         let error = (difference - derivative).abs();
         assert!(
             error <= relative * derivative.abs() + floor,
-            "{kind:?} {map:?} {what}: {derivative} for {difference}"
+            "{network} {what}: {derivative} for {difference}"
         );
     };
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
@@ -115,4 +124,40 @@ fn directional_derivatives_with_trigonometric_features() {
 #[test]
 fn directional_derivatives_with_relu_features() {
     check(BlockAttention::Favor, FeatureMap::Relu);
+}
+
+#[test]
+fn directional_derivatives_with_classes_scale_shift_and_residual_resampling() {
+    let network = UnetConfig {
+        resnet_time_scale_shift: TimeScaleShift::ScaleShift,
+        downsampling: vec![Resampling::Resnet; 2],
+        upsampling: vec![Resampling::Resnet; 2],
+        num_class_embeds: Some(4),
+        out_channels: 6,
+        ..config(BlockAttention::Favor, FeatureMap::Positive)
+    };
+    check_network("classes, scale_shift, resnet", &network);
+}
+
+#[test]
+fn directional_derivatives_with_mish_and_a_centred_input() {
+    let network = UnetConfig {
+        act_fn: Activation::Mish,
+        center_input_sample: true,
+        upsampling: vec![Resampling::Resnet; 2],
+        ..config(BlockAttention::Softmax, FeatureMap::Positive)
+    };
+    check_network("mish, centred", &network);
+}
+
+#[test]
+fn directional_derivatives_with_gelu() {
+    let network = UnetConfig {
+        act_fn: Activation::Gelu,
+        resnet_time_scale_shift: TimeScaleShift::ScaleShift,
+        attn_norm_num_groups: Some(4),
+        num_class_embeds: Some(3),
+        ..config(BlockAttention::Softmax, FeatureMap::Positive)
+    };
+    check_network("gelu", &network);
 }

@@ -3,6 +3,7 @@
 //! error and writes nothing, or its result is complete, the same on every instruction set, and inside its
 //! slices.
 
+use performer_ddpm::config::Activation;
 use performer_ddpm::kernels::internals::*;
 use performer_ddpm::kernels::{Context, Isa, MAX_THREADS, Team, peak_gflops};
 use performer_ddpm::{Error, Result};
@@ -244,16 +245,21 @@ proptest! {
     }
 
     #[test]
-    fn elementwise_functions(n in 0..70usize, lens in prop::collection::vec(0..70usize, 2), equal: bool) {
+    fn elementwise_functions(
+        n in 0..70usize,
+        lens in prop::collection::vec(0..70usize, 2),
+        equal: bool,
+        function in select(Activation::ALL.to_vec()),
+    ) {
         let [second, third] = if equal { [n, n] } else { [lens[0], lens[1]] };
         let (x, d_y) = (Slice::numbers(n), Slice::numbers(second));
         let done = everywhere([Slice::empty(second)], |context, [y]| {
-            Silu::try_run(context, Pointwise { x: &x, y })
+            Activate::try_run(context, Pointwise { function, x: &x, y })
         });
         prop_assert_eq!(done.is_some(), n == second);
         prop_assert!(done.is_none_or(|[y]| y.iter().all(|y| y.is_finite())));
         let done = everywhere([Slice::empty(third)], |context, [d_x]| {
-            SiluBackward::try_run(context, PointwiseBackward { x: &x, d_y: &d_y, d_x })
+            ActivateBackward::try_run(context, PointwiseBackward { function, x: &x, d_y: &d_y, d_x })
         });
         prop_assert_eq!(done.is_some(), n == second && n == third);
         prop_assert!(done.is_none_or(|[d_x]| d_x.iter().all(|d_x| d_x.is_finite())));

@@ -28,6 +28,7 @@ mod export_file;
 mod export_graphs;
 mod floors;
 mod golden2_pipelines;
+mod golden2_unets;
 mod golden_attention;
 mod golden_frechet;
 mod golden_schedulers;

@@ -69,6 +69,7 @@ impl Block {
                 // not compute it.
                 ParamKind::Linear { .. } if param.name == "time_embedding.linear_2.weight" => (0.0, 0.0),
                 ParamKind::Linear { c_in, .. } => (0.0, 1.0 / (c_in as f32).sqrt()),
+                ParamKind::Embedding { .. } => (0.0, 1.0),
                 ParamKind::Bias { .. } => (0.0, 0.5),
                 ParamKind::Scale { .. } => (1.0, 0.1),
             };

@@ -12,6 +12,8 @@ pub enum Unary {
     Abs,
     /// cos x, in radians.
     Cos,
+    /// The error function.
+    Erf,
     /// e^x.
     Exp,
     /// x.
@@ -37,6 +39,7 @@ impl Unary {
         match self {
             Unary::Abs | Unary::Identity | Unary::Neg | Unary::Sign => true,
             Unary::Cos
+            | Unary::Erf
             | Unary::Exp
             | Unary::Log
             | Unary::Relu

@@ -52,6 +52,7 @@ pub fn randomised(config: &UnetConfig, seed: u64) -> Model<f32> {
             }
             ParamKind::Linear { c_in, .. } => (0.0, (c_in as f32).powf(-0.5)),
             ParamKind::Bias { .. } if is_query_or_key && trigonometric => (0.0, 0.01),
+            ParamKind::Embedding { .. } => (0.0, 1.0),
             ParamKind::Bias { .. } => (0.0, 0.1),
             ParamKind::Scale { .. } => (1.0, 0.1),
         };

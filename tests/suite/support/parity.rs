@@ -1,30 +1,30 @@
 //! Computes an engine's results for a batch, and compares them with the right ones.
 
 use performer_ddpm::kernels::{Element, Kernels};
-use performer_ddpm::model::{Engine, Gradient, Model};
+use performer_ddpm::model::{Condition, Engine, Gradient, Model};
 
-/// The output, from x \[n, h, w, c\] and the timesteps' indices.
-pub fn output<T: Element>(
+/// The output, from x \[n, h, w, c\] and the timesteps' indices or the samples' conditions.
+pub fn output<T: Element, C: Copy + Into<Condition> + Sync>(
     model: &Model<T>,
     kernels: Kernels,
     threads: usize,
     x: &[f64],
-    indices: &[usize],
+    conditions: &[C],
 ) -> Vec<T> {
     let mut engine = Engine::new(model, threads, kernels).expect("an engine");
-    let mut y = vec![T::zero(); indices.len() * model.output_len()];
-    engine.forward(model, &cast(x), indices, &mut y).expect("lengths that fit");
+    let mut y = vec![T::zero(); conditions.len() * model.output_len()];
+    engine.forward(model, &cast(x), conditions, &mut y).expect("lengths that fit");
     y
 }
 
 /// The loss for noise \[n, h, w, c\] and its gradients, the one in x too.
-pub fn gradient<T: Element>(
+pub fn gradient<T: Element, C: Copy + Into<Condition> + Sync>(
     model: &Model<T>,
     kernels: Kernels,
     threads: usize,
     x: &[f64],
     eps: &[f64],
-    indices: &[usize],
+    conditions: &[C],
 ) -> Gradient<T> {
     let mut engine = Engine::with_input_gradient(model, threads, kernels, true).expect("an engine");
     let (x, eps) = (cast(x), cast(eps));
@@ -32,10 +32,10 @@ pub fn gradient<T: Element>(
     let example = |i: usize, x_t: &mut [T], e: &mut [T]| {
         x_t.copy_from_slice(&x[i * len_in..][..len_in]);
         e.copy_from_slice(&eps[i * len_out..][..len_out]);
-        indices[i]
+        conditions[i]
     };
     let mut gradient = Gradient::default();
-    engine.gradient(model, indices.len(), &example, None, &mut gradient).expect("lengths that fit");
+    engine.gradient(model, conditions.len(), &example, None, &mut gradient).expect("lengths that fit");
     gradient
 }
 

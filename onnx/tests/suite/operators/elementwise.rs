@@ -10,9 +10,10 @@ fn unary_operators() {
     let x = f32s(&[3, 5], numbers(1, 15).into_iter().map(|x| 6.0 * x).collect());
     let positive = map(&x, |x| x.abs() + 0.1);
     type Case = (Unary, fn(f64) -> f64, bool);
-    let cases: [Case; 11] = [
+    let cases: [Case; 12] = [
         (Unary::Abs, f64::abs, false),
         (Unary::Cos, f64::cos, false),
+        (Unary::Erf, libm::erf, false),
         (Unary::Exp, f64::exp, false),
         (Unary::Identity, |x| x, false),
         (Unary::Log, f64::ln, true),
