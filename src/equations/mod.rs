@@ -26,6 +26,7 @@ pub mod loss;
 pub mod posterior;
 pub mod projection;
 pub mod reverse;
+mod reverse_process;
 pub mod schedule;
 pub mod solver;
 mod timestep;

@@ -6,6 +6,8 @@
 //! [`algorithms::alg2_sample`](super::algorithms::alg2_sample) and
 //! [`ddim::ddim_sample`](super::ddim::ddim_sample) are the definitions, and the tests compare the two.
 
+pub use super::reverse_process::ReverseProcess;
+
 use super::ddim::{ClipX0, Ddim};
 use super::reverse::Reverse;
 use super::solver::{DdimChoice, Limit, Next, NoiseScale, Step, s05_ddpm, s06_ddim};
@@ -13,15 +15,6 @@ use super::{Level, Schedule, Spacing, Timestep, posterior};
 use crate::config::Prediction;
 use crate::error::{Error, Result};
 use crate::real::Real;
-
-/// A sampler with its settings. Which timesteps it visits is up to the [`Schedule`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum ReverseProcess {
-    /// Algorithm 2.
-    Alg2(Reverse),
-    /// DDIM (Song et al. 2021).
-    Ddim(Ddim),
-}
 
 impl ReverseProcess {
     /// The levels that the process visits in `steps` of the schedule's steps, or in all: DDIM's lead down as

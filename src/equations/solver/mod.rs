@@ -28,7 +28,7 @@ pub use step::{Next, NoiseScale, State, Step};
 
 use super::ddim::{ClipX0, Ddim};
 use super::reverse::Reverse;
-use super::update::ReverseProcess;
+use super::reverse_process::ReverseProcess;
 use super::{Level, Schedule, Spacing, Timestep};
 use crate::config::{DiffusionConfig, Prediction, VarianceKind};
 use crate::error::{Error, Result};
