@@ -12,6 +12,7 @@ use performer_ddpm::{Pipeline, Result, SampleOptions};
 use performer_ddpm_onnx::runner::Device;
 use performer_ddpm_onnx::runner::ort::OrtOptions;
 use std::path::Path;
+use std::process::ExitCode;
 
 /// Writes a grid of 64 images and returns who computed them.
 pub fn sample(model: &Path, device: Device, out: &Path) -> Result<String> {
@@ -22,10 +23,18 @@ pub fn sample(model: &Path, device: Device, out: &Path) -> Result<String> {
     Ok(pipeline.describe().to_string())
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let model = arguments.first().map_or("runs/latest", String::as_str);
-    let device = arguments.get(1).map_or("cuda", String::as_str).parse()?;
-    println!("{}", sample(model.as_ref(), device, "sample_on_gpu.png".as_ref())?);
-    Ok(())
+    let device = arguments.get(1).map_or("cuda", String::as_str).parse().map_err(Into::into);
+    match device.and_then(|device| sample(model.as_ref(), device, "sample_on_gpu.png".as_ref())) {
+        Ok(who) => {
+            println!("{who}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_status())
+        }
+    }
 }

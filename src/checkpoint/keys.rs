@@ -1,5 +1,6 @@
 //! JSON objects read key by key, so that an unknown key is always noticed.
 
+use super::files;
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -14,7 +15,7 @@ pub(super) struct Keys {
 impl Keys {
     /// Reads a file that holds one JSON object.
     pub(super) fn read(file: &Path) -> Result<Keys> {
-        let text = std::fs::read_to_string(file).map_err(|e| Error::read(file, e))?;
+        let text = files::read_text(file)?;
         let map = serde_json::from_str(&quote_infinities(&text)).map_err(|e| {
             Error::invalid(file.display().to_string(), "a JSON object", e.to_string(), "is the file whole?")
         })?;

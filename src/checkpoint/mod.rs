@@ -18,9 +18,12 @@
 //! # }
 //! ```
 
+mod files;
 mod keys;
 pub mod model_folder;
 mod safetensors_io;
 mod scheduler_json;
 pub mod state;
 mod unet_json;
+
+pub use files::{SHIPPED, is_shipped};

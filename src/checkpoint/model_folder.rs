@@ -14,7 +14,7 @@
 
 use super::safetensors_io::{self, Tensors};
 use super::state::{self, Newest, TrainingState};
-use super::{keys::Keys, scheduler_json, unet_json};
+use super::{files, keys::Keys, scheduler_json, unet_json};
 use crate::config::{DiffusionConfig, UnetConfig};
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
@@ -54,7 +54,8 @@ pub struct LoadedModel<T> {
 ///   never newer);
 /// - a model folder, ours or one that diffusers wrote;
 /// - a folder with just a network's `config.json` and weights, such as a model folder's `unet`;
-/// - a checkpoint's file.
+/// - a checkpoint's file;
+/// - the name [`SHIPPED`](super::SHIPPED) of the model that the library carries.
 ///
 /// Where no scheduler is found, Ho et al.'s is assumed, linear with T = 1000, and the note says so.
 ///
@@ -194,7 +195,7 @@ fn from_state<T: Real>(state: &TrainingState, file: PathBuf, note: Option<String
 
 /// The folder with the network's `config.json`.
 fn unet_folder(path: &Path) -> Result<PathBuf> {
-    let found = [path.join("unet"), path.to_owned()].into_iter().find(|f| f.join(CONFIG).is_file());
+    let found = [path.join("unet"), path.to_owned()].into_iter().find(|f| files::is_file(&f.join(CONFIG)));
     found.ok_or_else(|| {
         let got = if !path.exists() {
             "nothing there"
@@ -215,7 +216,7 @@ fn unet_folder(path: &Path) -> Result<PathBuf> {
 /// The file with the averaged weights, or an error that says why it cannot be read.
 fn weights_file(folder: &Path) -> Result<PathBuf> {
     let file = folder.join(WEIGHTS);
-    if file.is_file() {
+    if files::is_file(&file) {
         return Ok(file);
     }
     let (got, help) = if folder.join(format!("{WEIGHTS}.index.json")).is_file() {
@@ -238,7 +239,7 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
 fn load_weights<T: Real>(folder: &Path, file: &Path) -> Result<Model<T>> {
     let config = unet_json::read(&folder.join(CONFIG))?;
     let graph = unet::build(&config)?;
-    let bytes = fs::read(file).map_err(|e| Error::read(file, e))?;
+    let bytes = files::read(file)?;
     let mut tensors = Tensors::open(file, &bytes)?;
     let weights = safetensors_io::take_weights(&mut tensors, &graph)?;
     let projections = safetensors_io::take_projections(&mut tensors, &graph.projections)?;
@@ -260,7 +261,7 @@ fn save_weights(file: &Path, graph: &Graph, weights: &[f32], projections: &[Vec<
 
 /// Refuses pipelines with parts that an unconditional pipeline has not.
 fn check_index(file: &Path) -> Result<()> {
-    if !file.is_file() {
+    if !files::is_file(file) {
         return Ok(());
     }
     let mut keys = Keys::read(file)?;
@@ -279,6 +280,6 @@ fn check_index(file: &Path) -> Result<()> {
 fn scheduler_file(path: &Path, unet: &Path) -> Option<PathBuf> {
     let subfolder = Path::new("scheduler").join(SCHEDULER);
     let pipeline = unet.join("..");
-    let above = pipeline.join(INDEX).is_file().then(|| pipeline.join(&subfolder));
-    [path.join(&subfolder), path.join(SCHEDULER)].into_iter().chain(above).find(|f| f.is_file())
+    let above = files::is_file(&pipeline.join(INDEX)).then(|| pipeline.join(&subfolder));
+    [path.join(&subfolder), path.join(SCHEDULER)].into_iter().chain(above).find(|f| files::is_file(f))
 }

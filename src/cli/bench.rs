@@ -218,11 +218,7 @@ fn print(figures: &Figures) {
 /// A dataset with images of as many numbers as the network's; their content does not change the speed.
 fn noise(config: &Config) -> Result<Dataset> {
     let [h, w] = config.unet.sample_size;
-    // Numbers of channels that images cannot have become a wider grey image.
-    let (w, c) = match config.unet.in_channels {
-        c @ (1 | 3) => (w, c),
-        c => (w * c, 1),
-    };
+    let c = config.unet.in_channels;
     let pixels: Vec<u8> = (0..config.train.batch * h * w * c).map(|i| (i * 7919 % 251) as u8).collect();
     Dataset::new("made-up images", [h, w, c], pixels, None, true)
 }

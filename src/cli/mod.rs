@@ -26,6 +26,7 @@ mod sample;
 mod train;
 
 use clap::{Args, Parser, Subcommand};
+use performer_ddpm::checkpoint::{SHIPPED, is_shipped};
 use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels};
 use performer_ddpm::{Error, Result};
 use std::fmt;
@@ -113,18 +114,20 @@ fn latest() -> PathBuf {
     Path::new(RUNS).join("latest")
 }
 
-/// The model to use: the named one, or the newest run.
+/// The model to use: the named one, the newest run, or, before there is one, the model that the program carries.
 fn model_path(named: Option<PathBuf>) -> Result<PathBuf> {
-    let path = named.clone().unwrap_or_else(latest);
-    if path.exists() {
-        return Ok(path);
+    match named {
+        Some(path) if path.exists() || is_shipped(&path) => Ok(path),
+        Some(path) => {
+            let help = format!("name a model folder, a run's folder, or {SHIPPED}, which the program carries");
+            Err(Error::invalid(path.display().to_string(), "a model", "nothing there", help))
+        }
+        None if latest().exists() => Ok(latest()),
+        None => {
+            eprintln!("no run in {RUNS} yet: this is {SHIPPED}, the model that the program carries");
+            Ok(PathBuf::from(SHIPPED))
+        }
     }
-    let help = if named.is_some() {
-        "name a model folder or a run's folder"
-    } else {
-        "train a model first, or name one"
-    };
-    Err(Error::invalid(path.display().to_string(), "a model", "nothing there", help))
 }
 
 /// Height and width from "28" or "28x36".

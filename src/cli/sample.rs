@@ -202,7 +202,7 @@ pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
     let mut moments = Moments { images: Vec::new(), failure: None };
     let mut clock = vec![Instant::now()];
     let noise = noise.as_ref().map(|noise| noise.view());
-    let images = job.pipeline.sample_watched(&job.options, noise, |mut now| {
+    let mut images = job.pipeline.sample_watched(&job.options, noise, |mut now| {
         let (step, steps) = (now.step, now.steps);
         let done = (now.batch * steps + step) as f64 / (now.batches * steps) as f64;
         progress.update(done, || format!("step {step}/{steps} of batch {}/{}", now.batch + 1, now.batches));
@@ -214,6 +214,8 @@ pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
         }
     })?;
     progress.finish();
+    // The files' images are in [-1, 1]; the last step of some samplers leaves it.
+    images.mapv_inplace(|x| x.clamp(-1.0, 1.0));
     let moments = moments.finish(images.dim());
     let (seconds, count) = (clock[0].elapsed().as_secs_f64(), args.count());
     if !args.compute.quiet && !args.json {

@@ -9,6 +9,9 @@ use ndarray::ArrayView4;
 /// The largest height or width of an image.
 const MAX_SIDE: usize = 4096;
 
+/// The most channels of an image: as many as a network may take.
+const MAX_CHANNELS: usize = 1 << 10;
+
 /// Images of one size, in memory as bytes, with labels where the source has them.
 #[derive(Clone, PartialEq)]
 pub struct Dataset {
@@ -65,7 +68,8 @@ pub(super) fn check_size(what: &str, (height, width): (usize, usize)) -> Result<
 }
 
 impl Dataset {
-    /// `pixels` is `[N, H, W, C]` with `shape` = [H, W, C] and C 1 or 3; `labels` has one byte per image.
+    /// `pixels` is `[N, H, W, C]` with `shape` = [H, W, C]; `labels` has one byte per image. Pictures have 1 or 3
+    /// channels; other numbers train as well, but no grid of samples can show them.
     ///
     /// # Errors
     /// [`Error::Invalid`] for no images, a side of 0 or above 4096, other channels, pixels that are not a
@@ -80,10 +84,10 @@ impl Dataset {
         let name = name.into();
         let [height, width, channels] = shape;
         check_size(&name, (height, width))?;
-        if channels != 1 && channels != 3 {
+        if !(1..=MAX_CHANNELS).contains(&channels) {
             return Err(Error::invalid(
                 format!("{name}: the images' channels"),
-                "1 (grey) or 3 (colour)",
+                format!("1 to {MAX_CHANNELS}, such as 1 (grey) or 3 (colour)"),
                 channels.to_string(),
                 "",
             ));
@@ -111,7 +115,7 @@ impl Dataset {
         Ok(Dataset { name, shape, pixels, labels, flip_makes_sense })
     }
 
-    /// Images of one's own: bytes \[N, H, W, C\], C 1 for grey or 3 for red, green and blue. They are not
+    /// Images of one's own: bytes \[N, H, W, C\], such as C = 1 for grey or 3 for red, green and blue. They are not
     /// mirrored in training unless [`with_flips`](Self::with_flips) says that they may be.
     ///
     /// ```

@@ -194,6 +194,8 @@ impl Run {
             (None, Some(minutes)) => Some(Clock::new(60.0 * minutes, seconds)),
             _ => None,
         };
+        // A grid shows grey or coloured pictures.
+        let can_be_shown = matches!(data.channels(), 1 | 3);
         let mut call = Call {
             run: self,
             trainer,
@@ -202,7 +204,7 @@ impl Run {
             before: seconds,
             start: Instant::now(),
             pace: Pace::new(),
-            grids: if options.grids { config.train.grids } else { 0 },
+            grids: if options.grids && can_be_shown { config.train.grids } else { 0 },
             saved: step,
             saving: 0.0,
             sampling: None,

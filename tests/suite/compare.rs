@@ -287,18 +287,19 @@ fn a_variant_that_diverges_is_told_and_the_others_go_on() {
     assert!(html.contains(&more), "{html}");
 }
 
-/// The minutes count training in all calls, and nothing else. The limit is checked after a step, shortly
-/// after the step's time is recorded: less than 5 % of 0.6 s.
+/// The minutes count training in all calls, and nothing else. Of 1.2 seconds the clock's plan may miss 3 %, and
+/// as many steps as a busy machine takes at once: a third is far from the half that a call without memory would
+/// leave out.
 #[test]
 fn minutes_are_trained_in_full_however_often_it_is_stopped() {
     let folder = tempfile::tempdir().expect("a folder");
-    let plan = plan_for(&config(), &[AttentionKind::Favor(FeatureMap::Relu)], Budget::Minutes(0.01));
+    let plan = plan_for(&config(), &[AttentionKind::Favor(FeatureMap::Relu)], Budget::Minutes(0.02));
     let (finished, ..) = run(folder.path(), &plan, &[Part::Runs], 1);
     assert!(!finished);
     let (finished, comparison, _) = run(folder.path(), &plan, &[Part::Runs], usize::MAX);
     let training = &comparison.findings().runs[0].training;
     assert!(finished && training.steps > 1, "{training:?}");
-    assert!(training.seconds >= 0.57 && training.diverged.is_none(), "{training:?}");
+    assert!((training.seconds - 1.2).abs() < 0.4 && training.diverged.is_none(), "{training:?}");
 }
 
 #[test]

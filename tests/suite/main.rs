@@ -39,4 +39,5 @@ mod kernels_hostile;
 mod onnx_scripts;
 mod peer_networks;
 mod pipeline;
+mod shipped_model;
 mod support;

@@ -79,7 +79,7 @@ fn idx_files_that_are_wrong_are_refused_by_name() {
     refused(one(IMAGES, &surplus), &["12 bytes", "got more"]);
     refused(one(IMAGES, &idx_bytes(&[0, 28, 28], &[])), &["at least 1", "0 x 28 x 28"]);
     refused(one(IMAGES, &idx_bytes(&[2, 0, 28], &[])), &["2 x 0 x 28"]);
-    refused(one(IMAGES, &idx_bytes(&[1, 1, 5000], &[0; 5000])), &["4096x4096", "1x5000", "--size"]);
+    refused(one(IMAGES, &idx_bytes(&[1, 1, 5000], &[0; 5000])), &["4096x4096", "1x5000", "`size`"]);
     let mut absurd = vec![0, 0, 8, 3];
     absurd.extend([0xff; 12]);
     refused(one(IMAGES, &absurd), &["dimensions in the header", "4294967295 x 4294967295 x 4294967295"]);

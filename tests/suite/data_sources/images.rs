@@ -101,7 +101,7 @@ fn images_of_several_sizes_need_a_size_and_are_cut_to_it() {
     put(&f, "a.png", &grey(4, 4, 10));
     let wide = GrayImage::from_fn(12, 4, |x, _| Luma([if (4..8).contains(&x) { 200 } else { 0 }]));
     put(&f, "b.png", &encoded(wide, ImageFormat::Png));
-    refused(load(&f), &["b.png", "4x4 like a.png", "got 4x12", "--size"]);
+    refused(load(&f), &["b.png", "4x4 like a.png", "got 4x12", "`size`"]);
     let train = data::load(Some(f.path()), Some((4, 4))).unwrap().train;
     assert_eq!(
         (shape(&train), train.bytes(0).unwrap(), train.bytes(1).unwrap()),
