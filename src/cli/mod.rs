@@ -119,7 +119,8 @@ fn model_path(named: Option<PathBuf>) -> Result<PathBuf> {
     match named {
         Some(path) if path.exists() || is_shipped(&path) => Ok(path),
         Some(path) => {
-            let help = format!("name a model folder, a run's folder, or {SHIPPED}, which the program carries");
+            let help =
+                format!("name a model folder, a run's folder, or {SHIPPED}, which the program carries");
             Err(Error::invalid(path.display().to_string(), "a model", "nothing there", help))
         }
         None if latest().exists() => Ok(latest()),

@@ -346,7 +346,9 @@ mod tests {
         says(new([2, 2, 1], 8, Some(3)), "x: labels: expected 2, one for each image, got 3");
         says(new([2, 2, 1], 0, None), "not 0, got 0");
         says(new([2, 2, 1], 7, None), "a multiple of 4");
-        says(new([2, 2, 2], 8, None), "1 (grey) or 3 (colour), got 2");
+        assert_eq!(new([2, 2, 4], 32, None).unwrap(), 2);
+        says(new([2, 2, 0], 8, None), "1 to 1024, such as 1 (grey) or 3 (colour), got 0");
+        says(new([1, 1, 1025], 1025, None), "got 1025");
         says(new([0, 2, 1], 8, None), "got 0x2");
         says(new([2, 0, 1], 8, None), "got 2x0");
         says(new([4097, 1, 1], 4097, None), "got 4097x1");

@@ -257,7 +257,12 @@ mod tests {
                         if c.high == 1.0 {
                             *if x0.abs() > 1.0 { &mut clipped } else { &mut unclipped } += 1;
                         }
-                        let predicted = c.b_x0.abs() * ((c.a_x * x[i]).abs() + (c.a_eps * eps[i]).abs());
+                        // DDIM goes through x_0, of which an unclipped step's coefficients have nothing left.
+                        let level = schedule.levels().iter().find(|level| level.t == *t).unwrap();
+                        let through_x0 = (level.alpha_bar_prev / level.alpha_bar).sqrt()
+                            * (x[i].abs() + (1.0 - level.alpha_bar).sqrt() * eps[i].abs());
+                        let predicted =
+                            through_x0.max(c.b_x0.abs() * ((c.a_x * x[i]).abs() + (c.a_eps * eps[i]).abs()));
                         let direct = (c.b_x.abs() + 1.0) * x[i].abs() + (c.b_eps.abs() + 1.0) * eps[i].abs();
                         let terms = predicted + direct + (c.sigma * z[i]).abs();
                         let (error, bound) = ((next[i] - want[i]).abs(), 16.0 * f64::EPSILON * terms);

@@ -145,6 +145,9 @@ fn d_y_slope<T: Real>(function: Activation, d_y: T, x: T) -> T {
         Activation::Mish => {
             let (e, n) = mish_terms(x);
             let rest = n + T::of(2.0);
+            // Beyond the limit the second term is 0 for an x of any size; NaN stays.
+            let limit = T::of(f64::from(MISH_LIMIT));
+            let x = if x > limit { limit } else { x };
             d_y * (n / rest + x * (T::of(4.0) * e / rest) * ((one + e) / rest))
         }
         Activation::Gelu => {
@@ -246,6 +249,8 @@ impl Elementwise for MishSlope {
             let (e, n, rest) = mish_terms_of::<S>(x);
             let first = S::div(S::mul(S::splat(4.0), e), rest);
             let second = S::div(S::add(S::splat(1.0), e), rest);
+            // As in the reference, the second term is 0 beyond the limit.
+            let x = S::min(x, S::splat(MISH_LIMIT));
             S::mul(d_y, S::fma(S::mul(x, first), second, S::div(n, rest)))
         }
     }

@@ -74,7 +74,7 @@ fn unknown_keys_and_impossible_options_are_refused() {
 #[test]
 fn a_folder_that_is_no_model_and_a_model_that_is_damaged_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
-    holds(&refusal(folder.path(), 2, &["sample"]), &["runs/latest"]);
+    holds(&refusal(folder.path(), 2, &["sample", "runs/latest"]), &["runs/latest", "fashion"]);
     std::fs::create_dir(folder.path().join("empty")).expect("a folder");
     holds(&refusal(folder.path(), 2, &["sample", "empty"]), &["empty"]);
     holds(&refusal(folder.path(), 2, &["info", "empty"]), &["empty"]);

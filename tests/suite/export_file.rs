@@ -227,7 +227,7 @@ fn the_command_exports_the_newest_run_and_refuses_what_does_not_fit() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), message)
     };
-    let (status, _, message) = run(&["export", "model.onnx"]);
+    let (status, _, message) = run(&["export", "model.onnx", "--model", "runs/latest"]);
     assert_eq!(status, Some(2), "no model yet: {message}");
     assert!(message.contains("runs/latest"), "{message}");
     let (status, _, message) = run(&["train", "--preset", "tiny", "--steps", "1", "--quiet"]);

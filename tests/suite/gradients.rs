@@ -34,10 +34,10 @@ fn config(kind: BlockAttention, map: FeatureMap) -> UnetConfig {
 }
 
 fn gradient(engine: &mut Engine<f64>, model: &Model<f64>, x: &[f64], eps: &[f64]) -> Gradient<f64> {
-    let len = model.input_len();
     let example = |i: usize, x_t: &mut [f64], e: &mut [f64]| {
-        x_t.copy_from_slice(&x[i * len..][..len]);
-        e.copy_from_slice(&eps[i * len..][..len]);
+        let (len_in, len_out) = (x_t.len(), e.len());
+        x_t.copy_from_slice(&x[i * len_in..][..len_in]);
+        e.copy_from_slice(&eps[i * len_out..][..len_out]);
         let class = model.config.num_class_embeds.map(|_| [2, 0][i]);
         Condition { index: [3, 71][i], class }
     };
