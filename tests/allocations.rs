@@ -56,11 +56,13 @@ fn config(preset: Preset, batch: usize) -> Config {
 
 /// One test, since the counters are those of the process. The thread pool's queue allocates a block of 1.5
 /// KiB for every 63 jobs submitted from outside, of which a training step has 5 and a forward pass 1: at most
-/// one block in 12 of either, and nothing else. The prediction must be right within 3 % and half a MiB, for
+/// one block in 12 of either, and nothing else. A thread that a busy machine wakes late makes its own bookkeeping
+/// then, once; what a step allocates would show in each of the windows of 12 steps. The prediction must be right within 3 % and half a MiB, for
 /// tables and images.
 #[test]
 fn steps_after_the_first_allocate_nothing() {
     const STEPS: usize = 12;
+    const WINDOWS: usize = 3;
     let images = data::load(None, None).expect("the embedded images").train;
     for (preset, batch, threads) in [
         (Preset::Tiny, 3, 1),
@@ -71,11 +73,10 @@ fn steps_after_the_first_allocate_nothing() {
     ] {
         let config = config(preset, batch);
         let name = format!("{preset:?}, batch {batch}, {threads} threads");
-        let within = |what: &str, (calls, bytes): (usize, usize)| {
-            assert!(
-                calls <= 1 && bytes <= 2 << 10,
-                "{name}: {STEPS} {what} took {calls} allocations of {bytes} bytes"
-            );
+        let within = |what: &str, work: &mut dyn FnMut(usize)| {
+            let counts: Vec<_> = (0..WINDOWS).map(|_| allocated(|| work(STEPS))).collect();
+            let clean = counts.iter().any(|(calls, bytes)| *calls <= 1 && *bytes <= 2 << 10);
+            assert!(clean, "{name}: {STEPS} {what} took allocations and bytes {counts:?}");
         };
         let before = live();
         let mut trainer: Trainer<f32> = Trainer::new(&config, threads, Isa::detect()).expect("a trainer");
@@ -85,7 +86,7 @@ fn steps_after_the_first_allocate_nothing() {
             }
         };
         train(2);
-        within("training steps", allocated(|| train(STEPS)));
+        within("training steps", &mut train);
 
         let mib = (live() - before) as f64 / f64::from(1 << 20);
         let predicted = report(&trainer.model().graph, batch, threads).expect("a network").training_mib;
@@ -102,6 +103,6 @@ fn steps_after_the_first_allocate_nothing() {
             }
         };
         forward(1);
-        within("forward passes", allocated(|| forward(STEPS)));
+        within("forward passes", &mut forward);
     }
 }

@@ -3,7 +3,7 @@
 use super::ddim::Ddim;
 use super::reverse::Reverse;
 
-/// A sampler with its settings. Which timesteps it visits is up to the [`Schedule`].
+/// A sampler with its settings. Which timesteps it visits is up to the [`Schedule`](super::Schedule).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ReverseProcess {
     /// Algorithm 2.

@@ -110,7 +110,9 @@ impl StepCoefficients {
         let rederive_eps = ddim.clip_x0 == ClipX0::RederiveEps;
         let choice = DdimChoice { eta: ddim.eta, rederive_eps, set_alpha_to_one: true };
         let between = [level.alpha_bar, level.alpha_bar_prev];
-        Self::of_single(&s06_ddim(level.t, between, Prediction::Epsilon, limit, choice).collected())
+        let beta_tilde = posterior::eq10_posterior_variance(level);
+        let step = s06_ddim(level.t, between, beta_tilde, Prediction::Epsilon, limit, choice);
+        Self::of_single(&step.collected())
     }
 
     /// A row of the table that needs no more than these eight numbers; b_eps is then the part of whatever the

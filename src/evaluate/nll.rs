@@ -113,6 +113,15 @@ pub fn likelihood(
             "compare the model's samples with images instead",
         ));
     }
+    let ([h, w, c], [height, width, channels]) = (dataset.shape(), pipeline.image());
+    if [h, w, c] != [height, width, channels] {
+        return Err(Error::invalid(
+            "the images",
+            format!("{height}x{width}x{channels}, as the network's"),
+            format!("{h}x{w}x{c}"),
+            "evaluate on data of the size that the model was trained with",
+        ));
+    }
     let all: Vec<usize> = (0..dataset.len()).collect();
     let images = images::<f32>(dataset, &all)?;
     let schedule = pipeline.diffusion().schedule.clone();

@@ -430,7 +430,8 @@ impl Scheduler {
         }
         let step = |t: &Timestep| {
             let next = t.index().checked_sub(stride).map_or(last, |index| levels[index].alpha_bar);
-            s06_ddim(*t, [levels[t.index()].alpha_bar, next], self.prediction, self.limit, choice).collected()
+            let levels = [levels[t.index()].alpha_bar, next];
+            s06_ddim(*t, levels, single::between(levels), self.prediction, self.limit, choice).collected()
         };
         Ok(kept.iter().rev().map(step).collect())
     }

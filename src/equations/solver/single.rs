@@ -69,19 +69,25 @@ pub fn s05_ddpm(
     }
 }
 
+/// beta~_t between any two levels: (1 - abar_{t-1})/(1 - abar_t) (1 - abar_t/abar_{t-1}). Where the two are
+/// neighbours, (10) is the same and does not lose digits to the last difference.
+pub fn between([alpha_bar, alpha_bar_prev]: [f64; 2]) -> f64 {
+    (1.0 - alpha_bar_prev) / (1.0 - alpha_bar) * (1.0 - alpha_bar / alpha_bar_prev)
+}
+
 /// (S6) A step of DDIM from abar_t to `alpha_bar_prev`: sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1} - sigma^2)
-/// eps + sigma z with sigma^2 = eta^2 (1 - abar_{t-1})/(1 - abar_t) (1 - abar_t/abar_{t-1}).
+/// eps + sigma z with sigma^2 = eta^2 beta~_t, where `beta_tilde` is [`between`]'s or, exactly, (10)'s.
 ///
 /// Source: Song, Meng & Ermon (2021), equations 12 and 16.
 pub fn s06_ddim(
     t: Timestep,
     [alpha_bar, alpha_bar_prev]: [f64; 2],
+    beta_tilde: f64,
     prediction: Prediction,
     limit: Limit,
     choice: DdimChoice,
 ) -> Step {
     let (alpha, sigma) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
-    let beta_tilde = (1.0 - alpha_bar_prev) / (1.0 - alpha_bar) * (1.0 - alpha_bar / alpha_bar_prev);
     let added = choice.eta * choice.eta * beta_tilde;
     // At most 1 - abar_{t-1} for eta <= 1; rounding must not make the root's argument negative.
     let direction = (1.0 - alpha_bar_prev - added).max(0.0).sqrt();

@@ -129,7 +129,9 @@ fn s07_of_first_order_is_ddim() {
             let alpha_bar = |step: &Step| full.levels()[step.t.index()].alpha_bar;
             let next = steps.get(i + 1).map_or(1.0, alpha_bar);
             let choice = DdimChoice { eta, rederive_eps: true, set_alpha_to_one: true };
-            let ddim = s06_ddim(step.t, [alpha_bar(step), next], Prediction::Epsilon, Limit::Off, choice);
+            let levels = [alpha_bar(step), next];
+            let beta_tilde = single::between(levels);
+            let ddim = s06_ddim(step.t, levels, beta_tilde, Prediction::Epsilon, Limit::Off, choice);
             let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{step:?} {ddim:?}");
             close(step.next.base, ddim.next.base);
             close(step.next.x0[0], ddim.next.x0[0]);
