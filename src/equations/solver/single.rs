@@ -76,7 +76,7 @@ pub fn between([alpha_bar, alpha_bar_prev]: [f64; 2]) -> f64 {
 }
 
 /// (S6) A step of DDIM from abar_t to `alpha_bar_prev`: sqrt(abar_{t-1}) x_0 + sqrt(1 - abar_{t-1} - sigma^2)
-/// eps + sigma z with sigma^2 = eta^2 beta~_t, where `beta_tilde` is [`between`]'s or, exactly, (10)'s.
+/// eps + sigma z with sigma^2 = eta^2 beta~_t, where `beta_tilde` is that of `between` or, exactly, (10).
 ///
 /// Source: Song, Meng & Ermon (2021), equations 12 and 16.
 pub fn s06_ddim(
