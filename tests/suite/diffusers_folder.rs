@@ -204,10 +204,10 @@ fn diffusers_samples_our_folders_as_we_do() {
 const SWEEP: &str = "
 import sys, json, math, numpy, torch, diffusers
 from safetensors.torch import load_file, save_file
-torch.set_default_dtype(torch.float64)
-torch.float32, numpy.float32 = torch.float64, numpy.float64
 files = sys.argv[1]
 numbers = load_file(files + '/noise.safetensors')
+torch.set_default_dtype(torch.float64)
+torch.float32, numpy.float32 = torch.float64, numpy.float64
 results = {}
 for i, (config, steps, eta) in enumerate(json.load(open(files + '/asked.json'))):
     x, noises = numbers['x_T'].double(), numbers['noise'].double()
