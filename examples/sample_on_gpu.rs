@@ -18,7 +18,9 @@ use std::process::ExitCode;
 pub fn sample(model: &Path, device: Device, out: &Path) -> Result<String> {
     let runtime = Runtime::OnnxRuntime(OrtOptions { device, ..OrtOptions::default() });
     let mut pipeline = Pipeline::load_with(model, &Compute::runtime(runtime))?;
-    let images = pipeline.sample(&SampleOptions { steps: Some(20), ..pipeline.options() })?;
+    let options = SampleOptions { steps: Some(20), ..pipeline.options() };
+    let images =
+        pipeline.sample_watched(&options, None, |now| println!("step {} of {}", now.step, now.steps))?;
     write_png(out, images.view(), None)?;
     Ok(pipeline.describe().to_string())
 }
