@@ -65,13 +65,13 @@ COMMON = {
     "norm_eps": 1e-6,
 }
 SCHEDULER = {
-    "_class_name": "DDPMScheduler",
+    "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
     "beta_schedule": "linear",
     "beta_start": 1e-4,
     "beta_end": 0.02,
     "clip_sample": True,
-    "variance_type": "fixed_small",
+    "timestep_spacing": "trailing",
 }
 
 
