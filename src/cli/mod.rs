@@ -60,7 +60,7 @@ struct ComputeArgs {
     /// Threads; may be more than the processor has [default: as many as it has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     threads: Option<u16>,
-    /// Instruction set of the kernels: reference, portable, avx2 or avx512 [default: the fastest available]
+    /// Instruction set of the kernels: reference, portable, avx2, avx512 or neon [default: the fastest available]
     #[arg(long, value_name = "NAME")]
     isa: Option<Isa>,
     /// Algorithm of convolutions: direct, or winograd with a quarter of the products. A resumed run has the

@@ -160,49 +160,37 @@ fn d_y_slope<T: Real>(function: Activation, d_y: T, x: T) -> T {
 }
 
 /// Phi(x).
-///
-/// # Safety
-/// The processor has S's features.
 #[inline(always)]
-unsafe fn normal_cdf_of<S: Simd>(x: S::V) -> S::V {
-    // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
-    unsafe {
-        let (half, one) = (S::splat(0.5), S::splat(1.0));
-        let z = S::mul(S::abs(x), S::splat(std::f32::consts::FRAC_1_SQRT_2));
-        let t = S::div(one, S::fma(half, z, one));
-        let mut p = S::splat(0.170_872_77);
-        for c in [
-            -0.822_152_23,
-            1.488_515_9,
-            -1.135_204,
-            0.278_868_07,
-            -0.186_288_06,
-            0.096_784_18,
-            0.374_091_96,
-            1.000_023_7,
-            -1.265_512_2,
-        ] {
-            p = S::fma(p, t, S::splat(c));
-        }
-        let exponent = S::sub(p, S::mul(z, z));
-        let tail = S::mul(S::mul(half, t), exp_up_to_89::<S>(exponent));
-        S::select_negative(x, tail, S::sub(one, tail))
+fn normal_cdf_of<S: Simd>(s: S, x: S::V) -> S::V {
+    let (half, one) = (s.splat(0.5), s.splat(1.0));
+    let z = s.mul(s.abs(x), s.splat(std::f32::consts::FRAC_1_SQRT_2));
+    let t = s.div(one, s.fma(half, z, one));
+    let mut p = s.splat(0.170_872_77);
+    for c in [
+        -0.822_152_23,
+        1.488_515_9,
+        -1.135_204,
+        0.278_868_07,
+        -0.186_288_06,
+        0.096_784_18,
+        0.374_091_96,
+        1.000_023_7,
+        -1.265_512_2,
+    ] {
+        p = s.fma(p, t, s.splat(c));
     }
+    let exponent = s.sub(p, s.mul(z, z));
+    let tail = s.mul(s.mul(half, t), exp_up_to_89(s, exponent));
+    s.select_negative(x, tail, s.sub(one, tail))
 }
 
 /// e = exp(x), n = e (e + 2) and n + 2.
-///
-/// # Safety
-/// The processor has S's features.
 #[inline(always)]
-unsafe fn mish_terms_of<S: Simd>(x: S::V) -> (S::V, S::V, S::V) {
-    // SAFETY: as above.
-    unsafe {
-        let two = S::splat(2.0);
-        let e = exp_up_to_89::<S>(S::min(x, S::splat(MISH_LIMIT)));
-        let n = S::mul(e, S::add(e, two));
-        (e, n, S::add(n, two))
-    }
+fn mish_terms_of<S: Simd>(s: S, x: S::V) -> (S::V, S::V, S::V) {
+    let two = s.splat(2.0);
+    let e = exp_up_to_89(s, s.min(x, s.splat(MISH_LIMIT)));
+    let n = s.mul(e, s.add(e, two));
+    (e, n, s.add(n, two))
 }
 
 struct SiluVector;
@@ -216,82 +204,66 @@ struct ReluSlope;
 
 impl Elementwise for SiluVector {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, _: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe { silu::<S>(x) }
+    fn apply<S: Simd>(s: S, x: S::V, _: S::V) -> S::V {
+        silu(s, x)
     }
 }
 
 impl Elementwise for SiluSlope {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, d_y: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe { S::mul(d_y, silu_slope::<S>(x)) }
+    fn apply<S: Simd>(s: S, x: S::V, d_y: S::V) -> S::V {
+        s.mul(d_y, silu_slope(s, x))
     }
 }
 
 impl Elementwise for MishVector {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, _: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe {
-            let (_, n, rest) = mish_terms_of::<S>(x);
-            S::mul(x, S::div(n, rest))
-        }
+    fn apply<S: Simd>(s: S, x: S::V, _: S::V) -> S::V {
+        let (_, n, rest) = mish_terms_of(s, x);
+        s.mul(x, s.div(n, rest))
     }
 }
 
 impl Elementwise for MishSlope {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, d_y: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe {
-            let (e, n, rest) = mish_terms_of::<S>(x);
-            let first = S::div(S::mul(S::splat(4.0), e), rest);
-            let second = S::div(S::add(S::splat(1.0), e), rest);
-            // As in the reference, the second term is 0 beyond the limit.
-            let x = S::min(x, S::splat(MISH_LIMIT));
-            S::mul(d_y, S::fma(S::mul(x, first), second, S::div(n, rest)))
-        }
+    fn apply<S: Simd>(s: S, x: S::V, d_y: S::V) -> S::V {
+        let (e, n, rest) = mish_terms_of(s, x);
+        let first = s.div(s.mul(s.splat(4.0), e), rest);
+        let second = s.div(s.add(s.splat(1.0), e), rest);
+        // As in the reference, the second term is 0 beyond the limit.
+        let x = s.min(x, s.splat(MISH_LIMIT));
+        s.mul(d_y, s.fma(s.mul(x, first), second, s.div(n, rest)))
     }
 }
 
 impl Elementwise for GeluVector {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, _: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe { S::mul(x, normal_cdf_of::<S>(x)) }
+    fn apply<S: Simd>(s: S, x: S::V, _: S::V) -> S::V {
+        s.mul(x, normal_cdf_of(s, x))
     }
 }
 
 impl Elementwise for GeluSlope {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, d_y: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe {
-            let bell = exp_up_to_89::<S>(S::mul(S::mul(x, x), S::splat(-0.5)));
-            let density = S::mul(bell, S::splat(0.398_942_3));
-            S::mul(d_y, S::fma(x, density, normal_cdf_of::<S>(x)))
-        }
+    fn apply<S: Simd>(s: S, x: S::V, d_y: S::V) -> S::V {
+        let bell = exp_up_to_89(s, s.mul(s.mul(x, x), s.splat(-0.5)));
+        let density = s.mul(bell, s.splat(0.398_942_3));
+        s.mul(d_y, s.fma(x, density, normal_cdf_of(s, x)))
     }
 }
 
 impl Elementwise for ReluVector {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, _: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe { S::max(x, S::splat(0.0)) }
+    fn apply<S: Simd>(s: S, x: S::V, _: S::V) -> S::V {
+        s.max(x, s.splat(0.0))
     }
 }
 
 impl Elementwise for ReluSlope {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: S::V, d_y: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe {
-            let zero = S::splat(0.0);
-            S::select_negative(S::sub(zero, x), d_y, zero)
-        }
+    fn apply<S: Simd>(s: S, x: S::V, d_y: S::V) -> S::V {
+        let zero = s.splat(0.0);
+        s.select_negative(s.sub(zero, x), d_y, zero)
     }
 }
 

@@ -40,28 +40,27 @@ struct Blocks<'a> {
 
 impl VectorCode for Blocks<'_> {
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        // SAFETY: arithmetic on registers; vectors are read from and written to rows of BLOCKS integers,
-        // which LANES divides.
-        unsafe {
-            for b in (0..BLOCKS).step_by(S::LANES) {
-                let mut v = [S::splat_u32(0); 16];
-                for (v, row) in v.iter_mut().zip(&*self.words) {
-                    *v = S::load_u32(row.as_ptr().add(b));
-                }
-                for _ in 0..4 {
-                    for [a, b, c, d] in QUARTERS {
-                        for (to, with, mixed, bits) in
-                            [(a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)]
-                        {
-                            v[to] = S::add_u32(v[to], v[with]);
-                            v[mixed] = S::xor_rotate_u32(v[mixed], v[to], bits);
-                        }
+    unsafe fn run<S: Simd>(self, s: S) {
+        for b in (0..BLOCKS).step_by(S::LANES) {
+            let mut v = [s.splat_u32(0); 16];
+            for (v, row) in v.iter_mut().zip(&*self.words) {
+                // SAFETY: a row has BLOCKS integers, which LANES divides; so below.
+                *v = unsafe { s.load_u32(row.as_ptr().add(b)) };
+            }
+            for _ in 0..4 {
+                for [a, b, c, d] in QUARTERS {
+                    for (to, with, mixed, bits) in [(a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)]
+                    {
+                        v[to] = s.add_u32(v[to], v[with]);
+                        v[mixed] = s.xor_rotate_u32(v[mixed], v[to], bits);
                     }
                 }
-                for (v, row) in v.into_iter().zip(&mut *self.words) {
-                    let start = S::load_u32(row.as_ptr().add(b));
-                    S::store_u32(row.as_mut_ptr().add(b), S::add_u32(v, start));
+            }
+            for (v, row) in v.into_iter().zip(&mut *self.words) {
+                // SAFETY: as above.
+                unsafe {
+                    let start = s.load_u32(row.as_ptr().add(b));
+                    s.store_u32(row.as_mut_ptr().add(b), s.add_u32(v, start));
                 }
             }
         }

@@ -210,19 +210,16 @@ fn check_matrix(len: usize, width: usize, stride: usize, rows: usize) -> Result<
 
 /// 2^x of every element of a vector, at most 2 ULP off for -126 <= x < 127.5; 0 below and infinity above.
 #[inline(always)]
-unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
-    // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
-    unsafe {
-        // Written as exponent bits, 2^-127 is 0 and 2^128 is infinity.
-        let x = S::max(S::min(x, S::splat(128.0)), S::splat(-127.0));
-        let n = S::round(x);
-        let r = S::sub(x, n);
-        let mut y = S::splat(POLYNOMIAL[0]);
-        for c in &POLYNOMIAL[1..] {
-            y = S::fma(y, r, S::splat(*c));
-        }
-        S::mul(y, S::exp2_int(n))
+fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
+    // Written as exponent bits, 2^-127 is 0 and 2^128 is infinity.
+    let x = s.max(s.min(x, s.splat(128.0)), s.splat(-127.0));
+    let n = s.round(x);
+    let r = s.sub(x, n);
+    let mut y = s.splat(POLYNOMIAL[0]);
+    for c in &POLYNOMIAL[1..] {
+        y = s.fma(y, r, s.splat(*c));
     }
+    s.mul(y, s.exp2_int(n))
 }
 
 /// The coefficients of 2^r from r^6 down to 1.
@@ -234,10 +231,7 @@ trait Form {
     /// Whether the columns have shifts.
     const COLUMNS: bool;
     /// The exponents of a vector of elements, from the shifts of their row and of their columns.
-    ///
-    /// # Safety
-    /// The processor has S's features.
-    unsafe fn of<S: Simd>(x: S::V, row: S::V, column: S::V) -> S::V;
+    fn of<S: Simd>(s: S, x: S::V, row: S::V, column: S::V) -> S::V;
 }
 
 struct ByRow;
@@ -247,27 +241,24 @@ struct ByColumnThenRow;
 impl Form for ByRow {
     const COLUMNS: bool = false;
     #[inline(always)]
-    unsafe fn of<S: Simd>(x: S::V, row: S::V, _: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe { S::sub(x, row) }
+    fn of<S: Simd>(s: S, x: S::V, row: S::V, _: S::V) -> S::V {
+        s.sub(x, row)
     }
 }
 
 impl Form for ByRowThenColumn {
     const COLUMNS: bool = true;
     #[inline(always)]
-    unsafe fn of<S: Simd>(x: S::V, row: S::V, column: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe { S::sub(S::sub(x, row), column) }
+    fn of<S: Simd>(s: S, x: S::V, row: S::V, column: S::V) -> S::V {
+        s.sub(s.sub(x, row), column)
     }
 }
 
 impl Form for ByColumnThenRow {
     const COLUMNS: bool = true;
     #[inline(always)]
-    unsafe fn of<S: Simd>(x: S::V, row: S::V, column: S::V) -> S::V {
-        // SAFETY: the caller's promise of S's features.
-        unsafe { S::sub(S::add(x, column), row) }
+    fn of<S: Simd>(s: S, x: S::V, row: S::V, column: S::V) -> S::V {
+        s.sub(s.add(x, column), row)
     }
 }
 
@@ -308,30 +299,10 @@ impl Matrix {
     /// # Safety
     /// The columns exist, and have shifts if the form reads them.
     #[inline(always)]
-    unsafe fn column<S: Simd, F: Form>(&self, j: usize, n: usize) -> S::V {
+    unsafe fn column<S: Simd, F: Form>(&self, s: S, j: usize, n: usize) -> S::V {
         // SAFETY: the caller's promise.
-        unsafe { if F::COLUMNS { load::<S>(self.columns.add(j), n) } else { S::splat(0.0) } }
+        unsafe { if F::COLUMNS { s.load_up_to(self.columns.add(j), n) } else { s.splat(0.0) } }
     }
-}
-
-/// `n <= LANES` floats, followed by zeros.
-///
-/// # Safety
-/// `p` has n readable floats.
-#[inline(always)]
-unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
-    // SAFETY: the caller's promise.
-    unsafe { if n == S::LANES { S::load(p) } else { S::load_partial(p, n) } }
-}
-
-/// The first `n <= LANES` floats of a vector to memory.
-///
-/// # Safety
-/// `p` has n writable floats.
-#[inline(always)]
-unsafe fn store<S: Simd>(p: *mut f32, v: S::V, n: usize) {
-    // SAFETY: the caller's promise.
-    unsafe { if n == S::LANES { S::store(p, v) } else { S::store_partial(p, v, n) } }
 }
 
 /// The most elements that a vector of any instruction set has.
@@ -339,15 +310,12 @@ const MOST_LANES: usize = 16;
 
 /// Combines a vector's elements into one: the second half with the first, and so on with the half that is
 /// left.
-///
-/// # Safety
-/// The processor has S's features.
 #[inline(always)]
-unsafe fn fold<S: Simd>(v: S::V, f: impl Fn(f32, f32) -> f32) -> f32 {
+fn fold<S: Simd>(s: S, v: S::V, f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut elements = [0.0; MOST_LANES];
     const { assert!(S::LANES <= MOST_LANES) };
     // SAFETY: the array has room for a vector.
-    unsafe { S::store(elements.as_mut_ptr(), v) };
+    unsafe { s.store(elements.as_mut_ptr(), v) };
     let mut width = S::LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -366,17 +334,17 @@ struct Exp2Code<F> {
 
 impl<F: Form> VectorCode for Exp2Code<F> {
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: Simd>(self, s: S) {
         // SAFETY: the rows t exist and have shifts.
         unsafe {
             for t in 0..self.matrix.rows {
-                let row = S::splat(*self.rows.add(t));
+                let row = s.splat(*self.rows.add(t));
                 self.matrix.for_row::<S>(
                     t,
                     #[inline(always)]
                     |x, j, n| {
-                        let column = self.matrix.column::<S, F>(j, n);
-                        store::<S>(x, exp2::<S>(F::of::<S>(load::<S>(x, n), row, column)), n);
+                        let column = self.matrix.column::<S, F>(s, j, n);
+                        s.store_up_to(x, exp2(s, F::of(s, s.load_up_to(x, n), row, column)), n);
                     },
                 );
             }
@@ -398,17 +366,17 @@ const BLOCK: usize = 4;
 
 impl<F: Form> VectorCode for Exp2BelowMaximaCode<F> {
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: Simd>(self, s: S) {
         let rows = self.matrix.rows;
         for start in (0..rows).step_by(BLOCK) {
             let block = start..(start + BLOCK).min(rows);
             // SAFETY: the rows t exist, each with a maximum and a sum.
             unsafe {
                 for t in block.clone() {
-                    *self.maxima.add(t) = self.largest::<S>(t);
+                    *self.maxima.add(t) = self.largest(s, t);
                 }
                 for t in block {
-                    *self.sums.add(t) = self.exponentials::<S>(t, *self.maxima.add(t));
+                    *self.sums.add(t) = self.exponentials(s, t, *self.maxima.add(t));
                 }
             }
         }
@@ -421,26 +389,27 @@ impl<F: Form> Exp2BelowMaximaCode<F> {
     /// # Safety
     /// Row t exists.
     #[inline(always)]
-    unsafe fn largest<S: Simd>(&self, t: usize) -> f32 {
+    unsafe fn largest<S: Simd>(&self, s: S, t: usize) -> f32 {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut largest = S::splat(f32::NEG_INFINITY);
+            let mut largest = s.splat(f32::NEG_INFINITY);
             self.matrix.for_row::<S>(
                 t,
                 #[inline(always)]
                 |x, j, n| {
-                    let column = self.matrix.column::<S, F>(j, n);
-                    let mut exponent = F::of::<S>(load::<S>(x, n), S::splat(0.0), column);
+                    let column = self.matrix.column::<S, F>(s, j, n);
+                    let mut exponent = F::of(s, s.load_up_to(x, n), s.splat(0.0), column);
                     if n < S::LANES {
                         let mut elements = [f32::NEG_INFINITY; MOST_LANES];
-                        S::store_partial(elements.as_mut_ptr(), exponent, n);
-                        exponent = S::load(elements.as_ptr());
+                        s.store_partial(elements.as_mut_ptr(), exponent, n);
+                        exponent = s.load(elements.as_ptr());
                     }
                     // Where the exponent is NaN, `largest` stays.
-                    largest = S::max(largest, exponent);
+                    largest = s.max(largest, exponent);
                 },
             );
-            fold::<S>(
+            fold(
+                s,
                 largest,
                 #[inline(always)]
                 |max, x| if x > max { x } else { max },
@@ -453,28 +422,29 @@ impl<F: Form> Exp2BelowMaximaCode<F> {
     /// # Safety
     /// Row t exists.
     #[inline(always)]
-    unsafe fn exponentials<S: Simd>(&self, t: usize, max: f32) -> f32 {
+    unsafe fn exponentials<S: Simd>(&self, s: S, t: usize, max: f32) -> f32 {
         // SAFETY: the caller's promise.
         unsafe {
-            let row = S::splat(max);
-            let mut sum = S::splat(0.0);
+            let row = s.splat(max);
+            let mut sum = s.splat(0.0);
             self.matrix.for_row::<S>(
                 t,
                 #[inline(always)]
                 |x, j, n| {
-                    let column = self.matrix.column::<S, F>(j, n);
-                    let y = exp2::<S>(F::of::<S>(load::<S>(x, n), row, column));
-                    store::<S>(x, y, n);
+                    let column = self.matrix.column::<S, F>(s, j, n);
+                    let y = exp2(s, F::of(s, s.load_up_to(x, n), row, column));
+                    s.store_up_to(x, y, n);
                     // The vector's elements beyond the row's end are no results: read the row again.
-                    let y = if n == S::LANES { y } else { S::load_partial(x, n) };
+                    let y = if n == S::LANES { y } else { s.load_partial(x, n) };
                     sum = if F::COLUMNS {
-                        S::fma(load::<S>(self.weights.add(j), n), y, sum)
+                        s.fma(s.load_up_to(self.weights.add(j), n), y, sum)
                     } else {
-                        S::add(sum, y)
+                        s.add(sum, y)
                     };
                 },
             );
-            fold::<S>(
+            fold(
+                s,
                 sum,
                 #[inline(always)]
                 |a, b| a + b,

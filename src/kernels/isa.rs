@@ -17,6 +17,8 @@ pub enum Isa {
     Avx2(HasAvx2),
     /// 512-bit vectors.
     Avx512(HasAvx512),
+    /// 128-bit vectors of a 64-bit Arm processor.
+    Neon(HasNeon),
 }
 
 /// The proof that this processor has AVX2 and FMA.
@@ -27,12 +29,17 @@ pub struct HasAvx2(());
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HasAvx512(());
 
+/// The proof that this processor has NEON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HasNeon(());
+
 impl Isa {
     /// Every instruction set this processor can run, slowest first.
     pub fn available() -> Vec<Isa> {
         let avx2 = HasAvx2::detect().map(Isa::Avx2);
         let avx512 = HasAvx512::detect().map(Isa::Avx512);
-        [Isa::Reference, Isa::Portable].into_iter().chain(avx2).chain(avx512).collect()
+        let neon = HasNeon::detect().map(Isa::Neon);
+        [Isa::Reference, Isa::Portable].into_iter().chain(avx2).chain(avx512).chain(neon).collect()
     }
 
     /// The fastest one this processor can run.
@@ -47,6 +54,7 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2(_) => "avx2",
             Isa::Avx512(_) => "avx512",
+            Isa::Neon(_) => "neon",
         }
     }
 }
@@ -68,6 +76,16 @@ impl HasAvx512 {
         #[cfg(not(target_arch = "x86_64"))]
         let found = false;
         found.then_some(HasAvx512(()))
+    }
+}
+
+impl HasNeon {
+    fn detect() -> Option<HasNeon> {
+        #[cfg(target_arch = "aarch64")]
+        let found = std::arch::is_aarch64_feature_detected!("neon");
+        #[cfg(not(target_arch = "aarch64"))]
+        let found = false;
+        found.then_some(HasNeon(()))
     }
 }
 

@@ -307,7 +307,7 @@ struct Tiles {
 
 impl VectorCode for Tiles {
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: Simd>(self, s: S) {
         let mut j = 0;
         while j < self.p.n {
             let left = self.p.n - j;
@@ -317,13 +317,13 @@ impl VectorCode for Tiles {
             // SAFETY: columns j .. j + min(left, 2 LANES) exist.
             unsafe {
                 if left >= 2 * S::LANES {
-                    self.panel::<S, 2, false>(j, S::LANES);
+                    self.panel::<S, 2, false>(s, j, S::LANES);
                 } else if left > S::LANES {
-                    self.panel::<S, 2, true>(j, left - S::LANES);
+                    self.panel::<S, 2, true>(s, j, left - S::LANES);
                 } else if left == S::LANES {
-                    self.panel::<S, 1, false>(j, S::LANES);
+                    self.panel::<S, 1, false>(s, j, S::LANES);
                 } else {
-                    self.panel::<S, 1, true>(j, left);
+                    self.panel::<S, 1, true>(s, j, left);
                 }
             }
             j += 2 * S::LANES;
@@ -348,7 +348,7 @@ impl Tiles {
     /// # Safety
     /// The columns exist.
     #[inline(always)]
-    unsafe fn panel<S: Simd, const V: usize, const TAIL: bool>(self, j: usize, tail: usize) {
+    unsafe fn panel<S: Simd, const V: usize, const TAIL: bool>(self, s: S, j: usize, tail: usize) {
         let tiles = self.p.m.div_ceil(S::TILE_ROWS);
         let (height, taller) = (self.p.m / tiles, self.p.m % tiles);
         for (o, tile) in (0..self.p.outer).flat_map(|o| (0..tiles).map(move |tile| (o, tile))) {
@@ -366,14 +366,14 @@ impl Tiles {
             // SAFETY: rows i .. i + rows exist, and rows <= TILE_ROWS <= 8.
             unsafe {
                 match rows {
-                    1 => rest.tile::<S, 1, V, TAIL>(i, j, tail),
-                    2 => rest.tile::<S, 2, V, TAIL>(i, j, tail),
-                    3 => rest.tile::<S, 3, V, TAIL>(i, j, tail),
-                    4 => rest.tile::<S, 4, V, TAIL>(i, j, tail),
-                    5 => rest.tile::<S, 5, V, TAIL>(i, j, tail),
-                    6 => rest.tile::<S, 6, V, TAIL>(i, j, tail),
-                    7 => rest.tile::<S, 7, V, TAIL>(i, j, tail),
-                    _ => rest.tile::<S, 8, V, TAIL>(i, j, tail),
+                    1 => rest.tile::<S, 1, V, TAIL>(s, i, j, tail),
+                    2 => rest.tile::<S, 2, V, TAIL>(s, i, j, tail),
+                    3 => rest.tile::<S, 3, V, TAIL>(s, i, j, tail),
+                    4 => rest.tile::<S, 4, V, TAIL>(s, i, j, tail),
+                    5 => rest.tile::<S, 5, V, TAIL>(s, i, j, tail),
+                    6 => rest.tile::<S, 6, V, TAIL>(s, i, j, tail),
+                    7 => rest.tile::<S, 7, V, TAIL>(s, i, j, tail),
+                    _ => rest.tile::<S, 8, V, TAIL>(s, i, j, tail),
                 }
             }
         }
@@ -387,6 +387,7 @@ impl Tiles {
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const V: usize, const TAIL: bool>(
         self,
+        s: S,
         i: usize,
         j: usize,
         tail: usize,
@@ -395,23 +396,23 @@ impl Tiles {
         // SAFETY: the caller's rows and columns exist, the kernel's `check` found their indices to lie within
         // the slices, and the partial forms touch `tail` elements only.
         unsafe {
-            let mut sum = [[S::splat(0.0); V]; R];
-            for s in 0..p.segments {
-                let a = a.add(i * p.a_row + s * p.a_segment);
-                let b = b.add(s * p.b_segment + j);
+            let mut sum = [[s.splat(0.0); V]; R];
+            for segment in 0..p.segments {
+                let a = a.add(i * p.a_row + segment * p.a_segment);
+                let b = b.add(segment * p.b_segment + j);
                 for k in 0..p.k {
                     let (a, b) = (a.add(k * p.a_k), b.add(k * p.b_k));
                     let row: [S::V; V] = std::array::from_fn(|v| {
                         if TAIL && v == V - 1 {
-                            S::load_partial(b.add(v * S::LANES), tail)
+                            s.load_partial(b.add(v * S::LANES), tail)
                         } else {
-                            S::load(b.add(v * S::LANES))
+                            s.load(b.add(v * S::LANES))
                         }
                     });
                     for r in 0..R {
-                        let x = S::splat(*a.add(r * p.a_row));
+                        let x = s.splat(*a.add(r * p.a_row));
                         for v in 0..V {
-                            sum[r][v] = S::fma(x, row[v], sum[r][v]);
+                            sum[r][v] = s.fma(x, row[v], sum[r][v]);
                         }
                     }
                 }
@@ -420,11 +421,11 @@ impl Tiles {
                 for v in 0..V {
                     let c = c.add((i + r) * p.c_row + j + v * S::LANES);
                     if TAIL && v == V - 1 {
-                        let old = if p.accumulate { S::load_partial(c, tail) } else { S::splat(0.0) };
-                        S::store_partial(c, S::add(old, sum[r][v]), tail);
+                        let old = if p.accumulate { s.load_partial(c, tail) } else { s.splat(0.0) };
+                        s.store_partial(c, s.add(old, sum[r][v]), tail);
                     } else {
-                        let old = if p.accumulate { S::load(c) } else { S::splat(0.0) };
-                        S::store(c, S::add(old, sum[r][v]));
+                        let old = if p.accumulate { s.load(c) } else { s.splat(0.0) };
+                        s.store(c, s.add(old, sum[r][v]));
                     }
                 }
             }

@@ -62,51 +62,39 @@ fn sin_cos_reference<T: Real>(x: &mut [T], cosines: &mut [T]) {
 }
 
 /// 1 for odd integers, 0 for even ones.
-///
-/// # Safety
-/// The processor has S's features.
 #[inline(always)]
-unsafe fn odd<S: Simd>(n: S::V) -> S::V {
-    // SAFETY: the caller's promise of S's features.
-    unsafe {
-        let rest = S::fma(S::round(S::mul(n, S::splat(0.5))), S::splat(-2.0), n);
-        S::mul(rest, rest)
-    }
+fn odd<S: Simd>(s: S, n: S::V) -> S::V {
+    let rest = s.fma(s.round(s.mul(n, s.splat(0.5))), s.splat(-2.0), n);
+    s.mul(rest, rest)
 }
 
 /// The sine and the cosine of every element of a vector, at most 2^-23 off.
-///
-/// # Safety
-/// The processor has S's features.
 #[inline(always)]
-unsafe fn sin_cos<S: Simd>(x: S::V) -> (S::V, S::V) {
-    // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
-    unsafe {
-        let (one, half) = (S::splat(1.0), S::splat(0.5));
-        let n = S::round(S::mul(x, S::splat(std::f32::consts::FRAC_2_PI)));
-        let mut r = x;
-        for piece in [1.570_312_5, 4.837_513e-4, 7.549_79e-8] {
-            r = S::fma(n, S::splat(-piece), r);
-        }
-        let r2 = S::mul(r, r);
-        let mut sin = S::splat(-1.951_529_6e-4);
-        for c in [8.332_161e-3, -1.666_665_5e-1] {
-            sin = S::fma(sin, r2, S::splat(c));
-        }
-        let sin = S::fma(S::mul(sin, r2), r, r);
-        let mut cos = S::splat(2.443_315_7e-5);
-        for c in [-1.388_731_6e-3, 4.166_664_6e-2] {
-            cos = S::fma(cos, r2, S::splat(c));
-        }
-        let cos = S::fma(S::mul(cos, r2), r2, S::fma(r2, S::splat(-0.5), one));
-        let swap = odd::<S>(n);
-        let sine_sign = S::fma(odd::<S>(S::mul(S::sub(n, swap), half)), S::splat(-2.0), one);
-        let cosine_sign = S::fma(odd::<S>(S::mul(S::add(n, swap), half)), S::splat(-2.0), one);
-        let keep = S::sub(one, swap);
-        let of_sine = S::fma(swap, cos, S::mul(keep, sin));
-        let of_cosine = S::fma(swap, sin, S::mul(keep, cos));
-        (S::mul(sine_sign, of_sine), S::mul(cosine_sign, of_cosine))
+fn sin_cos<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+    let (one, half) = (s.splat(1.0), s.splat(0.5));
+    let n = s.round(s.mul(x, s.splat(std::f32::consts::FRAC_2_PI)));
+    let mut r = x;
+    for piece in [1.570_312_5, 4.837_513e-4, 7.549_79e-8] {
+        r = s.fma(n, s.splat(-piece), r);
     }
+    let r2 = s.mul(r, r);
+    let mut sin = s.splat(-1.951_529_6e-4);
+    for c in [8.332_161e-3, -1.666_665_5e-1] {
+        sin = s.fma(sin, r2, s.splat(c));
+    }
+    let sin = s.fma(s.mul(sin, r2), r, r);
+    let mut cos = s.splat(2.443_315_7e-5);
+    for c in [-1.388_731_6e-3, 4.166_664_6e-2] {
+        cos = s.fma(cos, r2, s.splat(c));
+    }
+    let cos = s.fma(s.mul(cos, r2), r2, s.fma(r2, s.splat(-0.5), one));
+    let swap = odd(s, n);
+    let sine_sign = s.fma(odd(s, s.mul(s.sub(n, swap), half)), s.splat(-2.0), one);
+    let cosine_sign = s.fma(odd(s, s.mul(s.add(n, swap), half)), s.splat(-2.0), one);
+    let keep = s.sub(one, swap);
+    let of_sine = s.fma(swap, cos, s.mul(keep, sin));
+    let of_cosine = s.fma(swap, sin, s.mul(keep, cos));
+    (s.mul(sine_sign, of_sine), s.mul(cosine_sign, of_cosine))
 }
 
 struct Waves {
@@ -117,21 +105,21 @@ struct Waves {
 
 impl VectorCode for Waves {
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: Simd>(self, s: S) {
         // SAFETY: the pointers are valid for `len` elements.
         unsafe {
             let mut i = 0;
             while i + S::LANES <= self.len {
-                let (sin, cos) = sin_cos::<S>(S::load(self.x.add(i)));
-                S::store(self.x.add(i), sin);
-                S::store(self.y.add(i), cos);
+                let (sin, cos) = sin_cos(s, s.load(self.x.add(i)));
+                s.store(self.x.add(i), sin);
+                s.store(self.y.add(i), cos);
                 i += S::LANES;
             }
             let left = self.len - i;
             if left > 0 {
-                let (sin, cos) = sin_cos::<S>(S::load_partial(self.x.add(i), left));
-                S::store_partial(self.x.add(i), sin, left);
-                S::store_partial(self.y.add(i), cos, left);
+                let (sin, cos) = sin_cos(s, s.load_partial(self.x.add(i), left));
+                s.store_partial(self.x.add(i), sin, left);
+                s.store_partial(self.y.add(i), cos, left);
             }
         }
     }

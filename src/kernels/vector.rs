@@ -17,74 +17,47 @@ pub(super) fn ensure_one_length(what: &str, lens: &[usize]) -> Result<()> {
 }
 
 /// exp of every element of a vector, at most 2 ULP off, for x <= 89.
-///
-/// # Safety
-/// The processor has S's features.
 #[inline(always)]
-pub(super) unsafe fn exp_up_to_89<S: Simd>(x: S::V) -> S::V {
-    // SAFETY: arithmetic on registers; the processor has S's features by the caller's promise.
-    unsafe {
-        let x = S::max(x, S::splat(-104.0));
-        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
-        let r = S::fma(n, S::splat(-0.693_359_4), x);
-        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
-        let mut y = S::splat(1.987_569_1e-4);
-        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-            y = S::fma(y, r, S::splat(c));
-        }
-        let y = S::add(S::fma(y, S::mul(r, r), r), S::splat(1.0));
-        S::scale_exp2(y, n)
+pub(super) fn exp_up_to_89<S: Simd>(s: S, x: S::V) -> S::V {
+    let x = s.max(x, s.splat(-104.0));
+    let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
+    let r = s.fma(n, s.splat(-0.693_359_4), x);
+    let r = s.fma(n, s.splat(2.121_944_4e-4), r);
+    let mut y = s.splat(1.987_569_1e-4);
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        y = s.fma(y, r, s.splat(c));
     }
+    let y = s.add(s.fma(y, s.mul(r, r), r), s.splat(1.0));
+    s.scale_exp2(y, n)
 }
 
 /// p = 1 / (1 + e) and q = e / (1 + e) with e = exp(-|z|): nothing overflows and nothing cancels. 1 / (1 +
 /// exp(-z)) is p where z >= 0 and q = 1 - p where z < 0.
-///
-/// # Safety
-/// The processor has S's features.
 #[inline(always)]
-unsafe fn sigmoids<S: Simd>(z: S::V) -> (S::V, S::V) {
-    // SAFETY: as above.
-    unsafe {
-        let e = exp_up_to_89::<S>(S::sub(S::splat(0.0), S::abs(z)));
-        let p = S::reciprocal(S::add(S::splat(1.0), e));
-        (p, S::mul(e, p))
-    }
+fn sigmoids<S: Simd>(s: S, z: S::V) -> (S::V, S::V) {
+    let e = exp_up_to_89(s, s.sub(s.splat(0.0), s.abs(z)));
+    let p = s.reciprocal(s.add(s.splat(1.0), e));
+    (p, s.mul(e, p))
 }
 
 /// z / (1 + exp(-z)).
-///
-/// # Safety
-/// The processor has S's features.
 #[inline(always)]
-pub(super) unsafe fn silu<S: Simd>(z: S::V) -> S::V {
-    // SAFETY: as above.
-    unsafe {
-        let (p, q) = sigmoids::<S>(z);
-        S::mul(z, S::select_negative(z, q, p))
-    }
+pub(super) fn silu<S: Simd>(s: S, z: S::V) -> S::V {
+    let (p, q) = sigmoids(s, z);
+    s.mul(z, s.select_negative(z, q, p))
 }
 
-/// silu'(z) = s + z s (1 - s), s = 1 / (1 + exp(-z)).
-///
-/// # Safety
-/// The processor has S's features.
+/// silu'(z) = p + z p (1 - p), p = 1 / (1 + exp(-z)).
 #[inline(always)]
-pub(super) unsafe fn silu_slope<S: Simd>(z: S::V) -> S::V {
-    // SAFETY: as above.
-    unsafe {
-        let (p, q) = sigmoids::<S>(z);
-        S::fma(S::mul(z, q), p, S::select_negative(z, q, p))
-    }
+pub(super) fn silu_slope<S: Simd>(s: S, z: S::V) -> S::V {
+    let (p, q) = sigmoids(s, z);
+    s.fma(s.mul(z, q), p, s.select_negative(z, q, p))
 }
 
 /// A function of one element of each of two slices.
 pub(super) trait Elementwise {
     /// The function of the elements of two vectors.
-    ///
-    /// # Safety
-    /// The processor has S's features.
-    unsafe fn apply<S: Simd>(x: S::V, y: S::V) -> S::V;
+    fn apply<S: Simd>(s: S, x: S::V, y: S::V) -> S::V;
 }
 
 /// out = F(x, y) over slices of `len` elements.
@@ -98,21 +71,20 @@ struct Map<F> {
 
 impl<F: Elementwise> VectorCode for Map<F> {
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: Simd>(self, s: S) {
         // SAFETY: the three pointers are valid for `len` elements; `out` may equal `x`, since a vector is
         // read before it is written.
         unsafe {
             let mut i = 0;
             while i + S::LANES <= self.len {
-                let v = F::apply::<S>(S::load(self.x.add(i)), S::load(self.y.add(i)));
-                S::store(self.out.add(i), v);
+                let v = F::apply(s, s.load(self.x.add(i)), s.load(self.y.add(i)));
+                s.store(self.out.add(i), v);
                 i += S::LANES;
             }
             let left = self.len - i;
             if left > 0 {
-                let v =
-                    F::apply::<S>(S::load_partial(self.x.add(i), left), S::load_partial(self.y.add(i), left));
-                S::store_partial(self.out.add(i), v, left);
+                let v = F::apply(s, s.load_partial(self.x.add(i), left), s.load_partial(self.y.add(i), left));
+                s.store_partial(self.out.add(i), v, left);
             }
         }
     }
@@ -136,9 +108,8 @@ mod tests {
 
     impl Elementwise for Exp {
         #[inline(always)]
-        unsafe fn apply<S: Simd>(x: S::V, _: S::V) -> S::V {
-            // SAFETY: the caller's promise of S's features.
-            unsafe { exp_up_to_89::<S>(S::min(x, S::splat(89.0))) }
+        fn apply<S: Simd>(s: S, x: S::V, _: S::V) -> S::V {
+            exp_up_to_89(s, s.min(x, s.splat(89.0)))
         }
     }
 

@@ -11,8 +11,8 @@ trait Pass {
     /// `LANES`, or fewer where `B` is 1.
     ///
     /// # Safety
-    /// The processor has S's features, and the pass's pointers are valid for those columns.
-    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize);
+    /// The pass's pointers are valid for those columns.
+    unsafe fn columns<S: Simd, const B: usize>(&self, s: S, first: usize, width: usize);
 }
 
 /// A pass over all columns.
@@ -23,58 +23,38 @@ struct AllColumns<P> {
 
 impl<P: Pass> VectorCode for AllColumns<P> {
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: Simd>(self, s: S) {
         // SAFETY: every column below c is taken once; the rest is the caller's promise.
         unsafe {
             let (c, mut i) = (self.c, 0);
             // Four vectors with their coefficients fit 32 registers, two fit 16.
-            while S::LANES == 16 && i + 4 * S::LANES <= c {
-                self.pass.columns::<S, 4>(i, S::LANES);
+            while S::REGISTERS == 32 && i + 4 * S::LANES <= c {
+                self.pass.columns::<S, 4>(s, i, S::LANES);
                 i += 4 * S::LANES;
             }
             while i + 2 * S::LANES <= c {
-                self.pass.columns::<S, 2>(i, S::LANES);
+                self.pass.columns::<S, 2>(s, i, S::LANES);
                 i += 2 * S::LANES;
             }
             while i + S::LANES <= c {
-                self.pass.columns::<S, 1>(i, S::LANES);
+                self.pass.columns::<S, 1>(s, i, S::LANES);
                 i += S::LANES;
             }
             if i < c {
-                self.pass.columns::<S, 1>(i, c - i);
+                self.pass.columns::<S, 1>(s, i, c - i);
             }
         }
     }
 }
 
-/// `width <= LANES` floats, followed by zeros.
-///
-/// # Safety
-/// `p` has them, to be read.
-#[inline(always)]
-unsafe fn load<S: Simd>(p: *const f32, width: usize) -> S::V {
-    // SAFETY: the caller's promise.
-    unsafe { if width == S::LANES { S::load(p) } else { S::load_partial(p, width) } }
-}
-
-/// The first `width <= LANES` floats to memory.
-///
-/// # Safety
-/// `p` has them, to be written.
-#[inline(always)]
-unsafe fn store<S: Simd>(p: *mut f32, v: S::V, width: usize) {
-    // SAFETY: the caller's promise.
-    unsafe { if width == S::LANES { S::store(p, v) } else { S::store_partial(p, v, width) } }
-}
-
 /// `B` vectors of `width` floats each, from p on.
 ///
 /// # Safety
 /// `p` has them, to be read.
 #[inline(always)]
-unsafe fn load_all<S: Simd, const B: usize>(p: *const f32, width: usize) -> [S::V; B] {
+unsafe fn load_all<S: Simd, const B: usize>(s: S, p: *const f32, width: usize) -> [S::V; B] {
     // SAFETY: the caller gives B vectors of `width` readable floats.
-    std::array::from_fn(|b| unsafe { load::<S>(p.add(b * S::LANES), width) })
+    std::array::from_fn(|b| unsafe { s.load_up_to(p.add(b * S::LANES), width) })
 }
 
 /// `B` vectors of `width` floats each, from p on.
@@ -82,10 +62,10 @@ unsafe fn load_all<S: Simd, const B: usize>(p: *const f32, width: usize) -> [S::
 /// # Safety
 /// `p` has them, to be written.
 #[inline(always)]
-unsafe fn store_all<S: Simd, const B: usize>(p: *mut f32, v: [S::V; B], width: usize) {
+unsafe fn store_all<S: Simd, const B: usize>(s: S, p: *mut f32, v: [S::V; B], width: usize) {
     for (b, v) in v.into_iter().enumerate() {
         // SAFETY: the caller gives B vectors of `width` writable floats.
-        unsafe { store::<S>(p.add(b * S::LANES), v, width) }
+        unsafe { s.store_up_to(p.add(b * S::LANES), v, width) }
     }
 }
 
@@ -102,44 +82,44 @@ struct MomentsPass {
 
 impl Pass for MomentsPass {
     #[inline(always)]
-    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize) {
+    unsafe fn columns<S: Simd, const B: usize>(&self, s: S, first: usize, width: usize) {
         // SAFETY: rows and columns inside the matrix, by the trait's contract.
         unsafe {
-            let zero = [S::splat(0.0); B];
+            let zero = [s.splat(0.0); B];
             let (mut mean, mut deviations) = (zero, zero);
             let mut done = 0;
             while done < self.rows {
                 let count = CHUNK.min(self.rows - done);
                 let at = |row: usize, b: usize| {
-                    load::<S>(self.x.add((done + row) * self.c + first + b * S::LANES), width)
+                    s.load_up_to(self.x.add((done + row) * self.c + first + b * S::LANES), width)
                 };
                 let mut centre = zero;
                 for row in 0..count {
                     for b in 0..B {
-                        centre[b] = S::add(centre[b], at(row, b));
+                        centre[b] = s.add(centre[b], at(row, b));
                     }
                 }
                 let mut own = zero;
                 for centre in &mut centre {
-                    *centre = S::mul(*centre, S::splat(1.0 / count as f32));
+                    *centre = s.mul(*centre, s.splat(1.0 / count as f32));
                 }
                 for row in 0..count {
                     for b in 0..B {
-                        let d = S::sub(at(row, b), centre[b]);
-                        own[b] = S::fma(d, d, own[b]);
+                        let d = s.sub(at(row, b), centre[b]);
+                        own[b] = s.fma(d, d, own[b]);
                     }
                 }
                 let share = count as f32 / (done + count) as f32;
                 for b in 0..B {
-                    let step = S::sub(centre[b], mean[b]);
-                    mean[b] = S::fma(step, S::splat(share), mean[b]);
-                    own[b] = S::fma(S::mul(step, step), S::splat(share * done as f32), own[b]);
-                    deviations[b] = S::add(deviations[b], own[b]);
+                    let step = s.sub(centre[b], mean[b]);
+                    mean[b] = s.fma(step, s.splat(share), mean[b]);
+                    own[b] = s.fma(s.mul(step, step), s.splat(share * done as f32), own[b]);
+                    deviations[b] = s.add(deviations[b], own[b]);
                 }
                 done += count;
             }
-            store_all::<S, B>(self.mean.add(first), mean, width);
-            store_all::<S, B>(self.deviations.add(first), deviations, width);
+            store_all::<S, B>(s, self.mean.add(first), mean, width);
+            store_all::<S, B>(s, self.deviations.add(first), deviations, width);
         }
     }
 }
@@ -155,19 +135,19 @@ struct AffinePass<const SILU: bool> {
 
 impl<const SILU: bool> Pass for AffinePass<SILU> {
     #[inline(always)]
-    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize) {
+    unsafe fn columns<S: Simd, const B: usize>(&self, s: S, first: usize, width: usize) {
         // SAFETY: rows and columns inside the matrices, by the trait's contract.
         unsafe {
-            let factor = load_all::<S, B>(self.factor.add(first), width);
-            let term = load_all::<S, B>(self.term.add(first), width);
+            let factor = load_all::<S, B>(s, self.factor.add(first), width);
+            let term = load_all::<S, B>(s, self.term.add(first), width);
             for row in 0..self.rows {
                 let at = row * self.c + first;
-                let mut y = load_all::<S, B>(self.x.add(at), width);
+                let mut y = load_all::<S, B>(s, self.x.add(at), width);
                 for b in 0..B {
-                    let z = S::fma(factor[b], y[b], term[b]);
-                    y[b] = if SILU { silu::<S>(z) } else { z };
+                    let z = s.fma(factor[b], y[b], term[b]);
+                    y[b] = if SILU { silu(s, z) } else { z };
                 }
-                store_all::<S, B>(self.y.add(at), y, width);
+                store_all::<S, B>(s, self.y.add(at), y, width);
             }
         }
     }
@@ -187,31 +167,31 @@ struct AffineBackwardPass<const SILU: bool> {
 
 impl<const SILU: bool> Pass for AffineBackwardPass<SILU> {
     #[inline(always)]
-    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize) {
+    unsafe fn columns<S: Simd, const B: usize>(&self, s: S, first: usize, width: usize) {
         // SAFETY: rows and columns inside the matrices, by the trait's contract.
         unsafe {
-            let factor = load_all::<S, B>(self.factor.add(first), width);
-            let term = load_all::<S, B>(self.term.add(first), width);
-            let centre = load_all::<S, B>(self.centre.add(first), width);
-            let mut sum = [S::splat(0.0); B];
+            let factor = load_all::<S, B>(s, self.factor.add(first), width);
+            let term = load_all::<S, B>(s, self.term.add(first), width);
+            let centre = load_all::<S, B>(s, self.centre.add(first), width);
+            let mut sum = [s.splat(0.0); B];
             let mut sum_x = sum;
             for row in 0..self.rows {
                 let at = row * self.c + first;
-                let x = load_all::<S, B>(self.x.add(at), width);
-                let mut d = load_all::<S, B>(self.d.add(at), width);
+                let x = load_all::<S, B>(s, self.x.add(at), width);
+                let mut d = load_all::<S, B>(s, self.d.add(at), width);
                 for b in 0..B {
                     if SILU {
-                        d[b] = S::mul(d[b], silu_slope::<S>(S::fma(factor[b], x[b], term[b])));
+                        d[b] = s.mul(d[b], silu_slope(s, s.fma(factor[b], x[b], term[b])));
                     }
-                    sum[b] = S::add(sum[b], d[b]);
-                    sum_x[b] = S::fma(d[b], S::sub(x[b], centre[b]), sum_x[b]);
+                    sum[b] = s.add(sum[b], d[b]);
+                    sum_x[b] = s.fma(d[b], s.sub(x[b], centre[b]), sum_x[b]);
                 }
                 if SILU {
-                    store_all::<S, B>(self.d.add(at), d, width);
+                    store_all::<S, B>(s, self.d.add(at), d, width);
                 }
             }
-            store_all::<S, B>(self.sum.add(first), sum, width);
-            store_all::<S, B>(self.sum_x.add(first), sum_x, width);
+            store_all::<S, B>(s, self.sum.add(first), sum, width);
+            store_all::<S, B>(s, self.sum_x.add(first), sum_x, width);
         }
     }
 }
@@ -231,28 +211,28 @@ struct CentredPass<const ADD: bool> {
 
 impl<const ADD: bool> Pass for CentredPass<ADD> {
     #[inline(always)]
-    unsafe fn columns<S: Simd, const B: usize>(&self, first: usize, width: usize) {
+    unsafe fn columns<S: Simd, const B: usize>(&self, s: S, first: usize, width: usize) {
         // SAFETY: rows and columns inside the matrices, by the trait's contract.
         unsafe {
-            let factor = load_all::<S, B>(self.factor.add(first), width);
-            let term = load_all::<S, B>(self.term.add(first), width);
-            let centre = load_all::<S, B>(self.centre.add(first), width);
-            let slope = load_all::<S, B>(self.slope.add(first), width);
+            let factor = load_all::<S, B>(s, self.factor.add(first), width);
+            let term = load_all::<S, B>(s, self.term.add(first), width);
+            let centre = load_all::<S, B>(s, self.centre.add(first), width);
+            let slope = load_all::<S, B>(s, self.slope.add(first), width);
             for row in 0..self.rows {
                 let at = row * self.c + first;
-                let x = load_all::<S, B>(self.x.add(at), width);
-                let mut d = load_all::<S, B>(self.d.add(at), width);
+                let x = load_all::<S, B>(s, self.x.add(at), width);
+                let mut d = load_all::<S, B>(s, self.d.add(at), width);
                 for b in 0..B {
-                    let t = S::fma(slope[b], S::sub(x[b], centre[b]), term[b]);
-                    d[b] = S::fma(factor[b], d[b], t);
+                    let t = s.fma(slope[b], s.sub(x[b], centre[b]), term[b]);
+                    d[b] = s.fma(factor[b], d[b], t);
                 }
                 if ADD {
-                    let before = load_all::<S, B>(self.d_x.add(at), width);
+                    let before = load_all::<S, B>(s, self.d_x.add(at), width);
                     for b in 0..B {
-                        d[b] = S::add(before[b], d[b]);
+                        d[b] = s.add(before[b], d[b]);
                     }
                 }
-                store_all::<S, B>(self.d_x.add(at), d, width);
+                store_all::<S, B>(s, self.d_x.add(at), d, width);
             }
         }
     }

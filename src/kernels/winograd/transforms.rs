@@ -13,10 +13,7 @@ pub(super) trait Matrix<const IN: usize, const OUT: usize> {
     const ADDS: bool;
 
     /// M x.
-    ///
-    /// # Safety
-    /// The processor has `S`'s features.
-    unsafe fn apply<S: Simd>(x: [S::V; IN]) -> [S::V; OUT];
+    fn apply<S: Simd>(s: S, x: [S::V; IN]) -> [S::V; OUT];
 }
 
 /// B^T: six input pixels to six points.
@@ -32,24 +29,15 @@ pub(super) struct Kernel3Gradient;
 
 /// even + point odd and even - point odd: a polynomial at a point and at its negative, whose even and odd
 /// parts are computed once for both.
-///
-/// # Safety
-/// The processor has `S`'s features.
 #[inline(always)]
-unsafe fn opposite<S: Simd>(even: S::V, odd: S::V, point: f32) -> (S::V, S::V) {
-    // SAFETY: arithmetic on registers, with the caller's promise of S's features; so in all of these
-    // functions.
-    unsafe { (S::fma(odd, S::splat(point), even), S::fma(odd, S::splat(-point), even)) }
+fn opposite<S: Simd>(s: S, even: S::V, odd: S::V, point: f32) -> (S::V, S::V) {
+    (s.fma(odd, s.splat(point), even), s.fma(odd, s.splat(-point), even))
 }
 
 /// a x + b y + z.
-///
-/// # Safety
-/// The processor has `S`'s features.
 #[inline(always)]
-unsafe fn combine<S: Simd>(a: f32, x: S::V, b: f32, y: S::V, z: S::V) -> S::V {
-    // SAFETY: as above.
-    unsafe { S::fma(x, S::splat(a), S::fma(y, S::splat(b), z)) }
+fn combine<S: Simd>(s: S, a: f32, x: S::V, b: f32, y: S::V, z: S::V) -> S::V {
+    s.fma(x, s.splat(a), s.fma(y, s.splat(b), z))
 }
 
 impl Matrix<6, 6> for Input {
@@ -57,16 +45,13 @@ impl Matrix<6, 6> for Input {
     const ADDS: bool = false;
 
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: [S::V; 6]) -> [S::V; 6] {
-        // SAFETY: as above.
-        unsafe {
-            let (p2, q2) = (S::splat(-P * P), S::splat(-Q * Q));
-            let (y1, y2) = opposite::<S>(S::fma(x[2], q2, x[4]), S::fma(x[1], q2, x[3]), P);
-            let (y3, y4) = opposite::<S>(S::fma(x[2], p2, x[4]), S::fma(x[1], p2, x[3]), Q);
-            let y0 = combine::<S>(P * P * Q * Q, x[0], -P * P - Q * Q, x[2], x[4]);
-            let y5 = combine::<S>(P * P * Q * Q, x[1], -P * P - Q * Q, x[3], x[5]);
-            [y0, y1, y2, y3, y4, y5]
-        }
+    fn apply<S: Simd>(s: S, x: [S::V; 6]) -> [S::V; 6] {
+        let (p2, q2) = (s.splat(-P * P), s.splat(-Q * Q));
+        let (y1, y2) = opposite(s, s.fma(x[2], q2, x[4]), s.fma(x[1], q2, x[3]), P);
+        let (y3, y4) = opposite(s, s.fma(x[2], p2, x[4]), s.fma(x[1], p2, x[3]), Q);
+        let y0 = combine(s, P * P * Q * Q, x[0], -P * P - Q * Q, x[2], x[4]);
+        let y5 = combine(s, P * P * Q * Q, x[1], -P * P - Q * Q, x[3], x[5]);
+        [y0, y1, y2, y3, y4, y5]
     }
 }
 
@@ -75,15 +60,12 @@ impl Matrix<3, 6> for Kernel3 {
     const ADDS: bool = false;
 
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: [S::V; 3]) -> [S::V; 6] {
-        // SAFETY: as above.
-        unsafe {
-            let even_p = S::fma(x[2], S::splat(P * P * SHARE_P), S::mul(x[0], S::splat(SHARE_P)));
-            let even_q = S::fma(x[2], S::splat(Q * Q * SHARE_Q), S::mul(x[0], S::splat(SHARE_Q)));
-            let (y1, y2) = opposite::<S>(even_p, x[1], P * SHARE_P);
-            let (y3, y4) = opposite::<S>(even_q, x[1], Q * SHARE_Q);
-            [S::mul(x[0], S::splat(SHARE_0)), y1, y2, y3, y4, x[2]]
-        }
+    fn apply<S: Simd>(s: S, x: [S::V; 3]) -> [S::V; 6] {
+        let even_p = s.fma(x[2], s.splat(P * P * SHARE_P), s.mul(x[0], s.splat(SHARE_P)));
+        let even_q = s.fma(x[2], s.splat(Q * Q * SHARE_Q), s.mul(x[0], s.splat(SHARE_Q)));
+        let (y1, y2) = opposite(s, even_p, x[1], P * SHARE_P);
+        let (y3, y4) = opposite(s, even_q, x[1], Q * SHARE_Q);
+        [s.mul(x[0], s.splat(SHARE_0)), y1, y2, y3, y4, x[2]]
     }
 }
 
@@ -92,18 +74,15 @@ impl Matrix<6, 4> for Output {
     const ADDS: bool = true;
 
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: [S::V; 6]) -> [S::V; 4] {
-        // SAFETY: as above.
-        unsafe {
-            let (even_p, odd_p) = (S::add(x[1], x[2]), S::sub(x[1], x[2]));
-            let (even_q, odd_q) = (S::add(x[3], x[4]), S::sub(x[3], x[4]));
-            [
-                S::add(x[0], S::add(even_p, even_q)),
-                S::fma(odd_p, S::splat(P), S::mul(odd_q, S::splat(Q))),
-                S::fma(even_p, S::splat(P * P), S::mul(even_q, S::splat(Q * Q))),
-                combine::<S>(P * P * P, odd_p, Q * Q * Q, odd_q, x[5]),
-            ]
-        }
+    fn apply<S: Simd>(s: S, x: [S::V; 6]) -> [S::V; 4] {
+        let (even_p, odd_p) = (s.add(x[1], x[2]), s.sub(x[1], x[2]));
+        let (even_q, odd_q) = (s.add(x[3], x[4]), s.sub(x[3], x[4]));
+        [
+            s.add(x[0], s.add(even_p, even_q)),
+            s.fma(odd_p, s.splat(P), s.mul(odd_q, s.splat(Q))),
+            s.fma(even_p, s.splat(P * P), s.mul(even_q, s.splat(Q * Q))),
+            combine(s, P * P * P, odd_p, Q * Q * Q, odd_q, x[5]),
+        ]
     }
 }
 
@@ -112,15 +91,12 @@ impl Matrix<4, 6> for OutputGradient {
     const ADDS: bool = false;
 
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: [S::V; 4]) -> [S::V; 6] {
-        // SAFETY: as above.
-        unsafe {
-            let odd_p = S::fma(x[3], S::splat(P * P), x[1]);
-            let odd_q = S::fma(x[3], S::splat(Q * Q), x[1]);
-            let (y1, y2) = opposite::<S>(S::fma(x[2], S::splat(P * P), x[0]), odd_p, P);
-            let (y3, y4) = opposite::<S>(S::fma(x[2], S::splat(Q * Q), x[0]), odd_q, Q);
-            [x[0], y1, y2, y3, y4, x[3]]
-        }
+    fn apply<S: Simd>(s: S, x: [S::V; 4]) -> [S::V; 6] {
+        let odd_p = s.fma(x[3], s.splat(P * P), x[1]);
+        let odd_q = s.fma(x[3], s.splat(Q * Q), x[1]);
+        let (y1, y2) = opposite(s, s.fma(x[2], s.splat(P * P), x[0]), odd_p, P);
+        let (y3, y4) = opposite(s, s.fma(x[2], s.splat(Q * Q), x[0]), odd_q, Q);
+        [x[0], y1, y2, y3, y4, x[3]]
     }
 }
 
@@ -129,17 +105,14 @@ impl Matrix<6, 3> for Kernel3Gradient {
     const ADDS: bool = true;
 
     #[inline(always)]
-    unsafe fn apply<S: Simd>(x: [S::V; 6]) -> [S::V; 3] {
-        // SAFETY: as above.
-        unsafe {
-            let (even_p, odd_p) = (S::add(x[1], x[2]), S::sub(x[1], x[2]));
-            let (even_q, odd_q) = (S::add(x[3], x[4]), S::sub(x[3], x[4]));
-            [
-                combine::<S>(SHARE_P, even_p, SHARE_Q, even_q, S::mul(x[0], S::splat(SHARE_0))),
-                S::fma(odd_p, S::splat(P * SHARE_P), S::mul(odd_q, S::splat(Q * SHARE_Q))),
-                combine::<S>(P * P * SHARE_P, even_p, Q * Q * SHARE_Q, even_q, x[5]),
-            ]
-        }
+    fn apply<S: Simd>(s: S, x: [S::V; 6]) -> [S::V; 3] {
+        let (even_p, odd_p) = (s.add(x[1], x[2]), s.sub(x[1], x[2]));
+        let (even_q, odd_q) = (s.add(x[3], x[4]), s.sub(x[3], x[4]));
+        [
+            combine(s, SHARE_P, even_p, SHARE_Q, even_q, s.mul(x[0], s.splat(SHARE_0))),
+            s.fma(odd_p, s.splat(P * SHARE_P), s.mul(odd_q, s.splat(Q * SHARE_Q))),
+            combine(s, P * P * SHARE_P, even_p, Q * Q * SHARE_Q, even_q, x[5]),
+        ]
     }
 }
 
@@ -198,9 +171,9 @@ macro_rules! unrolled {
 /// # Safety
 /// `p` has that many readable floats.
 #[inline(always)]
-unsafe fn load<S: Simd, const TAIL: bool>(p: *const f32, n: usize) -> S::V {
+unsafe fn load<S: Simd, const TAIL: bool>(s: S, p: *const f32, n: usize) -> S::V {
     // SAFETY: the caller's promise.
-    unsafe { if TAIL { S::load_partial(p, n) } else { S::load(p) } }
+    unsafe { if TAIL { s.load_partial(p, n) } else { s.load(p) } }
 }
 
 /// y = M x M^T for a number of items (tiles, or pairs of channels) and for all channels of their pixels.
@@ -259,17 +232,17 @@ where
     /// # Safety
     /// As for [`VectorCode::run`], and PLAIN and WHOLE are true only where they hold.
     #[inline(always)]
-    unsafe fn item<S: Simd, const PLAIN: bool, const WHOLE: bool>(&self, from: Grid, to: Grid) {
+    unsafe fn item<S: Simd, const PLAIN: bool, const WHOLE: bool>(&self, s: S, from: Grid, to: Grid) {
         let mut c = 0;
         // SAFETY: the channels c .. c + LANES, or the `left` last ones, exist in every pixel that the grids
         // hold.
         unsafe {
             while c + S::LANES <= self.channels {
-                self.vector::<S, PLAIN, WHOLE, false>(from, to, c, S::LANES);
+                self.vector::<S, PLAIN, WHOLE, false>(s, from, to, c, S::LANES);
                 c += S::LANES;
             }
             if c < self.channels {
-                self.vector::<S, false, false, true>(from, to, c, self.channels - c);
+                self.vector::<S, false, false, true>(s, from, to, c, self.channels - c);
             }
         }
     }
@@ -281,6 +254,7 @@ where
     #[inline(always)]
     unsafe fn vector<S: Simd, const PLAIN: bool, const WHOLE: bool, const TAIL: bool>(
         &self,
+        s: S,
         from: Grid,
         to: Grid,
         c: usize,
@@ -288,35 +262,35 @@ where
     ) {
         // SAFETY: only pixels that exist are touched, `n` channels of each if TAIL and LANES otherwise.
         unsafe {
-            let zero = S::splat(0.0);
+            let zero = s.splat(0.0);
             let mut half = [[zero; IN]; OUT];
             unrolled!(J < IN, {
                 let mut x = [zero; IN];
                 unrolled!(I < IN, {
                     if WHOLE || from.holds(I, J) {
-                        x[I] = load::<S, TAIL>(from.at(I, J, c), n);
+                        x[I] = load::<S, TAIL>(s, from.at(I, J, c), n);
                     }
                 });
-                let y = M::apply::<S>(x);
+                let y = M::apply(s, x);
                 unrolled!(I < OUT, half[I][J] = y[I]);
             });
             let bias = match self.bias {
-                Some(bias) => load::<S, TAIL>(bias.add(c), n),
+                Some(bias) => load::<S, TAIL>(s, bias.add(c), n),
                 None => zero,
             };
             unrolled!(I < OUT, {
-                let y = M::apply::<S>(half[I]);
+                let y = M::apply(s, half[I]);
                 unrolled!(J < OUT, {
                     if WHOLE || to.holds(I, J) {
                         let p = to.at(I, J, c);
                         let mut y = y[J];
                         if !PLAIN {
-                            y = S::add(y, bias);
+                            y = s.add(y, bias);
                             if self.add {
-                                y = S::add(load::<S, TAIL>(p, n), y);
+                                y = s.add(load::<S, TAIL>(s, p, n), y);
                             }
                         }
-                        if TAIL { S::store_partial(p, y, n) } else { S::store(p, y) }
+                        if TAIL { s.store_partial(p, y, n) } else { s.store(p, y) }
                     }
                 });
             });
@@ -333,7 +307,7 @@ where
     /// The grids from `place` are whole where the matrix has no borders. Every pixel that they hold has
     /// `channels` elements, which nothing else writes meanwhile, and so has the bias.
     #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
+    unsafe fn run<S: Simd>(self, s: S) {
         for item in 0..self.items {
             let (from, to) = (self.place)(item);
             if self.ahead > 0 {
@@ -347,14 +321,14 @@ where
             unsafe {
                 if M::HAS_BORDERS && !is_whole {
                     if M::ADDS {
-                        self.item::<S, false, false>(from, to);
+                        self.item::<S, false, false>(s, from, to);
                     } else {
-                        self.item::<S, true, false>(from, to);
+                        self.item::<S, true, false>(s, from, to);
                     }
                 } else if M::ADDS && !is_plain {
-                    self.item::<S, false, true>(from, to);
+                    self.item::<S, false, true>(s, from, to);
                 } else {
-                    self.item::<S, true, true>(from, to);
+                    self.item::<S, true, true>(s, from, to);
                 }
             }
         }
