@@ -33,7 +33,7 @@ enum Work {
     Memory(usize),
 }
 
-static PEAK: LazyLock<f64> = LazyLock::new(|| peak_gflops(1).expect("one thread"));
+static PEAK: LazyLock<f64> = LazyLock::new(|| peak_gflops(Isa::detect(), 1).expect("one thread"));
 
 /// GB/s of a copy that reads and writes this many bytes in total: the best of many.
 fn copy_rate(bytes: usize) -> f64 {

@@ -120,7 +120,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let peak_rss_mib = peak_rss_mib();
     let model: Model<f32> = trainer.averaged_model();
     let info = report(&model.graph, batch, threads)?;
-    let peak = peak_gflops(threads)?;
+    let peak = peak_gflops(isa, threads)?;
     let work = (batch * info.multiply_adds) as f64;
     let clock = trainer.engine().clock().expect("it was started");
     let train_speed = Speed::new(train, 3.0 * work, peak, clock, clocked, args.runs, threads);

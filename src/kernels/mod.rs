@@ -9,6 +9,8 @@
 mod activation;
 mod algorithm;
 mod dropout;
+#[cfg(test)]
+mod exhaustive;
 mod exponentials;
 mod isa;
 mod kernel;

@@ -52,16 +52,15 @@ const SEARCH: Duration = Duration::from_secs(1);
 /// Rounds of a try: some milliseconds, beside which the start of the threads does not count.
 const ROUNDS: usize = 4_000_000;
 
-/// The peak speed of multiply-adds on `threads` threads at a time, in GFLOP/s. The loop is tried for a second
+/// The peak speed of `isa`'s multiply-adds on `threads` threads at a time, in GFLOP/s. The loop is tried for a second
 /// and the best try counts, since other programs slow most of them.
 ///
 /// # Errors
 /// [`Error::Invalid`](crate::Error::Invalid) unless there are from 1 to [`MAX_THREADS`](super::MAX_THREADS)
-/// threads and this system
-/// can start them.
-pub fn peak_gflops(threads: usize) -> Result<f64> {
+/// threads and this system can start them.
+pub fn peak_gflops(isa: Isa, threads: usize) -> Result<f64> {
     check_threads(threads)?;
-    let alone = || black_box(multiply_adds(Isa::detect(), black_box(ROUNDS))).0;
+    let alone = || black_box(multiply_adds(isa, black_box(ROUNDS))).0;
     let rate = || -> Result<f64> {
         let start = Instant::now();
         let count = std::thread::scope(|scope| -> Result<usize> {

@@ -100,7 +100,7 @@ pub(super) unsafe fn map<F: Elementwise>(isa: Isa, x: *const f32, y: *const f32,
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// exp, of which SiLU takes the part up to 89.
@@ -113,7 +113,8 @@ mod tests {
         }
     }
 
-    fn exp_in_place(isa: Isa, x: &mut [f32]) {
+    /// exp of every element.
+    pub(in crate::kernels) fn exp_in_place(isa: Isa, x: &mut [f32]) {
         let p = x.as_mut_ptr();
         // SAFETY: all three are the slice; the reference's vectors are the portable ones.
         unsafe { map::<Exp>(isa, p, p, p, x.len()) }

@@ -395,7 +395,7 @@ proptest! {
 
     #[test]
     fn numbers_of_threads(threads in prop_oneof![Just(0), MAX_THREADS + 1..=usize::MAX]) {
-        let errors = [Team::with_threads(threads, |_| ()).err(), peak_gflops(threads).err()];
+        let errors = [Team::with_threads(threads, |_| ()).err(), peak_gflops(Isa::detect(), threads).err()];
         for error in errors {
             let error = error.expect("no system has as many threads");
             prop_assert!(error.to_string().starts_with("threads: expected"), "{}", error);
