@@ -36,7 +36,7 @@ fn eps_theta(x: &[f64], t: crate::equations::Timestep, out: &mut [f64]) -> crate
 
 /// The integral of N(mean, variance) over the bin of the pixel value `x0`, by Simpson's rule: the bin is far
 /// narrower than the density, so 200 cells leave less than 1e-12.
-fn bin(x0: f64, mean: f64, variance: f64) -> f64 {
+pub fn bin(x0: f64, mean: f64, variance: f64) -> f64 {
     let step = 2.0 / 255.0 / 200.0;
     let at = |i: usize| pdf(x0 - 1.0 / 255.0 + step * i as f64, mean, variance);
     let inner: f64 = (1..200).map(|i| if i % 2 == 1 { 4.0 * at(i) } else { 2.0 * at(i) }).sum();

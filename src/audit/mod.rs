@@ -1,5 +1,5 @@
-//! The audit: every equation of [`INDEX`] checked by independent means (numerical integration, simulation,
-//! another algebraic form), and every misprint of the slides refuted by a number.
+//! The audit: every equation of [`INDEX`] and of [`ANNEX`] checked by independent means (numerical integration,
+//! simulation, another algebraic form), and every misprint of the slides refuted by a number.
 //!
 //! [`run`] measures and returns a [`Report`]; printing is the caller's. Every random draw has a fixed seed,
 //! so a report is the same on every run of a build.
@@ -12,12 +12,14 @@ mod forward;
 mod loss;
 mod measure;
 mod misprints;
+mod objective;
 mod positive;
 mod posterior;
 mod reverse;
+mod solver;
 mod toy;
 
-use crate::equations::INDEX;
+use crate::equations::{ANNEX, Equation, INDEX};
 use serde::Serialize;
 
 /// One measured error against its bound.
@@ -42,7 +44,7 @@ impl Check {
 /// One equation's checks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Item {
-    /// `eq01` .. `eq26`, `alg1`, `alg2`.
+    /// `eq01` .. `eq26`, `alg1`, `alg2`; in an annex its own number.
     pub id: &'static str,
     /// What the equation is, in a few words.
     pub title: &'static str,
@@ -95,6 +97,8 @@ impl Misprint {
 pub struct Report {
     /// One item per equation, in the slides' order.
     pub items: Vec<Item>,
+    /// One item per equation of the annexes.
+    pub annex: Vec<Item>,
     /// The slides' misprints.
     pub misprints: Vec<Misprint>,
 }
@@ -103,24 +107,26 @@ impl Report {
     /// Whether every equation was checked, every check is within its bound and every misprint is refuted.
     pub fn ok(&self) -> bool {
         let checked = |item: &Item| !item.checks.is_empty() && item.checks.iter().all(|check| check.ok);
-        self.items.iter().all(checked) && self.misprints.iter().all(|misprint| misprint.refuted)
+        self.items.iter().chain(&self.annex).all(checked)
+            && self.misprints.iter().all(|misprint| misprint.refuted)
     }
 }
 
 /// Runs every check; takes seconds.
 pub fn run() -> Report {
-    let items = INDEX
-        .iter()
-        .map(|equation| Item {
-            id: equation.id,
-            title: equation.title,
-            statement: equation.statement,
-            function: equation.function,
-            source: equation.source,
-            checks: checks(equation.id),
-        })
-        .collect();
-    Report { items, misprints: misprints::all() }
+    let item = |equation: &Equation| Item {
+        id: equation.id,
+        title: equation.title,
+        statement: equation.statement,
+        function: equation.function,
+        source: equation.source,
+        checks: checks(equation.id),
+    };
+    Report {
+        items: INDEX.iter().map(item).collect(),
+        annex: ANNEX.iter().map(item).collect(),
+        misprints: misprints::all(),
+    }
 }
 
 /// The checks of one equation; none for an unknown id.
@@ -154,6 +160,26 @@ fn checks(id: &str) -> Vec<Check> {
         "eq26" => attention::eq26(),
         "alg1" => algorithms::alg1(),
         "alg2" => algorithms::alg2(),
+        "o01" => objective::o01(),
+        "o02" => objective::o02(),
+        "o03" => objective::o03(),
+        "o04" => objective::o04(),
+        "o05" => objective::o05(),
+        "o06" => objective::o06(),
+        "o07" => objective::o07(),
+        "o08" => objective::o08(),
+        "s01" => solver::s01(),
+        "s02" => solver::s02(),
+        "s03" => solver::s03(),
+        "s04" => solver::s04(),
+        "s05" => solver::s05(),
+        "s06" => solver::s06(),
+        "s07" => solver::s07(),
+        "s08" => solver::s08(),
+        "s09" => solver::s09(),
+        "s10" => solver::s10(),
+        "s11" => solver::s11(),
+        "s12" => solver::s12(),
         _ => Vec::new(),
     }
 }
@@ -173,7 +199,7 @@ mod tests {
     #[test]
     fn the_whole_audit_passes_and_says_so_in_json() {
         let report = run();
-        for item in &report.items {
+        for item in report.items.iter().chain(&report.annex) {
             assert_all(&item.checks);
         }
         for misprint in &report.misprints {
@@ -182,6 +208,7 @@ mod tests {
         assert!(report.ok());
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["items"].as_array().unwrap().len(), 28);
+        assert_eq!(json["annex"].as_array().unwrap().len(), 20);
         for key in ["name", "error", "bound", "ok"] {
             assert!(!json["items"][2]["checks"][0][key].is_null(), "{key}");
         }
@@ -190,8 +217,10 @@ mod tests {
     #[test]
     fn a_failed_or_missing_check_fails_the_report() {
         let item = |checks| Item { id: "eq01", title: "", statement: "", function: "", source: "", checks };
-        let report = |item, misprints| Report { items: vec![item], misprints };
+        let report = |item, misprints| Report { items: vec![item], annex: Vec::new(), misprints };
         let good = Check::new("", 1.0, 1.0);
+        let annex = Report { annex: vec![item(vec![])], ..report(item(vec![good.clone()]), vec![]) };
+        assert!(!annex.ok());
         assert!(report(item(vec![good.clone()]), vec![]).ok());
         assert!(!report(item(vec![]), vec![]).ok());
         assert!(!report(item(vec![good.clone(), Check::new("", 1.1, 1.0)]), vec![]).ok());

@@ -1,4 +1,5 @@
-//! Model folders: the layout of diffusers' DDIM pipeline.
+//! Model folders: the layout of diffusers' DDIM pipeline, or of its DDPM pipeline where the network has learned
+//! its variance.
 //!
 //! ```text
 //! model_index.json                            the pipeline's parts
@@ -8,7 +9,7 @@
 //! scheduler/scheduler_config.json             the diffusion process
 //! ```
 //!
-//! A model with softmax attention loads in Python with `DDIMPipeline.from_pretrained(DIR)`, whose scheduler
+//! A model with softmax attention loads in Python with `DiffusionPipeline.from_pretrained(DIR)`, whose scheduler
 //! then samples as [`Scheduler::of`] says. One with FAVOR+ is refused there by its block types, since
 //! diffusers has no such attention.
 
@@ -145,9 +146,10 @@ pub fn save(
     for folder in [&unet, &scheduler] {
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     }
+    let class = scheduler_json::class(diffusion);
     let index = json!({
-        "_class_name": "DDIMPipeline",
-        "scheduler": ["diffusers", "DDIMScheduler"],
+        "_class_name": class.replace("Scheduler", "Pipeline"),
+        "scheduler": ["diffusers", class],
         "unet": ["diffusers", "UNet2DModel"],
     });
     save_weights(&unet.join(WEIGHTS), &average.graph, &average.weights, &average.projections)?;

@@ -1,5 +1,5 @@
 //! `scheduler_config.json` of diffusers' `DDPMScheduler`, `DDIMScheduler`, `DPMSolverMultistepScheduler` and
-//! `UniPCMultistepScheduler`, read; the second, written.
+//! `UniPCMultistepScheduler`, read; the second and, for a learned variance, the first, written.
 
 use super::keys::Keys;
 use crate::config::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
@@ -72,9 +72,9 @@ pub(super) fn read(file: &Path) -> Result<(DiffusionConfig, Scheduler)> {
         method,
     };
     // What Algorithm 2 takes where the file's own sampler is another.
-    let variance = match (method, keys.has("variance_type")) {
+    let variance = match (method, keys.has("variance_type") && !keys.take_null("variance_type")) {
         (Method::Ddpm { variance, .. }, _) => variance,
-        (Method::Ddim(_), true) => variance_type(&mut keys)?,
+        (_, true) => variance_type(&mut keys)?,
         _ => Variance::FixedSmall,
     };
     let config = DiffusionConfig {
@@ -87,6 +87,7 @@ pub(super) fn read(file: &Path) -> Result<(DiffusionConfig, Scheduler)> {
         clip_x0: scheduler.limit == Limit::Clip { range: 1.0 },
         zero_terminal_snr,
         prediction,
+        learned_range: variance == Variance::LearnedRange,
     };
     config.validate().map_err(|e| keys.in_file(e))?;
     scheduler.validate().map_err(|e| keys.in_file(e))?;
@@ -159,8 +160,6 @@ fn final_sigma_zero(keys: &mut Keys) -> Result<bool> {
 fn dpm_solver(keys: &mut Keys) -> Result<Method> {
     refuse_flows(keys)?;
     keys.fixed("use_lu_lambdas", &[json!(false)])?;
-    // A learned variance is an output that this solver does not read.
-    keys.fixed("variance_type", &[Value::Null, json!("learned"), json!("learned_range")])?;
     let usual = DpmSolver::default();
     let forms = [
         ("midpoint", SecondOrder::Midpoint),
@@ -217,8 +216,13 @@ fn uni_pc(keys: &mut Keys) -> Result<Method> {
     }))
 }
 
-/// The text of a `scheduler_config.json` that says to diffusers what [`Scheduler::of`] says here: its
-/// `DDIMScheduler`. `DDPMScheduler.from_config` makes Algorithm 2 of it.
+/// The class of the `scheduler_config.json` that says to diffusers what [`Scheduler::of`] says here. Its
+/// `DDIMScheduler` does not know of a network's second output; its `DDPMScheduler` does.
+pub(super) fn class(config: &DiffusionConfig) -> &'static str {
+    if config.learned_range { "DDPMScheduler" } else { "DDIMScheduler" }
+}
+
+/// The text of the `scheduler_config.json` of [`class`]. `DDPMScheduler.from_config` makes Algorithm 2 of it.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] where the process is out of range.
@@ -241,7 +245,7 @@ pub(super) fn text(config: &DiffusionConfig) -> Result<String> {
         Prediction::VPrediction => "v_prediction",
     };
     let mut value = json!({
-        "_class_name": "DDIMScheduler",
+        "_class_name": class(config),
         "beta_end": end,
         "beta_schedule": name,
         "beta_start": start,
@@ -252,16 +256,20 @@ pub(super) fn text(config: &DiffusionConfig) -> Result<String> {
         "prediction_type": prediction,
         "rescale_betas_zero_snr": config.zero_terminal_snr,
         "sample_max_value": 1.0,
-        "set_alpha_to_one": true,
         "steps_offset": 0,
         "thresholding": false,
         "timestep_spacing": "trailing",
         "trained_betas": trained,
     });
-    // A key of Algorithm 2 alone, which diffusers carries along with a warning: only where it is not the
-    // default.
-    if config.variance == VarianceKind::FixedLarge {
-        value["variance_type"] = json!("fixed_large");
+    if config.learned_range {
+        value["variance_type"] = json!("learned_range");
+    } else {
+        value["set_alpha_to_one"] = json!(true);
+        // A key of Algorithm 2 alone, which diffusers carries along with a warning: only where it is not the
+        // default.
+        if config.variance == VarianceKind::FixedLarge {
+            value["variance_type"] = json!("fixed_large");
+        }
     }
     Ok(format!("{value:#}\n"))
 }

@@ -6,7 +6,8 @@ use performer_ddpm::Result;
 use performer_ddpm::audit;
 use std::process::ExitCode;
 
-/// Check every equation of the slides against independent computations, and show the slides' misprints.
+/// Check every equation of the slides and of the annexes against independent computations, and show the slides'
+/// misprints.
 ///
 /// Example: performer-ddpm audit
 #[derive(Debug, Args)]
@@ -31,7 +32,8 @@ pub fn run(args: AuditArgs) -> Result<ExitCode> {
 }
 
 fn print(report: &audit::Report, quiet: bool) {
-    for item in report.items.iter().filter(|item| !quiet || item.checks.iter().any(|check| !check.ok)) {
+    let all = || report.items.iter().chain(&report.annex);
+    for item in all().filter(|item| !quiet || item.checks.iter().any(|check| !check.ok)) {
         println!("{}  {}", item.id, item.title);
         println!("      {}", item.statement);
         println!("      {}; {}", item.function, item.source);
@@ -51,12 +53,13 @@ fn print(report: &audit::Report, quiet: bool) {
             misprint.measured, misprint.printed_error, misprint.correct_error, misprint.bound
         );
     }
-    let checks: usize = report.items.iter().map(|item| item.checks.len()).sum();
-    let failed = report.items.iter().flat_map(|item| &item.checks).filter(|check| !check.ok).count();
+    let checks: usize = all().map(|item| item.checks.len()).sum();
+    let failed = all().flat_map(|item| &item.checks).filter(|check| !check.ok).count();
     let standing = report.misprints.iter().filter(|misprint| !misprint.refuted).count();
     println!(
-        "{} equations, {checks} checks, {failed} failed; {} misprints, {standing} not refuted",
+        "{} equations and {} of annexes, {checks} checks, {failed} failed; {} misprints, {standing} not refuted",
         report.items.len(),
+        report.annex.len(),
         report.misprints.len()
     );
 }

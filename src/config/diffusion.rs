@@ -86,6 +86,10 @@ pub struct DiffusionConfig {
     /// What the network predicts.
     #[serde(default, skip_serializing_if = "Prediction::is_epsilon")]
     pub prediction: Prediction,
+    /// Whether the network has a second output, which says where sigma_t^2 lies between beta~_t and beta_t
+    /// (Nichol & Dhariwal 2021, section 3.1). `variance` is then for whoever needs a fixed one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub learned_range: bool,
 }
 
 impl Default for DiffusionConfig {
@@ -98,11 +102,17 @@ impl Default for DiffusionConfig {
             clip_x0: true,
             zero_terminal_snr: false,
             prediction: Prediction::Epsilon,
+            learned_range: false,
         }
     }
 }
 
 impl DiffusionConfig {
+    /// How many channels the network has for each one of an image: 2 where it predicts a variance too.
+    pub fn outputs(&self) -> usize {
+        1 + usize::from(self.learned_range)
+    }
+
     /// Checks every number's range.
     ///
     /// # Errors

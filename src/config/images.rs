@@ -10,7 +10,7 @@ impl Config {
     pub fn for_images(mut self, [height, width, channels]: [usize; 3]) -> Config {
         self.unet.sample_size = [height, width];
         self.unet.in_channels = channels;
-        self.unet.out_channels = channels;
+        self.unet.out_channels = channels * self.diffusion.outputs();
         self
     }
 }

@@ -19,6 +19,7 @@
 mod attention;
 mod diffusion;
 mod images;
+mod objective;
 mod preset;
 mod residual;
 mod training;
@@ -26,6 +27,7 @@ mod unet;
 
 pub use attention::{AttentionKind, FavorConfig, FeatureMap, ProjectionKind, RowNorms};
 pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
+pub use objective::{LossWeight, TimestepSampling};
 pub use preset::Preset;
 pub use residual::{Activation, Resampling, TimeScaleShift};
 pub use training::{Averaging, Config, DataConfig, LrDecay, PlanEntry, TrainConfig};

@@ -2,7 +2,7 @@
 
 use super::{
     Activation, Averaging, BetaSchedule, BlockAttention, Config, DataConfig, DiffusionConfig, FavorConfig,
-    FeatureMap, LrDecay, TimeScaleShift, TrainConfig, UnetConfig,
+    FeatureMap, LossWeight, LrDecay, TimeScaleShift, TimestepSampling, TrainConfig, UnetConfig,
 };
 use BlockAttention::{Favor, None as Plain, Softmax};
 
@@ -98,6 +98,8 @@ fn fashion(kind: BlockAttention) -> Config {
             clip_norm: 1.0,
             average: Averaging::Power { width: 0.1 },
             flip: true,
+            loss_weight: LossWeight::None,
+            timesteps: TimestepSampling::Uniform,
             checkpoint_every: 400,
             grids: 3,
             plan: Vec::new(),
@@ -137,6 +139,8 @@ fn cifar10() -> Config {
             clip_norm: 1.0,
             average: Averaging::Exponential { decay: 0.9999 },
             flip: true,
+            loss_weight: LossWeight::None,
+            timesteps: TimestepSampling::Uniform,
             checkpoint_every: 1000,
             grids: 160,
             plan: Vec::new(),

@@ -1,6 +1,6 @@
 //! The training run's configuration.
 
-use super::{DiffusionConfig, UnetConfig};
+use super::{DiffusionConfig, LossWeight, TimestepSampling, UnetConfig};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -116,6 +116,12 @@ pub struct TrainConfig {
     pub average: Averaging,
     /// Whether images are mirrored with probability 1/2 where the data allows it.
     pub flip: bool,
+    /// How much the loss counts at each timestep.
+    #[serde(default, skip_serializing_if = "LossWeight::is_none")]
+    pub loss_weight: LossWeight,
+    /// How timesteps are drawn.
+    #[serde(default, skip_serializing_if = "TimestepSampling::is_uniform")]
+    pub timesteps: TimestepSampling,
     /// Steps between checkpoints; 0 for one at the end only.
     pub checkpoint_every: u64,
     /// Sample grids in equal shares of the run, the last at its end; 0 for none.
@@ -151,6 +157,7 @@ impl TrainConfig {
         in_range("adam_eps", positive(self.adam_eps), "a positive number", self.adam_eps.to_string())?;
         let clip = self.clip_norm >= 0.0 && self.clip_norm.is_finite();
         in_range("clip_norm", clip, "at least 0", self.clip_norm.to_string())?;
+        self.loss_weight.validate()?;
         match self.average {
             Averaging::Exponential { decay } => {
                 in_range("average.decay", unit(decay), "at least 0 and below 1", decay.to_string())?;
@@ -289,12 +296,25 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         self.unet.validate()?;
         self.diffusion.validate()?;
-        if !self.diffusion.prediction.is_epsilon() {
+        if self.diffusion.prediction.is_epsilon() && self.diffusion.zero_terminal_snr {
             return Err(Error::invalid(
                 "diffusion.prediction",
-                "epsilon, which is what training teaches",
-                format!("{:?}", self.diffusion.prediction),
-                "networks that predict x_0 or v can be sampled from",
+                "sample or v_prediction where zero_terminal_snr is true",
+                "epsilon, which says nothing of x_0 where abar = 0",
+                "",
+            ));
+        }
+        let outputs = self.diffusion.outputs() * self.unet.in_channels;
+        if self.unet.out_channels != outputs {
+            let learned = self.diffusion.learned_range;
+            return Err(Error::invalid(
+                "unet.out_channels",
+                format!(
+                    "{outputs} for in_channels = {} and diffusion.learned_range = {learned}",
+                    self.unet.in_channels
+                ),
+                self.unet.out_channels.to_string(),
+                "a network has twice the channels of its images where it learns the variance, else as many",
             ));
         }
         self.train.validate()

@@ -1,13 +1,14 @@
 //! Algorithm 1 (training) and Algorithm 2 (sampling).
 
 use super::reverse::{Reverse, eq15_step};
-use super::{Schedule, Timestep, forward};
+use super::{Level, Schedule, Timestep, forward};
 use crate::error::Result;
 use crate::real::Real;
 use crate::rng::{self, Stream};
 use rand::RngExt;
 
 /// Algorithm 1's draws for one training sample: t ~ Uniform{1..T}, eps ~ N(0, I), and x_t by (3); returns t.
+/// They are [`alg1_timestep`] and [`alg1_noise`].
 ///
 /// The draws are a function of (`seed`, `step`, `sample`) alone, whichever thread makes them. The algorithm's
 /// last line, the gradient step on || eps - eps_theta(x_t, t) ||^2, is
@@ -26,12 +27,33 @@ pub fn alg1_draw<T: Real>(
     eps: &mut [T],
     x_t: &mut [T],
 ) -> Timestep {
+    let level = alg1_timestep(seed, step, sample, schedule);
+    alg1_noise(seed, step, sample, level, x0, eps, x_t);
+    level.t
+}
+
+/// The level of Algorithm 1's t ~ Uniform{1..T}.
+pub fn alg1_timestep(seed: u64, step: u64, sample: u64, schedule: &Schedule) -> &Level {
     // A u32 is drawn the same way on every platform, a usize is not.
     let choice = rng::rng(seed, Stream::Timestep, step, sample).random_range(0..schedule.steps() as u32);
-    let level = &schedule.levels()[choice as usize];
+    &schedule.levels()[choice as usize]
+}
+
+/// Algorithm 1's eps ~ N(0, I), and x_t by (3).
+///
+/// # Panics
+/// If the lengths differ.
+pub fn alg1_noise<T: Real>(
+    seed: u64,
+    step: u64,
+    sample: u64,
+    level: &Level,
+    x0: &[T],
+    eps: &mut [T],
+    x_t: &mut [T],
+) {
     rng::fill_normal(&mut rng::rng(seed, Stream::Noise, step, sample), eps);
     forward::eq03_q_sample(x0, eps, level.alpha_bar, x_t);
-    level.t
 }
 
 /// Algorithm 2: for t = T..1, x_{t-1} by (15). `x` holds x_T ~ N(0, I) on entry and x_0 on return; it may be

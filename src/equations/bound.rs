@@ -119,11 +119,26 @@ pub fn eq17_middle_term<T: Real>(
     reverse: Reverse,
 ) -> f64 {
     let [x0, x_t, eps_theta] = [x0, x_t, eps_theta].map(widen);
-    let (mut mean_q, mut mean_p) = (vec![0.0; x0.len()], vec![0.0; x0.len()]);
-    posterior::eq11_posterior_mean(&x_t, &x0, level, &mut mean_q);
-    eq13_mu_theta(&x_t, &eps_theta, level, reverse.clip_x0, &mut mean_p);
+    let mut mean = vec![0.0; x0.len()];
+    eq13_mu_theta(&x_t, &eps_theta, level, reverse.clip_x0, &mut mean);
+    eq17_middle_term_around(&mean, &x0, &x_t, level, reverse.variance)
+}
+
+/// (17) L_{t-1} likewise, for any mean of p_theta.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn eq17_middle_term_around(
+    mean: &[f64],
+    x0: &[f64],
+    x_t: &[f64],
+    level: &Level,
+    variance: VarianceKind,
+) -> f64 {
+    let mut mean_q = vec![0.0; x0.len()];
+    posterior::eq11_posterior_mean(x_t, x0, level, &mut mean_q);
     let variance_q = posterior::eq10_posterior_variance(level);
-    gaussian::kl_divergence(&mean_q, variance_q, &mean_p, eq07_sigma2(level, reverse.variance))
+    gaussian::kl_divergence(&mean_q, variance_q, mean, eq07_sigma2(level, variance))
 }
 
 /// (17) L_0 = -ln p_theta(x_0 | x_1) by the discretised decoder, around mu_theta(x_1, 1) with the standard
@@ -141,8 +156,16 @@ pub fn eq17_decoder_term<T: Real>(
     let [x0, x_1, eps_theta] = [x0, x_1, eps_theta].map(widen);
     let mut mean = vec![0.0; x0.len()];
     eq13_mu_theta(&x_1, &eps_theta, level, reverse.clip_x0, &mut mean);
-    let sigma = (0.5 * eq07_log_sigma2(level, reverse.variance)).exp();
-    -decoder::eq17_log_decoder(&x0, &mean, sigma)
+    eq17_decoder_term_around(&mean, &x0, level, reverse.variance)
+}
+
+/// (17) L_0 likewise, for any mean of p_theta.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn eq17_decoder_term_around(mean: &[f64], x0: &[f64], level: &Level, variance: VarianceKind) -> f64 {
+    let sigma = (0.5 * eq07_log_sigma2(level, variance)).exp();
+    -decoder::eq17_log_decoder(x0, mean, sigma)
 }
 
 /// `nats` for `dims` pixels as bits per dimension: nats / (ln 2 dims).
@@ -211,7 +234,8 @@ pub fn eq20_noise_distance(
     Ok(eq20_weight(level, sigma2) * squares)
 }
 
-fn widen<T: Real>(x: &[T]) -> Vec<f64> {
+/// The same numbers in `f64`.
+pub(crate) fn widen<T: Real>(x: &[T]) -> Vec<f64> {
     x.iter().map(|x| x.f64()).collect()
 }
 

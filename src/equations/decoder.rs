@@ -18,13 +18,35 @@ pub fn pixel(byte: u8) -> f64 {
 ///
 /// Source: Ho et al. (2020), section 3.3, equation 13.
 pub fn eq17_pixel_probability(x0: f64, mean: f64, sigma: f64) -> f64 {
-    // 0.999 lies between the last two pixel values, so the data may differ from them by rounding.
-    let low = if x0 < -0.999 { f64::NEG_INFINITY } else { (x0 - 1.0 / 255.0 - mean) / sigma };
-    let high = if x0 > 0.999 { f64::INFINITY } else { (x0 + 1.0 / 255.0 - mean) / sigma };
+    let [low, high] = bin(x0, mean, sigma);
     // Far above the mean the distribution function rounds to 1 at both ends of the bin: use the mirror image.
     let mass =
         if low > 0.0 { normal_cdf(-low) - normal_cdf(-high) } else { normal_cdf(high) - normal_cdf(low) };
     mass.max(PROBABILITY_FLOOR)
+}
+
+/// The derivative of the logarithm of [`eq17_pixel_probability`] in ln sigma^2: with the bin's ends l and h in
+/// standard deviations from the mean and phi the normal density, ( l phi(l) - h phi(h) ) / 2 over the
+/// probability; 0 where the probability is the floor.
+pub fn eq17_pixel_slope(x0: f64, mean: f64, sigma: f64) -> f64 {
+    let mass = eq17_pixel_probability(x0, mean, sigma);
+    if mass == PROBABILITY_FLOOR {
+        return 0.0;
+    }
+    let part = |end: f64| {
+        let density = (-0.5 * end * end).exp() / std::f64::consts::TAU.sqrt();
+        if end.is_infinite() { 0.0 } else { end * density }
+    };
+    let [low, high] = bin(x0, mean, sigma).map(part);
+    0.5 * (low - high) / mass
+}
+
+/// The ends of a pixel value's bin in standard deviations from the mean.
+fn bin(x0: f64, mean: f64, sigma: f64) -> [f64; 2] {
+    // 0.999 lies between the last two pixel values, so the data may differ from them by rounding.
+    let low = if x0 < -0.999 { f64::NEG_INFINITY } else { (x0 - 1.0 / 255.0 - mean) / sigma };
+    let high = if x0 > 0.999 { f64::INFINITY } else { (x0 + 1.0 / 255.0 - mean) / sigma };
+    [low, high]
 }
 
 /// ln p_theta(x_0 | x_1): the sum of the pixels' log-probabilities around `mean`, in nats.

@@ -5,13 +5,14 @@
 //! and training and sampling call it: there is no second copy. The attention half, (22)-(26), is `f64` on
 //! `ndarray` views; the fast layers are tested against it.
 //!
-//! What the slides do not have is beside them: [`ddim`], and in [`solver`], under numbers of its own, every
-//! sampler that diffusers' scheduler files can name.
+//! What the slides do not have is beside them: [`ddim`]; and under numbers of their own, in [`solver`] every
+//! sampler that diffusers' scheduler files can name, in [`objective`] what else a network may be trained on.
 //!
 //! Symbols: `t` runs from 1 to T; `beta_t` is the variance added at step t, `alpha_t = 1 - beta_t`,
 //! `abar_t = alpha_1 .. alpha_t` with `abar_0 = 1`; `beta~_t` is the posterior variance (10).
 
 pub mod algorithms;
+mod annex;
 pub mod attention;
 pub mod bound;
 pub mod ddim;
@@ -23,6 +24,7 @@ mod index;
 pub mod kernel;
 mod level;
 pub mod loss;
+pub mod objective;
 pub mod posterior;
 pub mod projection;
 pub mod reverse;
@@ -32,6 +34,7 @@ pub mod solver;
 mod timestep;
 pub mod update;
 
+pub use annex::ANNEX;
 pub use index::{Equation, INDEX};
 pub use level::Level;
 pub use schedule::{Schedule, Spacing};

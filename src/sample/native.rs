@@ -62,13 +62,9 @@ impl<T: Element> Denoiser<T> for Native<'_, T> {
             if !has_variance {
                 return self.engine.forward(self.model, x, &indices(t), outputs.prediction);
             }
-            // Of each pixel first the prediction's channels, then the variance's.
             self.engine.forward(self.model, x, &indices(t), &mut both)?;
-            let pixels = outputs.prediction.chunks_exact_mut(c).zip(outputs.variance.chunks_exact_mut(c));
-            for ((prediction, variance), both) in pixels.zip(both.chunks_exact(2 * c)) {
-                prediction.copy_from_slice(&both[..c]);
-                variance.copy_from_slice(&both[c..]);
-            }
+            let mut outputs = outputs;
+            outputs.split(&both, 2 * c);
             Ok(())
         };
         denoise_by_network(process, x, [image, usize::from(has_variance)], z, network, watch)

@@ -193,7 +193,9 @@ fn every_mixture_of_settings_survives_the_file() {
         };
         let folder = folder_with(&config, "unet/config.json", |_| ());
         assert_eq!(load_unet_config(folder.path()).unwrap(), config);
-        let whole = Config { unet: config, ..Preset::Tiny.config() };
+        // Two channels out of one: with a variance.
+        let mut whole = Config { unet: config, ..Preset::Tiny.config() };
+        whole.diffusion.learned_range = true;
         assert_eq!(Config::from_toml(&whole.to_toml(), "here").unwrap().unet, whole.unet);
     }
     let disagree = UnetConfig {
@@ -279,14 +281,23 @@ fn every_diffusion_process_survives_being_saved() {
     let scaled = BetaSchedule::ScaledLinear { start: 1e-3, end: 0.2 };
     let betas = || BetaSchedule::Trained { betas: (1..=77).map(|i| f64::from(i) / 777.0).collect() };
     let epsilon = Prediction::Epsilon;
-    for (schedule, variance, clip_x0, zero_terminal_snr, prediction) in [
-        (linear, VarianceKind::FixedLarge, true, false, epsilon),
-        (scaled, VarianceKind::FixedSmall, false, true, Prediction::VPrediction),
-        (BetaSchedule::Cosine, VarianceKind::FixedLarge, false, false, Prediction::Sample),
-        (betas(), VarianceKind::FixedSmall, true, false, epsilon),
+    for (schedule, variance, clip_x0, zero_terminal_snr, prediction, learned_range) in [
+        (linear, VarianceKind::FixedLarge, true, false, epsilon, false),
+        (scaled, VarianceKind::FixedSmall, false, true, Prediction::VPrediction, false),
+        (BetaSchedule::Cosine, VarianceKind::FixedLarge, false, false, Prediction::Sample, false),
+        (betas(), VarianceKind::FixedSmall, true, false, epsilon, false),
+        (BetaSchedule::Cosine, VarianceKind::FixedSmall, true, false, epsilon, true),
+        (betas(), VarianceKind::FixedSmall, false, true, Prediction::VPrediction, true),
     ] {
-        let diffusion =
-            DiffusionConfig { timesteps: 77, schedule, variance, clip_x0, zero_terminal_snr, prediction };
+        let diffusion = DiffusionConfig {
+            timesteps: 77,
+            schedule,
+            variance,
+            clip_x0,
+            zero_terminal_snr,
+            prediction,
+            learned_range,
+        };
         let folder = tempfile::tempdir().unwrap();
         save(folder.path(), &random(&softmax(), 2), None, &diffusion).unwrap();
         let loaded = load::<f32>(folder.path()).unwrap();

@@ -7,7 +7,7 @@ use crate::support::parity::largest;
 use crate::support::python;
 use ndarray::Array5;
 use performer_ddpm::checkpoint::model_folder::{LoadedModel, load, load_unet_config, save};
-use performer_ddpm::config::{BetaSchedule, DiffusionConfig, Preset, UnetConfig, VarianceKind};
+use performer_ddpm::config::{BetaSchedule, DiffusionConfig, Prediction, Preset, UnetConfig, VarianceKind};
 use performer_ddpm::equations::solver::{DdimChoice, DpmSolver, Method, Outputs, UniPc, Variance};
 use performer_ddpm::equations::{Schedule, Timestep};
 use performer_ddpm::kernels::Isa;
@@ -143,6 +143,15 @@ fn diffusers_samples_our_folders_as_we_do() {
     let noisy = DdimChoice { eta: 0.7, ..ddim };
     let rederived = DdimChoice { rederive_eps: true, ..ddim };
     let all_large = Method::Ddpm { variance: Variance::FixedLarge, noise_at_last: true };
+    let v = DiffusionConfig {
+        prediction: Prediction::VPrediction,
+        zero_terminal_snr: true,
+        ..DiffusionConfig::default()
+    };
+    let x0 = DiffusionConfig { prediction: Prediction::Sample, ..ours.clone() };
+    let learned = DiffusionConfig { learned_range: true, ..cosine.clone() };
+    let learned_v = DiffusionConfig { learned_range: true, ..v.clone() };
+    let range = Method::Ddpm { variance: Variance::LearnedRange, noise_at_last: true };
     for (config, class, steps, method, arguments) in [
         (&ours, "DDIMScheduler", 50, Method::Ddim(ddim), "{}"),
         // A number that does not divide T.
@@ -154,9 +163,14 @@ fn diffusers_samples_our_folders_as_we_do() {
         (&large, "DDPMScheduler", 8, all_large, "{}"),
         (&ours, "DPMSolverMultistepScheduler", 12, Method::DpmSolver(DpmSolver::default()), "{}"),
         (&ours, "UniPCMultistepScheduler", 12, Method::UniPc(UniPc::default()), "{}"),
+        (&v, "DDIMScheduler", 20, Method::Ddim(ddim), "{}"),
+        (&x0, "DDIMScheduler", 20, Method::Ddim(ddim), "{}"),
+        (&learned, "DDPMScheduler", 12, range, "{}"),
+        (&learned_v, "DDPMScheduler", 20, range, "{}"),
     ] {
         let (folder, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let model = random(&softmax(), 5);
+        let unet = softmax();
+        let model = random(&UnetConfig { out_channels: unet.out_channels * config.outputs(), ..unet }, 5);
         let image = model.graph.shape(model.graph.input);
         save(folder.path(), &model, None, config).unwrap();
         let asked = format!(r#"{{"class": "{class}", "steps": {steps}, "arguments": {arguments}}}"#);
@@ -176,7 +190,8 @@ fn diffusers_samples_our_folders_as_we_do() {
 
         let loaded = load::<f64>(folder.path()).unwrap();
         let scheduler = loaded.scheduler.with_method(method);
-        if class == "DDIMScheduler" && arguments == "{}" {
+        let is_its_own = class == "DDIMScheduler" || config.learned_range;
+        if is_its_own && arguments == "{}" {
             assert_eq!(scheduler, loaded.scheduler, "no option is needed");
         }
         let options = SampleOptions {
@@ -197,6 +212,31 @@ fn diffusers_samples_our_folders_as_we_do() {
         println!("{class} in {steps} steps {arguments}: {relative:.1e}");
         assert!(relative <= 1e-4, "{class} in {steps} steps {arguments}: {relative:e}");
     }
+}
+
+/// A network with a learned variance is a DDPM pipeline there, whose own call samples from it.
+#[test]
+fn diffusers_calls_our_pipelines_with_a_learned_variance() {
+    if !python::has_diffusers() {
+        return;
+    }
+    let unet = softmax();
+    let model = random(&UnetConfig { out_channels: 2 * unet.out_channels, ..unet }, 5);
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        DiffusionConfig { learned_range: true, prediction: Prediction::VPrediction, ..Default::default() };
+    save(folder.path(), &model, None, &config).unwrap();
+    let script = "
+import sys, diffusers, numpy
+pipeline = diffusers.DiffusionPipeline.from_pretrained(sys.argv[1])
+pipeline.set_progress_bar_config(disable=True)
+images = pipeline(batch_size=2, num_inference_steps=3, output_type='np').images
+assert numpy.isfinite(images).all()
+c = pipeline.scheduler.config
+print(type(pipeline).__name__, len(images), c.variance_type, c.prediction_type, c.timestep_spacing)
+";
+    let told = python::output(script, &[folder.path()]);
+    assert_eq!(told, "DDPMPipeline 2 learned_range v_prediction trailing\n");
 }
 
 /// Every scheduler of `asked.json` from the same noise, around a network of one line; each one's timesteps and

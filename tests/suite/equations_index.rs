@@ -1,9 +1,10 @@
-//! The index, the functions, their tests and `docs/equations.md` agree for (1)-(26) and both algorithms.
+//! The index, the functions, their tests and `docs/equations.md` agree for (1)-(26), both algorithms and the
+//! annexes.
 //!
 //! `PERFORMER_DDPM_BLESS=1 cargo test --test suite equations_index` writes the document again.
 
 use performer_ddpm::audit;
-use performer_ddpm::equations::INDEX;
+use performer_ddpm::equations::{ANNEX, INDEX};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,25 @@ fn sources(folder: &str) -> Vec<(String, String)> {
         .into_iter()
         .map(|(path, text)| (format!("{folder}/{}", path.file_stem().unwrap().display()), text))
         .collect()
+}
+
+/// A function of an annex and its tests by the path from the root to the file that has it: (file, tests).
+fn of_annex(id: &str, name: &str) -> (String, Vec<String>) {
+    let (mut file, mut tests) = (String::new(), Vec::new());
+    for folder in ["src/equations/objective", "src/equations/solver", "src/audit"] {
+        for (path, text) in sources(folder) {
+            for line in text.lines().map(str::trim) {
+                let Some((before, rest)) = line.split_once("fn ") else { continue };
+                let found: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if found == name && before.contains("pub") {
+                    file = format!("{path}.rs");
+                } else if before.is_empty() && found.split('_').any(|part| part == id) && found != id {
+                    tests.push(found);
+                }
+            }
+        }
+    }
+    (file, tests)
 }
 
 /// Every function whose name has, or seems to have, the number of an equation: (module path, name, whether it
@@ -96,6 +116,25 @@ fn every_equation_has_its_function_and_a_test() {
 }
 
 #[test]
+fn every_equation_of_the_annexes_has_its_function_and_a_test() {
+    let ids = (1..=8).map(|n| format!("o{n:02}")).chain((1..=12).map(|n| format!("s{n:02}")));
+    assert_eq!(ANNEX.map(|equation| equation.id.to_owned()).to_vec(), ids.collect::<Vec<_>>());
+    for equation in ANNEX {
+        let (_, name) = equation.function.rsplit_once("::").unwrap();
+        // Every sampler's steps, (S3) and (S4), are taken by one function.
+        let is_named = name.split('_').any(|part| part == equation.id) || name == "advance";
+        assert!(is_named, "{}", equation.function);
+        let (file, tests) = of_annex(equation.id, name);
+        assert!(!file.is_empty(), "no function {}", equation.function);
+        assert!(!tests.is_empty(), "no test {}_...", equation.id);
+        assert_eq!(equation.misprint, None, "the slides do not have it");
+        for text in [equation.title, equation.statement, equation.source] {
+            assert!(!text.is_empty(), "{}", equation.id);
+        }
+    }
+}
+
+#[test]
 fn no_function_carries_a_number_that_the_index_lacks() {
     for (module, name, _) in functions() {
         assert!(!numbers(&name).is_empty(), "{module}::{name}");
@@ -108,6 +147,11 @@ fn the_audit_checks_what_the_index_lists() {
     assert_eq!(report.items.len(), INDEX.len());
     for (item, equation) in report.items.iter().zip(INDEX) {
         assert_eq!((item.id, item.title, item.function), (equation.id, equation.title, equation.function));
+        assert!(!item.checks.is_empty(), "{}", item.id);
+    }
+    assert_eq!(report.annex.len(), ANNEX.len());
+    for (item, equation) in report.annex.iter().zip(ANNEX) {
+        assert_eq!((item.id, item.function), (equation.id, equation.function));
         assert!(!item.checks.is_empty(), "{}", item.id);
     }
     for equation in INDEX {
@@ -146,6 +190,26 @@ fn document() -> String {
             writeln!(text, "{}", wrapped(&format!("- The slides print: {misprint}"))).unwrap();
         }
     }
+    for (letter, head) in [('o', OBJECTIVES), ('s', SAMPLERS)] {
+        text += head;
+        let annex = || ANNEX.iter().filter(|equation| equation.id.starts_with(letter));
+        for equation in annex() {
+            let name = equation.function.rsplit("::").next().unwrap();
+            let (label, title, id) = (label(equation.id), equation.title, equation.id);
+            writeln!(text, "| {label} | {title} | `{name}` | `cargo test {id}` |").unwrap();
+        }
+        for equation in annex() {
+            let name = equation.function.rsplit("::").next().unwrap();
+            let (file, tests) = of_annex(equation.id, name);
+            writeln!(text, "\n### {}: {}\n", label(equation.id), equation.title).unwrap();
+            writeln!(text, "```text\n{}\n```\n", wrapped(equation.statement)).unwrap();
+            writeln!(text, "- Function: [`{name}`](../{file}) in `{file}`").unwrap();
+            let names: Vec<String> = tests.iter().map(|test| format!("`{test}`")).collect();
+            let tests = format!("- Tests, `cargo test {}`: {}", equation.id, names.join(", "));
+            writeln!(text, "{}", wrapped(&tests)).unwrap();
+            writeln!(text, "- Source: {}", equation.source).unwrap();
+        }
+    }
     text
 }
 
@@ -167,9 +231,12 @@ fn wrapped(text: &str) -> String {
 }
 
 fn label(id: &str) -> String {
-    match id.strip_prefix("eq") {
-        Some(number) => format!("({})", number.trim_start_matches('0')),
-        None => format!("Algorithm {}", &id[3..]),
+    let letters = id.trim_end_matches(char::is_numeric);
+    let number = id[letters.len()..].trim_start_matches('0');
+    match letters {
+        "alg" => format!("Algorithm {number}"),
+        "eq" => format!("({number})"),
+        annex => format!("({}{number})", annex.to_uppercase()),
     }
 }
 
@@ -190,6 +257,35 @@ of date.
 
 | no. | what | function | test | misprinted |
 |---|---|---|---|---|
+";
+
+const OBJECTIVES: &str = "
+## Annex: what a network may be trained on
+
+What the slides do not have: other predictions than eps, weights of the loss, a learned reverse variance, and
+timesteps drawn from strata. `train --help` has the options under \"Objective\".
+
+Papers: Salimans & Ho 2022, \"Progressive Distillation for Fast Sampling of Diffusion Models\"; Kingma et al.
+2021, \"Variational Diffusion Models\"; Hang et al. 2023, \"Efficient Diffusion Training via Min-SNR Weighting
+Strategy\"; Choi et al. 2022, \"Perception Prioritized Training of Diffusion Models\"; Nichol & Dhariwal 2021,
+\"Improved Denoising Diffusion Probabilistic Models\".
+
+| no. | what | function | test |
+|---|---|---|---|
+";
+
+const SAMPLERS: &str = "
+## Annex: samplers
+
+Every sampler that a diffusers scheduler file can name, as a table of steps (`src/equations/solver`).
+
+Papers: Song, Meng & Ermon 2021, \"Denoising Diffusion Implicit Models\"; Lu et al. 2022a, \"DPM-Solver\", and
+2022b, \"DPM-Solver++\"; Zhao et al. 2023, \"UniPC\"; Karras et al. 2022, \"Elucidating the Design Space of
+Diffusion-Based Generative Models\"; Saharia et al. 2022, \"Photorealistic Text-to-Image Diffusion Models with Deep
+Language Understanding\".
+
+| no. | what | function | test |
+|---|---|---|---|
 ";
 
 #[test]

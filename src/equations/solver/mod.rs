@@ -1,6 +1,6 @@
 //! An annex to the slides: every sampler that a diffusers scheduler file can name, as a table of steps.
 //!
-//! Its equations are numbered (S1) to (S11):
+//! Its equations are numbered (S1) to (S12):
 //!
 //! | number | what | where |
 //! |---|---|---|
@@ -18,11 +18,13 @@
 mod dpm_solver;
 mod ladder;
 mod limit;
+mod outputs;
 mod single;
 mod step;
 mod uni_pc;
 
 pub use limit::Limit;
+pub use outputs::Outputs;
 pub use single::{s01_predict_eps, s01_predict_x0, s05_ddpm, s06_ddim};
 pub use step::{Next, NoiseScale, State, Step};
 
@@ -34,6 +36,7 @@ use crate::config::{DiffusionConfig, Prediction, VarianceKind};
 use crate::error::{Error, Result};
 use crate::real::Real;
 use ladder::Ladder;
+use serde::{Deserialize, Serialize};
 
 /// A sampler with its choices.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,7 +72,8 @@ pub enum Method {
 }
 
 /// sigma_t^2 of Algorithm 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Variance {
     /// beta~_t, (10).
     FixedSmall,
@@ -246,14 +250,18 @@ impl Multistep {
 
 impl Scheduler {
     /// The sampler of the models that are trained here: DDIM without noise over the trailing timesteps, x_0
-    /// clipped and eps kept where the process says so.
+    /// clipped and eps kept where the process says so; Algorithm 2 where the network has learned its variance.
     pub fn of(diffusion: &DiffusionConfig) -> Scheduler {
+        let method = match diffusion.learned_range {
+            false => Method::Ddim(DdimChoice::default()),
+            true => Method::Ddpm { variance: Variance::LearnedRange, noise_at_last: true },
+        };
         Scheduler {
             prediction: diffusion.prediction,
             spacing: Spacing::Trailing,
             steps_offset: 0,
             limit: if diffusion.clip_x0 { Limit::Clip { range: 1.0 } } else { Limit::Off },
-            method: Method::Ddim(DdimChoice::default()),
+            method,
         }
     }
 
@@ -497,15 +505,6 @@ impl Scheduler {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     steps: Vec<Step>,
-}
-
-/// What a network says of x_t.
-#[derive(Debug)]
-pub struct Outputs<'a, T> {
-    /// eps, x_0 or v.
-    pub prediction: &'a mut [T],
-    /// The second output of a network that learned the variance; whatever it is for others.
-    pub variance: &'a mut [T],
 }
 
 impl Plan {

@@ -12,6 +12,7 @@
 
 use super::limit::Limit;
 use crate::equations::Timestep;
+use crate::equations::objective::o05_log_variance;
 use crate::real::Real;
 
 /// The numbers of one step.
@@ -70,8 +71,7 @@ pub enum NoiseScale {
     None,
     /// The same for every value.
     Sigma(f64),
-    /// ln sigma^2 = w ln `large` + (1 - w) ln `small` with w = (u + 1)/2, u the network's second output
-    /// (Nichol & Dhariwal 2021, equation 15).
+    /// (O5) at the network's second output: see [`o05_log_variance`].
     LearnedRange {
         /// ln of the variance at u = -1.
         ln_small: f64,
@@ -99,8 +99,7 @@ impl NoiseScale {
             NoiseScale::None => T::zero(),
             NoiseScale::Sigma(sigma) => T::of(sigma),
             NoiseScale::LearnedRange { ln_small, ln_large } => {
-                let w = (u + T::one()) / T::of(2.0);
-                ((w * T::of(ln_large) + (T::one() - w) * T::of(ln_small)) / T::of(2.0)).exp()
+                (o05_log_variance(u, [ln_small, ln_large]) / T::of(2.0)).exp()
             }
             NoiseScale::Learned => u.sqrt(),
         }
