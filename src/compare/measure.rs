@@ -7,6 +7,7 @@ use crate::data::Dataset;
 use crate::equations::Schedule;
 use crate::equations::algorithms::alg1_draw;
 use crate::equations::loss::eq21_l_simple;
+use crate::equations::objective::Parameterisation;
 use crate::error::{Error, Result};
 use crate::evaluate::nll::{Likelihood, NllConfig, Timesteps, bound};
 use crate::evaluate::{self, Estimate, choose};
@@ -94,7 +95,8 @@ impl Subject {
             batch: 2 * BATCH,
             ..NllConfig::default()
         };
-        bound(&self.model, &mut self.engine, &self.schedule, images.view(), &config, observer)
+        let process = (&self.schedule, Parameterisation::default());
+        bound(&self.model, &mut self.engine, process, images.view(), &config, observer)
     }
 
     /// Images \[n, h, w, c\] by DDIM in `steps` steps from the seed's noise.

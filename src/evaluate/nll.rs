@@ -12,10 +12,13 @@ mod tally;
 use super::images;
 use crate::config::VarianceKind;
 use crate::data::Dataset;
-use crate::equations::bound::{bits_per_dim, eq17_decoder_term, eq17_middle_term, eq17_prior_term};
-use crate::equations::forward::{eq03_predict_x0, eq03_q_sample};
+use crate::equations::bound::{
+    bits_per_dim, eq17_decoder_term_around, eq17_middle_term_around, eq17_prior_term, widen,
+};
+use crate::equations::forward::eq03_q_sample;
 use crate::equations::loss::eq21_l_simple;
-use crate::equations::reverse::{Reverse, clip};
+use crate::equations::objective::{LearnedRange, Parameterisation};
+use crate::equations::solver::{Method, Outputs, Variance};
 use crate::equations::{Level, Schedule, Timestep};
 use crate::error::{Error, Result};
 use crate::kernels::Element;
@@ -67,6 +70,10 @@ impl Default for NllConfig {
 /// Both kinds of reverse variance (7), which share one network's predictions.
 pub const VARIANCES: [VarianceKind; 2] = [VarianceKind::FixedSmall, VarianceKind::FixedLarge];
 
+/// The reverse variances of which sums are kept: those of [`VARIANCES`], and the network's own, which is 0
+/// throughout where it has none.
+const KINDS: [Variance; 3] = [Variance::FixedSmall, Variance::FixedLarge, Variance::LearnedRange];
+
 /// One evaluation: an image, a draw of its noise, a slot (0 for L_0, then the strata) and the timestep in it.
 struct Job<'a> {
     image: usize,
@@ -80,12 +87,12 @@ struct Job<'a> {
 /// The result of an evaluation.
 #[derive(Clone, Copy, Debug, Default)]
 struct Found {
-    /// The slot's part of the bound with each of [`VARIANCES`], in nats: for a stratum, its number of
-    /// timesteps times one term.
-    nats: [f64; 2],
+    /// The slot's part of the bound with each of [`KINDS`], in nats: for a stratum, its number of timesteps
+    /// times one term.
+    nats: [f64; KINDS.len()],
     /// The part of it that a receiver has got by the time it has x_t, as a mean over the t of the stratum, in
     /// nats.
-    received: [f64; 2],
+    received: [f64; KINDS.len()],
     /// The mean of |eps - eps_theta|^2.
     eps_mse: f64,
     /// The mean squared error of the predicted x_0, in [-1, 1].
@@ -95,8 +102,8 @@ struct Found {
 /// The bound of a pipeline's model on all images of a dataset.
 ///
 /// # Errors
-/// As [`bound`], and [`Error::Invalid`] for a pipeline in a runtime and for a network that does not predict
-/// eps.
+/// As [`bound`], and [`Error::Invalid`] for a pipeline in a runtime, for a network that predicts eps where
+/// nothing of x_0 is left in x_T, and for one whose second output is the variance itself.
 pub fn likelihood(
     pipeline: &mut Pipeline,
     dataset: &Dataset,
@@ -104,13 +111,22 @@ pub fn likelihood(
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
     let diffusion = pipeline.source()?.diffusion;
-    if !diffusion.prediction.is_epsilon() || diffusion.zero_terminal_snr {
-        let (prediction, zero) = (diffusion.prediction, diffusion.zero_terminal_snr);
+    let says = Parameterisation::from(diffusion);
+    let help = "compare the model's samples with images instead";
+    if diffusion.prediction.is_epsilon() && diffusion.zero_terminal_snr {
         return Err(Error::invalid(
-            "the bound",
-            "a network that predicts eps, trained without zero terminal SNR",
-            format!("prediction {prediction:?}, zero terminal SNR {zero}"),
-            "compare the model's samples with images instead",
+            "the bound of a process with zero terminal SNR",
+            "a network that predicts x_0 or v",
+            "one that predicts eps, which says nothing of x_0 where abar = 0",
+            help,
+        ));
+    }
+    if let Method::Ddpm { variance: Variance::Learned, .. } = pipeline.diffusion().scheduler.method {
+        return Err(Error::invalid(
+            "the bound's variance",
+            "a fixed one, or a learned one between beta~ and beta (learned_range)",
+            "one that is an output of the network (learned), which may be negative",
+            help,
         ));
     }
     let ([h, w, c], [height, width, channels]) = (dataset.shape(), pipeline.image());
@@ -126,22 +142,26 @@ pub fn likelihood(
     let images = images::<f32>(dataset, &all)?;
     let schedule = pipeline.diffusion().schedule.clone();
     let (model, engine) = pipeline.engine()?;
-    bound(model, engine, &schedule, images.view(), config, observer)
+    bound(model, engine, (&schedule, says), images.view(), config, observer)
 }
 
-/// The bound of a model on `images` \[n, h w c\] in [-1, 1]; `observer` gets the finished share.
+/// The bound of a model on `images` \[n, h w c\] in [-1, 1], with its schedule and what it says of x_t;
+/// `observer` gets the finished share.
 ///
 /// # Errors
 /// As [`bound_by`], and [`Error::Invalid`] for images of another size than the network's.
 pub fn bound<T: Element>(
     model: &Model<T>,
     engine: &mut Engine<T>,
-    schedule: &Schedule,
+    (schedule, says): (&Schedule, Parameterisation),
     images: ArrayView2<T>,
     config: &NllConfig,
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
-    if model.input_len() != images.ncols() || model.output_len() != images.ncols() {
+    let (len_in, len_out) = (model.input_len(), model.output_len());
+    let has_variance = len_out == 2 * len_in;
+    let has_output = has_variance || (len_out == len_in && !says.learned_range);
+    if len_in != images.ncols() || !has_output {
         return Err(Error::invalid(
             "the images",
             format!("{}, as the network's", model.graph.shape(model.graph.input)),
@@ -149,25 +169,32 @@ pub fn bound<T: Element>(
             "evaluate on data of the size that the model was trained with",
         ));
     }
-    let mut indices = Vec::new();
-    let eps_theta = |x: &[T], t: &[Timestep], out: &mut [T]| {
+    let channels = model.graph.shape(model.graph.output).c;
+    let (mut indices, mut both) = (Vec::new(), Vec::new());
+    let network = |x: &[T], t: &[Timestep], mut outputs: Outputs<T>| {
         indices.clear();
         indices.extend(t.iter().map(|t| t.index()));
-        engine.forward(model, x, &indices, out)
+        if !has_variance {
+            return engine.forward(model, x, &indices, outputs.prediction);
+        }
+        both.resize(t.len() * len_out, T::zero());
+        engine.forward(model, x, &indices, &mut both)?;
+        outputs.split(&both, channels);
+        Ok(())
     };
-    bound_by(eps_theta, schedule, images, config, observer)
+    bound_by(network, (schedule, says), images, config, observer)
 }
 
-/// The bound of any noise prediction `eps_theta(x_t, t, out)` for a batch x_t \[n, dims\] and its n
-/// timesteps.
+/// The bound of anything that says of a batch x_t \[n, dims\] and its n timesteps what a network says:
+/// `network(x_t, t, outputs)` writes the prediction and, where it is learned, the variance.
 ///
 /// # Errors
 /// [`Error::Invalid`] for fewer than two images, numbers that are not finite, no draws, no strata or a batch
 /// of 0; [`Error::NotFinite`] for a
-/// prediction that is not finite; those of `eps_theta`.
+/// prediction that is not finite; those of `network`.
 pub fn bound_by<T: Real>(
-    mut eps_theta: impl FnMut(&[T], &[Timestep], &mut [T]) -> Result<()>,
-    schedule: &Schedule,
+    mut network: impl FnMut(&[T], &[Timestep], Outputs<T>) -> Result<()>,
+    (schedule, says): (&Schedule, Parameterisation),
     images: ArrayView2<T>,
     config: &NllConfig,
     observer: &mut dyn FnMut(f64),
@@ -177,32 +204,34 @@ pub fn bound_by<T: Real>(
     let images = images.as_standard_layout();
     let image = |i: usize| -> &[T] { images.row(i).to_slice().unwrap_or_default() };
     let strata = strata::strata(schedule.steps(), config.timesteps);
-    let mut tally = Tally::new(schedule, &strata, config, dims);
+    let mut tally = Tally::new(schedule, &strata, config, dims, says.learned_range);
     let per_image = config.draws * (strata.len() + 1);
     let total = count * per_image;
     let batch = config.batch.min(total);
     let zeros = || machine::filled("`NllConfig::batch`", &[batch, dims], T::zero());
-    let (mut x, mut eps, mut predicted) = (zeros()?, zeros()?, zeros()?);
+    let (mut x, mut eps, mut predicted, mut variance) = (zeros()?, zeros()?, zeros()?, zeros()?);
     for first in (0..total).step_by(batch) {
         let jobs: Vec<Job> = (first..total.min(first + batch))
             .map(|index| job(index, per_image, schedule, &strata, config.seed))
             .collect();
         let len = jobs.len() * dims;
         let (x, eps, predicted) = (&mut x[..len], &mut eps[..len], &mut predicted[..len]);
+        let variance = &mut variance[..len];
         x.par_chunks_mut(dims).zip(eps.par_chunks_mut(dims)).zip(&jobs).for_each(|((x, eps), job)| {
             let step = upper(job.draw) | job.level.t.get() as u64;
             fill_normal(&mut rng(config.seed, Stream::BoundNoise, step, job.image as u64), eps);
             eq03_q_sample(image(job.image), eps, job.level.alpha_bar, x);
         });
         let t: Vec<Timestep> = jobs.iter().map(|job| job.level.t).collect();
-        eps_theta(x, &t, predicted)?;
-        let found: Vec<Result<Found>> =
-            (&jobs, x.par_chunks(dims), eps.par_chunks(dims), predicted.par_chunks(dims))
-                .into_par_iter()
-                .map(|(job, x, eps, predicted)| {
-                    evaluate(job, image(job.image), x, eps, predicted, config.clip_x0)
-                })
-                .collect();
+        network(x, &t, Outputs { prediction: &mut *predicted, variance: &mut *variance })?;
+        let said = (predicted.par_chunks(dims), variance.par_chunks(dims));
+        let found: Vec<Result<Found>> = (&jobs, x.par_chunks(dims), eps.par_chunks(dims), said.0, said.1)
+            .into_par_iter()
+            .map(|(job, x, eps, predicted, variance)| {
+                let drawn = [image(job.image), x, eps];
+                evaluate(job, says, drawn, [predicted, variance], config.clip_x0)
+            })
+            .collect();
         for (job, found) in jobs.iter().zip(found) {
             tally.add(job.slot, found?);
             if tally.image_is_complete() {
@@ -274,40 +303,57 @@ fn job<'a>(
 
 fn evaluate<T: Real>(
     job: &Job,
-    x0: &[T],
-    x_t: &[T],
-    eps: &[T],
-    predicted: &[T],
+    says: Parameterisation,
+    [x0, x_t, eps]: [&[T]; 3],
+    [predicted, variance]: [&[T]; 2],
     clip_x0: bool,
 ) -> Result<Found> {
     let level = job.level;
-    if !predicted.iter().all(|x| x.is_finite()) {
+    let variance = if says.learned_range { variance } else { &[] };
+    if !predicted.iter().chain(variance).all(|x| x.is_finite()) {
         return Err(Error::NotFinite {
-            what: format!("the predicted noise at t = {}", level.t),
+            what: format!("what the network predicts at t = {}", level.t),
             step: level.t.get() as u64,
             help: "the weights are damaged or training diverged".to_owned(),
         });
     }
-    let term = |variance: VarianceKind| {
-        let reverse = Reverse { variance, clip_x0 };
+    let zeros = || vec![T::zero(); x0.len()];
+    let (mut x0_hat, mut eps_hat) = (zeros(), zeros());
+    says.x0(x_t, predicted, level, clip_x0, &mut x0_hat);
+    says.eps(x_t, predicted, level, &mut eps_hat);
+    let [wide_x0, wide_x_t, wide_predicted] = [x0, x_t, predicted].map(widen);
+    let mut mean = vec![0.0; x0.len()];
+    says.mean(&wide_x_t, &wide_predicted, level, clip_x0, &mut mean);
+    let fixed = |kind: VarianceKind| {
         if level.is_first() {
-            eq17_decoder_term(x0, x_t, predicted, level, reverse)
+            eq17_decoder_term_around(&mean, &wide_x0, level, kind)
         } else {
-            job.width as f64 * eq17_middle_term(x0, x_t, predicted, level, reverse)
+            job.width as f64 * eq17_middle_term_around(&mean, &wide_x0, &wide_x_t, level, kind)
         }
     };
-    let mut x0_hat = vec![T::zero(); x0.len()];
-    eq03_predict_x0(x_t, predicted, level.alpha_bar, &mut x0_hat);
-    if clip_x0 {
-        x0_hat.iter_mut().for_each(|x| *x = clip(*x));
-    }
-    let nats = VARIANCES.map(term);
+    let learned = || {
+        let range = LearnedRange::new(level);
+        let mut wide_x0_hat = vec![0.0; x0.len()];
+        says.x0(&wide_x_t, &wide_predicted, level, clip_x0, &mut wide_x0_hat);
+        let pixels = wide_x0.iter().zip(&wide_x_t).zip(wide_x0_hat.iter().zip(variance));
+        let term = |((x0, x_t), (x0_hat, u)): ((&f64, &f64), (&f64, &T))| {
+            let [nats, _] = range.o06_term(*x0, *x_t, *x0_hat, u.f64());
+            nats
+        };
+        job.width as f64 * pixels.map(term).sum::<f64>()
+    };
+    let nats = KINDS.map(|kind| match kind {
+        Variance::FixedSmall => fixed(VarianceKind::FixedSmall),
+        Variance::FixedLarge => fixed(VarianceKind::FixedLarge),
+        Variance::LearnedRange if says.learned_range => learned(),
+        Variance::LearnedRange | Variance::Learned => 0.0,
+    });
     // For the timesteps s of the stratum below t, this term was received before x_s.
     let below = (level.t.get() - job.first) as f64 / job.width as f64;
     Ok(Found {
         nats,
         received: nats.map(|nats| below * nats),
-        eps_mse: eq21_l_simple(eps, predicted),
+        eps_mse: eq21_l_simple(eps, &eps_hat),
         x0_mse: eq21_l_simple(x0, &x0_hat),
     })
 }

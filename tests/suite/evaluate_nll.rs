@@ -2,9 +2,11 @@
 
 use ndarray::Array2;
 use performer_ddpm::Result;
-use performer_ddpm::config::{BetaSchedule, DiffusionConfig, Preset, VarianceKind};
+use performer_ddpm::config::{BetaSchedule, DiffusionConfig, Prediction, Preset, VarianceKind};
 use performer_ddpm::data;
 use performer_ddpm::equations::decoder::eq17_pixel_probability;
+use performer_ddpm::equations::objective::{Parameterisation, o01_target};
+use performer_ddpm::equations::solver::{Outputs, Variance};
 use performer_ddpm::equations::{Level, Schedule, Timestep};
 use performer_ddpm::evaluate::nll::{self, Bound, Likelihood, NllConfig, Timesteps, VARIANCES};
 use performer_ddpm::evaluate::{Estimate, choose, images};
@@ -35,10 +37,13 @@ fn spread(level: &Level) -> f64 {
 }
 
 /// E[eps | x_t] = sqrt(1 - abar) (x_t - sqrt(abar) MEAN) / Var x_t: the optimal prediction, times `factor`.
-fn predictor(schedule: &Schedule, factor: f64) -> impl FnMut(&[f64], &[Timestep], &mut [f64]) -> Result<()> {
+fn predictor(
+    schedule: &Schedule,
+    factor: f64,
+) -> impl FnMut(&[f64], &[Timestep], Outputs<f64>) -> Result<()> {
     let schedule = schedule.clone();
-    move |x, t, out| {
-        for ((x, out), t) in x.chunks_exact(DIMS).zip(out.chunks_exact_mut(DIMS)).zip(t) {
+    move |x, t, outputs| {
+        for ((x, out), t) in x.chunks_exact(DIMS).zip(outputs.prediction.chunks_exact_mut(DIMS)).zip(t) {
             let level = schedule.at(*t)?;
             let slope = (1.0 - level.alpha_bar).sqrt() / spread(level);
             let centre = level.alpha_bar.sqrt() * MEAN;
@@ -54,7 +59,8 @@ fn config(timesteps: Timesteps, draws: usize, seed: u64) -> NllConfig {
 
 fn evaluate(images: &Array2<f64>, factor: f64, config: &NllConfig) -> Likelihood {
     let schedule = schedule();
-    nll::bound_by(predictor(&schedule, factor), &schedule, images.view(), config, &mut |_| {}).unwrap()
+    let process = (&schedule, Parameterisation::default());
+    nll::bound_by(predictor(&schedule, factor), process, images.view(), config, &mut |_| {}).unwrap()
 }
 
 /// beta~_t, written out.
@@ -205,7 +211,7 @@ fn parts_and_constants_add_up() {
     let schedule = schedule();
     let some = evaluate(&gaussian_images(50, 5), 1.0, &config(Timesteps::Stratified(5), 3, 6));
     for (bound, variance) in some.bounds.iter().zip(VARIANCES) {
-        assert_eq!(bound.variance, variance);
+        assert_eq!(bound.variance, Variance::from(variance));
         assert_eq!(some.of(variance), bound);
         for term in &bound.terms[1..] {
             let levels = &schedule.levels()[term.first - 1..term.last];
@@ -274,7 +280,8 @@ fn a_network_s_bound_depends_on_neither_threads_nor_batch() {
         let mut last = 0.0;
         let mut observer = |done| last = done;
         let found = pool.install(|| {
-            nll::bound(&model, &mut engine, &schedule, pictures.view(), &config, &mut observer).unwrap()
+            let process = (&schedule, Parameterisation::default());
+            nll::bound(&model, &mut engine, process, pictures.view(), &config, &mut observer).unwrap()
         });
         assert_eq!(last, 1.0);
         found
@@ -289,24 +296,115 @@ fn a_network_s_bound_depends_on_neither_threads_nor_batch() {
 #[test]
 fn what_cannot_be_evaluated_is_refused() {
     let schedule = schedule();
+    let process = (&schedule, Parameterisation::default());
     let refuse = |images: Array2<f64>, config: NllConfig| {
-        let result = nll::bound_by(predictor(&schedule, 1.0), &schedule, images.view(), &config, &mut |_| {});
+        let result = nll::bound_by(predictor(&schedule, 1.0), process, images.view(), &config, &mut |_| {});
         result.unwrap_err().to_string()
     };
     let good = config(Timesteps::Full, 1, 0);
     assert!(refuse(gaussian_images(1, 0), good).contains("at least 2"));
     assert!(refuse(gaussian_images(2, 0), NllConfig { draws: 0, ..good }).contains("draws"));
     assert!(refuse(gaussian_images(2, 0), NllConfig { batch: 0, ..good }).contains("NllConfig::batch"));
-    let nan = |_: &[f64], _: &[Timestep], out: &mut [f64]| {
-        out.fill(f64::NAN);
+    let nan = |_: &[f64], _: &[Timestep], outputs: Outputs<f64>| {
+        outputs.prediction.fill(f64::NAN);
         Ok(())
     };
-    let error = nll::bound_by(nan, &schedule, gaussian_images(2, 0).view(), &good, &mut |_| {}).unwrap_err();
+    let error = nll::bound_by(nan, process, gaussian_images(2, 0).view(), &good, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("not finite") && error.exit_status() == 1, "{error}");
 
     let model: Model<f32> = Model::new(&Preset::Tiny.config().unet, 3).unwrap();
     let mut engine = Engine::new(&model, 1, Isa::detect()).unwrap();
     let small = Array2::zeros((2, 9));
-    let error = nll::bound(&model, &mut engine, &schedule, small.view(), &good, &mut |_| {}).unwrap_err();
+    let error = nll::bound(&model, &mut engine, process, small.view(), &good, &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("28x28x1"), "{error}");
+    let learned = Parameterisation { learned_range: true, ..Parameterisation::default() };
+    let right = Array2::zeros((2, 784));
+    let refused = nll::bound(&model, &mut engine, (&schedule, learned), right.view(), &good, &mut |_| {});
+    assert!(refused.unwrap_err().to_string().contains("28x28x1"), "it has no second output");
+}
+
+/// A network that says of x_t what another one says in other words: its x_0 or its v, and u everywhere.
+fn reworded(
+    schedule: &Schedule,
+    prediction: Prediction,
+    u: f64,
+) -> impl FnMut(&[f64], &[Timestep], Outputs<f64>) -> Result<()> {
+    let (schedule, mut eps_theta) = (schedule.clone(), predictor(schedule, 0.9));
+    move |x, t, outputs| {
+        eps_theta(x, t, Outputs { prediction: &mut *outputs.prediction, variance: &mut [] })?;
+        for ((x, out), t) in x.chunks_exact(DIMS).zip(outputs.prediction.chunks_exact_mut(DIMS)).zip(t) {
+            let level = schedule.at(*t)?;
+            let [from_x0, from_eps] = o01_target(prediction, level.alpha_bar);
+            for (out, x) in out.iter_mut().zip(x) {
+                let x0 = (x - (1.0 - level.alpha_bar).sqrt() * *out) / level.alpha_bar.sqrt();
+                *out = from_x0 * x0 + from_eps * *out;
+            }
+        }
+        outputs.variance.fill(u);
+        Ok(())
+    }
+}
+
+/// Networks that say the same in eps, x_0 and v have the same bound, term by term, with x_0 clipped or not: to the
+/// digits that dividing by the least sigma, 0.1, and differences of means leave, 1e-10.
+#[test]
+fn the_bound_is_the_same_whatever_is_predicted() {
+    let (schedule, images) = (schedule(), gaussian_images(40, 9));
+    for clip_x0 in [false, true] {
+        let config = NllConfig { clip_x0, ..config(Timesteps::Full, 1, 10) };
+        let bound = |prediction, learned_range, u| {
+            let says = Parameterisation { prediction, learned_range };
+            let network = reworded(&schedule, prediction, u);
+            nll::bound_by(network, (&schedule, says), images.view(), &config, &mut |_| {}).unwrap()
+        };
+        let close = |a: &Bound, b: &Bound| {
+            for (a, b) in a.terms.iter().zip(&b.terms) {
+                assert!((a.bits.mean / b.bits.mean - 1.0).abs() < 1e-10, "{a:?} {b:?}");
+                assert!((a.mse.mean - b.mse.mean).abs() < 1e-10, "{a:?} {b:?}");
+                assert!((a.rmse.mean - b.rmse.mean).abs() < 1e-8, "{a:?} {b:?}");
+            }
+            assert!((a.bits_per_dim.mean / b.bits_per_dim.mean - 1.0).abs() < 1e-10, "{a:?} {b:?}");
+        };
+        let eps = bound(Prediction::Epsilon, true, 0.3);
+        let learned = eps.learned.as_ref().expect("a bound of its own");
+        assert_eq!(learned.variance, Variance::LearnedRange);
+        assert!(learned.terms.iter().all(|term| term.constant == 0.0));
+        assert_eq!(bound(Prediction::Epsilon, false, 0.3).bounds, eps.bounds);
+        for prediction in [Prediction::Sample, Prediction::VPrediction] {
+            let other = bound(prediction, true, 0.3);
+            eps.all().zip(other.all()).for_each(|(a, b)| close(a, b));
+        }
+        // At both ends of the range the learned variance is a fixed one, but for L_0 at the upper end, whose fixed
+        // variance is beta~_2 (see eq07_log_sigma2).
+        let ends = [-1.0, 1.0].map(|u| bound(Prediction::VPrediction, true, u));
+        close(ends[0].learned.as_ref().unwrap(), &ends[0].bounds[0]);
+        let (upper, fixed) = (ends[1].learned.as_ref().unwrap(), &ends[1].bounds[1]);
+        assert!((upper.middle.mean / fixed.middle.mean - 1.0).abs() < 1e-10);
+        assert!(upper.l_0.mean != fixed.l_0.mean);
+    }
+}
+
+/// Where nothing of x_0 is left in x_T, a network of v has a finite bound, whose L_T is 0.
+#[test]
+fn zero_terminal_snr_has_a_bound() {
+    let linear = BetaSchedule::Linear { start: 0.01, end: 0.3 };
+    let config = DiffusionConfig {
+        timesteps: 20,
+        schedule: linear,
+        zero_terminal_snr: true,
+        ..DiffusionConfig::default()
+    };
+    let schedule = Schedule::from_config(&config).unwrap();
+    let says = Parameterisation { prediction: Prediction::VPrediction, learned_range: true };
+    let network = |x: &[f64], _: &[Timestep], outputs: Outputs<f64>| {
+        outputs.prediction.iter_mut().zip(x).for_each(|(v, x)| *v = 0.3 * x);
+        outputs.variance.fill(0.2);
+        Ok(())
+    };
+    let config = self::config(Timesteps::Full, 1, 0);
+    let images = gaussian_images(3, 1);
+    let found = nll::bound_by(network, (&schedule, says), images.view(), &config, &mut |_| {}).unwrap();
+    for bound in found.all() {
+        assert!(bound.bits_per_dim.mean.is_finite() && bound.l_t.mean == 0.0, "{bound:?}");
+    }
 }

@@ -6,7 +6,7 @@ use crate::cli::progress::Progress;
 use crate::cli::reverse::ClipName;
 use clap::Args;
 use performer_ddpm::Result;
-use performer_ddpm::config::VarianceKind;
+use performer_ddpm::equations::solver::Variance;
 use performer_ddpm::evaluate::nll::{Bound, Likelihood, Term, Timesteps};
 use performer_ddpm::evaluate::{Estimate, NllConfig, choose, likelihood};
 use performer_ddpm::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
@@ -42,7 +42,7 @@ pub struct Figures {
     /// The part of the data that the images are from.
     split: &'static str,
     /// The variance of the model's configuration.
-    variance: VarianceKind,
+    variance: Variance,
     #[serde(flatten)]
     likelihood: Likelihood,
 }
@@ -62,7 +62,9 @@ pub fn run(
     let pictures = dataset.select(&chosen)?;
     let split = if std::ptr::eq(dataset, &subject.data.train) { "train" } else { "test" };
     let pipeline = subject.pipeline()?;
-    let (clip_x0, variance) = (pipeline.diffusion().clip_x0, pipeline.diffusion().variance);
+    let clip_x0 = pipeline.diffusion().clip_x0;
+    let diffusion = pipeline.source()?.diffusion;
+    let variance = if diffusion.learned_range { Variance::LearnedRange } else { diffusion.variance.into() };
     let usual = NllConfig::default();
     let config = NllConfig {
         draws: args.bound.draws.map_or(usual.draws, |draws| draws as usize),
@@ -95,7 +97,7 @@ impl Figures {
                 colour: i + 1,
                 look: Look::Dots,
             };
-            self.likelihood.bounds.iter().enumerate().map(series).collect()
+            self.likelihood.all().enumerate().map(series).collect()
         };
         let per_timestep = |bound: &Bound| -> Vec<(f64, f64)> {
             let middle = |term: &Term| ((term.first * term.last) as f64).sqrt();
@@ -140,32 +142,31 @@ impl Figures {
             self.split,
             if self.likelihood.clip_x0 { "clipped" } else { "not clipped" },
         );
-        let [small, large] = &self.likelihood.bounds;
-        let row = |name: &str, value: fn(&Bound) -> Estimate| {
-            println!("  {name:<22}{:>22}{:>22}", shown(value(small)), shown(value(large)));
+        let row = |name: &str, value: &dyn Fn(&Bound) -> String| {
+            let columns = self.likelihood.all().map(|bound| format!("{:>22}", value(bound)));
+            println!("  {name:<22}{}", columns.collect::<String>());
         };
-        println!("  {:<22}{:>22}{:>22}", "", sigma2(small.variance), sigma2(large.variance));
-        row("L", |bound| bound.bits_per_dim);
-        row("  L_T", |bound| bound.l_t);
-        row("  L_1 + .. + L_T-1", |bound| bound.middle);
-        row("  L_0", |bound| bound.l_0);
-        if let (Some(small), Some(large)) = (small.draws_error, large.draws_error) {
-            println!("  {:<22}{small:>22.4}{large:>22.4}", "error of draws alone");
+        row("", &|bound| sigma2(bound.variance).to_owned());
+        row("L", &|bound| shown(bound.bits_per_dim));
+        row("  L_T", &|bound| shown(bound.l_t));
+        row("  L_1 + .. + L_T-1", &|bound| shown(bound.middle));
+        row("  L_0", &|bound| shown(bound.l_0));
+        if self.likelihood.draws > 1 {
+            row("error of draws alone", &|bound| {
+                bound.draws_error.map_or_else(String::new, |error| format!("{error:.4}"))
+            });
         }
         println!("  the model's own variance: {}", sigma2(self.variance));
         if quiet {
             return;
         }
-        println!("  {:<12}{:>22}{:>22}{:>12}{:>12}", "t", "terms", "terms", "eps MSE", "x_0 RMSE");
-        for (small, large) in small.terms.iter().zip(&large.terms) {
-            println!(
-                "  {:<12}{:>22}{:>22}{:>12.5}{:>12.2}",
-                range(small),
-                shown(small.bits),
-                shown(large.bits),
-                small.mse.mean,
-                small.rmse.mean,
-            );
+        let heads = self.likelihood.all().map(|_| format!("{:>22}", "terms")).collect::<String>();
+        println!("  {:<12}{heads}{:>12}{:>12}", "t", "eps MSE", "x_0 RMSE");
+        for (i, term) in self.likelihood.bounds[0].terms.iter().enumerate() {
+            let bits = self.likelihood.all().filter_map(|bound| bound.terms.get(i));
+            let columns = bits.map(|term| format!("{:>22}", shown(term.bits))).collect::<String>();
+            let Term { mse, rmse, .. } = term;
+            println!("  {:<12}{columns}{:>12.5}{:>12.2}", range(term), mse.mean, rmse.mean);
         }
     }
 }
@@ -179,9 +180,10 @@ fn shown(estimate: Estimate) -> String {
 }
 
 /// The variance's symbol.
-fn sigma2(variance: VarianceKind) -> &'static str {
+fn sigma2(variance: Variance) -> &'static str {
     match variance {
-        VarianceKind::FixedSmall => "sigma^2 = beta~",
-        VarianceKind::FixedLarge => "sigma^2 = beta",
+        Variance::FixedSmall => "sigma^2 = beta~",
+        Variance::FixedLarge => "sigma^2 = beta",
+        Variance::LearnedRange | Variance::Learned => "learned sigma^2",
     }
 }

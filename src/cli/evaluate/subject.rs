@@ -81,13 +81,14 @@ fn load_model(args: &EvaluateArgs, path: PathBuf, progress: &Progress) -> Result
 /// Refuses images of another shape than the model's.
 fn check_fit(path: &Path, pipeline: &Pipeline, data: &Datasets) -> Result<()> {
     let model = pipeline.source()?.model;
-    if data.train.shape() == pipeline.image() && model.input_len() == model.output_len() {
+    let outputs = [1, 2].map(|outputs| outputs * model.input_len());
+    if data.train.shape() == pipeline.image() && outputs.contains(&model.output_len()) {
         return Ok(());
     }
     let ([h, w, c], [height, width, channels]) = (data.train.shape(), pipeline.image());
     Err(Error::invalid(
         format!("{}, the images of {}", data.train.name(), path.display()),
-        format!("{height}x{width}x{channels} (height, width, channels), for which the model predicts eps"),
+        format!("{height}x{width}x{channels} (height, width, channels), which the model is for"),
         format!("{h}x{w}x{c}"),
         "give the data that it was trained on (--data), or resize pictures (--size)",
     ))

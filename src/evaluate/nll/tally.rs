@@ -1,9 +1,10 @@
 //! Adds up the evaluations of a bound, in the order of the images.
 
-use super::{Found, NllConfig, VARIANCES, bits};
+use super::{Found, KINDS, NllConfig, VARIANCES, bits};
 use crate::config::VarianceKind;
 use crate::equations::Schedule;
 use crate::equations::bound::eq18_constant;
+use crate::equations::solver::Variance;
 use crate::evaluate::Estimate;
 use crate::evaluate::estimate::Moments;
 use serde::{Deserialize, Serialize};
@@ -26,9 +27,17 @@ pub struct Likelihood {
     pub clip_x0: bool,
     /// The bound with sigma_t^2 = beta~_t and with sigma_t^2 = beta_t, from the same predictions.
     pub bounds: [Bound; 2],
+    /// The bound with the variance that the network has learned, where it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned: Option<Bound>,
 }
 
 impl Likelihood {
+    /// The bounds, that with a learned variance last.
+    pub fn all(&self) -> impl Iterator<Item = &Bound> {
+        self.bounds.iter().chain(&self.learned)
+    }
+
     /// The bound with this reverse variance.
     pub fn of(&self, variance: VarianceKind) -> &Bound {
         let [small, large] = &self.bounds;
@@ -40,8 +49,8 @@ impl Likelihood {
 /// timesteps that were not evaluated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bound {
-    /// sigma_t^2, (7).
-    pub variance: VarianceKind,
+    /// sigma_t^2, (7) or (O5).
+    pub variance: Variance,
     /// L = L_T + sum over t = 2..T of L_{t-1} + L_0.
     pub bits_per_dim: Estimate,
     /// The part of its error that comes from noise and timesteps alone, and that more draws would remove;
@@ -68,7 +77,8 @@ pub struct Term {
     pub last: usize,
     /// The sum of their terms, in bits per dimension.
     pub bits: Estimate,
-    /// The sum of the constants C_t of (18) in it, which training does not change; 0 for L_0.
+    /// The sum of the constants C_t of (18) in it, which training does not change; 0 for L_0 and for a variance
+    /// that is learned.
     pub constant: f64,
     /// |eps - eps_theta|^2 as a mean over pixels and the timesteps, (21).
     pub mse: Estimate,
@@ -99,8 +109,8 @@ pub struct RatePoint {
 /// Sums over a slot: L_0 or a stratum.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    nats: [Moments; 2],
-    received: [Moments; 2],
+    nats: [Moments; KINDS.len()],
+    received: [Moments; KINDS.len()],
     eps_mse: Moments,
     x0_mse: Moments,
 }
@@ -111,16 +121,17 @@ pub(super) struct Tally<'a> {
     strata: &'a [(usize, usize)],
     config: &'a NllConfig,
     dims: usize,
+    is_learned: bool,
     slots: Vec<Slot>,
     prior: Moments,
-    middle: [Moments; 2],
-    whole: [Moments; 2],
+    middle: [Moments; KINDS.len()],
+    whole: [Moments; KINDS.len()],
     /// The variance between the draws of each image.
-    between_draws: [Moments; 2],
+    between_draws: [Moments; KINDS.len()],
     /// The current image: the sum over its draws for each slot, the sum over slots for each draw, the number
     /// of evaluations.
     current: Vec<Found>,
-    by_draw: Vec<[f64; 2]>,
+    by_draw: Vec<[f64; KINDS.len()]>,
     evaluations: usize,
 }
 
@@ -130,6 +141,7 @@ impl<'a> Tally<'a> {
         strata: &'a [(usize, usize)],
         config: &'a NllConfig,
         dims: usize,
+        is_learned: bool,
     ) -> Self {
         let slots = strata.len() + 1;
         Tally {
@@ -137,13 +149,14 @@ impl<'a> Tally<'a> {
             strata,
             config,
             dims,
+            is_learned,
             slots: vec![Slot::default(); slots],
             prior: Moments::default(),
             middle: Default::default(),
             whole: Default::default(),
             between_draws: Default::default(),
             current: vec![Found::default(); slots],
-            by_draw: vec![[0.0; 2]; config.draws],
+            by_draw: vec![[0.0; KINDS.len()]; config.draws],
             evaluations: 0,
         }
     }
@@ -152,7 +165,7 @@ impl<'a> Tally<'a> {
     pub(super) fn add(&mut self, slot: usize, found: Found) {
         let draw = &mut self.by_draw[self.evaluations / self.slots.len()];
         let sum = &mut self.current[slot];
-        for v in 0..VARIANCES.len() {
+        for v in 0..KINDS.len() {
             draw[v] += found.nats[v];
             sum.nats[v] += found.nats[v];
             sum.received[v] += found.received[v];
@@ -171,7 +184,7 @@ impl<'a> Tally<'a> {
     pub(super) fn finish_image(&mut self, prior: f64) {
         let draws = self.by_draw.len() as f64;
         self.prior.add(prior);
-        for v in 0..VARIANCES.len() {
+        for v in 0..KINDS.len() {
             let mut spread = Moments::default();
             self.by_draw.iter().for_each(|sum| spread.add(sum[v]));
             self.between_draws[v].add(spread.variance());
@@ -179,7 +192,7 @@ impl<'a> Tally<'a> {
             self.middle[v].add(spread.mean() - self.current[0].nats[v] / draws);
         }
         for (slot, sum) in self.slots.iter_mut().zip(&mut self.current) {
-            for v in 0..VARIANCES.len() {
+            for v in 0..KINDS.len() {
                 slot.nats[v].add(sum.nats[v] / draws);
                 slot.received[v].add(sum.received[v] / draws);
             }
@@ -187,7 +200,7 @@ impl<'a> Tally<'a> {
             slot.x0_mse.add(sum.x0_mse / draws);
             *sum = Found::default();
         }
-        self.by_draw.fill([0.0; 2]);
+        self.by_draw.fill([0.0; KINDS.len()]);
         self.evaluations = 0;
     }
 
@@ -200,6 +213,7 @@ impl<'a> Tally<'a> {
             evaluated: self.slots.len(),
             clip_x0: self.config.clip_x0,
             bounds: [0, 1].map(|v| self.bound(v, images)),
+            learned: self.is_learned.then(|| self.bound(2, images)),
         }
     }
 
@@ -209,7 +223,7 @@ impl<'a> Tally<'a> {
         let noise = (self.between_draws[v].mean() / (self.config.draws * images) as f64).sqrt();
         let l_t = self.prior.estimate().scaled(scale);
         Bound {
-            variance: VARIANCES[v],
+            variance: KINDS[v],
             bits_per_dim: self.whole[v].estimate().scaled(scale),
             draws_error: (self.config.draws > 1).then_some(scale * noise),
             l_t,
@@ -225,7 +239,10 @@ impl<'a> Tally<'a> {
         let term = |(&(first, last), slot): (&(usize, usize), &Slot)| {
             let levels = &self.schedule.levels()[first - 1..last];
             let constants = levels.iter().filter(|level| !level.is_first());
-            let constant: f64 = constants.map(|level| eq18_constant(level, VARIANCES[v], self.dims)).sum();
+            let of = |kind: &VarianceKind| -> f64 {
+                constants.map(|level| eq18_constant(level, *kind, self.dims)).sum()
+            };
+            let constant = VARIANCES.get(v).map_or(0.0, of);
             Term {
                 first,
                 last,
