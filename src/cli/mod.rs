@@ -20,6 +20,7 @@ mod features_network;
 mod flags;
 mod info;
 mod interrupts;
+mod objective;
 mod progress;
 mod reverse;
 mod sample;

@@ -8,7 +8,8 @@ use performer_ddpm::{Error, Result, SampleOptions};
 /// The options of the reverse process; all have defaults.
 #[derive(Debug, Args)]
 pub struct ReverseArgs {
-    /// Reverse process [default: the model folder's scheduler, or the sampler file's; ddim for a run]
+    /// Reverse process [default: the model folder's scheduler, or the sampler file's; for a run ddim, or ddpm where it
+    /// learned its variance]
     #[arg(long, value_enum, value_name = "NAME")]
     pub sampler: Option<SamplerName>,
     /// Steps of the reverse process [default: 50 for ddim, all T for ddpm, 20 for dpm++ and unipc]

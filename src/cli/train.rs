@@ -2,6 +2,7 @@
 
 use super::choices::attention_kinds;
 use super::interrupts::watch_interrupts;
+use super::objective::{OBJECTIVE, ObjectiveArgs};
 use super::progress::Progress;
 use super::{ComputeArgs, RUNS, latest, parse_size};
 use clap::{Args, ValueEnum};
@@ -56,10 +57,13 @@ pub struct TrainArgs {
     seed: Option<u64>,
     /// Continue a run [default DIR: runs/latest]
     #[arg(long, value_name = "DIR", num_args = 0..=1,
-          conflicts_with_all = ["preset", "config", "data", "size", "out", "batch", "lr", "attention", "features", "seed"])]
+          conflicts_with_all = ["preset", "config", "data", "size", "out", "batch", "lr", "attention", "features", "seed"],
+          conflicts_with_all = OBJECTIVE)]
     resume: Option<Option<PathBuf>>,
     #[command(flatten)]
     compute: ComputeArgs,
+    #[command(flatten)]
+    objective: ObjectiveArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -235,6 +239,7 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
     if let Some(kind) = args.attention {
         unet.set_attention(kind, |block| block != BlockAttention::None);
     }
+    args.objective.apply(&mut config)?;
     Ok(config)
 }
 

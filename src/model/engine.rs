@@ -16,7 +16,7 @@ use super::exec::{Arena, DropoutKey, Sweep, Weights, transpose_weights};
 use super::graph::Graph;
 use super::partial_sums::{PartialSum, PartialSums};
 use super::plan::{Mode, Plan};
-use crate::equations::loss::{eq21_gradient, eq21_l_simple};
+use crate::equations::objective::{Objective, Shard};
 use crate::error::{Error, Result};
 use crate::kernels::{Crew, Element, Kernels, MAX_THREADS, Team, transpose};
 use crate::nn::Update;
@@ -81,14 +81,15 @@ impl<T: Element> Buffers<T> {
     }
 }
 
-/// What training asks of one sample: to fill x_t and eps, and to return its [`Condition`], or only the
-/// timestep's index t - 1 where the network takes no classes.
+/// What training asks of one sample: to fill x_t and what its loss needs to know, which is eps for (21) and
+/// [`Objective::prepare`]'s notes for others, and to return its [`Condition`], or only the timestep's index t -
+/// 1 where the network takes no classes.
 pub type Example<'a, T, C = usize> = dyn Fn(usize, &mut [T], &mut [T]) -> C + Sync + 'a;
 
 /// A batch's loss and gradients.
 #[derive(Debug, Default)]
 pub struct Gradient<T> {
-    /// The mean over samples and pixels of |eps - eps_theta|^2.
+    /// The mean over samples: for (21) that over pixels of |eps - eps_theta|^2 too.
     pub loss: f64,
     /// The loss's gradient in every parameter, in the weights' order.
     pub weights: Vec<T>,
@@ -282,6 +283,23 @@ impl<T: Element> Engine<T> {
         dropout: Option<(u64, u64)>,
         result: &mut Gradient<T>,
     ) -> Result<()> {
+        self.gradient_of(&Objective::default(), model, n, example, dropout, result)
+    }
+
+    /// The same for the loss (O7) of an objective.
+    ///
+    /// # Errors
+    /// As for [`Engine::gradient`], and [`Error::Invalid`] for a timestep that the objective's schedule has not,
+    /// and for a learned variance where the network's output has not twice the channels of x_t.
+    pub fn gradient_of<C: Into<Condition>>(
+        &mut self,
+        objective: &Objective,
+        model: &Model<T>,
+        n: usize,
+        example: &Example<T, C>,
+        dropout: Option<(u64, u64)>,
+        result: &mut Gradient<T>,
+    ) -> Result<()> {
         self.check(model, n)?;
         if n == 0 {
             return Err(Error::invalid("the batch", "at least one sample", "0", ""));
@@ -290,6 +308,15 @@ impl<T: Element> Engine<T> {
             return Err(Error::invalid("dropout's step", "a number below 2^48", step.to_string(), ""));
         }
         let (len_in, len_out) = (model.input_len(), model.output_len());
+        if objective.says().learned_range && len_out != 2 * len_in {
+            return Err(Error::invalid(
+                "the network's output",
+                "twice the channels of x_t, for a learned variance",
+                self.graph.shape(self.graph.output).to_string(),
+                "",
+            ));
+        }
+        let (len_notes, channels) = (objective.notes_len(len_out), self.graph.shape(self.graph.output).c);
         let size = shard_len(n);
         let mut transposed = std::mem::take(&mut self.transposed);
         timed_for_all(self.clock(), Work::Weights, || {
@@ -313,8 +340,9 @@ impl<T: Element> Engine<T> {
         let refused = Mutex::new(None);
         let run = |team: Team<'_>, shard: usize, part: &mut PartialSum<T>, update: Update| {
             let samples = size.min(n - shard * size);
-            let PartialSum { sum, eps } = part;
-            eps.resize(samples * len_out, T::zero());
+            let PartialSum { sum, notes, indices } = part;
+            notes.resize(samples * len_notes, T::zero());
+            indices.clear();
             this.training.with(|arena| {
                 let sweep = Sweep {
                     graph: &this.graph,
@@ -336,26 +364,24 @@ impl<T: Element> Engine<T> {
                     clock: this.clock(),
                 };
                 let (x_t, conditions) = sweep.input(arena);
-                let pairs = x_t.chunks_exact_mut(len_in).zip(eps.chunks_exact_mut(len_out));
+                let pairs = x_t.chunks_exact_mut(len_in).zip(notes.chunks_exact_mut(len_notes));
                 timed(this.clock(), team, Work::Batch, || {
-                    for (s, (x, eps)) in pairs.enumerate() {
-                        let mut condition = example(shard * size + s, x, eps).into();
-                        if let Err(error) = condition.check(classes) {
+                    for (s, (x, notes)) in pairs.enumerate() {
+                        let mut condition = example(shard * size + s, x, notes).into();
+                        let checked =
+                            condition.check(classes).and_then(|()| objective.check(condition.index));
+                        if let Err(error) = checked {
                             *refused.lock().expect("no thread panicked") = Some(error);
                             condition = Condition::any(classes);
                         }
                         conditions.push(condition);
+                        indices.push(condition.index);
                     }
                 });
                 sweep.forward(arena);
                 let loss = timed(this.clock(), team, Work::Loss, || {
-                    let (eps_hat, d_eps_hat) = sweep.output_gradient(arena);
-                    let mut loss = 0.0;
-                    for (eps, eps_hat) in eps.chunks_exact(len_out).zip(eps_hat.chunks_exact(len_out)) {
-                        loss += eq21_l_simple(eps, eps_hat);
-                    }
-                    eq21_gradient(eps, eps_hat, samples as f64 / n as f64, d_eps_hat);
-                    loss
+                    let (output, d_output) = sweep.output_gradient(arena);
+                    objective.o07_gradient(Shard { indices, notes, output, channels, batch: n }, d_output)
                 });
                 sweep.backward(arena, sum);
                 if let (Some(d_x), Some(part)) = (sweep.input_gradient(arena), input.get(shard)) {

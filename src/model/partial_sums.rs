@@ -29,8 +29,10 @@ pub(super) fn sum_count(shards: usize, parameters: usize) -> usize {
 pub(super) struct PartialSum<T> {
     /// The sum of gradients.
     pub(super) sum: Vec<T>,
-    /// The shard's noise.
-    pub(super) eps: Vec<T>,
+    /// What the shard's losses need to know beside the network's output.
+    pub(super) notes: Vec<T>,
+    /// The samples' timesteps' indices.
+    pub(super) indices: Vec<usize>,
 }
 
 /// Which shards are left, and the losses of those that are done.

@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 /// [`Error::Invalid`] naming both sizes.
 pub fn check_fit(config: &Config, data: &Dataset) -> Result<()> {
     let want = (config.unet.sample_size, config.unet.in_channels, config.unet.out_channels);
-    let got = ([data.height(), data.width()], data.channels(), data.channels());
+    let outputs = config.diffusion.outputs() * data.channels();
+    let got = ([data.height(), data.width()], data.channels(), outputs);
     if want == got {
         return Ok(());
     }

@@ -9,11 +9,12 @@ use crate::checkpoint::{self, state::TrainingState};
 use crate::config::{Config, TrainConfig};
 use crate::data::Dataset;
 use crate::equations::Schedule;
+use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::model::{Engine, Model};
 use crate::output::{write_atomically, write_loss_curve, write_png};
-use crate::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
+use crate::sample::{SampleOptions, sample};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -289,15 +290,10 @@ impl Run {
         engine: &mut Engine<f32>,
         path: &Path,
     ) -> Result<()> {
-        let options = SampleOptions {
-            count: GRID,
-            batch: GRID,
-            seed: config.train.seed,
-            sampler: Sampler::Ddim { eta: 0.0 },
-            steps: Some(GRID_STEPS.min(schedule.steps())),
-            spacing: Spacing::Trailing,
-            clip_x0: if config.diffusion.clip_x0 { ClipX0::KeepEps } else { ClipX0::Off },
-        };
+        let options =
+            SampleOptions { count: GRID, batch: GRID, seed: config.train.seed, ..SampleOptions::default() };
+        let steps = GRID_STEPS.min(schedule.steps());
+        let options = options.with_scheduler(&Scheduler::of(&config.diffusion), schedule, Some(steps));
         let images = sample(model, schedule, engine, &options, None, |_| {})?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;

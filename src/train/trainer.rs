@@ -2,10 +2,11 @@
 
 use super::fit::check_fit;
 use super::optimizer::{Adam, Update, clip_factor, global_norm};
-use crate::config::{Config, TrainConfig};
+use crate::config::{Config, TimestepSampling, TrainConfig};
 use crate::data::Dataset;
 use crate::equations::Schedule;
-use crate::equations::algorithms::alg1_draw;
+use crate::equations::algorithms::{alg1_noise, alg1_timestep};
+use crate::equations::objective::{Objective, o08_stratified};
 use crate::error::{Error, Result};
 use crate::kernels::{Element, Kernels};
 use crate::model::clock::{Work, timed_for_all};
@@ -21,7 +22,7 @@ use std::sync::Mutex;
 pub struct Step {
     /// The step, from 1.
     pub step: u64,
-    /// The batch's loss (21).
+    /// The batch's loss: (21), or (O7) for other objectives.
     pub loss: f64,
     /// The gradient's global norm before clipping.
     pub gradient_norm: f64,
@@ -34,6 +35,7 @@ pub struct Step {
 pub struct Trainer<T> {
     config: Config,
     schedule: Schedule,
+    objective: Objective,
     model: Model<T>,
     average: Vec<T>,
     adam: Adam<T>,
@@ -68,8 +70,10 @@ impl<T: Element> Trainer<T> {
     pub fn new(config: &Config, threads: usize, kernels: impl Into<Kernels>) -> Result<Trainer<T>> {
         config.validate()?;
         let model: Model<T> = Model::new(&config.unet, config.train.seed)?;
+        let schedule = Schedule::from_config(&config.diffusion)?;
         Ok(Trainer {
-            schedule: Schedule::from_config(&config.diffusion)?,
+            objective: Objective::new(&config.diffusion, config.train.loss_weight, &schedule),
+            schedule,
             average: model.weights.clone(),
             adam: Adam::new(model.weights.len()),
             step: 0,
@@ -192,16 +196,25 @@ impl<T: Element> Trainer<T> {
         let first = self.step * batch as u64;
         self.order.prepare(seed, data.len(), first, batch);
         let (order, schedule, spare) = (&self.order, &self.schedule, &self.spare);
-        let example = |sample: usize, x_t: &mut [T], eps: &mut [T]| {
+        let (objective, timesteps) = (&self.objective, train.timesteps);
+        let example = |sample: usize, x_t: &mut [T], notes: &mut [T]| {
             let mut x0 = spare.lock().expect("no thread panicked").pop().unwrap_or_default();
             x0.resize(x_t.len(), T::zero());
             let flip = flips && rng(seed, Stream::Flip, step, sample as u64).next_u32() % 2 == 1;
             data.image_into(order.image(first + sample as u64), flip, &mut x0);
-            let t = alg1_draw(seed, step, sample as u64, schedule, &x0, eps, x_t);
+            let level = match timesteps {
+                TimestepSampling::Uniform => alg1_timestep(seed, step, sample as u64, schedule),
+                TimestepSampling::Stratified => {
+                    o08_stratified(seed, step, sample as u64, batch as u64, schedule)
+                }
+            };
+            alg1_noise(seed, step, sample as u64, level, &x0, &mut notes[..x0.len()], x_t);
+            objective.prepare(level, &x0, x_t, notes);
             spare.lock().expect("no thread panicked").push(x0);
-            t.index()
+            level.t.index()
         };
-        self.engine.gradient(&self.model, batch, &example, Some((seed, step)), &mut self.gradient)?;
+        let dropout = Some((seed, step));
+        self.engine.gradient_of(objective, &self.model, batch, &example, dropout, &mut self.gradient)?;
         let loss = self.gradient.loss;
         let clock = self.engine.clock();
         let norm = timed_for_all(clock, Work::Reduction, || {

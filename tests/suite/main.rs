@@ -37,6 +37,7 @@ mod golden_unet;
 mod gradients;
 mod hostile;
 mod kernels_hostile;
+mod objectives;
 mod onnx_scripts;
 mod peer_networks;
 mod pipeline;
