@@ -1,13 +1,15 @@
 //! CIFAR-10's binary batches: records of one label and a 32x32 image as red, green and blue planes.
 
-use super::{Dataset, Datasets, file_name};
+use super::{Dataset, Datasets, Labels, file_name};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 const RECORD: usize = 1 + 3 * PLANE;
-const CLASSES: u8 = 10;
+/// The classes in the order of the labels, as `batches.meta.txt` has them.
+const CLASSES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 const TRAIN: [&str; 5] =
     ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
 const TEST: &str = "test_batch.bin";
@@ -47,10 +49,10 @@ fn batches<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<Dataset> 
         }
         for (i, record) in bytes.chunks_exact(RECORD).enumerate() {
             let (label, planes) = (record[0], &record[1..]);
-            if label >= CLASSES {
+            if usize::from(label) >= CLASSES.len() {
                 return Err(Error::invalid(
                     format!("{}: the label of image {i}", path.display()),
-                    format!("0 to {}", CLASSES - 1),
+                    format!("0 to {}", CLASSES.len() - 1),
                     label.to_string(),
                     "the file is damaged or not CIFAR-10's binary version; get it again",
                 ));
@@ -59,6 +61,7 @@ fn batches<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<Dataset> 
             pixels.extend((0..PLANE).flat_map(|p| [planes[p], planes[PLANE + p], planes[2 * PLANE + p]]));
         }
     }
+    let labels = Labels::numbered(&labels, &CLASSES);
     Dataset::new("CIFAR-10", [SIDE, SIDE, 3], pixels, Some(labels), true)
 }
 

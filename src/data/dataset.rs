@@ -1,6 +1,6 @@
 //! Images in memory.
 
-use super::resize;
+use super::{Labels, resize};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::real::Real;
@@ -20,7 +20,7 @@ pub struct Dataset {
     shape: [usize; 3],
     /// `[N, H, W, C]`.
     pixels: Vec<u8>,
-    labels: Option<Vec<u8>>,
+    labels: Option<Labels>,
     /// Whether mirroring an image left to right gives another plausible image. It does for photographs; it
     /// does not for digits, letters or anything else that has one direction, as the shoes of Fashion-MNIST
     /// do.
@@ -68,8 +68,8 @@ pub(super) fn check_size(what: &str, (height, width): (usize, usize)) -> Result<
 }
 
 impl Dataset {
-    /// `pixels` is `[N, H, W, C]` with `shape` = [H, W, C]; `labels` has one byte per image. Pictures have 1 or 3
-    /// channels; other numbers train as well, but no grid of samples can show them.
+    /// `pixels` is `[N, H, W, C]` with `shape` = [H, W, C]; `labels` has a class for each image. Pictures have
+    /// 1 or 3 channels; other numbers train as well, but no grid of samples can show them.
     ///
     /// # Errors
     /// [`Error::Invalid`] for no images, a side of 0 or above 4096, other channels, pixels that are not a
@@ -78,7 +78,7 @@ impl Dataset {
         name: impl Into<String>,
         shape: [usize; 3],
         pixels: Vec<u8>,
-        labels: Option<Vec<u8>>,
+        labels: Option<Labels>,
         flip_makes_sense: bool,
     ) -> Result<Self> {
         let name = name.into();
@@ -101,18 +101,11 @@ impl Dataset {
                 "",
             ));
         }
-        let count = pixels.len() / each;
-        if let Some(labels) = &labels
-            && labels.len() != count
-        {
-            return Err(Error::invalid(
-                format!("{name}: labels"),
-                format!("{count}, one for each image"),
-                labels.len().to_string(),
-                "the files of images and of labels do not belong together",
-            ));
+        let dataset = Dataset { name, shape, pixels, labels: None, flip_makes_sense };
+        match labels {
+            Some(labels) => dataset.with_labels(labels),
+            None => Ok(dataset),
         }
-        Ok(Dataset { name, shape, pixels, labels, flip_makes_sense })
     }
 
     /// Images of one's own: bytes \[N, H, W, C\], such as C = 1 for grey or 3 for red, green and blue. They are not
@@ -136,6 +129,23 @@ impl Dataset {
     /// The same images, each as good a training image when it is mirrored left to right.
     pub fn with_flips(self) -> Self {
         Dataset { flip_makes_sense: true, ..self }
+    }
+
+    /// The same images with a class for each.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another number of labels than of images.
+    pub fn with_labels(self, labels: Labels) -> Result<Self> {
+        let (count, got) = (self.len(), labels.classes().len());
+        if got == count {
+            return Ok(Dataset { labels: Some(labels), ..self });
+        }
+        Err(Error::invalid(
+            format!("{}: labels", self.name),
+            format!("{count}, one for each image"),
+            got.to_string(),
+            "the files of images and of labels do not belong together",
+        ))
     }
 
     /// The name of these images, for messages and reports.
@@ -178,9 +188,14 @@ impl Dataset {
         self.shape.iter().product()
     }
 
-    /// The labels, one per image, where the source has them.
-    pub fn labels(&self) -> Option<&[u8]> {
-        self.labels.as_deref()
+    /// The images' classes, one per image, where the source has them.
+    pub fn labels(&self) -> Option<&[u32]> {
+        self.labels.as_ref().map(Labels::classes)
+    }
+
+    /// The names of the classes, by their indices; none where the images have no labels.
+    pub fn class_names(&self) -> &[String] {
+        self.labels.as_ref().map_or(&[], Labels::names)
     }
 
     /// Whether mirroring an image left to right gives another plausible image: yes for CIFAR-10 and folders
@@ -232,7 +247,7 @@ impl Dataset {
         self.check_indices(indices)?;
         let len = self.image_len();
         let pixels = indices.iter().flat_map(|i| &self.pixels[i * len..][..len]).copied().collect();
-        let labels = self.labels.as_ref().map(|labels| indices.iter().map(|&i| labels[i]).collect());
+        let labels = self.labels.as_ref().map(|labels| labels.select(indices));
         Dataset::new(self.name.clone(), self.shape, pixels, labels, self.flip_makes_sense)
     }
 
@@ -269,11 +284,12 @@ impl Dataset {
 }
 
 impl Datasets {
-    /// Both parts.
+    /// Both parts. The test images' classes become those of the training images, by their names; where one
+    /// of them is no class of the training images, the test images have no labels.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the test images have another shape than the training images.
-    pub fn new(train: Dataset, test: Option<Dataset>) -> Result<Self> {
+    pub fn new(train: Dataset, mut test: Option<Dataset>) -> Result<Self> {
         if let Some(test) = &test
             && test.shape != train.shape
         {
@@ -284,6 +300,9 @@ impl Datasets {
                 shape(test.shape),
                 "give one `size` for all, and all grey or all colour",
             ));
+        }
+        if let Some(test) = &mut test {
+            test.labels = test.labels.take().and_then(|labels| labels.renamed(train.class_names()));
         }
         Ok(Datasets { train, test })
     }
@@ -303,7 +322,7 @@ mod tests {
     /// Two images, 2x3, of the given channels, the bytes counting up.
     fn counting(channels: usize) -> Dataset {
         let bytes = (0..12 * channels as u8).collect();
-        Dataset::new("counting", [2, 3, channels], bytes, Some(vec![4, 5]), true).unwrap()
+        Dataset::new("counting", [2, 3, channels], bytes, Some(Labels::numbered(&[5, 4], &[])), true).unwrap()
     }
 
     #[test]
@@ -335,7 +354,8 @@ mod tests {
     #[test]
     fn shapes_counts_and_channels_that_do_not_fit_are_refused() {
         let new = |shape, bytes: usize, labels: Option<usize>| {
-            Dataset::new("x", shape, vec![0; bytes], labels.map(|n| vec![0; n]), false).map(|d| d.len())
+            let labels = labels.map(|n| Labels::numbered(&vec![0; n], &[]));
+            Dataset::new("x", shape, vec![0; bytes], labels, false).map(|d| d.len())
         };
         assert_eq!(new([2, 2, 1], 8, Some(2)).unwrap(), 2);
         assert_eq!(new([4096, 1, 3], 4096 * 3, None).unwrap(), 1);
@@ -359,9 +379,10 @@ mod tests {
     fn selected_images_keep_their_bytes_and_labels() {
         let data = counting(1);
         let one = data.select(&[0]).unwrap();
+        assert_eq!(one.class_names(), ["4", "5"]);
         assert_eq!(
             (one.len(), one.bytes(0).unwrap(), one.labels()),
-            (1, data.bytes(0).unwrap(), Some(&[4][..]))
+            (1, data.bytes(0).unwrap(), Some(&[1][..]))
         );
         let all: Vec<usize> = (0..data.len()).collect();
         assert_eq!(data.select(&all).unwrap(), data);

@@ -1,6 +1,6 @@
 //! Folders of images: PNG, JPEG, GIF, BMP.
 
-use super::{Dataset, Datasets, dataset::check_size, entries, file_name, jpeg, resize};
+use super::{Dataset, Datasets, Labels, dataset::check_size, entries, file_name, jpeg, resize};
 use crate::error::{Error, Result};
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
 use rayon::prelude::*;
@@ -64,26 +64,22 @@ fn dataset(folder: &Path, name: &str, size: Option<(usize, usize)>) -> Result<Da
     }
 }
 
-/// The images in order, with labels where they are in sub-folders. A label is a byte, so with more than 256
-/// sub-folders there are no labels.
-fn list(folder: &Path) -> Result<(Vec<PathBuf>, Option<Vec<u8>>)> {
+/// The images in order, with labels where they are in sub-folders: these are the classes.
+fn list(folder: &Path) -> Result<(Vec<PathBuf>, Option<Labels>)> {
     let (files, folders) = entries(folder)?;
     let direct = images(files)?;
     let mut classes = Vec::new();
     for sub in &folders {
         let inside = images(entries(sub)?.0)?;
         if !inside.is_empty() {
-            classes.push(inside);
+            classes.push((file_name(sub), inside));
         }
     }
     match (direct.is_empty(), classes.is_empty()) {
         (false, true) => Ok((direct, None)),
         (true, false) => {
-            let labels = (classes.len() <= 256).then(|| {
-                let counts = classes.iter().map(Vec::len).enumerate();
-                counts.flat_map(|(class, n)| std::iter::repeat_n(class as u8, n)).collect()
-            });
-            Ok((classes.concat(), labels))
+            let labels = Labels::sorted(classes.iter().map(|(name, files)| (name.clone(), files.len())));
+            Ok((classes.into_iter().flat_map(|(_, files)| files).collect(), Some(labels)))
         }
         (true, true) => Err(Error::invalid(
             folder.display().to_string(),

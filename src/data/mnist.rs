@@ -1,6 +1,7 @@
 //! Folders with IDX files under the names of MNIST and of the data sets in its format.
 
-use super::{Dataset, Datasets, file_name, idx, is_fashion_mnist};
+use super::embedded::FASHION_CLASSES;
+use super::{Dataset, Datasets, Labels, file_name, idx, is_fashion_mnist};
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -46,7 +47,8 @@ fn pair(files: &[PathBuf], [images, labels]: [&str; 2], name: &str) -> Result<Op
         None => None,
     };
     let fashion = [height, width] == [28, 28] && is_fashion_mnist(&pixels);
-    let name = if fashion { "Fashion-MNIST" } else { name };
+    let (name, classes) = if fashion { ("Fashion-MNIST", &FASHION_CLASSES[..]) } else { (name, &[][..]) };
+    let labels = labels.map(|labels| Labels::numbered(&labels, classes));
     Dataset::new(name, [height, width, 1], pixels, labels, false).map(Some)
 }
 

@@ -30,11 +30,13 @@ mod embedded;
 mod folder;
 pub mod idx;
 mod jpeg;
+mod labels;
 mod mnist;
 mod resize;
 
 pub use dataset::{Dataset, Datasets, unit_from_byte};
 pub(crate) use embedded::is_fashion_mnist;
+pub use labels::Labels;
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -46,9 +48,11 @@ use std::path::{Path, PathBuf};
 /// - IDX files under MNIST's names (`train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`; plain
 ///   or gzip; labels and the test pair may be missing),
 /// - CIFAR-10's binary batches (`data_batch_1.bin` to `data_batch_5.bin`; `test_batch.bin` may be missing),
-/// - images, directly, in one sub-folder per class (sorted by name, the number of the sub-folder is the
-///   label), or either of the two under `train/` and, for the test images, `test/`. All are grey if every
-///   file is, else colour.
+/// - images, directly, in one sub-folder per class (sorted by name), or either of the two under `train/` and,
+///   for the test images, `test/`. All are grey if every file is, else colour.
+///
+/// Labels come with their names: Fashion-MNIST's and CIFAR-10's own, those of the sub-folders, and the
+/// numbers in other IDX files.
 ///
 /// `size` is (height, width): every image is cropped around its centre to that aspect ratio and then resized.
 /// Without it, images keep their size, which must be the same for all.

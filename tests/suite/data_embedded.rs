@@ -20,10 +20,10 @@ fn pixels(data: &Dataset) -> (u64, u32) {
 }
 
 fn labels(data: &Dataset) -> ([u8; 20], [usize; 10], u32) {
-    let labels = data.labels().unwrap();
+    let labels: Vec<u8> = data.labels().unwrap().iter().map(|&class| class.try_into().unwrap()).collect();
     let counts = std::array::from_fn(|class| labels.iter().filter(|&&l| usize::from(l) == class).count());
     let mut crc = Crc::new();
-    crc.update(labels);
+    crc.update(&labels);
     (labels[..20].try_into().unwrap(), counts, crc.sum())
 }
 
@@ -35,6 +35,8 @@ fn the_embedded_images_and_labels_are_the_first_of_the_originals() {
         assert_eq!([set.len(), set.height(), set.width(), set.channels()], [count, 28, 28, 1]);
         assert_eq!(set.name(), "Fashion-MNIST");
         assert!(!set.flip_makes_sense(), "every shoe points left");
+        let names = set.class_names();
+        assert_eq!((names.len(), &*names[0], &*names[9]), (10, "T-shirt/top", "Ankle boot"));
     }
     assert_eq!(pixels(&train), (572_388_787, 3_140_854_334));
     assert_eq!(pixels(&test), (114_763_281, 1_228_093_332));

@@ -24,6 +24,7 @@ fn cifar_batches_load_in_order_with_planes_turned_into_pixels() {
     let sets = load(&f).unwrap();
     assert!(sets.test.is_none());
     assert_eq!((shape(&sets.train), sets.train.labels()), ([5, 32, 32, 3], Some(&[1, 2, 3, 4, 5][..])));
+    assert_eq!((sets.train.class_names().len(), &*sets.train.class_names()[3]), (10, "cat"));
     assert_eq!(sets.train.bytes(2).unwrap()[..6], [30, 0, 200, 30, 0, 200]);
     assert_eq!(sets.train.bytes(4).unwrap()[3 * 32 * 7..][..3], [50, 7, 200]);
     assert!(sets.train.flip_makes_sense());

@@ -47,9 +47,12 @@ fn idx_labels_and_test_images_are_found() {
     put(&f, "t10k-labels-idx1-ubyte.gz", &idx::pack(&[1], &[8]).unwrap());
     put(&f, "picture.png", b"no image, and not looked at");
     let sets = load(&f).unwrap();
-    assert_eq!(sets.train.labels(), Some(&[3, 200][..]));
+    assert_eq!(sets.train.labels(), Some(&[0, 1][..]));
+    assert_eq!(sets.train.class_names(), ["3", "200"]);
     let test = sets.test.unwrap();
-    assert_eq!((shape(&test), test.labels()), ([1, 3, 2, 1], Some(&[8][..])));
+    assert_eq!((shape(&test), test.labels()), ([1, 3, 2, 1], None), "8 is no class of the training images");
+    put(&f, "t10k-labels-idx1-ubyte.gz", &idx::pack(&[1], &[200]).unwrap());
+    assert_eq!(load(&f).unwrap().test.unwrap().labels(), Some(&[1][..]));
     let resized = data::load(Some(f.path()), Some((6, 4))).unwrap();
     assert_eq!((shape(&resized.train), shape(&resized.test.unwrap())), ([2, 6, 4, 1], [1, 6, 4, 1]));
 }

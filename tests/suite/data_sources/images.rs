@@ -83,6 +83,7 @@ fn sub_folders_are_classes_and_train_and_test_are_parts() {
     }
     let train = load(&f).unwrap().train;
     assert_eq!(train.labels(), Some(&[0, 1, 2, 2][..]));
+    assert_eq!(train.class_names(), ["ant", "bee", "cat"]);
     assert_eq!((0..4).map(|i| train.bytes(i).unwrap()[0]).collect::<Vec<_>>(), [3, 4, 1, 2]);
 
     let split = folder();
@@ -93,6 +94,18 @@ fn sub_folders_are_classes_and_train_and_test_are_parts() {
     let sets = load(&split).unwrap();
     assert_eq!((sets.train.len(), sets.train.labels()), (2, Some(&[0, 1][..])));
     assert_eq!(sets.test.unwrap().bytes(0).unwrap(), [7; 4]);
+    std::fs::remove_file(split.path().join("test/1.png")).unwrap();
+    put(&split, "test/y/1.png", &grey(2, 2, 8));
+    let test = load(&split).unwrap().test.unwrap();
+    assert_eq!((test.labels(), test.class_names().len()), (Some(&[1][..]), 2), "classes go by their names");
+}
+
+#[test]
+fn there_may_be_more_classes_than_a_byte_counts() {
+    let f = folder();
+    (0..300).for_each(|i| put(&f, &format!("{i:03}/1.png"), &grey(1, 1, 0)));
+    let train = load(&f).unwrap().train;
+    assert_eq!((train.labels().unwrap()[299], &*train.class_names()[299]), (299, "299"));
 }
 
 #[test]
