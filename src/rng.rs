@@ -38,6 +38,8 @@ pub enum Stream {
     /// The timestep of a stratum when the bound is evaluated; `step` is the stratum, with the draw in its
     /// upper bits.
     Stratum = 13,
+    /// Whether a training image's class is dropped.
+    Label = 20,
     /// Which images of a dataset are evaluated, and how samples are split into subsets.
     Choice = 14,
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! model_index.json                            the pipeline's parts
-//! unet/config.json                            the network
+//! unet/config.json                            the network, and the names of its classes
 //! unet/diffusion_pytorch_model.safetensors    averaged (EMA) weights by diffusers' names, FAVOR+ projections
 //! unet/raw_weights.safetensors                the weights at the end of training, not averaged
 //! scheduler/scheduler_config.json             the diffusion process
@@ -116,7 +116,7 @@ pub fn load_unet_config(path: &Path) -> Result<UnetConfig> {
     }
     match unet_folder(path) {
         // A run's configuration never changes. In a checkpoint it is in the same file as the weights.
-        Ok(folder) => unet_json::read(&folder.join(CONFIG)),
+        Ok(folder) => read_config(&folder),
         Err(error) => checkpoint(path)?.map(|found| found.state.config.unet).ok_or(error),
     }
 }
@@ -238,8 +238,23 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
     Err(Error::invalid(file.display().to_string(), "a safetensors file", got, help))
 }
 
+/// The configuration of the network in `folder`; its classes may be named in the pipeline's index instead.
+fn read_config(folder: &Path) -> Result<UnetConfig> {
+    let mut config = unet_json::read(&folder.join(CONFIG))?;
+    let index = [folder.join("..").join(INDEX), folder.join(INDEX)].into_iter().find(|f| files::is_file(f));
+    if let Some(index) = index
+        && config.num_class_embeds.is_some()
+        && config.class_names.is_empty()
+    {
+        let mut keys = Keys::read(&index)?;
+        config.class_names = unet_json::class_names(&mut keys)?;
+        config.validate().map_err(|e| keys.in_file(e))?;
+    }
+    Ok(config)
+}
+
 fn load_weights<T: Real>(folder: &Path, file: &Path) -> Result<Model<T>> {
-    let config = unet_json::read(&folder.join(CONFIG))?;
+    let config = read_config(folder)?;
     let graph = unet::build(&config)?;
     let bytes = files::read(file)?;
     let mut tensors = Tensors::open(file, &bytes)?;
@@ -274,6 +289,7 @@ fn check_index(file: &Path) -> Result<()> {
     let schedulers = schedulers.map(|name| json!(["diffusers", name]));
     keys.fixed("scheduler", &schedulers)?;
     keys.tolerate(&["_diffusers_version", "_name_or_path"]);
+    unet_json::class_names(&mut keys)?;
     keys.finish()
 }
 

@@ -12,6 +12,7 @@ use crate::config::{Activation, BlockAttention, FavorConfig, Resampling, TimeSca
 use crate::error::Result;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A level's attention, how it changes the resolution, and the type of block that has both. Blocks with
@@ -112,6 +113,7 @@ pub(super) fn read(file: &Path) -> Result<UnetConfig> {
         upsampling,
         center_input_sample: keys.get("center_input_sample", false, "true or false")?,
         num_class_embeds: keys.get("num_class_embeds", None, "a positive whole number or null")?,
+        class_names: class_names(&mut keys)?,
     };
     if uses_favor(&config) {
         config.favor = keys.require(
@@ -126,6 +128,25 @@ pub(super) fn read(file: &Path) -> Result<UnetConfig> {
     keys.finish()?;
     Ok(config)
 }
+
+/// The names of the classes: `id2label`, an object from their indices, as in the index of diffusers' DiT
+/// pipelines. `diffusers` itself ignores the key in the configuration of a network. Where all classes but the
+/// last have a name, that is the null class.
+pub(super) fn class_names(keys: &mut Keys) -> Result<Vec<String>> {
+    let expected = "the classes' names by their indices, {\"0\": \"cat\", \"1\": \"dog\"}";
+    let map: BTreeMap<usize, String> = keys.get(ID2LABEL, BTreeMap::new(), expected)?;
+    match (0..).zip(map.keys()).find(|(index, key)| index != *key) {
+        None => Ok(map.into_values().collect()),
+        Some((index, key)) => Err(keys.refuse(
+            ID2LABEL,
+            format!("a name for class {index} too"),
+            format!("none before {key}"),
+            "",
+        )),
+    }
+}
+
+const ID2LABEL: &str = "id2label";
 
 /// Keys for which only one behaviour is supported.
 fn accept_what_is_built_in(keys: &mut Keys) -> Result<()> {
@@ -279,6 +300,11 @@ pub(super) fn text(config: &UnetConfig) -> String {
     put("upsample_type", json!(upsample_type));
     if uses_favor(config) {
         put("favor", json!(config.favor));
+    }
+    if !config.class_names.is_empty() {
+        let names =
+            config.class_names.iter().enumerate().map(|(class, name)| (class.to_string(), json!(name)));
+        put(ID2LABEL, Value::Object(names.collect()));
     }
     format!("{:#}\n", Value::Object(map))
 }

@@ -4,11 +4,11 @@ use super::train::PresetName;
 use super::{ComputeArgs, latest, print_json};
 use clap::Args;
 use performer_ddpm::config::{Config, Preset};
-use performer_ddpm::data::Dataset;
+use performer_ddpm::data::{Dataset, Labels};
 use performer_ddpm::kernels::peak_gflops;
 use performer_ddpm::model::clock::{OpClock, Work};
 use performer_ddpm::model::report::report;
-use performer_ddpm::model::{Engine, Model};
+use performer_ddpm::model::{Condition, Engine, Model};
 use performer_ddpm::train::Trainer;
 use performer_ddpm::{Error, Result, checkpoint};
 use serde::Serialize;
@@ -105,6 +105,8 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let (model_name, mut config) = subject(&args)?;
     let batch = args.batch as usize;
     config.train.batch = batch;
+    // The speed does not depend on what the classes are called.
+    config.unet.class_names.clear();
     let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
     let isa = kernels.isa;
     let data = noise(&config)?;
@@ -129,12 +131,16 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     let mut engine = Engine::new(&model, threads, kernels)?;
     let x = vec![0.5; batch * model.input_len()];
     let mut out = vec![0.0; batch * model.output_len()];
-    let indices: Vec<usize> = (0..batch).map(|i| i * 997 % config.diffusion.timesteps).collect();
-    let forward = median(args.runs, || engine.forward(&model, &x, &indices, &mut out))?;
+    let condition = |i: usize| Condition {
+        index: i * 997 % config.diffusion.timesteps,
+        class: config.unet.num_class_embeds.map(|classes| i % classes),
+    };
+    let conditions: Vec<Condition> = (0..batch).map(condition).collect();
+    let forward = median(args.runs, || engine.forward(&model, &x, &conditions, &mut out))?;
     engine.start_clock();
     let start = Instant::now();
     for _ in 0..args.runs {
-        engine.forward(&model, &x, &indices, &mut out)?;
+        engine.forward(&model, &x, &conditions, &mut out)?;
     }
     let clocked = start.elapsed().as_secs_f64();
     let clock = engine.clock().expect("it was started");
@@ -220,7 +226,12 @@ fn noise(config: &Config) -> Result<Dataset> {
     let [h, w] = config.unet.sample_size;
     let c = config.unet.in_channels;
     let pixels: Vec<u8> = (0..config.train.batch * h * w * c).map(|i| (i * 7919 % 251) as u8).collect();
-    Dataset::new("made-up images", [h, w, c], pixels, None, true)
+    let classes = config.unet.classes();
+    let labels = (classes > 0).then(|| {
+        let of_each = (0..config.train.batch).map(|i| (i % classes) as u32).collect();
+        Labels::new(of_each, (0..classes).map(|class| config.unet.class_name(class)).collect())
+    });
+    Dataset::new("made-up images", [h, w, c], pixels, labels.transpose()?, true)
 }
 
 /// The median time of a call in seconds, after two that do not count.

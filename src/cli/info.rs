@@ -93,8 +93,23 @@ fn print_totals(info: &Info, batch: u32, threads: usize) {
         TimeScaleShift::ScaleShift => "the time embedding as scale and shift",
     };
     let range = if *center_input_sample { "; takes images in [0, 1]" } else { "" };
-    let classes = num_class_embeds.map_or(String::new(), |classes| format!("; {classes} classes"));
-    println!("residual blocks with {}, {time}{range}{classes}", act_fn.name());
+    println!("residual blocks with {}, {time}{range}", act_fn.name());
+    if num_class_embeds.is_some() {
+        println!("{}", classes_in_words(info.unet));
+    }
+}
+
+/// The classes that the network knows.
+fn classes_in_words(unet: &UnetConfig) -> String {
+    let null = match unet.null_class() {
+        Some(null) => format!(" and the null class {null}, for guidance"),
+        None => String::new(),
+    };
+    let names = match unet.class_names.join(", ") {
+        names if names.is_empty() => ", without names".to_owned(),
+        names => format!(": {names}"),
+    };
+    format!("{} classes{null}{names}", unet.classes())
 }
 
 fn print_layers(info: &Info, schedule: &Schedule) -> Result<()> {

@@ -52,12 +52,25 @@ pub struct TrainArgs {
     /// m, the number of FAVOR+ projections
     #[arg(long, value_name = "M")]
     features: Option<usize>,
+    /// Tell the network each image's class, by the labels of the data: `sample` then makes images of a class
+    #[arg(long)]
+    classes: bool,
+    /// The share of images that it is told no class of, for `sample --guidance`; 0 for no guidance
+    #[arg(
+        long,
+        default_value_t = 0.1,
+        value_name = "P",
+        requires = "classes",
+        allow_negative_numbers = true
+    )]
+    drop_label: f64,
     /// Seed of everything random
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Continue a run [default DIR: runs/latest]
     #[arg(long, value_name = "DIR", num_args = 0..=1,
-          conflicts_with_all = ["preset", "config", "data", "size", "out", "batch", "lr", "attention", "features", "seed"],
+          conflicts_with_all = ["preset", "config", "data", "size", "out", "batch", "lr", "attention",
+                                "features", "classes", "seed"],
           conflicts_with_all = OBJECTIVE)]
     resume: Option<Option<PathBuf>>,
     #[command(flatten)]
@@ -109,6 +122,9 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
             if args.config.is_none() {
                 config = config.for_images(data.train.shape());
             }
+            if args.classes {
+                config = config.for_classes(class_names(&data.train)?, args.drop_label);
+            }
             config.validate()?;
             check_fit(&config, &data.train)?;
             let folder = match &args.out {
@@ -140,6 +156,9 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         run.folder().display()
     );
     progress.say(&started);
+    if config.unet.num_class_embeds.is_some() {
+        progress.say(&classes_in_words(&config));
+    }
     let stop = || interrupts.load(Ordering::Relaxed) > 0;
     let outcome = run.train(&config, &data.train, options, stop, |event| match event {
         Event::Started { step, parameters, note } => {
@@ -174,6 +193,34 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// The names of the images' classes.
+fn class_names(data: &data::Dataset) -> Result<&[String]> {
+    match data.class_names() {
+        [] => Err(Error::invalid(
+            "--classes",
+            "images with labels: IDX files with theirs, CIFAR-10, or pictures in a folder for each class",
+            format!("{}, which has none", data.name()),
+            "leave it out to train without classes",
+        )),
+        names => Ok(names),
+    }
+}
+
+/// What the network is told of the images' classes.
+fn classes_in_words(config: &Config) -> String {
+    let unet = &config.unet;
+    let names: Vec<String> = (0..unet.classes().min(SHOWN)).map(|class| unet.class_name(class)).collect();
+    let rest = if unet.classes() > SHOWN { ", .." } else { "" };
+    let dropped = match unet.null_class() {
+        Some(_) => format!("; no class is told of {} % of the images", 100.0 * config.train.drop_label),
+        None => String::new(),
+    };
+    format!("{} classes: {}{rest}{dropped}", unet.classes(), names.join(", "))
+}
+
+/// Classes whose names are shown.
+const SHOWN: usize = 20;
 
 /// The command that goes on with a stopped run to the same end and the same bits; threads do not matter to
 /// either.

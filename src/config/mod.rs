@@ -17,6 +17,7 @@
 //! ```
 
 mod attention;
+mod classes;
 mod diffusion;
 mod images;
 mod objective;

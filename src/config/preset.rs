@@ -71,6 +71,7 @@ fn unet() -> UnetConfig {
         upsampling: Vec::new(),
         center_input_sample: false,
         num_class_embeds: None,
+        class_names: Vec::new(),
     }
 }
 
@@ -100,6 +101,7 @@ fn fashion(kind: BlockAttention) -> Config {
             flip: true,
             loss_weight: LossWeight::None,
             timesteps: TimestepSampling::Uniform,
+            drop_label: 0.0,
             checkpoint_every: 400,
             grids: 3,
             plan: Vec::new(),
@@ -141,6 +143,7 @@ fn cifar10() -> Config {
             flip: true,
             loss_weight: LossWeight::None,
             timesteps: TimestepSampling::Uniform,
+            drop_label: 0.0,
             checkpoint_every: 1000,
             grids: 160,
             plan: Vec::new(),

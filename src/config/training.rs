@@ -122,6 +122,10 @@ pub struct TrainConfig {
     /// How timesteps are drawn.
     #[serde(default, skip_serializing_if = "TimestepSampling::is_uniform")]
     pub timesteps: TimestepSampling,
+    /// The probability that an image counts as one of the [null class](UnetConfig::null_class) (Ho & Salimans
+    /// 2022, p_uncond of Algorithm 1).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drop_label: f64,
     /// Steps between checkpoints; 0 for one at the end only.
     pub checkpoint_every: u64,
     /// Sample grids in equal shares of the run, the last at its end; 0 for none.
@@ -130,6 +134,10 @@ pub struct TrainConfig {
     /// A run by the clock records its own here, and one that is given them takes the same steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plan: Vec<PlanEntry>,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 impl TrainConfig {
@@ -317,6 +325,7 @@ impl Config {
                 "a network has twice the channels of its images where it learns the variance, else as many",
             ));
         }
+        self.validate_dropped_labels()?;
         self.train.validate()
     }
 

@@ -89,6 +89,10 @@ pub struct UnetConfig {
     /// takes no classes. Each has a trained vector, which is added to the time embedding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_class_embeds: Option<usize>,
+    /// What the classes are called, by their indices; one fewer than `num_class_embeds` where the last of
+    /// those is the [null class](UnetConfig::null_class). None for classes without names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
 }
 
 impl UnetConfig {
@@ -178,6 +182,7 @@ impl UnetConfig {
             let help = "leave it out for a network without classes";
             return fail("num_class_embeds", "1 to 1048576".into(), classes.to_string(), help);
         }
+        self.validate_class_names()?;
         let channels = self.block_out_channels.iter().map(|n| ("block_out_channels", *n, 1 << 14));
         let numbers = [
             ("in_channels", self.in_channels, 1 << 10),

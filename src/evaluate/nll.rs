@@ -23,7 +23,7 @@ use crate::equations::{Level, Schedule, Timestep};
 use crate::error::{Error, Result};
 use crate::kernels::Element;
 use crate::machine;
-use crate::model::{Engine, Model};
+use crate::model::{Condition, Engine, Model};
 use crate::real::Real;
 use crate::rng::{Stream, fill_normal, rng};
 use crate::sample::Pipeline;
@@ -146,7 +146,8 @@ pub fn likelihood(
 }
 
 /// The bound of a model on `images` \[n, h w c\] in [-1, 1], with its schedule and what it says of x_t;
-/// `observer` gets the finished share.
+/// `observer` gets the finished share. A network with classes is told the null class: the bound is on p(x_0),
+/// not on p(x_0) given the class.
 ///
 /// # Errors
 /// As [`bound_by`], and [`Error::Invalid`] for images of another size than the network's.
@@ -169,16 +170,25 @@ pub fn bound<T: Element>(
             "evaluate on data of the size that the model was trained with",
         ));
     }
+    let class = model.config.null_class();
+    if class.is_none() && model.config.num_class_embeds.is_some() {
+        return Err(Error::invalid(
+            "the bound",
+            "a network without classes or with a null class",
+            "a network that needs a class for each image",
+            "compare the model's samples with images instead",
+        ));
+    }
     let channels = model.graph.shape(model.graph.output).c;
-    let (mut indices, mut both) = (Vec::new(), Vec::new());
+    let (mut conditions, mut both) = (Vec::new(), Vec::new());
     let network = |x: &[T], t: &[Timestep], mut outputs: Outputs<T>| {
-        indices.clear();
-        indices.extend(t.iter().map(|t| t.index()));
+        conditions.clear();
+        conditions.extend(t.iter().map(|t| Condition { index: t.index(), class }));
         if !has_variance {
-            return engine.forward(model, x, &indices, outputs.prediction);
+            return engine.forward(model, x, &conditions, outputs.prediction);
         }
         both.resize(t.len() * len_out, T::zero());
-        engine.forward(model, x, &indices, &mut both)?;
+        engine.forward(model, x, &conditions, &mut both)?;
         outputs.split(&both, channels);
         Ok(())
     };

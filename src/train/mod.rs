@@ -25,6 +25,7 @@
 //! ```
 
 mod budget;
+mod classes;
 mod fit;
 mod metrics;
 mod optimizer;

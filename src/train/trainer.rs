@@ -1,5 +1,6 @@
 //! Algorithm 1, one step at a time.
 
+use super::classes::told_class;
 use super::fit::check_fit;
 use super::optimizer::{Adam, Update, clip_factor, global_norm};
 use crate::config::{Config, TimestepSampling, TrainConfig};
@@ -10,7 +11,7 @@ use crate::equations::objective::{Objective, o08_stratified};
 use crate::error::{Error, Result};
 use crate::kernels::{Element, Kernels};
 use crate::model::clock::{Work, timed_for_all};
-use crate::model::{Engine, Gradient, Model};
+use crate::model::{Condition, Engine, Gradient, Model};
 use crate::rng::{Stream, rng};
 use crate::sample::{Compute, Pipeline};
 use rand::Rng;
@@ -197,11 +198,13 @@ impl<T: Element> Trainer<T> {
         self.order.prepare(seed, data.len(), first, batch);
         let (order, schedule, spare) = (&self.order, &self.schedule, &self.spare);
         let (objective, timesteps) = (&self.objective, train.timesteps);
+        let (config, labels) = (&self.config, data.labels());
         let example = |sample: usize, x_t: &mut [T], notes: &mut [T]| {
             let mut x0 = spare.lock().expect("no thread panicked").pop().unwrap_or_default();
             x0.resize(x_t.len(), T::zero());
             let flip = flips && rng(seed, Stream::Flip, step, sample as u64).next_u32() % 2 == 1;
-            data.image_into(order.image(first + sample as u64), flip, &mut x0);
+            let image = order.image(first + sample as u64);
+            data.image_into(image, flip, &mut x0);
             let level = match timesteps {
                 TimestepSampling::Uniform => alg1_timestep(seed, step, sample as u64, schedule),
                 TimestepSampling::Stratified => {
@@ -211,7 +214,8 @@ impl<T: Element> Trainer<T> {
             alg1_noise(seed, step, sample as u64, level, &x0, &mut notes[..x0.len()], x_t);
             objective.prepare(level, &x0, x_t, notes);
             spare.lock().expect("no thread panicked").push(x0);
-            level.t.index()
+            let label = labels.map(|labels| labels[image]);
+            Condition { index: level.t.index(), class: told_class(config, label, step, sample as u64) }
         };
         let dropout = Some((seed, step));
         self.engine.gradient_of(objective, &self.model, batch, &example, dropout, &mut self.gradient)?;

@@ -137,6 +137,7 @@ fn missing_keys_have_diffusers_defaults() {
         upsampling: vec![],
         center_input_sample: false,
         num_class_embeds: None,
+        class_names: vec![],
     };
     assert_eq!(load_unet_config(&file).unwrap(), expected);
     assert_eq!(load_unet_config(folder.path()).unwrap(), expected);
