@@ -62,6 +62,7 @@
 //! | train in memory, a step at a time | [`Trainer`] |
 //! | train in a folder that can be resumed, with a callback | [`train::Run`] |
 //! | choose a network, a noise schedule, an optimiser | [`config::Config`], [`config::Preset`] |
+//! | train on labels, sample and guide classes | [`config::Config::for_classes`], [`SampleOptions::classes`] |
 //! | measure bits per dimension | [`evaluate::likelihood`] |
 //! | compare samples with images | [`evaluate::Comparison`], [`evaluate::features::Extractor`] |
 //! | write an ONNX file | [`Pipeline::export`], [`export`] |

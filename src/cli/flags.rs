@@ -7,6 +7,10 @@ use performer_ddpm::Error;
 const FLAGS: &[(&str, &str)] = &[
     ("SampleOptions::count", "-n"),
     ("SampleOptions::batch", "--batch"),
+    ("SampleOptions::classes", "--class"),
+    ("Guidance::weight", "--guidance"),
+    ("Guidance::interval", "--guidance-interval"),
+    ("Guidance::rescale", "--guidance-rescale"),
     ("FeatureOptions::batch", "--batch"),
     ("FeatureOptions::input", "--features-input NAME"),
     ("FeatureOptions::output", "--features-output NAME"),
@@ -22,6 +26,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("Budget::Minutes", "--minutes"),
     ("Plan::variants", "--variants"),
     ("TrainConfig::lr", "--lr"),
+    ("TrainConfig::drop_label", "train --classes and --drop-label"),
     ("schedule", "--schedule"),
     ("timesteps", "--timesteps"),
     ("noise", "--noise"),

@@ -13,6 +13,7 @@ macro_rules! eprintln {
 mod audit;
 mod bench;
 mod choices;
+mod classes;
 mod compare;
 mod evaluate;
 mod export;

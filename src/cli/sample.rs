@@ -3,12 +3,13 @@
 mod options;
 mod source;
 
+use super::classes::GuidanceArgs;
 use super::progress::Progress;
 use super::reverse::ReverseArgs;
 use super::{ComputeArgs, model_path, print_json};
 use clap::{Args, ValueEnum};
 use ndarray::{Array4, Array5, ArrayView4, Axis, s};
-use performer_ddpm::output::{read_npy, write_atomically, write_gif, write_npy, write_png};
+use performer_ddpm::output::{a_row_for_each, read_npy, write_atomically, write_gif, write_npy, write_png};
 use performer_ddpm::{Error, Result};
 use performer_ddpm_onnx::runner::Device;
 use serde::Serialize;
@@ -25,17 +26,24 @@ use std::time::{Duration, Instant};
 ///
 /// Examples:
 ///   performer-ddpm sample -n 64 --sampler ddim --steps 50 --out grid.png
+///   performer-ddpm sample --class Bag,Sneaker --guidance 2
 ///   performer-ddpm sample model.onnx --device cuda
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct SampleArgs {
     /// Model folder, run folder or .onnx file [default: runs/latest]
     model: Option<PathBuf>,
-    /// Number of images [default: 64, or those of --noise]
+    /// Number of images [default: 64, or those of --noise; some more for as many of each class]
     #[arg(short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     n: Option<u32>,
     #[command(flatten)]
     reverse: ReverseArgs,
+    /// The images' classes by name or index, such as Bag or 8,9: image i is of the i-th in turn, and the grid
+    /// has a row for each [default: all that the model knows]
+    #[arg(long, value_name = "NAME|INDEX", value_delimiter = ',')]
+    class: Vec<String>,
+    #[command(flatten)]
+    guidance: GuidanceArgs,
     /// Seed of x_T and of the noise
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -88,15 +96,7 @@ pub struct SampleArgs {
     compute: ComputeArgs,
 }
 
-/// Images where nothing says how many.
-const IMAGES: u32 = 64;
-
 impl SampleArgs {
-    /// The number of images.
-    fn count(&self) -> u32 {
-        self.n.unwrap_or(IMAGES)
-    }
-
     /// The files to write.
     fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
         self.npy.iter().chain([&self.out]).chain(&self.gif).chain(&self.strip)
@@ -162,7 +162,10 @@ fn shown(name: Option<impl ValueEnum>) -> String {
 
 #[derive(Serialize)]
 struct Figures {
-    images: u32,
+    images: usize,
+    /// The names of the images' classes, which come in turn.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    classes: Vec<String>,
     batch: usize,
     seconds: f64,
     images_per_s: f64,
@@ -198,6 +201,9 @@ pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
     if args.verbose {
         job.explain().iter().for_each(|line| progress.say(line));
     }
+    if !job.classes.is_empty() {
+        progress.say(&format!("classes in turn, a row for each: {}", job.classes.join(", ")));
+    }
     args.outputs().try_for_each(|path| check_writable(path))?;
     let mut moments = Moments { images: Vec::new(), failure: None };
     let mut clock = vec![Instant::now()];
@@ -217,17 +223,18 @@ pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
     // The files' images are in [-1, 1]; the last step of some samplers leaves it.
     images.mapv_inplace(|x| x.clamp(-1.0, 1.0));
     let moments = moments.finish(images.dim());
-    let (seconds, count) = (clock[0].elapsed().as_secs_f64(), args.count());
+    let (seconds, count) = (clock[0].elapsed().as_secs_f64(), job.options.count);
     if !args.compute.quiet && !args.json {
-        eprintln!("{count} images in {seconds:.1} s, {:.2} images/s", f64::from(count) / seconds);
+        eprintln!("{count} images in {seconds:.1} s, {:.2} images/s", count as f64 / seconds);
     }
-    let (files, outcome) = write(&args, &images, moments);
+    let (files, outcome) = write(&args, &images, job.classes.len(), moments);
     if args.json {
         print_json(&Figures {
             images: count,
+            classes: job.classes,
             batch: job.options.batch,
             seconds,
-            images_per_s: f64::from(count) / seconds,
+            images_per_s: count as f64 / seconds,
             batch_seconds: clock.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect(),
             backend: description.backend.name(),
             version: description.version,
@@ -282,10 +289,11 @@ fn check_writable(path: &Path) -> Result<()> {
 }
 
 /// Writes the files that were asked for, even if one of them fails; returns the names of those written, and
-/// the first failure.
+/// the first failure. The grid has a row for each of the `classes` that the images are of in turn.
 fn write(
     args: &SampleArgs,
     images: &Array4<f32>,
+    classes: usize,
     moments: Result<Vec<Array4<f32>>>,
 ) -> (Vec<String>, Result<()>) {
     let (moments, mut outcome) = match moments {
@@ -298,7 +306,8 @@ fn write(
         results.push((path, write_npy(path, clipped.view().permuted_axes([0, 3, 1, 2]))));
     }
     let shown = images.len_of(Axis(0)).min(GRID);
-    results.push((&args.out, write_png(&args.out, images.slice(s![..shown, .., .., ..]), None)));
+    let (grid, columns) = a_row_for_each(images.slice(s![..shown, .., .., ..]), classes);
+    results.push((&args.out, write_png(&args.out, grid.view(), columns)));
     let views: Vec<ArrayView4<f32>> = moments.iter().map(|moment| moment.view()).collect();
     if let Some(first) = views.first() {
         if let Some(path) = &args.gif {
@@ -351,7 +360,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let args = arguments(folder.path());
         let images = Array4::<f32>::zeros((2, 4, 4, 1));
-        let (files, outcome) = write(&args, &images, Ok(vec![images.clone(); 3]));
+        let (files, outcome) = write(&args, &images, 0, Ok(vec![images.clone(); 3]));
         let strip = args.strip.as_deref().unwrap();
         assert_eq!(files, names(&[&args.out, strip]));
         assert!(outcome.unwrap_err().to_string().contains("missing/a.npy"));
@@ -362,7 +371,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let args = arguments(folder.path());
         let lost = Err(Error::invalid("x_t", "to be had", "nothing", ""));
-        let (files, outcome) = write(&args, &Array4::zeros((2, 4, 4, 1)), lost);
+        let (files, outcome) = write(&args, &Array4::zeros((2, 4, 4, 1)), 0, lost);
         assert_eq!(files, names(&[&args.out]));
         assert!(outcome.unwrap_err().to_string().contains("x_t"));
     }

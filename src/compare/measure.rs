@@ -112,6 +112,7 @@ impl Subject {
             steps: Some(steps),
             spacing: Spacing::Trailing,
             clip_x0: if self.clip_x0 { ClipX0::KeepEps } else { ClipX0::Off },
+            ..SampleOptions::default()
         };
         sample(&self.model, &self.schedule, &mut self.engine, &options, None, |_| {})
     }

@@ -4,7 +4,7 @@ use super::write_atomically;
 use crate::error::{Error, Result};
 use image::codecs::{gif, png::PngEncoder};
 use image::{Delay, Frame, Rgb, RgbImage};
-use ndarray::{ArrayView3, ArrayView4};
+use ndarray::{Array4, ArrayView3, ArrayView4, Axis};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -68,6 +68,23 @@ pub fn grid(images: ArrayView4<'_, f32>, columns: Option<usize>) -> Result<RgbIm
         draw(&mut canvas, image, (top, left), scale);
     }
     Ok(canvas)
+}
+
+/// Images of `kinds` kinds in turn, i of kind i mod kinds, in the order of a grid with a row for each kind,
+/// and the grid's columns. The places that a shorter row leaves are black.
+///
+/// Where no kind has a second image, or there is but one kind, the images are left in their order.
+pub fn a_row_for_each(images: ArrayView4<'_, f32>, kinds: usize) -> (Array4<f32>, Option<usize>) {
+    let (n, h, w, c) = images.dim();
+    if kinds < 2 || n <= kinds {
+        return (images.to_owned(), None);
+    }
+    let columns = n.div_ceil(kinds);
+    let mut rows = Array4::from_elem((kinds * columns, h, w, c), -1.0);
+    for (i, image) in images.outer_iter().enumerate() {
+        rows.index_axis_mut(Axis(0), i % kinds * columns + i / kinds).assign(&image);
+    }
+    (rows, Some(columns))
 }
 
 /// Draws one image, `[H, W, C]`, each pixel as a square of side `scale`.
@@ -176,6 +193,17 @@ mod tests {
         assert_eq!(canvas.get_pixel(68, 44).0, [0.3f32, 0.6, 0.9].map(|v| byte_from_unit(v - 1.0)));
         assert_eq!(canvas.get_pixel(2, 86).0, [0.4f32, 0.7, 1.0].map(|v| byte_from_unit(v - 1.0)));
         assert_eq!(*canvas.get_pixel(70, 90), GUTTER_COLOUR);
+    }
+
+    #[test]
+    fn each_kind_has_a_row() {
+        let images = Array4::from_shape_fn((7, 1, 1, 1), |(n, ..)| n as f32);
+        let (rows, columns) = a_row_for_each(images.view(), 3);
+        assert_eq!(columns, Some(3));
+        assert_eq!(rows.iter().copied().collect::<Vec<_>>(), [0., 3., 6., 1., 4., -1., 2., 5., -1.]);
+        for kinds in [0, 1, 7, 9] {
+            assert_eq!(a_row_for_each(images.view(), kinds), (images.clone(), None));
+        }
     }
 
     #[test]

@@ -27,6 +27,6 @@ mod plot;
 pub use atomic::write_atomically;
 pub use axis::Scale;
 pub use chart::{Chart, ChartAxis, Corner, Look, Series};
-pub use grid::{byte_from_unit, grid, write_gif, write_png};
+pub use grid::{a_row_for_each, byte_from_unit, grid, write_gif, write_png};
 pub use npy::{read_npy, write_npy};
 pub use plot::{loss_curve, write_loss_curve};

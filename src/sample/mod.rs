@@ -19,6 +19,21 @@
 //! # }
 //! ```
 //!
+//! A model with classes has images of all of them in turn, or of those that are chosen, and can be led
+//! further towards them:
+//!
+//! ```no_run
+//! # use performer_ddpm::sample::{Guidance, Pipeline, SampleOptions};
+//! # fn main() -> performer_ddpm::Result<()> {
+//! let mut pipeline = Pipeline::load("runs/garments")?;
+//! let bag = pipeline.unet().expect("a model folder").find_class("Bag")?;
+//! let guidance = Guidance { interval: [0.3, 5.0], ..Guidance::weight(2.0) };
+//! let bags = SampleOptions { classes: vec![bag], guidance, ..pipeline.options() };
+//! let images = pipeline.sample(&bags)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! [`Compute`] says what computes: the engine with so many threads, or ONNX Runtime on a processor or a GPU,
 //! with the same images to rounding.
 //!
@@ -26,6 +41,7 @@
 //! ONNX runtime ([`onnx::OnnxDenoiser`]), or one of your own. [`sample_with`] gives all of them the same
 //! numbers.
 
+mod conditions;
 mod native;
 mod noise;
 pub mod onnx;
@@ -33,6 +49,8 @@ mod pipeline;
 
 pub use crate::equations::Spacing;
 pub use crate::equations::ddim::ClipX0;
+pub use crate::equations::guidance::Guidance;
+pub use conditions::{Classes, Conditions, Passes, images_for};
 pub use native::Native;
 pub use pipeline::{Compute, Diffusion, Pipeline, is_onnx};
 
@@ -47,6 +65,7 @@ use crate::kernels::Element;
 use crate::machine;
 use crate::model::{Engine, Model};
 use crate::real::Real;
+use conditions::Turns;
 use ndarray::{Array4, ArrayView5};
 use noise::Noise;
 
@@ -69,7 +88,7 @@ pub enum Sampler {
 }
 
 /// What to sample.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SampleOptions {
     /// Number of images.
     pub count: usize,
@@ -85,6 +104,11 @@ pub struct SampleOptions {
     pub spacing: Spacing,
     /// Whether the predicted x_0 is clipped to [-1, 1] at every step, and which noise DDIM then uses.
     pub clip_x0: ClipX0,
+    /// The images' classes: image i is of class `classes[i % classes.len()]`. Where there are none, of all
+    /// that the network knows in turn.
+    pub classes: Vec<usize>,
+    /// How far the images are led towards their classes.
+    pub guidance: Guidance,
 }
 
 /// The steps that a [`Denoiser`] takes.
@@ -208,8 +232,13 @@ pub trait Denoiser<T> {
     /// Height, width and channels of an image.
     fn image(&self) -> [usize; 3];
 
-    /// Replaces x_T by x_0; `x` is \[n, h, w, c\]. `z` is called in the order of the steps, and only where
-    /// noise is added.
+    /// The classes that it knows.
+    fn classes(&self) -> Classes {
+        Classes::default()
+    }
+
+    /// Replaces x_T by x_0; `x` is \[n, h, w, c\], and `conditions` are of these n images. `z` is called in
+    /// the order of the steps, and only where noise is added.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if a prediction or an image is not finite; those of the runtime;
@@ -217,6 +246,7 @@ pub trait Denoiser<T> {
     fn denoise(
         &mut self,
         process: &Process,
+        conditions: &Conditions,
         x: &mut [T],
         z: &mut DrawNoise<T>,
         watch: &mut Watch<T>,
@@ -281,6 +311,7 @@ pub fn sample_with<T: Real>(
         }
     }
     let process = options.process(schedule)?;
+    let turns = Turns::new(denoiser.classes(), options, schedule)?;
     let steps = process.steps();
     let [h, w, c] = denoiser.image();
     let noise = noise.map_or(Noise::Seed(options.seed), Noise::Array);
@@ -299,7 +330,8 @@ pub fn sample_with<T: Real>(
         let mut watch = |k: usize, fetch: &mut dyn FnMut() -> Result<Vec<T>>| {
             observer(SampleProgress { batch, batches, step: k + 1, steps, fetch });
         };
-        denoiser.denoise(&process, x, &mut z, &mut watch)?;
+        let conditions = turns.of(first, x.len() / len);
+        denoiser.denoise(&process, &conditions, x, &mut z, &mut watch)?;
     }
     let images = Array4::from_shape_vec((options.count, h, w, c), images);
     Ok(images.expect("as many numbers as count images have"))

@@ -1,14 +1,15 @@
 //! Sampling with the engine.
 
-use super::{Denoiser, DrawNoise, Process, Watch};
+use super::{Classes, Conditions, Denoiser, DrawNoise, Passes, Process, Watch};
 use crate::equations::Timestep;
 use crate::equations::algorithms::alg2_sample;
 use crate::equations::ddim::ddim_sample;
+use crate::equations::guidance::{g01_guide, g03_rescale};
 use crate::equations::solver::Outputs;
 use crate::equations::update::ReverseProcess;
 use crate::error::{Error, Result};
 use crate::kernels::Element;
-use crate::model::{Engine, Model};
+use crate::model::{Condition, Engine, Model};
 use crate::real::Real;
 
 /// The engine as a [`Denoiser`].
@@ -45,29 +46,106 @@ impl<T: Element> Denoiser<T> for Native<'_, T> {
         [shape.h, shape.w, shape.c]
     }
 
+    fn classes(&self) -> Classes {
+        Classes::from(&self.model.config)
+    }
+
     fn denoise(
         &mut self,
         process: &Process,
+        conditions: &Conditions,
         x: &mut [T],
         z: &mut DrawNoise<T>,
         watch: &mut Watch<T>,
     ) -> Result<()> {
-        let [_, _, c] = self.image();
-        let (image, has_variance) =
-            (self.model.input_len(), self.model.output_len() != self.model.input_len());
+        let (image, output) = (self.model.input_len(), self.model.output_len());
+        let has_variance = output != image;
         let n = x.len() / image;
-        let indices = |t: Timestep| vec![t.index(); n];
-        let mut both = vec![T::zero(); if has_variance { n * self.model.output_len() } else { 0 }];
+        let mut guided = Guided::new();
+        let mut both = Vec::new();
         let network = |x: &[T], t: Timestep, outputs: Outputs<T>| {
-            if !has_variance {
-                return self.engine.forward(self.model, x, &indices(t), outputs.prediction);
+            let passes = conditions.passes(t);
+            let told = told(conditions, passes, t, n);
+            if passes == Passes::Both {
+                return self.guide(conditions, x, &told, outputs, &mut guided);
             }
-            self.engine.forward(self.model, x, &indices(t), &mut both)?;
-            let mut outputs = outputs;
-            outputs.split(&both, 2 * c);
+            if !has_variance {
+                return self.engine.forward(self.model, x, &told, outputs.prediction);
+            }
+            both.resize(n * output, T::zero());
+            self.engine.forward(self.model, x, &told, &mut both)?;
+            self.part(&both, outputs);
             Ok(())
         };
         denoise_by_network(process, x, [image, usize::from(has_variance)], z, network, watch)
+    }
+}
+
+/// Buffers of the two passes of guidance, which are one batch.
+struct Guided<T> {
+    /// x_t twice.
+    x: Vec<T>,
+    /// The network's outputs for the classes, then those for the null class.
+    outputs: Vec<T>,
+    with_class: Vec<T>,
+    without_class: Vec<T>,
+}
+
+impl<T> Guided<T> {
+    /// Buffers that grow when they are used.
+    fn new() -> Self {
+        Guided { x: Vec::new(), outputs: Vec::new(), with_class: Vec::new(), without_class: Vec::new() }
+    }
+}
+
+impl<T: Element> Native<'_, T> {
+    /// (G1) and (G3), image by image. A learned variance is the one for the class.
+    fn guide(
+        &mut self,
+        conditions: &Conditions,
+        x: &[T],
+        told: &[Condition],
+        outputs: Outputs<T>,
+        buffers: &mut Guided<T>,
+    ) -> Result<()> {
+        let (image, output) = (self.model.input_len(), self.model.output_len());
+        let half = x.len() / image * output;
+        buffers.x.clear();
+        buffers.x.extend(x.iter().chain(x));
+        buffers.outputs.resize(2 * half, T::zero());
+        self.engine.forward(self.model, &buffers.x, told, &mut buffers.outputs)?;
+        let (with, without) = buffers.outputs.split_at(half);
+        let Outputs { prediction, variance } = outputs;
+        for (half, into) in [(without, &mut buffers.without_class), (with, &mut buffers.with_class)] {
+            into.resize(x.len(), T::zero());
+            self.part(half, Outputs { prediction: into, variance: &mut *variance });
+        }
+        let guidance = conditions.guidance;
+        g01_guide(guidance.weight, &buffers.with_class, &buffers.without_class, prediction);
+        let images = prediction.chunks_exact_mut(image).zip(buffers.with_class.chunks_exact(image));
+        images.for_each(|(guided, with_class)| g03_rescale(guidance.rescale, with_class, guided));
+        Ok(())
+    }
+
+    /// Parts the network's outputs: the prediction and, where there is one, the variance.
+    fn part(&self, both: &[T], mut outputs: Outputs<T>) {
+        if both.len() == outputs.prediction.len() {
+            outputs.prediction.copy_from_slice(both);
+        } else {
+            outputs.split(both, self.model.graph.shape(self.model.graph.output).c);
+        }
+    }
+}
+
+/// What the network is told of n images, and with two passes of the same n images once more.
+fn told(conditions: &Conditions, passes: Passes, t: Timestep, n: usize) -> Vec<Condition> {
+    let index = t.index();
+    let of_class = (0..n).map(|i| Condition { index, class: conditions.classes.get(i).copied() });
+    let of_null = std::iter::repeat_n(Condition { index, class: conditions.null }, n);
+    match passes {
+        Passes::Class => of_class.collect(),
+        Passes::Null => of_null.collect(),
+        Passes::Both => of_class.chain(of_null).collect(),
     }
 }
 

@@ -5,7 +5,7 @@ mod frame;
 mod graphs;
 mod ports;
 
-use super::{Denoiser, DrawNoise, Process, Watch};
+use super::{Conditions, Denoiser, DrawNoise, Process, Watch};
 use crate::error::{Error, Result};
 use crate::export::{GraphKind, Metadata, SamplerSummary};
 use graphs::Loaded;
@@ -118,6 +118,7 @@ impl Denoiser<f32> for OnnxDenoiser {
     fn denoise(
         &mut self,
         process: &Process,
+        _: &Conditions,
         x: &mut [f32],
         z: &mut DrawNoise<f32>,
         watch: &mut Watch<f32>,

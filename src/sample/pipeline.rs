@@ -1,9 +1,12 @@
 //! A trained model that is ready for use, whatever it was loaded from.
 
 use super::onnx::{OnnxDenoiser, Runtime};
-use super::{ClipX0, Denoiser, Native, SampleOptions, SampleProgress, Sampler, Spacing, sample_with};
+use super::{
+    ClipX0, Denoiser, Guidance, Native, SampleOptions, SampleProgress, Sampler, Spacing, images_for,
+    sample_with,
+};
 use crate::checkpoint::model_folder::{self, LoadedModel};
-use crate::config::{DiffusionConfig, VarianceKind};
+use crate::config::{DiffusionConfig, UnetConfig, VarianceKind};
 use crate::equations::Schedule;
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
@@ -255,9 +258,12 @@ impl Pipeline {
     }
 
     /// The options of sampling where nothing else is wanted: [`SampleOptions::default`] with what the model
-    /// says of its own process, the sampler that a graph holds, and the batch that it is fixed to.
+    /// says of its own process, as many images of each of its classes, the sampler that a graph holds, and
+    /// the batch that it is fixed to.
     pub fn options(&self) -> SampleOptions {
         let mut options = self.diffusion.options();
+        options.count = images_for(self.unet().map_or(0, UnetConfig::classes), options.count);
+        options.batch = options.count;
         if let Network::Graph { denoiser, fixed, .. } = &self.network {
             if let Some(summary) = fixed {
                 options = options.with_reverse(summary.process);
@@ -312,6 +318,14 @@ impl Pipeline {
                 [shape.h, shape.w, shape.c]
             }
             Network::Graph { denoiser, .. } => denoiser.image(),
+        }
+    }
+
+    /// The network's configuration, with the classes that it knows; `None` for a graph in a runtime.
+    pub fn unet(&self) -> Option<&UnetConfig> {
+        match &self.network {
+            Network::Engine(trained) => Some(&trained.model.config),
+            Network::Graph { .. } => None,
         }
     }
 
@@ -417,7 +431,8 @@ impl Pipeline {
 
 impl Default for SampleOptions {
     /// 64 images in one batch by 50 steps of DDIM without noise, evenly spaced down from T, the predicted x_0
-    /// clipped. [`Pipeline::options`] is the same with what a model says of itself.
+    /// clipped; of all classes in turn, without guidance. [`Pipeline::options`] is the same with what a model
+    /// says of itself.
     fn default() -> Self {
         SampleOptions {
             count: 64,
@@ -427,6 +442,8 @@ impl Default for SampleOptions {
             steps: Some(50),
             spacing: Spacing::Trailing,
             clip_x0: ClipX0::KeepEps,
+            classes: Vec::new(),
+            guidance: Guidance::default(),
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
 use crate::model::{Engine, Model};
-use crate::output::{write_atomically, write_loss_curve, write_png};
-use crate::sample::{SampleOptions, sample};
+use crate::output::{a_row_for_each, write_atomically, write_loss_curve, write_png};
+use crate::sample::{SampleOptions, images_for, sample};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ const METRICS: &str = "metrics.jsonl";
 /// What a run or a model leaves in its folder, beside a run's configuration.
 const REMAINS: [&str; 6] = ["checkpoints", METRICS, "unet", "scheduler", "model_index.json", "config.json"];
 
-/// Images in a run's sample grids.
+/// Images in a run's sample grids, or some more for as many of each class.
 const GRID: usize = 64;
 /// Steps of the sampler that makes them.
 const GRID_STEPS: usize = 50;
@@ -290,15 +290,18 @@ impl Run {
         engine: &mut Engine<f32>,
         path: &Path,
     ) -> Result<()> {
+        let classes = config.unet.classes();
+        let count = images_for(classes, GRID);
         let options =
-            SampleOptions { count: GRID, batch: GRID, seed: config.train.seed, ..SampleOptions::default() };
+            SampleOptions { count, batch: count, seed: config.train.seed, ..SampleOptions::default() };
         let steps = GRID_STEPS.min(schedule.steps());
         let options = options.with_scheduler(&Scheduler::of(&config.diffusion), schedule, Some(steps));
         let images = sample(model, schedule, engine, &options, None, |_| {})?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         }
-        write_png(path, images.view(), None)
+        let (images, columns) = a_row_for_each(images.view(), classes);
+        write_png(path, images.view(), columns)
     }
 
     fn plot(&self) -> Result<()> {
@@ -403,7 +406,8 @@ impl<O: FnMut(Event)> Call<'_, O> {
     /// Seconds that a sample grid takes: measured, or guessed from the steps.
     fn seconds_a_grid(&self) -> f64 {
         let guess = || {
-            let images = (GRID * GRID_STEPS.min(self.trainer.schedule().steps())) as f64;
+            let images = images_for(self.trainer.config().unet.classes(), GRID);
+            let images = (images * GRID_STEPS.min(self.trainer.schedule().steps())) as f64;
             let step = self.clock.as_ref().and_then(Clock::seconds_a_step).unwrap_or(0.0);
             FORWARD_SHARE * images * step / self.train().batch as f64
         };

@@ -35,6 +35,7 @@ fn options(sampler: Sampler, clip_x0: ClipX0) -> SampleOptions {
         steps: Some(5),
         spacing: Spacing::Trailing,
         clip_x0,
+        ..SampleOptions::default()
     }
 }
 
@@ -75,8 +76,12 @@ fn compare(options: SampleOptions, noise: Option<Array5<f32>>) {
     let source = Source { model: &model, diffusion: &diffusion, step: None };
     for spec in graphs(&options) {
         let graph = build(source, &spec).expect("a graph");
-        let (want, noise, schedule) =
-            (want.clone(), noise.clone(), Schedule::from_config(&diffusion).expect("a schedule"));
+        let (want, noise, options, schedule) = (
+            want.clone(),
+            noise.clone(),
+            options.clone(),
+            Schedule::from_config(&diffusion).expect("a schedule"),
+        );
         in_time(move || {
             for (name, mut denoiser) in denoisers(&graph) {
                 let who = format!("{name}, {:?}, {options:?}", spec.kind());
@@ -116,7 +121,7 @@ fn the_same_noise_gives_the_same_images_everywhere() {
     let mut numbers = vec![0.0; 6 * 5 * 784];
     fill_normal(&mut rng(1, Stream::Check, 0, 0), &mut numbers);
     let noise = Array5::from_shape_vec((6, 5, 1, 28, 28), numbers).expect("[K + 1, N, C, H, W]");
-    let options = samplers()[1];
+    let options = samplers().swap_remove(1);
     let seeded = native(&options, None);
     assert_ne!(seeded, native(&options, Some(&noise)), "the noise is used");
     compare(options, Some(noise));
@@ -125,14 +130,14 @@ fn the_same_noise_gives_the_same_images_everywhere() {
 /// The sampler graph has one fixed sampler, and the error says so when another one is requested.
 #[test]
 fn a_sampler_graph_refuses_another_sampler() {
-    let options = samplers()[0];
+    let options = samplers().swap_remove(0);
     let (model, diffusion) = network(&options);
     let schedule = Schedule::from_config(&diffusion).expect("a schedule");
     let source = Source { model: &model, diffusion: &diffusion, step: None };
     let graph = build(source, &graphs(&options)[2]).expect("a graph");
     in_time(move || {
         for (name, mut denoiser) in denoisers(&graph) {
-            for other in [SampleOptions { steps: Some(4), ..options }, samplers()[1]] {
+            for other in [SampleOptions { steps: Some(4), ..options.clone() }, samplers().swap_remove(1)] {
                 let outcome = sample_with(&mut denoiser, &schedule, &other, None, |_| {});
                 let error = outcome.expect_err("another sampler");
                 assert_eq!(error.exit_status(), 2);

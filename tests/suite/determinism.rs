@@ -59,6 +59,7 @@ fn an_image_depends_on_the_seed_and_its_number_alone() {
                 steps: Some(5),
                 spacing: Spacing::Trailing,
                 clip_x0: ClipX0::KeepEps,
+                ..SampleOptions::default()
             };
             sample(&model, &schedule, &mut engine, &options, None, |_| {}).expect("images")
         };

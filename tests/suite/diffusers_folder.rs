@@ -202,6 +202,7 @@ fn diffusers_samples_our_folders_as_we_do() {
             steps: Some(steps),
             spacing: Spacing::Trailing,
             clip_x0: ClipX0::Off,
+            ..SampleOptions::default()
         };
         let schedule = Schedule::from_config(&loaded.diffusion).unwrap();
         let mut engine = Engine::new(&loaded.model, 1, Isa::Reference).unwrap();

@@ -68,6 +68,7 @@ fn run(folder: &Path) -> Result<(f64, bool), String> {
         steps: Some(steps),
         spacing: Spacing::Leading,
         clip_x0: ClipX0::Off,
+        ..SampleOptions::default()
     };
     let visited: Vec<f64> = {
         let plan = loaded.scheduler.plan(&schedule, steps).map_err(|e| e.to_string())?;

@@ -7,7 +7,7 @@ use ndarray::{Array2, Array4, Array5};
 use performer_ddpm::checkpoint::{model_folder, state};
 use performer_ddpm::compare::{Budget, Plan};
 use performer_ddpm::config::{AttentionKind, Config, DiffusionConfig, Preset, VarianceKind};
-use performer_ddpm::data::{self, Dataset, Datasets, idx};
+use performer_ddpm::data::{self, Dataset, Datasets, Labels, idx};
 use performer_ddpm::evaluate::features::{Extractor, FeatureOptions};
 use performer_ddpm::evaluate::nearest::{Nearest, nearest, write_sheet};
 use performer_ddpm::evaluate::nll::{NllConfig, Timesteps, likelihood};
@@ -91,6 +91,7 @@ proptest! {
             count, batch, seed: 3, sampler, steps,
             spacing: if variant % 2 == 0 { Spacing::Leading } else { Spacing::Trailing },
             clip_x0: [ClipX0::Off, ClipX0::KeepEps, ClipX0::RederiveEps][variant % 3],
+            ..SampleOptions::default()
         };
         let mut pipeline = pipeline();
         let found = pipeline.sample(&options);
@@ -159,7 +160,9 @@ proptest! {
         indices in prop::collection::vec(size(), 0..4), to in prop::array::uniform2(size()),
         dims in prop::collection::vec(size(), 0..4),
     ) {
-        let made = Dataset::new("x", shape, vec![1; len], labels.map(|n| vec![0; n]), true);
+        let made = Dataset::new("x", shape, vec![1; len], labels.map(|n| {
+            Labels::new(vec![0; n], vec!["one".to_owned()]).expect("labels")
+        }), true);
         prop_assert!(made.is_ok() || refused(made));
         let few = pictures(3, [2, 2, 3]).expect("pictures");
         let inside = indices.iter().all(|i| *i < 3);

@@ -57,6 +57,7 @@ fn the_python_sampler_gives_the_engine_s_images() {
             steps: Some(steps),
             spacing: Spacing::Trailing,
             clip_x0: if clip_x0 { ClipX0::KeepEps } else { ClipX0::Off },
+            ..SampleOptions::default()
         };
         let schedule = Schedule::from_config(&diffusion).expect("a schedule");
         let mut engine = Engine::new(&model, 1, Isa::detect()).expect("an engine");

@@ -3,15 +3,21 @@
 use super::SampleArgs;
 use crate::cli::reverse::{ClipName, SamplerName, SpacingName};
 use clap::ValueEnum;
+use performer_ddpm::config::UnetConfig;
 use performer_ddpm::equations::ddim::Ddim;
 use performer_ddpm::equations::update::ReverseProcess;
 use performer_ddpm::export::SamplerSummary;
-use performer_ddpm::sample::{ClipX0, Diffusion, Spacing};
+use performer_ddpm::sample::{ClipX0, Diffusion, Spacing, images_for};
 use performer_ddpm::{Error, Result, SampleOptions};
 
-/// The options for a model whose graph does not fix the sampler.
-pub fn of_arguments(args: &SampleArgs, diffusion: &Diffusion) -> Result<SampleOptions> {
-    Ok(common(args, args.reverse.choose(diffusion)?))
+/// The options for a model whose graph does not fix the sampler. `unet` is what a model folder says of its
+/// network.
+pub fn of_arguments(
+    args: &SampleArgs,
+    diffusion: &Diffusion,
+    unet: Option<&UnetConfig>,
+) -> Result<SampleOptions> {
+    common(args, args.reverse.choose(diffusion)?, unet)
 }
 
 /// The options that a sampler graph fixes; refuses arguments that contradict them.
@@ -46,16 +52,32 @@ pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary) -> Result<SampleOpt
     };
     agree("--clip", clip.map(shown), shown(clip_name))?;
     let usual = SampleOptions { steps: Some(steps), spacing, ..SampleOptions::default() };
-    Ok(common(args, usual.with_reverse(process)))
+    common(args, usual.with_reverse(process), None)
 }
 
-fn common(args: &SampleArgs, chosen: SampleOptions) -> SampleOptions {
-    SampleOptions { count: args.count() as usize, batch: batch(args), seed: args.seed, ..chosen }
+fn common(args: &SampleArgs, chosen: SampleOptions, unet: Option<&UnetConfig>) -> Result<SampleOptions> {
+    let classes = args.class.iter().map(|text| find_class(text, unet)).collect::<Result<Vec<_>>>()?;
+    let in_turn = if classes.is_empty() { unet.map_or(0, UnetConfig::classes) } else { classes.len() };
+    let count = args.n.map_or(images_for(in_turn, chosen.count), |n| n as usize);
+    let (seed, guidance) = (args.seed, args.guidance.choose());
+    let batch = if args.n.is_none() && args.batch.is_none() { count } else { batch(args).min(count) };
+    Ok(SampleOptions { count, batch, seed, classes, guidance, ..chosen })
 }
 
-/// Images that go through the network together.
+/// The class that a text names.
+fn find_class(text: &str, unet: Option<&UnetConfig>) -> Result<usize> {
+    let in_file = || {
+        let help = "sample from the model folder that it was exported from";
+        Error::invalid("--class", "a model folder, which knows its classes", "an .onnx file", help)
+    };
+    unet.ok_or_else(in_file)?.find_class(text)
+}
+
+/// Images that go through the network together, if there are as many.
 pub fn batch(args: &SampleArgs) -> usize {
-    args.batch.map_or(SampleOptions::default().batch, |batch| batch as usize).min(args.count() as usize)
+    let usual = SampleOptions::default();
+    let count = args.n.map_or(usual.count, |n| n as usize);
+    args.batch.map_or(usual.batch, |batch| batch as usize).min(count)
 }
 
 fn shown(name: impl ValueEnum) -> String {

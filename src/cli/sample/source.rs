@@ -18,6 +18,8 @@ use std::path::Path;
 pub struct Job {
     pub pipeline: Pipeline,
     pub options: SampleOptions,
+    /// The names of the images' classes, which come in turn; none for a model without classes.
+    pub classes: Vec<String>,
     /// How a runtime goes through the steps.
     how: Option<&'static str>,
 }
@@ -53,7 +55,12 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
     if let Some(note) = &loaded.note {
         progress.say(note);
     }
-    let options = options::of_arguments(args, &Diffusion::of(&loaded)?)?;
+    let unet = &loaded.model.config;
+    let options = options::of_arguments(args, &Diffusion::of(&loaded)?, Some(unet))?;
+    let classes = match &options.classes[..] {
+        [] => (0..unet.classes()).map(|class| unet.class_name(class)).collect(),
+        classes => classes.iter().map(|class| unet.class_name(*class)).collect(),
+    };
     let (compute, how) = match args.backend.unwrap_or(BackendName::Native) {
         BackendName::Native => {
             args.refuse_runtime_options("--backend native")?;
@@ -67,7 +74,7 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
             (Compute::Runtime { runtime, graph, batch: options.batch }, Some(how))
         }
     };
-    Ok(Job { pipeline: Pipeline::from_loaded(loaded, &compute)?, options, how })
+    Ok(Job { pipeline: Pipeline::from_loaded(loaded, &compute)?, options, classes, how })
 }
 
 /// A file's graph, with the schedule of its metadata or the arguments'.
@@ -103,12 +110,12 @@ fn open_file(args: &SampleArgs, path: &Path) -> Result<Job> {
     let pipeline = Pipeline::from_onnx(&model, &runtime, options::batch(args), named.as_ref())?;
     let mut options = match pipeline.fixed_sampler() {
         Some(summary) => options::of_graph(args, summary)?,
-        None => options::of_arguments(args, pipeline.diffusion())?,
+        None => options::of_arguments(args, pipeline.diffusion(), None)?,
     };
     if let (Some(fixed), None) = (pipeline.fixed_batch(), args.batch) {
         options.batch = fixed;
     }
-    Ok(Job { pipeline, options, how: Some(how(kind, &runtime)) })
+    Ok(Job { pipeline, options, classes: Vec::new(), how: Some(how(kind, &runtime)) })
 }
 
 /// The diffusion process that the arguments name for a file that says nothing. T alone names none, but is too

@@ -157,6 +157,7 @@ fn options(count: usize, batch: usize) -> SampleOptions {
         steps: Some(2),
         spacing: Spacing::Trailing,
         clip_x0: ClipX0::KeepEps,
+        ..SampleOptions::default()
     }
 }
 
