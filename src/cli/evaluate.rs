@@ -2,8 +2,10 @@
 
 mod features;
 mod nll;
+mod per_class;
 mod subject;
 
+use super::classes::GuidanceArgs;
 use super::progress::Progress;
 use super::reverse::ReverseArgs;
 use super::{ComputeArgs, parse_size, print_json};
@@ -23,8 +25,8 @@ use std::time::Instant;
 /// --nll is the variational bound (16)-(21), an upper bound of -log2 p(x_0) per pixel and channel, with both
 /// reverse variances. Its standard errors include images, noise and timesteps that were not evaluated.
 /// --features compares the features of samples with those of images under any network in an ONNX file:
-/// Frechet distance (FID), kernel distance (KID), precision and recall, and the nearest training image of
-/// each sample.
+/// Frechet distance (FID), of a model with classes also class by class, kernel distance (KID), precision and
+/// recall, and the nearest training image of each sample.
 ///
 /// Examples:
 ///   performer-ddpm evaluate --nll -n 500 --out evaluation
@@ -73,6 +75,8 @@ pub struct EvaluateArgs {
     #[command(flatten)]
     reverse: ReverseArgs,
     #[command(flatten)]
+    guidance: GuidanceArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
 }
 
@@ -114,13 +118,13 @@ impl EvaluateArgs {
         }
         if self.features.is_none() {
             // --clip matters to the bound too.
-            let sampling = self.reverse.given().filter(|flag| *flag != "--clip");
+            let sampling = self.reverse.given().filter(|flag| *flag != "--clip").chain(self.guidance.given());
             if let Some(flag) = self.network.given().chain(sampling).next() {
                 return unused(flag, "--features");
             }
         }
         let of_fresh = |flag: &&str| !(self.wants_nll() && *flag == "--clip");
-        match self.reverse.given().find(of_fresh) {
+        match self.reverse.given().chain(self.guidance.given()).find(of_fresh) {
             Some(flag) if self.network.samples.is_some() => {
                 Err(Error::invalid(flag, "fresh samples", "--samples, which exist already", "leave it out"))
             }

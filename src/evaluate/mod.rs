@@ -39,6 +39,7 @@ pub mod frechet;
 pub mod kernel_distance;
 pub mod nearest;
 pub mod nll;
+mod per_class;
 pub mod precision_recall;
 
 pub use block_means::block_means;
@@ -46,6 +47,7 @@ pub use choice::{choose, images, images_nchw};
 pub use comparison::{Comparison, fewest};
 pub use estimate::Estimate;
 pub use nll::{NllConfig, likelihood};
+pub use per_class::{ClassDistance, Labelled, class_distances};
 
 use crate::error::{Error, Result};
 use ndarray::ArrayView2;

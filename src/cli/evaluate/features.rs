@@ -1,5 +1,6 @@
 //! Samples compared with images by a features network: arguments, table, the sheet of nearest images.
 
+use super::per_class::{self, ClassFigures, Classes};
 use super::subject::Subject;
 use super::{EvaluateArgs, Split};
 use crate::cli::features_network::NetworkArgs;
@@ -54,6 +55,9 @@ pub struct Figures {
     /// better.
     #[serde(skip_serializing_if = "Option::is_none")]
     held_out: Option<Comparison>,
+    /// The same class by class, where the model and the images have classes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    classes: Vec<ClassFigures>,
     /// What could not be compared, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
@@ -105,14 +109,19 @@ pub fn run(
     enough(dimensions, count.min(dataset.len()), "the images (--images)")?;
     enough(dimensions, wanted, if given.is_some() { "the samples (--samples)" } else { "the samples (-n)" })?;
     let images = features_of(&mut extractor, dataset, count, args.seed, progress, "images")?;
-    let samples = match given {
-        Some(samples) => samples,
-        None => fresh_samples(args, wanted, subject, progress)?,
+    let mut notes = Vec::new();
+    let (classes, samples) = match given {
+        Some(samples) => (None, samples),
+        None => {
+            let classes = Classes::of(subject, dataset, [count, wanted], args.seed, &mut notes)?;
+            let of_samples = classes.as_ref().map_or(&[][..], |classes| &classes.samples);
+            let samples = fresh_samples(args, wanted, of_samples, subject, progress)?;
+            (classes, samples)
+        }
     };
     progress.update(0.0, || "features of the samples".to_owned());
     let features = extractor.features(samples.view())?;
     let comparison = Comparison::of(images.view(), features.view(), args.seed)?;
-    let mut notes = Vec::new();
     let held_out = match &subject.data.test {
         Some(test) if split == "train" => {
             let count = wanted.min(test.len());
@@ -123,10 +132,17 @@ pub fn run(
                 None
             } else {
                 let test = features_of(&mut extractor, test, count, args.seed, progress, "held-out images")?;
-                Some(Comparison::of(images.view(), test.view(), args.seed)?)
+                Some((Comparison::of(images.view(), test.view(), args.seed)?, test))
             }
         }
         _ => None,
+    };
+    let classes = match classes {
+        Some(classes) => {
+            let test = subject.data.test.as_ref().zip(held_out.as_ref().map(|(_, features)| features));
+            classes.compare(images.view(), features.view(), test, args.seed)?
+        }
+        None => Vec::new(),
     };
     Ok(Figures {
         network: file.display().to_string(),
@@ -134,7 +150,8 @@ pub fn run(
         split,
         source: args.network.samples.as_ref().map_or("fresh".to_owned(), |path| path.display().to_string()),
         comparison,
-        held_out,
+        held_out: held_out.map(|(comparison, _)| comparison),
+        classes,
         notes,
         nearest: neighbours(args, &samples, subject, files)?,
     })
@@ -221,16 +238,18 @@ fn check_shape(samples: &Array4<f32>, dataset: &Dataset, path: &Path) -> Result<
     ))
 }
 
-/// Fresh samples \[n, c, h, w\].
+/// Fresh samples \[n, c, h, w\], of these classes in turn, or of all of the model's.
 fn fresh_samples(
     args: &EvaluateArgs,
     count: usize,
+    classes: &[usize],
     subject: &mut Subject,
     progress: &mut Progress,
 ) -> Result<Array4<f32>> {
     let pipeline = subject.pipeline()?;
     let chosen = args.reverse.choose(pipeline.diffusion())?;
-    let options = SampleOptions { count, batch: args.batch as usize, seed: args.seed, ..chosen };
+    let (seed, classes, guidance) = (args.seed, classes.to_vec(), args.guidance.choose());
+    let options = SampleOptions { count, batch: args.batch as usize, seed, classes, guidance, ..chosen };
     let images = pipeline.sample_watched(&options, None, |now| {
         let done = (now.batch * now.steps + now.step) as f64 / (now.batches * now.steps) as f64;
         progress.update(done, || format!("{count} samples"));
@@ -293,6 +312,7 @@ impl Figures {
         });
         row("precision", &|c| format!("{:.3}", c.precision));
         row("recall", &|c| format!("{:.3}", c.recall));
+        per_class::print(&self.classes);
         self.notes.iter().for_each(|note| println!("  {note}"));
         let near = &self.nearest;
         let held_out =
