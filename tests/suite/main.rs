@@ -8,6 +8,7 @@ mod checkpoint_config;
 mod checkpoint_golden;
 mod checkpoint_model;
 mod checkpoint_state;
+mod classes;
 mod cli_bench;
 mod cli_errors;
 mod cli_evaluate;
