@@ -9,6 +9,7 @@ mod attention;
 mod bound;
 mod favor;
 mod forward;
+mod guidance;
 mod loss;
 mod measure;
 mod misprints;
@@ -160,6 +161,9 @@ fn checks(id: &str) -> Vec<Check> {
         "eq26" => attention::eq26(),
         "alg1" => algorithms::alg1(),
         "alg2" => algorithms::alg2(),
+        "g01" => guidance::g01(),
+        "g02" => guidance::g02(),
+        "g03" => guidance::g03(),
         "o01" => objective::o01(),
         "o02" => objective::o02(),
         "o03" => objective::o03(),
@@ -208,7 +212,7 @@ mod tests {
         assert!(report.ok());
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["items"].as_array().unwrap().len(), 28);
-        assert_eq!(json["annex"].as_array().unwrap().len(), 20);
+        assert_eq!(json["annex"].as_array().unwrap().len(), 23);
         for key in ["name", "error", "bound", "ok"] {
             assert!(!json["items"][2]["checks"][0][key].is_null(), "{key}");
         }

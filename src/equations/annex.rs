@@ -2,8 +2,34 @@
 
 use super::Equation;
 
-/// Every equation of the annexes: (O1)-(O8), what a network may be trained on, and (S1)-(S12), samplers.
-pub const ANNEX: [Equation; 20] = [
+/// Every equation of the annexes: (G1)-(G3), how images are led to their classes, (O1)-(O8), what a network may
+/// be trained on, and (S1)-(S12), samplers.
+pub const ANNEX: [Equation; 23] = [
+    Equation {
+        id: "g01",
+        title: "guidance by a network that is told the class and that is not",
+        statement: "m^ = m + w (m_c - m), m_c the prediction for the class and m for the null class",
+        function: "equations::guidance::g01_guide",
+        source: "Ho & Salimans 2022, equation 6, with w - 1 for w",
+        misprint: None,
+    },
+    Equation {
+        id: "g02",
+        title: "guidance in a limited interval",
+        statement: "(G1) where lo < sigma_t <= hi, sigma_t = sqrt((1 - abar_t)/abar_t); m_c elsewhere",
+        function: "equations::guidance::Guidance::g02_applies",
+        source: "Kynkaanniemi et al. 2024, equation 5",
+        misprint: None,
+    },
+    Equation {
+        id: "g03",
+        title: "the spread of a guided prediction",
+        statement: "phi (s_c/s^) m^ + (1 - phi) m^, s_c and s^ the standard deviations of m_c and m^ over an \
+            image",
+        function: "equations::guidance::g03_rescale",
+        source: "Lin et al. 2023, equations 15 and 16",
+        misprint: None,
+    },
     Equation {
         id: "o01",
         title: "what a network is to say",

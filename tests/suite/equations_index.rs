@@ -35,7 +35,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
 /// A function of an annex and its tests by the path from the root to the file that has it: (file, tests).
 fn of_annex(id: &str, name: &str) -> (String, Vec<String>) {
     let (mut file, mut tests) = (String::new(), Vec::new());
-    for folder in ["src/equations/objective", "src/equations/solver", "src/audit"] {
+    for folder in ["src/equations", "src/equations/objective", "src/equations/solver", "src/audit"] {
         for (path, text) in sources(folder) {
             for line in text.lines().map(str::trim) {
                 let Some((before, rest)) = line.split_once("fn ") else { continue };
@@ -117,8 +117,11 @@ fn every_equation_has_its_function_and_a_test() {
 
 #[test]
 fn every_equation_of_the_annexes_has_its_function_and_a_test() {
-    let ids = (1..=8).map(|n| format!("o{n:02}")).chain((1..=12).map(|n| format!("s{n:02}")));
-    assert_eq!(ANNEX.map(|equation| equation.id.to_owned()).to_vec(), ids.collect::<Vec<_>>());
+    let ids: Vec<String> = [("g", 3), ("o", 8), ("s", 12)]
+        .into_iter()
+        .flat_map(|(letter, count)| (1..=count).map(move |n| format!("{letter}{n:02}")))
+        .collect();
+    assert_eq!(ANNEX.map(|equation| equation.id.to_owned()).to_vec(), ids);
     for equation in ANNEX {
         let (_, name) = equation.function.rsplit_once("::").unwrap();
         // Every sampler's steps, (S3) and (S4), are taken by one function.
@@ -190,7 +193,7 @@ fn document() -> String {
             writeln!(text, "{}", wrapped(&format!("- The slides print: {misprint}"))).unwrap();
         }
     }
-    for (letter, head) in [('o', OBJECTIVES), ('s', SAMPLERS)] {
+    for (letter, head) in [('g', CLASSES), ('o', OBJECTIVES), ('s', SAMPLERS)] {
         text += head;
         let annex = || ANNEX.iter().filter(|equation| equation.id.starts_with(letter));
         for equation in annex() {
@@ -257,6 +260,19 @@ of date.
 
 | no. | what | function | test | misprinted |
 |---|---|---|---|---|
+";
+
+const CLASSES: &str = "
+## Annex: images of a class
+
+How images are led to their classes (`src/equations/guidance.rs`, `sample --guidance`).
+
+Papers: Ho & Salimans 2022, \"Classifier-Free Diffusion Guidance\"; Kynkaanniemi et al. 2024, \"Applying Guidance
+in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models\"; Lin et al. 2023, \"Common
+Diffusion Noise Schedules and Sample Steps are Flawed\".
+
+| no. | what | function | test |
+|---|---|---|---|
 ";
 
 const OBJECTIVES: &str = "
