@@ -46,7 +46,7 @@ impl Guidance {
     /// (G2): whether it applies at a level of this abar. At lo = 0 and hi = infinity it does at all.
     ///
     /// Source: Kynkaanniemi et al. (2024), "Applying guidance in a limited interval improves sample and
-    /// distribution quality in diffusion models", equation 5.
+    /// distribution quality in diffusion models", the interval (sigma_lo, sigma_hi].
     pub fn g02_applies(&self, alpha_bar: f64) -> bool {
         let sigma = ((1.0 - alpha_bar) / alpha_bar).sqrt();
         let [low, high] = self.interval;
