@@ -18,7 +18,7 @@ pub const ANNEX: [Equation; 23] = [
         title: "guidance in a limited interval",
         statement: "(G1) where lo < sigma_t <= hi, sigma_t = sqrt((1 - abar_t)/abar_t); m_c elsewhere",
         function: "equations::guidance::Guidance::g02_applies",
-        source: "Kynkaanniemi et al. 2024, equation 5",
+        source: "Kynkaanniemi et al. 2024, the interval (sigma_lo, sigma_hi]",
         misprint: None,
     },
     Equation {
