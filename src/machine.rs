@@ -32,6 +32,30 @@ pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Bytes of memory that may be used without others being pushed out: what the system says is available, or what
+/// is left of the process's control group where that is less. `None` where the system says nothing.
+pub(crate) fn available() -> Option<u64> {
+    let read = |file: &str| std::fs::read_to_string(file).ok();
+    let system = field(&read("/proc/meminfo")?, "MemAvailable:").map(|kib| kib << 10)?;
+    let number = |file: &str| read(file)?.trim().parse::<u64>().ok();
+    let group = number("/sys/fs/cgroup/memory.max").map(|most| {
+        // Files that the system keeps in memory, but would give up, are counted as used.
+        let files = read("/sys/fs/cgroup/memory.stat").and_then(|stat| field(&stat, "file"));
+        let used = number("/sys/fs/cgroup/memory.current").unwrap_or(0).saturating_sub(files.unwrap_or(0));
+        most.saturating_sub(used)
+    });
+    Some(group.map_or(system, |group| group.min(system)))
+}
+
+/// The number after a name at the beginning of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let values = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some(name)).then(|| words.next())?
+    });
+    values.filter_map(|value| value.parse().ok()).next()
+}
+
 fn too_large(what: &str, lengths: &[usize]) -> Error {
     let lengths: Vec<String> = lengths.iter().map(usize::to_string).collect();
     let got = format!("{} numbers", lengths.join(" x "));
@@ -41,6 +65,16 @@ fn too_large(what: &str, lengths: &[usize]) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_systems_tables_are_read_by_name() {
+        let text = "MemTotal:  9 kB\nMemAvailable:   12345 kB\nfile 7\nfile_mapped 8\n";
+        assert_eq!((field(text, "MemAvailable:"), field(text, "file")), (Some(12_345), Some(7)));
+        assert_eq!((field(text, "mapped"), field("file x", "file")), (None, None));
+        if cfg!(target_os = "linux") {
+            assert!(available().is_some_and(|bytes| bytes > 0));
+        }
+    }
 
     #[test]
     fn what_no_memory_holds_is_refused_and_not_tried() {

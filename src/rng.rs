@@ -42,6 +42,8 @@ pub enum Stream {
     Label = 20,
     /// Which images of a dataset are evaluated, and how samples are split into subsets.
     Choice = 14,
+    /// Which images are held out of training.
+    HeldOut = 19,
 }
 
 /// The generator for one (seed, stream, step, sample).

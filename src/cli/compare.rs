@@ -2,10 +2,11 @@
 
 use super::choices::{attention_kinds, parts};
 use super::features_network::NetworkArgs;
+use super::images::{ImageArgs, load};
 use super::interrupts::watch_interrupts;
 use super::progress::Progress;
-use super::train::{PresetName, basis, load};
-use super::{ComputeArgs, RUNS, parse_size, print_json};
+use super::train::{PresetName, basis};
+use super::{ComputeArgs, RUNS, print_json};
 use clap::Args;
 use performer_ddpm::compare::report::write_report;
 use performer_ddpm::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan};
@@ -39,12 +40,8 @@ pub struct CompareArgs {
     /// The same from a configuration file, such as a run's config.toml
     #[arg(long, value_name = "FILE.toml", conflicts_with = "preset")]
     config: Option<PathBuf>,
-    /// Train on these images, as in train
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
-    /// Resize and crop a folder of pictures to this size
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    size: Option<[usize; 2]>,
+    #[command(flatten)]
+    pictures: ImageArgs,
     /// Steps of each variant [default: the configuration's]
     #[arg(long, value_name = "N", conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
@@ -102,7 +99,9 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
             help,
         ));
     }
-    let data = load(&plan.config.data)?;
+    let mut progress = Progress::new(args.compute.quiet);
+    let reading = args.pictures.reading.into();
+    let data = load(&plan.config.data, plan.config.train.seed, reading, &mut progress)?;
     let samples = args.samples.map(|samples| samples as usize);
     let mut features = match &args.features {
         None if given => {
@@ -118,7 +117,6 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     let mut comparison = Comparison::open(&folder, plan, &data)?;
     let plan = comparison.findings().plan.clone();
     let interrupts = watch_interrupts();
-    let mut progress = Progress::new(args.compute.quiet);
     progress.say(&format!(
         "comparing on {} ({} images), {} threads; {}",
         data.train.name(),
@@ -152,12 +150,13 @@ fn plan(args: &CompareArgs) -> Result<(PathBuf, Plan)> {
         return Ok((folder.clone(), findings.plan));
     }
     let preset = args.preset.unwrap_or(PresetName::Fashion);
-    let mut config = basis(preset, args.config.as_deref(), (args.data.as_deref(), args.size))?;
+    let mut config = basis(preset, args.config.as_deref(), &args.pictures)?;
     let name = match &args.config {
         None => preset.preset().name().to_owned(),
         Some(file) => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
     };
-    let data = load(&config.data)?;
+    let (seed, reading) = (config.train.seed, args.pictures.reading.into());
+    let data = load(&config.data, seed, reading, &mut Progress::new(true))?;
     if args.config.is_none() {
         config = config.for_images(data.train.shape());
     }
@@ -182,8 +181,7 @@ impl CompareArgs {
     fn describes_no_plan(&self) -> bool {
         self.preset.is_none()
             && self.config.is_none()
-            && self.data.is_none()
-            && self.size.is_none()
+            && !self.pictures.says_something()
             && self.steps.is_none()
             && self.minutes.is_none()
             && self.variants.is_none()

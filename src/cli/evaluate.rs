@@ -6,9 +6,10 @@ mod per_class;
 mod subject;
 
 use super::classes::GuidanceArgs;
+use super::images::ImageArgs;
 use super::progress::Progress;
 use super::reverse::ReverseArgs;
-use super::{ComputeArgs, parse_size, print_json};
+use super::{ComputeArgs, print_json};
 use clap::{Args, ValueEnum};
 use performer_ddpm::data::{Dataset, Datasets};
 use performer_ddpm::output::write_atomically;
@@ -37,12 +38,8 @@ use std::time::Instant;
 pub struct EvaluateArgs {
     /// Model folder or run folder [default: runs/latest]
     model: Option<PathBuf>,
-    /// The images: a folder as for `train` [default: the run's, or the embedded garments]
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
-    /// Resize and crop a folder of pictures to this size, such as 32 or 32x48
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "data")]
-    size: Option<[usize; 2]>,
+    #[command(flatten)]
+    pictures: ImageArgs,
     /// Bits per dimension; the default where neither this nor --features is given
     #[arg(long)]
     nll: bool,
@@ -101,9 +98,10 @@ impl EvaluateArgs {
             (Split::Test, Some(test)) => Ok(test),
             (Split::Test, None) => Err(Error::invalid(
                 format!("{}, the data", data.train.name()),
-                "held-out images (a folder `test`, or the format's test files)",
+                "held-out images (a folder `test`, the format's test files, or a share that was held out)",
                 "training images only",
-                "give others with --data, or take those with --against train",
+                "hold a share out (--held-out, in train already), give others with --data, or take those with \
+                 --against train",
             )),
         }
     }
@@ -166,7 +164,7 @@ fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     if let Some(folder) = &args.out {
         std::fs::create_dir_all(folder).map_err(|error| Error::write(folder, error))?;
     }
-    let mut subject = subject::open(args, &progress)?;
+    let mut subject = subject::open(args, &mut progress)?;
     let mut files = Vec::new();
     let features = match &args.features {
         Some(file) => Some(features::run(args, file, &mut subject, &mut progress, &mut files)?),

@@ -1,12 +1,13 @@
 //! `train`: a run from a preset or a configuration file, or one resumed.
 
 use super::choices::attention_kinds;
+use super::images::{ImageArgs, load};
 use super::interrupts::watch_interrupts;
 use super::objective::{OBJECTIVE, ObjectiveArgs};
 use super::progress::Progress;
-use super::{ComputeArgs, RUNS, latest, parse_size};
+use super::{ComputeArgs, RUNS, latest};
 use clap::{Args, ValueEnum};
-use performer_ddpm::config::{AttentionKind, BlockAttention, Config, DataConfig, Preset};
+use performer_ddpm::config::{AttentionKind, BlockAttention, Config, Preset};
 use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit};
 use performer_ddpm::{Error, Result, data};
 use std::path::{Path, PathBuf};
@@ -24,12 +25,8 @@ pub struct TrainArgs {
     /// Start from a configuration file, such as a run's config.toml
     #[arg(long, value_name = "FILE.toml", conflicts_with = "preset")]
     config: Option<PathBuf>,
-    /// Train on these images: a folder of IDX files, of CIFAR-10's binary batches, or of pictures
-    #[arg(long, value_name = "PATH")]
-    data: Option<PathBuf>,
-    /// Resize and crop a folder of pictures to this size, such as 32 or 32x48
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    size: Option<[usize; 2]>,
+    #[command(flatten)]
+    images: ImageArgs,
     /// The run's folder [default: runs/PRESET-N]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -67,10 +64,10 @@ pub struct TrainArgs {
     /// Seed of everything random
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Continue a run [default DIR: runs/latest]
+    /// Continue a run [default DIR: runs/latest]; --data names the folder of its images where that was moved
     #[arg(long, value_name = "DIR", num_args = 0..=1,
-          conflicts_with_all = ["preset", "config", "data", "size", "out", "batch", "lr", "attention",
-                                "features", "classes", "seed"],
+          conflicts_with_all = ["preset", "config", "size", "channels", "background", "held_out", "out", "batch",
+                                "lr", "attention", "features", "classes", "seed"],
           conflicts_with_all = OBJECTIVE)]
     resume: Option<Option<PathBuf>>,
     #[command(flatten)]
@@ -109,16 +106,19 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     {
         return Err(Error::invalid("--minutes", "a positive number", minutes.to_string(), ""));
     }
+    let mut progress = Progress::new(args.compute.quiet);
+    let reading = args.images.reading.into();
     let (run, config, data) = match &args.resume {
         Some(folder) => {
             let folder = folder.clone().unwrap_or_else(latest);
-            let (run, config) = Run::open(&folder)?;
-            let data = load(&config.data)?;
+            let (run, mut config) = Run::open(&folder)?;
+            config.data = args.images.apply(config.data)?;
+            let data = load(&config.data, config.train.seed, reading, &mut progress)?;
             (run, config, data)
         }
         None => {
             let mut config = configuration(&args)?;
-            let data = load(&config.data)?;
+            let data = load(&config.data, config.train.seed, reading, &mut progress)?;
             if args.config.is_none() {
                 config = config.for_images(data.train.shape());
             }
@@ -146,7 +146,6 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         RunOptions { limit, threads: args.compute.threads(), kernels: args.compute.kernels(), grids: true };
 
     let interrupts = watch_interrupts();
-    let mut progress = Progress::new(args.compute.quiet);
     let started = format!(
         "training on {} ({} images), {} threads, {}; run {}",
         data.train.name(),
@@ -238,17 +237,8 @@ fn command_to_resume(args: &TrainArgs, folder: &Path) -> String {
     command
 }
 
-/// The images that a configuration names.
-pub(super) fn load(config: &DataConfig) -> Result<data::Datasets> {
-    data::load(config.path.as_deref(), config.size.map(|[h, w]| (h, w)))
-}
-
-/// The configuration of a preset or a file, with the data that the arguments name.
-pub(super) fn basis(
-    preset: PresetName,
-    file: Option<&Path>,
-    (data, size): (Option<&Path>, Option<[usize; 2]>),
-) -> Result<Config> {
+/// The configuration of a preset or a file, with the images that the arguments name.
+pub(super) fn basis(preset: PresetName, file: Option<&Path>, images: &ImageArgs) -> Result<Config> {
     let mut config = match file {
         None => preset.preset().config(),
         Some(path) => {
@@ -256,27 +246,13 @@ pub(super) fn basis(
             Config::from_toml(&text, &path.display().to_string())?
         }
     };
-    if let Some(path) = data {
-        let path = std::path::absolute(path).map_err(|e| Error::read(path, e))?;
-        if path.to_str().is_none() {
-            let help = "rename the folder: the run's configuration keeps its name as text";
-            return Err(Error::invalid(
-                "--data",
-                "a path of Unicode letters",
-                path.display().to_string(),
-                help,
-            ));
-        }
-        config.data.path = Some(path);
-    }
-    config.data.size = size.or(config.data.size);
+    config.data = images.apply(config.data)?;
     Ok(config)
 }
 
 /// The configuration that the arguments describe.
 fn configuration(args: &TrainArgs) -> Result<Config> {
-    let data = (args.data.as_deref(), args.size);
-    let mut config = basis(args.preset, args.config.as_deref(), data)?;
+    let mut config = basis(args.preset, args.config.as_deref(), &args.images)?;
     let train = &mut config.train;
     train.batch = args.batch.unwrap_or(train.batch);
     train.lr = args.lr.unwrap_or(train.lr);

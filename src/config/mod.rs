@@ -18,6 +18,7 @@
 
 mod attention;
 mod classes;
+mod data;
 mod diffusion;
 mod images;
 mod objective;
@@ -27,9 +28,10 @@ mod training;
 mod unet;
 
 pub use attention::{AttentionKind, FavorConfig, FeatureMap, ProjectionKind, RowNorms};
+pub use data::{Background, DataConfig};
 pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
 pub use objective::{LossWeight, TimestepSampling};
 pub use preset::Preset;
 pub use residual::{Activation, Resampling, TimeScaleShift};
-pub use training::{Averaging, Config, DataConfig, LrDecay, PlanEntry, TrainConfig};
+pub use training::{Averaging, Config, LrDecay, PlanEntry, TrainConfig};
 pub use unet::{BlockAttention, UnetConfig};

@@ -1,9 +1,8 @@
 //! The training run's configuration.
 
-use super::{DiffusionConfig, LossWeight, TimestepSampling, UnetConfig};
+use super::{DataConfig, DiffusionConfig, LossWeight, TimestepSampling, UnetConfig};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 /// How the learning rate falls after the warm-up. Like everything else of a run it is a function of the step
 /// and of the run's plan, never of the clock.
@@ -269,18 +268,6 @@ impl TrainConfig {
     }
 }
 
-/// Where the training images come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataConfig {
-    /// A folder; the embedded images where it is left out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// Height and width to resize and crop a folder of images to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub size: Option<[usize; 2]>,
-}
-
 /// Everything that determines a run's result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -304,6 +291,7 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         self.unet.validate()?;
         self.diffusion.validate()?;
+        self.data.validate()?;
         if self.diffusion.prediction.is_epsilon() && self.diffusion.zero_terminal_snr {
             return Err(Error::invalid(
                 "diffusion.prediction",

@@ -1,10 +1,13 @@
-//! Images in memory.
+//! Images of one size.
 
+use super::contents::Contents;
+use super::pixels::Pixels;
 use super::{Labels, resize};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::real::Real;
 use ndarray::ArrayView4;
+use std::borrow::Cow;
 
 /// The largest height or width of an image.
 const MAX_SIDE: usize = 4096;
@@ -12,14 +15,14 @@ const MAX_SIDE: usize = 4096;
 /// The most channels of an image: as many as a network may take.
 const MAX_CHANNELS: usize = 1 << 10;
 
-/// Images of one size, in memory as bytes, with labels where the source has them.
+/// Images of one size, with labels where the source has them: bytes in memory or, for the pictures of a folder,
+/// as many of them as a bound on memory allows, the others decoded when they are asked for.
 #[derive(Clone, PartialEq)]
 pub struct Dataset {
     name: String,
     /// Height, width, channels (1 grey, 3 red-green-blue).
     shape: [usize; 3],
-    /// `[N, H, W, C]`.
-    pixels: Vec<u8>,
+    pixels: Pixels,
     labels: Option<Labels>,
     /// Whether mirroring an image left to right gives another plausible image. It does for photographs; it
     /// does not for digits, letters or anything else that has one direction, as the shoes of Fashion-MNIST
@@ -101,7 +104,18 @@ impl Dataset {
                 "",
             ));
         }
-        let dataset = Dataset { name, shape, pixels, labels: None, flip_makes_sense };
+        Self::of(name, shape, Pixels::Memory(pixels), labels, flip_makes_sense)
+    }
+
+    /// The same of images that are at hand in some way, at least one, of a shape that can be.
+    pub(super) fn of(
+        name: impl Into<String>,
+        shape: [usize; 3],
+        pixels: Pixels,
+        labels: Option<Labels>,
+        flip_makes_sense: bool,
+    ) -> Result<Self> {
+        let dataset = Dataset { name: name.into(), shape, pixels, labels: None, flip_makes_sense };
         match labels {
             Some(labels) => dataset.with_labels(labels),
             None => Ok(dataset),
@@ -155,12 +169,12 @@ impl Dataset {
 
     /// N, the number of images; at least 1.
     pub fn len(&self) -> usize {
-        self.pixels.len() / self.image_len()
+        self.pixels.len(self.image_len())
     }
 
     /// Never: a dataset holds at least one image.
     pub fn is_empty(&self) -> bool {
-        self.pixels.is_empty()
+        self.len() == 0
     }
 
     /// H.
@@ -207,25 +221,23 @@ impl Dataset {
     /// The bytes `[H, W, C]` of one image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `index` is not below [`len`](Self::len).
-    pub fn bytes(&self, index: usize) -> Result<&[u8]> {
+    /// [`Error::Invalid`] if `index` is not below [`len`](Self::len), and for a picture whose file can no longer
+    /// be decoded.
+    pub fn bytes(&self, index: usize) -> Result<Cow<'_, [u8]>> {
         self.check_indices(&[index])?;
-        Ok(self.image(index))
-    }
-
-    /// The same of an index that is known to be one.
-    fn image(&self, index: usize) -> &[u8] {
-        let each = self.image_len();
-        &self.pixels[index * each..(index + 1) * each]
+        self.pixels.image(index, self.image_len())
     }
 
     /// Writes one image, `[H, W, C]` in [-1, 1], into `out`; mirrored left to right where `flip` is set. The
     /// values are [`unit_from_byte`]'s, rounded once to `T`.
     ///
+    /// # Errors
+    /// Those of [`bytes`](Self::bytes).
+    ///
     /// # Panics
-    /// If `index` is not below [`len`](Self::len) or `out` is not [`image_len`](Self::image_len) long.
-    pub(crate) fn image_into<T: Real>(&self, index: usize, flip: bool, out: &mut [T]) {
-        let bytes = self.image(index);
+    /// If `out` is not [`image_len`](Self::image_len) long.
+    pub(crate) fn image_into<T: Real>(&self, index: usize, flip: bool, out: &mut [T]) -> Result<()> {
+        let bytes = self.bytes(index)?;
         assert_eq!(out.len(), bytes.len(), "out must hold one image");
         let [_, width, channels] = self.shape;
         let row = width * channels;
@@ -237,6 +249,7 @@ impl Dataset {
                 }
             }
         }
+        Ok(())
     }
 
     /// The images of these indices, in this order.
@@ -245,10 +258,22 @@ impl Dataset {
     /// [`Error::Invalid`] for none, and for an index that is not below its length.
     pub fn select(&self, indices: &[usize]) -> Result<Self> {
         self.check_indices(indices)?;
-        let len = self.image_len();
-        let pixels = indices.iter().flat_map(|i| &self.pixels[i * len..][..len]).copied().collect();
+        if indices.is_empty() {
+            return Err(Error::invalid(
+                format!("{}: the chosen images", self.name),
+                "one at least",
+                "none",
+                "",
+            ));
+        }
+        let pixels = self.pixels.select(indices, self.image_len());
         let labels = self.labels.as_ref().map(|labels| labels.select(indices));
-        Dataset::new(self.name.clone(), self.shape, pixels, labels, self.flip_makes_sense)
+        Dataset::of(self.name.clone(), self.shape, pixels, labels, self.flip_makes_sense)
+    }
+
+    /// What the images were made from, so that a change is noticed.
+    pub fn contents(&self) -> Contents {
+        Contents(self.pixels.contents(self.image_len(), self.labels().unwrap_or_default()))
     }
 
     /// Refuses an index that is none of its images'.
@@ -277,9 +302,32 @@ impl Dataset {
         let lengths = [self.len(), height, width, self.channels()];
         let mut pixels = machine::filled("`size`, of all images together", &lengths, 0)?;
         for (i, pixels) in pixels.chunks_exact_mut(height * width * self.channels()).enumerate() {
-            pixels.copy_from_slice(&resize::fit_bytes(self.image(i), self.shape, (height, width)));
+            pixels.copy_from_slice(&resize::fit_bytes(&self.bytes(i)?, self.shape, (height, width)));
         }
         Dataset::new(self.name, [height, width, self.shape[2]], pixels, self.labels, self.flip_makes_sense)
+    }
+}
+
+impl Dataset {
+    /// Grey images as colour or colour ones as grey (Rec. 709's luma), in memory.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for images that are neither grey nor coloured.
+    pub(super) fn with_channels(self, channels: usize) -> Result<Self> {
+        let from = self.channels();
+        if from == channels {
+            return Ok(self);
+        }
+        if !matches!(from, 1 | 3) {
+            let expected = "grey or coloured images";
+            return Err(Error::invalid("`channels`", expected, format!("{from} channels"), ""));
+        }
+        let mut pixels = Vec::new();
+        for i in 0..self.len() {
+            pixels.extend(resize::with_channels(&self.bytes(i)?, from, channels));
+        }
+        let [h, w, _] = self.shape;
+        Dataset::new(self.name, [h, w, channels], pixels, self.labels, self.flip_makes_sense)
     }
 }
 
@@ -307,11 +355,9 @@ impl Datasets {
         Ok(Datasets { train, test })
     }
 
-    /// Every image cropped around its centre to the aspect ratio of `size` (height, width), and resized.
-    pub(super) fn resized(self, size: Option<(usize, usize)>) -> Result<Self> {
-        let Some(size) = size else { return Ok(self) };
-        let test = self.test.map(|test| test.resized(size)).transpose()?;
-        Ok(Datasets { train: self.train.resized(size)?, test })
+    /// The same with both parts changed in one way.
+    pub(super) fn map(self, mut change: impl FnMut(Dataset) -> Result<Dataset>) -> Result<Self> {
+        Ok(Datasets { train: change(self.train)?, test: self.test.map(change).transpose()? })
     }
 }
 
@@ -331,10 +377,10 @@ mod tests {
         assert_eq!((data.len(), data.height(), data.width(), data.channels()), (2, 2, 3, 3));
         assert!(!data.is_empty());
         let mut out = [0f64; 18];
-        data.image_into(1, false, &mut out);
+        data.image_into(1, false, &mut out).unwrap();
         let straight: Vec<u8> = (18..36).collect();
         assert_eq!(out.to_vec(), straight.iter().map(|&b| unit_from_byte(b)).collect::<Vec<_>>());
-        data.image_into(1, true, &mut out);
+        data.image_into(1, true, &mut out).unwrap();
         let mirrored: [u8; 18] = [24, 25, 26, 21, 22, 23, 18, 19, 20, 33, 34, 35, 30, 31, 32, 27, 28, 29];
         assert_eq!(out, mirrored.map(unit_from_byte));
     }
@@ -344,8 +390,8 @@ mod tests {
     fn pixels_span_minus_one_to_one_and_both_types_agree() {
         let data = Dataset::new("all", [16, 16, 1], (0..=255).collect(), None, false).unwrap();
         let (mut a, mut b) = (vec![0f64; 256], vec![0f32; 256]);
-        data.image_into(0, false, &mut a);
-        data.image_into(0, false, &mut b);
+        data.image_into(0, false, &mut a).unwrap();
+        data.image_into(0, false, &mut b).unwrap();
         assert_eq!((a[0], a[51], a[255]), (-1.0, -0.6, 1.0));
         assert!(a.windows(2).all(|w| w[0] < w[1]));
         assert!(a.iter().zip(&b).all(|(a, b)| *a as f32 == *b));
@@ -381,8 +427,8 @@ mod tests {
         let one = data.select(&[0]).unwrap();
         assert_eq!(one.class_names(), ["4", "5"]);
         assert_eq!(
-            (one.len(), one.bytes(0).unwrap(), one.labels()),
-            (1, data.bytes(0).unwrap(), Some(&[1][..]))
+            (one.len(), &*one.bytes(0).unwrap(), one.labels()),
+            (1, &*data.bytes(0).unwrap(), Some(&[1][..]))
         );
         let all: Vec<usize> = (0..data.len()).collect();
         assert_eq!(data.select(&all).unwrap(), data);

@@ -1,208 +1,216 @@
-//! Folders of images: PNG, JPEG, GIF, BMP.
+//! Folders of pictures, nested as they may be.
 
-use super::{Dataset, Datasets, Labels, dataset::check_size, entries, file_name, jpeg, resize};
+use super::decode::{Bad, Picture, Recipe};
+use super::listing::{Listing, classes, list, passed_over, refuse, refuse_others};
+use super::pixels::{Pictures, Pixels};
+use super::reading::{Reading, Watch, a_piece};
+use super::{Dataset, Datasets, Labels, Phase, dataset::check_size, entries, file_name};
+use crate::config::DataConfig;
 use crate::error::{Error, Result};
-use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
+use crate::machine;
+use image::ImageFormat;
 use rayon::prelude::*;
-use std::io::BufRead;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The largest side of an image file. Decoded pixels take at most [`MAX_DECODED`] bytes.
-const MAX_FILE_SIDE: u32 = 16_384;
-const MAX_DECODED: u64 = 1 << 30;
-
-/// Images directly in `folder` or in class sub-folders, or in its sub-folders `train` and `test`.
-pub(super) fn load(folder: &Path, size: Option<(usize, usize)>) -> Result<Datasets> {
-    let name = file_name(folder);
-    let (train, test) = (folder.join("train"), folder.join("test"));
-    if train.is_dir() {
-        let test = if test.is_dir() { Some(dataset(&test, &name, size)?) } else { None };
-        return Datasets::new(dataset(&train, &name, size)?, test);
+/// The pictures of `folder` and of the folders in it, or of its sub-folders `train` and `test`.
+pub(super) fn load(
+    folder: &Path,
+    config: &DataConfig,
+    reading: Reading,
+    notes: &mut Vec<String>,
+    watch: &mut Watch,
+) -> Result<Datasets> {
+    let parts = parts(folder, notes)?;
+    let mut listings = Vec::new();
+    for part in &parts {
+        listings.push(list(part, &mut |done, of| watch(Phase::Listing, done, of))?);
     }
-    Datasets::new(dataset(folder, &name, size)?, None)
-}
-
-fn dataset(folder: &Path, name: &str, size: Option<(usize, usize)>) -> Result<Dataset> {
-    let (files, labels) = list(folder)?;
-    let headers: Vec<Result<Header>> = files.par_iter().map(|file| header(file)).collect();
-    let headers: Vec<Header> = headers.into_iter().collect::<Result<_>>()?;
-    let first = &headers[0];
-    let (height, width) = size.unwrap_or((first.height as usize, first.width as usize));
-    check_size(&folder.display().to_string(), (height, width))?;
-    if size.is_none() {
-        for (file, header) in files.iter().zip(&headers) {
-            if (header.height, header.width) != (first.height, first.width) {
-                return Err(Error::invalid(
-                    file.display().to_string(),
-                    format!("{height}x{width} like {} (height x width)", file_name(&files[0])),
-                    format!("{}x{}", header.height, header.width),
-                    "images of several sizes need one to be resized and cut to: give a `size`",
-                ));
-            }
+    let bad: Vec<Bad> = listings.iter_mut().flat_map(|listing| std::mem::take(&mut listing.bad)).collect();
+    if !bad.is_empty() {
+        return Err(refuse(folder, bad));
+    }
+    for listing in &listings {
+        if reading.strict && !listing.others.is_empty() {
+            return Err(refuse_others(folder, &listing.others));
         }
     }
-    let channels = if headers.iter().all(|h| h.grey) { 1 } else { 3 };
-    let each = height * width * channels;
-    let mut pixels = Vec::new();
-    let total = each.saturating_mul(files.len());
-    if pixels.try_reserve_exact(total).is_err() {
+    let pictures: Vec<&Picture> = listings.iter().flat_map(|listing| &listing.pictures).collect();
+    if listings.iter().any(|listing| listing.pictures.is_empty()) {
+        return Err(empty(folder, &parts, &listings));
+    }
+    let recipe = recipe(folder, &pictures, config)?;
+    describe(&pictures, &listings, &recipe, config, notes);
+
+    let bound = reading.cache.unwrap_or_else(|| machine::available().map_or(1 << 32, |bytes| bytes / 2));
+    let name = file_name(folder);
+    let mut room = bound;
+    let mut sets = Vec::new();
+    for (part, listing) in parts.iter().zip(listings) {
+        let labels = classes(part, &listing.pictures).map(Labels::sorted);
+        let count = listing.pictures.len();
+        let pictures = Pictures::new(folder, listing.pictures, recipe, room);
+        let kept = fill(folder, &pictures, watch)?;
+        room = pictures.room();
+        if kept < count {
+            notes.push(format!(
+                "{kept} of {count} decoded pictures are kept in {} MiB of memory (`cache`); the others are decoded \
+                 whenever they are needed",
+                bound >> 20
+            ));
+        }
+        let (h, w) = recipe.size;
+        let indices = (0..count as u32).collect();
+        let pixels = Pixels::Files(pictures.into(), indices);
+        sets.push(Dataset::of(&name, [h, w, recipe.channels], pixels, labels, true)?);
+    }
+    let mut sets = sets.into_iter();
+    let train = sets.next().expect("there is one part at least");
+    Datasets::new(train, sets.next())
+}
+
+/// The names that a folder of test pictures may have beside `train`.
+const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
+
+/// The folders of training and of test pictures; the folder itself where it is not divided. Says what lies beside
+/// the parts.
+fn parts(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
+    let there = |part: &&str| folder.join(part).is_dir();
+    if !there(&"train") {
+        return Ok(vec![folder.to_path_buf()]);
+    }
+    let parts: Vec<PathBuf> =
+        ["train"].iter().chain(TEST.iter().find(|part| there(part))).map(|part| folder.join(part)).collect();
+    let (files, folders) = entries(folder)?;
+    let others: Vec<String> = folders
+        .iter()
+        .chain(&files)
+        .filter(|path| !parts.contains(path))
+        .map(|path| file_name(path))
+        .collect();
+    if !others.is_empty() {
+        let names: Vec<String> = parts.iter().map(|part| file_name(part)).collect();
+        let (names, others) = (names.join(" and "), others.join(", "));
+        notes.push(format!("the pictures of {names} are read, not what lies beside them: {others}"));
+    }
+    Ok(parts)
+}
+
+/// Decodes as many pictures as the memory holds, on all threads, and says how many these are.
+fn fill(folder: &Path, pictures: &Pictures, watch: &mut Watch) -> Result<usize> {
+    let (fitting, each) = (pictures.fitting(), a_piece());
+    let mut bad = Vec::new();
+    for from in (0..fitting).step_by(each) {
+        let to = (from + each).min(fitting);
+        let piece: Vec<Option<Bad>> =
+            (from..to).into_par_iter().map(|i| pictures.image(i).map(drop).err()).collect();
+        bad.extend(piece.into_iter().flatten());
+        watch(Phase::Decoding, to, fitting);
+    }
+    if bad.is_empty() { Ok(fitting) } else { Err(refuse(folder, bad)) }
+}
+
+/// What is made of every picture.
+fn recipe(folder: &Path, pictures: &[&Picture], config: &DataConfig) -> Result<Recipe> {
+    let first = pictures[0];
+    let size = match config.size {
+        Some([height, width]) => (height, width),
+        None => (first.height as usize, first.width as usize),
+    };
+    check_size(&folder.display().to_string(), size)?;
+    let is_other = |picture: &&&Picture| (picture.height, picture.width) != (first.height, first.width);
+    if config.size.is_none()
+        && let Some(other) = pictures.iter().find(is_other)
+    {
+        let more = pictures.iter().filter(is_other).count();
         return Err(Error::invalid(
-            format!("{}: {} images of {height}x{width}", folder.display(), files.len()),
-            "images that fit into memory",
-            format!("{total} bytes"),
-            "give a smaller `size`",
+            other.path.display().to_string(),
+            format!("{}x{} like {} (height x width)", size.0, size.1, file_name(&first.path)),
+            format!("{}x{}, one of {more} that differ", other.height, other.width),
+            "pictures of several sizes need one to be resized and cut to: give a `size`",
         ));
     }
-    pixels.resize(total, 0);
-    let failed = pixels
-        .par_chunks_exact_mut(each)
-        .zip(&files)
-        .find_map_first(|(out, file)| decode(file, channels, (height, width), out).err());
-    match failed {
-        Some(error) => Err(error),
-        None => Dataset::new(name, [height, width, channels], pixels, labels, true),
-    }
+    let background = config.background;
+    let is_grey = |p: &Picture| p.is_grey && !(p.has_alpha && background.is_coloured());
+    let usual = if pictures.iter().all(|picture| is_grey(picture)) { 1 } else { 3 };
+    Ok(Recipe { size, channels: config.channels.unwrap_or(usual), background })
 }
 
-/// The images in order, with labels where they are in sub-folders: these are the classes.
-fn list(folder: &Path) -> Result<(Vec<PathBuf>, Option<Labels>)> {
-    let (files, folders) = entries(folder)?;
-    let direct = images(files)?;
-    let mut classes = Vec::new();
-    for sub in &folders {
-        let inside = images(entries(sub)?.0)?;
-        if !inside.is_empty() {
-            classes.push((file_name(sub), inside));
+/// Says in a line each what the pictures are and what is made of them.
+fn describe(
+    pictures: &[&Picture],
+    listings: &[Listing],
+    recipe: &Recipe,
+    config: &DataConfig,
+    notes: &mut Vec<String>,
+) {
+    let count = |which: &dyn Fn(&Picture) -> bool| pictures.iter().filter(|picture| which(picture)).count();
+    let total = pictures.len();
+    let mut formats: BTreeMap<String, usize> = BTreeMap::new();
+    for picture in pictures {
+        *formats.entry(format_name(picture.format)).or_default() += 1;
+    }
+    let formats: Vec<String> = formats.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let mut done = vec![formats.join(", ")];
+    let (h, w) = recipe.size;
+    let other_size = count(&|p| (p.height as usize, p.width as usize) != recipe.size);
+    if config.size.is_some() && other_size > 0 {
+        // The aspect is the same to a pixel: nothing is cut off.
+        let is_cut = |p: &Picture| {
+            let (a, b) = (u64::from(p.height) * w as u64, u64::from(p.width) * h as u64);
+            a.abs_diff(b) > a.min(b) / 100
+        };
+        done.push(format!(
+            "{other_size} resized to {h}x{w}, their short side to its length, {} of them cut at both ends of the long \
+             side",
+            count(&is_cut)
+        ));
+    }
+    let grey = count(&|p| p.is_grey);
+    if recipe.channels == 1 && grey < total {
+        done.push(format!("{} of them colour, made grey", total - grey));
+    } else if recipe.channels == 3 && grey > 0 {
+        done.push(format!("{grey} of them grey, made colour"));
+    }
+    for (count, what) in [
+        (count(&|p| p.has_alpha), format!("with transparency, put on {}", recipe.background)),
+        (count(&|p| p.is_turned), "turned as their cameras noted".to_owned()),
+        (count(&|p| p.is_deep), "of more than eight bits, rounded to eight".to_owned()),
+    ] {
+        if count > 0 {
+            done.push(format!("{count} {what}"));
         }
     }
-    match (direct.is_empty(), classes.is_empty()) {
-        (false, true) => Ok((direct, None)),
-        (true, false) => {
-            let labels = Labels::sorted(classes.iter().map(|(name, files)| (name.clone(), files.len())));
-            Ok((classes.into_iter().flat_map(|(_, files)| files).collect(), Some(labels)))
-        }
-        (true, true) => Err(Error::invalid(
-            folder.display().to_string(),
-            "IDX files (train-images-idx3-ubyte, plain or .gz), CIFAR-10's binary batches (data_batch_1.bin, \
-             ...) or images (PNG, JPEG, GIF, BMP) in it or in one sub-folder per class",
-            "none of them",
-            "give the folder that holds the files themselves",
-        )),
-        (false, false) => Err(Error::invalid(
-            folder.display().to_string(),
-            "images either in it or in one sub-folder per class",
-            "both",
-            "give one of the sub-folders, or move the images that lie beside them",
-        )),
+    notes.push(format!("{total} pictures: {}", done.join("; ")));
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for (kind, count) in listings.iter().flat_map(|listing| &listing.kinds) {
+        *kinds.entry(kind.clone()).or_default() += count;
+    }
+    notes.extend(passed_over(&kinds));
+}
+
+fn format_name(format: ImageFormat) -> String {
+    match format {
+        ImageFormat::WebP => "WebP".to_owned(),
+        ImageFormat::Pnm => "PNM".to_owned(),
+        other => format!("{other:?}").to_uppercase(),
     }
 }
 
-/// The images among `files`. Other files (texts, tables) are skipped, but an image format that cannot be read
-/// is an error: otherwise the user would train on a part of the images without knowing.
-fn images(files: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
-    let mut images = Vec::new();
-    for file in files {
-        match file.extension().and_then(ImageFormat::from_extension) {
-            Some(format) if format.reading_enabled() => images.push(file),
-            Some(_) => {
-                return Err(Error::invalid(
-                    file.display().to_string(),
-                    "PNG, JPEG, GIF or BMP images",
-                    "an image in a format that is not read here",
-                    "convert it to PNG or take it out of the folder",
-                ));
-            }
-            None => {}
-        }
-    }
-    Ok(images)
-}
-
-/// The header of a file, with its orientation (as noted by the camera) taken into account.
-struct Header {
-    height: u32,
-    width: u32,
-    grey: bool,
-}
-
-fn header(path: &Path) -> Result<Header> {
-    let bad = |e: image::ImageError| unreadable(path, &e.to_string());
-    let mut decoder = open(path)?.into_decoder().map_err(bad)?;
-    let (w, h) = decoder.dimensions();
-    let (width, height) = if turned(decoder.orientation().map_err(bad)?) { (h, w) } else { (w, h) };
-    if height == 0 || width == 0 {
-        return Err(unreadable(path, &format!("{height}x{width} pixels")));
-    }
-    let grey =
-        matches!(decoder.color_type(), ColorType::L8 | ColorType::La8 | ColorType::L16 | ColorType::La16);
-    Ok(Header { height, width, grey })
-}
-
-fn turned(orientation: Orientation) -> bool {
-    use Orientation::*;
-    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
-}
-
-/// Decodes into `out`, `[H, W, C]`.
-fn decode(path: &Path, channels: usize, (height, width): (usize, usize), out: &mut [u8]) -> Result<()> {
-    let bad = |e: image::ImageError| unreadable(path, &e.to_string());
-    let reader = open(path)?;
-    let format = reader.format();
-    let mut decoder = reader.into_decoder().map_err(bad)?;
-    let orientation = decoder.orientation().map_err(bad)?;
-    if decoder.total_bytes() > MAX_DECODED {
-        return Err(unreadable(path, &format!("{} bytes of pixels", decoder.total_bytes())));
-    }
-    let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;
-    if format == Some(ImageFormat::Jpeg)
-        && !jpeg::is_whole(&std::fs::read(path).map_err(|e| Error::read(path, e))?)
-    {
-        return Err(unreadable(path, "a JPEG file that is cut short"));
-    }
-    image.apply_orientation(orientation);
-    let image = resize::fit(flat(image, channels), (height, width));
-    if image.as_bytes().len() != out.len() {
-        return Err(unreadable(path, "a file that changed while it was read"));
-    }
-    out.copy_from_slice(image.as_bytes());
-    Ok(())
-}
-
-/// Eight bits a channel, `channels` of them; transparent parts become white.
-fn flat(mut image: DynamicImage, channels: usize) -> DynamicImage {
-    if image.color().has_alpha() {
-        let mut rgba = image.into_rgba8();
-        for pixel in rgba.pixels_mut() {
-            let [r, g, b, alpha] = pixel.0;
-            let over_white = |c: u8| {
-                let alpha = u32::from(alpha);
-                ((u32::from(c) * alpha + 255 * (255 - alpha) + 127) / 255) as u8
-            };
-            pixel.0 = [over_white(r), over_white(g), over_white(b), 255];
-        }
-        image = rgba.into();
-    }
-    if channels == 1 { image.into_luma8().into() } else { image.into_rgb8().into() }
-}
-
-/// A reader, limited in size, that recognises the format by the file's first bytes, or else by its name.
-fn open(path: &Path) -> Result<ImageReader<impl BufRead + std::io::Seek>> {
-    let mut reader = ImageReader::open(path)
-        .and_then(ImageReader::with_guessed_format)
-        .map_err(|e| Error::read(path, e))?;
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_FILE_SIDE);
-    limits.max_image_height = Some(MAX_FILE_SIDE);
-    limits.max_alloc = Some(MAX_DECODED);
-    reader.limits(limits);
-    Ok(reader)
-}
-
-fn unreadable(path: &Path, got: &str) -> Error {
+/// The error about a folder without pictures.
+fn empty(folder: &Path, parts: &[PathBuf], listings: &[Listing]) -> Error {
+    let without = parts.iter().zip(listings).find(|(_, listing)| listing.pictures.is_empty());
+    let (part, listing) = without.expect("one is empty");
+    let got = match passed_over(&listing.kinds) {
+        Some(kinds) => format!("none of them; {kinds}"),
+        None => "none of them".to_owned(),
+    };
+    let help = if part == folder { "give the folder that holds the files themselves" } else { "" };
     Error::invalid(
-        path.display().to_string(),
-        format!("a whole image of at most {MAX_FILE_SIDE} pixels a side"),
+        part.display().to_string(),
+        "IDX files (train-images-idx3-ubyte, plain or .gz), CIFAR-10's binary batches (data_batch_1.bin, ...) or \
+         pictures (PNG, JPEG, WebP, TIFF, GIF, BMP, PNM) in it or in the folders in it",
         got,
-        "repair the file or take it out of the folder",
+        help,
     )
 }

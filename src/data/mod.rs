@@ -1,7 +1,8 @@
 //! Training images: the embedded part of Fashion-MNIST, and folders of IDX files, of CIFAR-10's binary
 //! batches or of pictures.
 //!
-//! Everything is held in memory as bytes, `[N, H, W, C]`, and handed out as numbers in [-1, 1].
+//! Images are bytes, `[N, H, W, C]`, in memory as far as it goes, and handed out as numbers in [-1, 1].
+//! [`read`] takes everything that can be said of them, [`load`] the path and the size alone.
 //!
 //! ```
 //! use performer_ddpm::data::{self, Dataset};
@@ -25,58 +26,130 @@
 //! 3. A test in `tests/suite/data_sources/` for each kind of damage.
 
 mod cifar;
+mod contents;
 mod dataset;
+mod decode;
 mod embedded;
 mod folder;
+mod held_out;
 pub mod idx;
 mod jpeg;
+mod kind;
 mod labels;
+mod listing;
 mod mnist;
+mod pixels;
+mod reading;
 mod resize;
 
+pub use contents::{Contents, Entry};
 pub use dataset::{Dataset, Datasets, unit_from_byte};
 pub(crate) use embedded::is_fashion_mnist;
 pub use labels::Labels;
+pub use reading::{Phase, Reading, Watch};
 
+use crate::config::DataConfig;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// Loads training images, and test images where there are some.
+/// What was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The images.
+    pub sets: Datasets,
+    /// What was found and what was made of it, for the user: a line each.
+    pub notes: Vec<String>,
+}
+
+/// Loads training images, and test images where there are some: [`read`] with nothing said but the path and the
+/// size (height, width).
+///
+/// # Errors
+/// Those of [`read`].
+pub fn load(path: Option<&Path>, size: Option<(usize, usize)>) -> Result<Datasets> {
+    let config = DataConfig {
+        path: path.map(Path::to_path_buf),
+        size: size.map(|(height, width)| [height, width]),
+        ..DataConfig::default()
+    };
+    Ok(read(&config, 0, Reading::default(), &mut |_, _, _| {})?.sets)
+}
+
+/// Reads training images, and test images where there are some.
 ///
 /// Without a path: the embedded first 10,000 training and 2,000 test images of Fashion-MNIST. With one, a
 /// folder, recognised from what is in it:
 /// - IDX files under MNIST's names (`train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`; plain
 ///   or gzip; labels and the test pair may be missing),
 /// - CIFAR-10's binary batches (`data_batch_1.bin` to `data_batch_5.bin`; `test_batch.bin` may be missing),
-/// - images, directly, in one sub-folder per class (sorted by name), or either of the two under `train/` and,
-///   for the test images, `test/`. All are grey if every file is, else colour.
+/// - pictures, in it and in the folders in it, or under `train/` and, for the test images, `test/`, `val/`,
+///   `valid/` or `validation/`. PNG, JPEG (CMYK too), WebP, TIFF, GIF and BMP (of animations the first frame),
+///   PBM to PPM, by their content, whatever their ending. Where all lie in sub-folders, these are the classes,
+///   sorted by name.
 ///
 /// Labels come with their names: Fashion-MNIST's and CIFAR-10's own, those of the sub-folders, and the
 /// numbers in other IDX files.
 ///
-/// `size` is (height, width): every image is cropped around its centre to that aspect ratio and then resized.
-/// Without it, images keep their size, which must be the same for all.
+/// Every picture is turned as its camera noted, rounded to eight bits, put on the background where it is
+/// transparent, and cut around its centre and resized to the size; without a size all must have the same one.
+/// All are grey if every file is, or as `channels` says. Other files are passed over, or refused by
+/// [`Reading::strict`]; a picture that cannot be read is always refused, and all of them are named.
+///
+/// Where a share is held out, it is a function of `seed`, and becomes the test images. `watch` is told how far
+/// the work is.
 ///
 /// # Errors
-/// [`Error::Invalid`] or [`Error::Read`] naming the file or folder that cannot be used.
-pub fn load(path: Option<&Path>, size: Option<(usize, usize)>) -> Result<Datasets> {
-    let Some(path) = path else { return embedded::load()?.resized(size) };
-    if std::fs::metadata(path).map_err(|e| Error::read(path, e))?.is_file() {
-        return Err(Error::invalid(
-            path.display().to_string(),
-            "a folder",
-            "a file",
-            "unpack archives first and give the folder that holds the files",
-        ));
+/// [`Error::Invalid`] or [`Error::Read`] naming the files or the folder that cannot be used.
+pub fn read(config: &DataConfig, seed: u64, reading: Reading, watch: &mut Watch) -> Result<Loaded> {
+    config.validate()?;
+    let mut notes = Vec::new();
+    let mut sets = source(config, reading, &mut notes, watch)?;
+    if let Some(share) = config.held_out {
+        let all = sets.train.len();
+        sets = held_out::split(sets, share, seed)?;
+        let count = sets.test.as_ref().map_or(0, Dataset::len);
+        notes.push(format!("{count} of {all} images held out (`held_out`, seed {seed}), never trained on"));
     }
-    let (files, _) = entries(path)?;
-    if mnist::recognises(&files) {
-        mnist::load(path, &files)?.resized(size)
-    } else if cifar::recognises(&files) {
-        cifar::load(path, &files)?.resized(size)
-    } else {
-        folder::load(path, size)
-    }
+    Ok(Loaded { sets, notes })
+}
+
+/// The images as they are stored, of the wanted size and channels.
+fn source(
+    config: &DataConfig,
+    reading: Reading,
+    notes: &mut Vec<String>,
+    watch: &mut Watch,
+) -> Result<Datasets> {
+    let sets = match &config.path {
+        None => embedded::load()?,
+        Some(path) => {
+            if std::fs::metadata(path).map_err(|e| Error::read(path, e))?.is_file() {
+                return Err(Error::invalid(
+                    path.display().to_string(),
+                    "a folder",
+                    "a file",
+                    "unpack archives first and give the folder that holds the files",
+                ));
+            }
+            let (files, _) = entries(path)?;
+            if mnist::recognises(&files) {
+                mnist::load(path, &files)?
+            } else if cifar::recognises(&files) {
+                cifar::load(path, &files)?
+            } else {
+                return folder::load(path, config, reading, notes, watch);
+            }
+        }
+    };
+    sets.map(|mut set| {
+        if let Some(channels) = config.channels {
+            set = set.with_channels(channels)?;
+        }
+        match config.size {
+            Some([height, width]) => set.resized((height, width)),
+            None => Ok(set),
+        }
+    })
 }
 
 /// The files and the sub-folders of `folder`, each sorted by name; hidden ones are left out.

@@ -41,7 +41,7 @@ pub fn images<T: Real>(dataset: &Dataset, indices: &[usize]) -> Result<Array2<T>
     let zeros = machine::filled("the chosen images", &[shape.0, shape.1], T::zero())?;
     let mut images = Array2::from_shape_vec(shape, zeros).expect("as many numbers as the images have");
     for (mut row, &index) in images.outer_iter_mut().zip(indices) {
-        dataset.image_into(index, false, row.as_slice_mut().expect("rows of a new array are whole"));
+        dataset.image_into(index, false, row.as_slice_mut().expect("rows of a new array are whole"))?;
     }
     Ok(images)
 }

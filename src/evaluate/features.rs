@@ -139,13 +139,17 @@ impl Extractor {
         dataset.check_indices(indices)?;
         let shape @ [c, h, w] = [dataset.channels(), dataset.height(), dataset.width()];
         let mut last = vec![0.0; dataset.image_len()];
+        let mut failure = Ok(());
         let fill = |i: usize, out: &mut [f32]| {
-            dataset.image_into(indices[i], false, &mut last);
+            if let Err(error) = dataset.image_into(indices[i], false, &mut last) {
+                failure = Err(error);
+            }
             for (k, plane) in out.chunks_exact_mut(h * w).enumerate() {
                 plane.iter_mut().zip(last[k..].iter().step_by(c)).for_each(|(out, x)| *out = *x);
             }
         };
-        self.run(indices.len(), shape, fill, observer)
+        let features = self.run(indices.len(), shape, fill, observer)?;
+        failure.map(|()| features)
     }
 
     fn run(

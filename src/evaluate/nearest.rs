@@ -41,13 +41,13 @@ pub fn nearest(images: ArrayView4<f32>, training: &Dataset) -> Result<Vec<Neares
     let len = training.image_len();
     let images: Vec<f32> = images.iter().copied().collect();
     let starts: Vec<usize> = (0..training.len()).step_by(CHUNK).collect();
-    let by_chunk: Vec<Vec<(f64, usize)>> = starts
+    let by_chunk: Result<Vec<Vec<(f64, usize)>>> = starts
         .into_par_iter()
         .map(|start| {
             let mut best = vec![(f64::INFINITY, 0); n];
             let mut candidate = vec![0.0; len];
             for index in start..training.len().min(start + CHUNK) {
-                training.image_into(index, false, &mut candidate);
+                training.image_into(index, false, &mut candidate)?;
                 for (image, best) in images.chunks_exact(len).zip(&mut best) {
                     let distance = squared_distance(image, &candidate);
                     if distance < best.0 {
@@ -55,9 +55,10 @@ pub fn nearest(images: ArrayView4<f32>, training: &Dataset) -> Result<Vec<Neares
                     }
                 }
             }
-            best
+            Ok(best)
         })
         .collect();
+    let by_chunk = by_chunk?;
     let best = |i: usize| {
         by_chunk.iter().map(|best| best[i]).fold((f64::INFINITY, 0), |a, b| if b.0 < a.0 { b } else { a })
     };
@@ -101,7 +102,7 @@ pub fn write_sheet(
         sheet.index_axis_mut(ndarray::Axis(0), place).assign(&image);
         let mut below = sheet.index_axis_mut(ndarray::Axis(0), place + columns);
         let below = below.as_slice_mut().expect("a whole image of a new array");
-        training.image_into(nearest.index, false, below);
+        training.image_into(nearest.index, false, below)?;
     }
     write_png(path, sheet.view(), Some(columns))
 }
@@ -127,7 +128,7 @@ mod tests {
 
     fn image_of(dataset: &Dataset, index: usize) -> Array4<f32> {
         let mut pixels = vec![0.0; 2];
-        dataset.image_into(index, false, &mut pixels);
+        dataset.image_into(index, false, &mut pixels).unwrap();
         Array4::from_shape_vec((1, 1, 2, 1), pixels).unwrap()
     }
 

@@ -7,7 +7,7 @@ use super::optimizer::Adam;
 use super::trainer::{Progress, Step, Trainer};
 use crate::checkpoint::{self, state::TrainingState};
 use crate::config::{Config, TrainConfig};
-use crate::data::Dataset;
+use crate::data::{Contents, Dataset};
 use crate::equations::Schedule;
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
@@ -80,8 +80,11 @@ pub struct Outcome {
 
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
+/// What the training images were made from.
+const CONTENTS: &str = "data.jsonl";
 /// What a run or a model leaves in its folder, beside a run's configuration.
-const REMAINS: [&str; 6] = ["checkpoints", METRICS, "unet", "scheduler", "model_index.json", "config.json"];
+const REMAINS: [&str; 7] =
+    ["checkpoints", METRICS, CONTENTS, "unet", "scheduler", "model_index.json", "config.json"];
 
 /// Images in a run's sample grids, or some more for as many of each class.
 const GRID: usize = 64;
@@ -159,11 +162,13 @@ impl Run {
     /// Trains on `data` until the limit or until `stop` says so, from the newest checkpoint if there is one.
     ///
     /// The limit becomes the run's own: it and every decision of the clock are written into the run's
-    /// configuration, so that the run can be gone on with, or made again, without them.
+    /// configuration, so that the run can be gone on with, or made again, without them. So does a folder of images
+    /// that was moved.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the system
-    /// refuses. [`Error::Invalid`] for a limit that is none, and for images that do not fit the network.
+    /// refuses. [`Error::Invalid`] for a limit that is none, for images that do not fit the network, and for other
+    /// images than the run has been trained on, naming some.
     pub fn train(
         &self,
         given: &Config,
@@ -176,6 +181,7 @@ impl Run {
         let newest = checkpoint::state::newest(&self.folder)?;
         let (step, metrics_len) =
             newest.as_ref().map_or((0, 0), |newest| (newest.state.step, newest.state.metrics_len));
+        self.check_contents(data, step)?;
         let seconds = self.seconds_up_to(metrics_len)?;
         let mut config = given.clone();
         options.limit.apply(&mut config.train, step, seconds)?;
@@ -185,7 +191,7 @@ impl Run {
             note = newest.note;
             trainer.restore(progress(newest.state))?;
         }
-        if config != *given {
+        if config != Run::open(&self.folder)?.1 {
             self.write_config(&config)?;
         }
         let metrics = Metrics::open(&self.folder.join(METRICS), metrics_len)?;
@@ -247,6 +253,33 @@ impl Run {
             }
         }
         Ok(Outcome { step, interrupted, grid })
+    }
+
+    /// Records what the images were made from, or compares it with what was recorded when the run began.
+    fn check_contents(&self, data: &Dataset, step: u64) -> Result<()> {
+        let (file, now) = (self.folder.join(CONTENTS), data.contents());
+        let recorded = match fs::read_to_string(&file) {
+            Ok(text) if step > 0 => Some(Contents::from_text(&text, &file.display().to_string())?),
+            Ok(_) => None,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(Error::read(&file, error)),
+        };
+        let Some(recorded) = recorded else {
+            return write_atomically(&file, |out| out.write_all(now.text().as_bytes()));
+        };
+        match recorded.difference(&now) {
+            None => Ok(()),
+            Some(difference) => Err(Error::invalid(
+                format!("{}, the images", data.name()),
+                format!(
+                    "those that {} was trained on, as {} has them",
+                    self.folder.display(),
+                    file.display()
+                ),
+                difference,
+                "put them back as they were, name their folder if it was moved (`data`), or train another run",
+            )),
+        }
     }
 
     /// Tells of training that diverged how to go on from the checkpoint of step `saved`, or from the

@@ -183,7 +183,8 @@ impl<T: Element> Trainer<T> {
     /// One step of Algorithm 1 on the next batch of `data`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for images of another size than the network's; [`Error::NotFinite`] if the loss or
+    /// [`Error::Invalid`] for images of another size than the network's, and for a picture that can no longer be
+    /// decoded; [`Error::NotFinite`] if the loss or
     /// the gradient is no finite number. Nothing has changed then.
     pub fn advance(&mut self, data: &Dataset) -> Result<Step> {
         check_fit(&self.config, data)?;
@@ -199,12 +200,15 @@ impl<T: Element> Trainer<T> {
         let (order, schedule, spare) = (&self.order, &self.schedule, &self.spare);
         let (objective, timesteps) = (&self.objective, train.timesteps);
         let (config, labels) = (&self.config, data.labels());
+        let unreadable = Mutex::new(None);
         let example = |sample: usize, x_t: &mut [T], notes: &mut [T]| {
             let mut x0 = spare.lock().expect("no thread panicked").pop().unwrap_or_default();
             x0.resize(x_t.len(), T::zero());
             let flip = flips && rng(seed, Stream::Flip, step, sample as u64).next_u32() % 2 == 1;
             let image = order.image(first + sample as u64);
-            data.image_into(image, flip, &mut x0);
+            if let Err(error) = data.image_into(image, flip, &mut x0) {
+                *unreadable.lock().expect("no thread panicked") = Some(error);
+            }
             let level = match timesteps {
                 TimestepSampling::Uniform => alg1_timestep(seed, step, sample as u64, schedule),
                 TimestepSampling::Stratified => {
@@ -219,6 +223,9 @@ impl<T: Element> Trainer<T> {
         };
         let dropout = Some((seed, step));
         self.engine.gradient_of(objective, &self.model, batch, &example, dropout, &mut self.gradient)?;
+        if let Some(error) = unreadable.into_inner().expect("no thread panicked") {
+            return Err(error);
+        }
         let loss = self.gradient.loss;
         let clock = self.engine.clock();
         let norm = timed_for_all(clock, Work::Reduction, || {

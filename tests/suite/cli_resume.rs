@@ -257,3 +257,53 @@ fn a_run_that_diverges_before_a_checkpoint_speaks_of_none_and_begins_again() {
     assert!(out.contains("trained 5 steps"), "{out}");
     assert_eq!(metrics(&folder.join("run")).len(), 5);
 }
+
+fn pictures(folder: &Path, count: u8) {
+    std::fs::create_dir_all(folder).expect("a folder");
+    for i in 0..count {
+        let image = image::GrayImage::from_fn(8, 8, |x, y| image::Luma([(i * 20) ^ (x * y) as u8]));
+        image.save(folder.join(format!("{i}.png"))).expect("a picture");
+    }
+}
+
+/// The folder of the pictures may be moved, and goes on to the same bits; what is in it may not change.
+#[test]
+fn a_moved_folder_is_named_at_a_resume_and_a_changed_one_is_noticed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    write_config(folder);
+    pictures(&folder.join("here"), 9);
+    let train = ["train", "--config", "tiny8.toml", "--data", "here", "--held-out", "0.2", "--out"];
+    let mut config = Preset::Tiny.config().for_images([8, 8, 1]);
+    config.diffusion.timesteps = 10;
+    std::fs::write(folder.join("tiny8.toml"), config.to_toml()).expect("a file");
+    succeed(folder, &[&train[..], &["straight", "--steps", "9", "-q"]].concat());
+    succeed(folder, &[&train[..], &["run", "--steps", "5", "-q"]].concat());
+
+    let resume = ["train", "--resume", "run", "--steps", "9"];
+    let fails = |more: &[&str], parts: &[&str]| {
+        let output = command(folder, &[&resume[..], more].concat()).output().expect("a start");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(parts.iter().all(|part| told.contains(part)), "{parts:?} are not in: {told}");
+    };
+    std::fs::rename(folder.join("here"), folder.join("there")).expect("a folder");
+    fails(&[], &["cannot read", "here"]);
+    let moved = ["--data", "there"];
+    pictures(&folder.join("there"), 10);
+    fails(&moved, &["those that run was trained on", "--data"]);
+    std::fs::remove_file(folder.join("there/9.png")).expect("a file");
+    let whole = bytes(folder, "there/4.png");
+    let other = bytes(folder, "there/5.png");
+    // At least one of the two is trained on with this seed.
+    std::fs::write(folder.join("there/4.png"), &other).expect("a file");
+    std::fs::write(folder.join("there/6.png"), &other).expect("a file");
+    fails(&moved, &["changed (", ".png"]);
+    std::fs::write(folder.join("there/4.png"), &whole).expect("a file");
+    pictures(&folder.join("there"), 9);
+    succeed(folder, &[&resume[..], &moved, &["-q"]].concat());
+    assert_eq!(weights(folder, "run"), weights(folder, "straight"));
+    let (_, config) = performer_ddpm::train::Run::open(&folder.join("run")).expect("a run");
+    assert!(config.data.path.is_some_and(|path| path.ends_with("there")));
+    succeed(folder, &["train", "--resume", "run", "--steps", "10", "-q"]);
+}

@@ -14,7 +14,7 @@ fn pixels(data: &Dataset) -> (u64, u32) {
     let (mut sum, mut crc) = (0, Crc::new());
     for i in 0..data.len() {
         sum += data.bytes(i).unwrap().iter().map(|&b| u64::from(b)).sum::<u64>();
-        crc.update(data.bytes(i).unwrap());
+        crc.update(&data.bytes(i).unwrap());
     }
     (sum, crc.sum())
 }

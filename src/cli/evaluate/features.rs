@@ -4,10 +4,12 @@ use super::per_class::{self, ClassFigures, Classes};
 use super::subject::Subject;
 use super::{EvaluateArgs, Split};
 use crate::cli::features_network::NetworkArgs;
+use crate::cli::images::load;
 use crate::cli::progress::Progress;
 use clap::Args;
 use ndarray::{Array2, Array4, Axis, Ix4, s};
-use performer_ddpm::data::{self, Dataset};
+use performer_ddpm::config::DataConfig;
+use performer_ddpm::data::Dataset;
 use performer_ddpm::evaluate::features::Extractor;
 use performer_ddpm::evaluate::nearest::{nearest, write_sheet};
 use performer_ddpm::evaluate::{Comparison, choose, fewest, images_nchw};
@@ -94,8 +96,11 @@ pub fn run(
 ) -> Result<Figures> {
     let mut extractor =
         Extractor::open(file, &args.network.feeding.options(args.batch as usize, args.compute.threads)?)?;
-    let given = args.network.samples.as_deref().map(|path| given_samples(args, path)).transpose()?;
     let dataset = args.split(&subject.data, Split::Train)?;
+    let given = match args.network.samples.as_deref() {
+        Some(path) => Some(given_samples(args, path, dataset, progress)?),
+        None => None,
+    };
     if let Some(samples) = &given {
         check_shape(samples, dataset, args.network.samples.as_deref().unwrap_or(Path::new("")))?;
     }
@@ -191,10 +196,22 @@ fn enough(features: usize, got: usize, what: &str) -> Result<()> {
     ))
 }
 
-/// The samples that were given, \[n, c, h, w\].
-fn given_samples(args: &EvaluateArgs, path: &Path) -> Result<Array4<f32>> {
+/// The samples that were given, \[n, c, h, w\]: those of a folder grey or coloured as the dataset is.
+fn given_samples(
+    args: &EvaluateArgs,
+    path: &Path,
+    dataset: &Dataset,
+    progress: &mut Progress,
+) -> Result<Array4<f32>> {
     let mut samples = if path.is_dir() {
-        let pictures = data::load(Some(path), args.size.map(|[h, w]| (h, w)))?.train;
+        let config = DataConfig {
+            path: Some(path.to_path_buf()),
+            size: args.pictures.size,
+            channels: Some(dataset.channels()).filter(|channels| matches!(channels, 1 | 3)),
+            background: args.pictures.background.unwrap_or_default(),
+            held_out: None,
+        };
+        let pictures = load(&config, args.seed, args.pictures.reading.into(), progress)?.train;
         let all: Vec<usize> = (0..pictures.len()).collect();
         images_nchw(&pictures, &all)?
     } else {

@@ -1,10 +1,12 @@
 //! The model that is evaluated, and the images.
 
 use super::EvaluateArgs;
+use crate::cli::images::load;
 use crate::cli::model_path;
 use crate::cli::progress::Progress;
 use performer_ddpm::config::Config;
-use performer_ddpm::data::{self, Datasets};
+use performer_ddpm::config::DataConfig;
+use performer_ddpm::data::Datasets;
 use performer_ddpm::sample::{Compute, is_onnx};
 use performer_ddpm::{Error, Pipeline, Result};
 use std::path::{Path, PathBuf};
@@ -25,7 +27,7 @@ impl Subject {
 }
 
 /// Loads what the arguments name. With given samples no model is needed.
-pub fn open(args: &EvaluateArgs, progress: &Progress) -> Result<Subject> {
+pub fn open(args: &EvaluateArgs, progress: &mut Progress) -> Result<Subject> {
     let needs_model = args.wants_nll() || args.network.samples.is_none();
     let path = match (needs_model, &args.model) {
         (false, Some(path)) => {
@@ -40,7 +42,8 @@ pub fn open(args: &EvaluateArgs, progress: &Progress) -> Result<Subject> {
         (false, None) => None,
         (true, path) => Some(model_path(path.clone())?),
     };
-    let data = load_data(args, path.as_deref())?;
+    let (config, seed) = data_config(args, path.as_deref())?;
+    let data = load(&config, seed, args.pictures.reading.into(), progress)?;
     let model = path.map(|path| load_model(args, path, progress)).transpose()?;
     if let Some((path, pipeline)) = &model {
         check_fit(path, pipeline, &data)?;
@@ -48,16 +51,22 @@ pub fn open(args: &EvaluateArgs, progress: &Progress) -> Result<Subject> {
     Ok(Subject { data, model })
 }
 
-/// The images that the arguments name, or those that the run was trained on.
-fn load_data(args: &EvaluateArgs, model: Option<&Path>) -> Result<Datasets> {
-    if let Some(path) = &args.data {
-        return data::load(Some(path), args.size.map(|[h, w]| (h, w)));
+/// The images that the arguments name, or those that the run was trained on, and the seed of what is held out.
+/// Other images are made as the run's were, but none of them is held out unless the arguments say so.
+pub fn data_config(args: &EvaluateArgs, model: Option<&Path>) -> Result<(DataConfig, u64)> {
+    let file = model.map(|path| path.join("config.toml")).filter(|file| file.is_file());
+    let (mut config, seed) = match file {
+        None => (DataConfig::default(), args.seed),
+        Some(file) => {
+            let text = std::fs::read_to_string(&file).map_err(|error| Error::read(&file, error))?;
+            let config = Config::from_toml(&text, &file.display().to_string())?;
+            (config.data, config.train.seed)
+        }
+    };
+    if args.pictures.data.is_some() {
+        config.held_out = None;
     }
-    let config = model.map(|path| path.join("config.toml")).filter(|file| file.is_file());
-    let Some(file) = config else { return data::load(None, None) };
-    let text = std::fs::read_to_string(&file).map_err(|error| Error::read(&file, error))?;
-    let config = Config::from_toml(&text, &file.display().to_string())?.data;
-    data::load(config.path.as_deref(), config.size.map(|[h, w]| (h, w)))
+    Ok((args.pictures.apply(config)?, seed))
 }
 
 fn load_model(args: &EvaluateArgs, path: PathBuf, progress: &Progress) -> Result<(PathBuf, Pipeline)> {

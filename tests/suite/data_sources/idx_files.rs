@@ -31,7 +31,7 @@ fn idx_files_load_plain_packed_misnamed_and_dotted() {
         put(&f, &name, &file);
         let sets = load(&f).unwrap();
         assert_eq!(shape(&sets.train), [2, 3, 2, 1]);
-        assert_eq!(sets.train.bytes(1).unwrap(), [6, 7, 8, 9, 10, 11]);
+        assert_eq!(*sets.train.bytes(1).unwrap(), [6, 7, 8, 9, 10, 11]);
         assert_eq!(sets.train.labels(), None);
         assert!(sets.test.is_none());
         assert!(!sets.train.flip_makes_sense(), "digits have a reading direction");

@@ -3,6 +3,7 @@
 mod cifar;
 mod idx_files;
 mod images;
+mod pictures;
 
 use performer_ddpm::data::{self, Dataset, Datasets};
 use std::path::Path;

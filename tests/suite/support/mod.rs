@@ -9,5 +9,6 @@ pub mod networks;
 pub mod parity;
 #[path = "../../../onnx/tests/suite/peers.rs"]
 pub mod peers;
+pub mod pictures;
 pub mod python;
 pub mod runtimes;

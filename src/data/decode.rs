@@ -1,0 +1,212 @@
+//! One picture: what its header says, and its pixels as they are trained on.
+
+use super::kind::{HEAD, Kind, ending};
+use super::{jpeg, resize};
+use crate::config::Background;
+use crate::error::{Error, Result};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{Rgb, metadata::Orientation};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// The largest side of a picture's file. Decoded pixels take at most [`MAX_DECODED`] bytes.
+const MAX_FILE_SIDE: u32 = 16_384;
+const MAX_DECODED: u64 = 1 << 30;
+
+/// How much of a file's beginning and of its end a change is noticed in.
+const ENDS: u64 = 1 << 16;
+
+/// What is known of a picture before it is decoded.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Picture {
+    pub(super) path: PathBuf,
+    pub(super) format: ImageFormat,
+    /// After turning it as the camera noted.
+    pub(super) height: u32,
+    pub(super) width: u32,
+    pub(super) is_grey: bool,
+    pub(super) has_alpha: bool,
+    /// Whether the camera noted that it is to be turned or mirrored.
+    pub(super) is_turned: bool,
+    /// Whether a sample has more than eight bits.
+    pub(super) is_deep: bool,
+    /// The file's length in bytes.
+    pub(super) length: u64,
+    /// CRC-32 of its first and its last [`ENDS`] bytes.
+    pub(super) crc: u32,
+}
+
+/// A file of a folder.
+pub(super) enum Found {
+    Picture(Picture),
+    /// Something else, by its ending.
+    Other(String),
+}
+
+/// Why a file that is a picture, or has a picture's ending, cannot be used.
+#[derive(Debug)]
+pub(super) struct Bad {
+    pub(super) path: PathBuf,
+    pub(super) why: String,
+}
+
+impl Bad {
+    fn new(path: &Path, why: impl ToString) -> Bad {
+        Bad { path: path.to_path_buf(), why: why.to_string() }
+    }
+
+    /// The error about this file alone.
+    pub(super) fn error(self) -> Error {
+        Error::invalid(self.path.display().to_string(), expected(), self.why, HELP)
+    }
+}
+
+/// What a file has to be.
+pub(super) fn expected() -> String {
+    format!("a whole picture of at most {MAX_FILE_SIDE} pixels a side")
+}
+
+/// What to do about one that is not.
+pub(super) const HELP: &str = "repair the file or take it out of the folder";
+
+/// Looks at a file's content: at a picture's header, not at its pixels.
+pub(super) fn inspect(path: &Path) -> Result<Found, Bad> {
+    let bad = |why: &dyn std::fmt::Display| Bad::new(path, why);
+    let mut file = File::open(path).map_err(|e| bad(&e))?;
+    let (length, crc, head) = ends(&mut file).map_err(|e| bad(&e))?;
+    let format = match Kind::of(path, &head[..head.len().min(HEAD)]) {
+        Kind::Picture(format) => format,
+        Kind::Other => return Ok(Found::Other(ending(path))),
+        Kind::Impostor(what) => return Err(bad(&what)),
+        Kind::Foreign(what) => {
+            return Err(bad(&format!("{what}, a format that is not read here: convert it to PNG")));
+        }
+    };
+    let mut decoder = open(path, format).map_err(|e| bad(&e))?.into_decoder().map_err(|e| bad(&why(e)))?;
+    let (w, h) = decoder.dimensions();
+    let orientation = decoder.orientation().map_err(|e| bad(&why(e)))?;
+    let (width, height) = if swaps_sides(orientation) { (h, w) } else { (w, h) };
+    if height == 0 || width == 0 {
+        return Err(bad(&format!("{height}x{width} pixels")));
+    }
+    let colour = decoder.color_type();
+    Ok(Found::Picture(Picture {
+        path: path.to_path_buf(),
+        format,
+        height,
+        width,
+        is_grey: matches!(colour, ColorType::L8 | ColorType::La8 | ColorType::L16 | ColorType::La16),
+        has_alpha: colour.has_alpha(),
+        is_turned: orientation != Orientation::NoTransforms,
+        is_deep: colour.bytes_per_pixel() > colour.channel_count(),
+        length,
+        crc,
+    }))
+}
+
+/// Why a file cannot be decoded. What the image library does not know may be whole.
+fn why(error: image::ImageError) -> String {
+    match error {
+        image::ImageError::Unsupported(error) => {
+            format!("a kind of picture that is not read here: convert it to PNG ({error})")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A file's length, the CRC-32 of its ends, and its first bytes.
+fn ends(file: &mut File) -> std::io::Result<(u64, u32, Vec<u8>)> {
+    let length = file.metadata()?.len();
+    let mut head = Vec::new();
+    file.by_ref().take(ENDS).read_to_end(&mut head)?;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&head);
+    let after = length.saturating_sub(ENDS).max(head.len() as u64);
+    if after < length {
+        let mut tail = Vec::new();
+        file.seek(SeekFrom::Start(after))?;
+        file.take(ENDS).read_to_end(&mut tail)?;
+        crc.update(&tail);
+    }
+    Ok((length, crc.finalize(), head))
+}
+
+fn swaps_sides(orientation: Orientation) -> bool {
+    use Orientation::*;
+    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+}
+
+/// What pixels are made of every picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Recipe {
+    /// Height and width.
+    pub(super) size: (usize, usize),
+    /// 1 or 3.
+    pub(super) channels: usize,
+    pub(super) background: Background,
+}
+
+impl Recipe {
+    /// Bytes of one image.
+    pub(super) fn len(&self) -> usize {
+        self.size.0 * self.size.1 * self.channels
+    }
+}
+
+/// The pixels of a picture, \[H, W, C\].
+pub(super) fn decode(path: &Path, format: ImageFormat, recipe: &Recipe) -> Result<Box<[u8]>, Bad> {
+    let image = flat(read_as(path, format)?, recipe.channels, recipe.background);
+    Ok(resize::fit(image, recipe.size).into_bytes().into_boxed_slice())
+}
+
+/// The picture in a file of a known format, turned as the camera noted.
+fn read_as(path: &Path, format: ImageFormat) -> Result<DynamicImage, Bad> {
+    let bad = |why: &dyn std::fmt::Display| Bad::new(path, why);
+    let mut decoder = open(path, format).map_err(|e| bad(&e))?.into_decoder().map_err(|e| bad(&why(e)))?;
+    let orientation = decoder.orientation().map_err(|e| bad(&why(e)))?;
+    if decoder.total_bytes() > MAX_DECODED {
+        return Err(bad(&format!("{} bytes of pixels", decoder.total_bytes())));
+    }
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| bad(&why(e)))?;
+    if format == ImageFormat::Jpeg && !jpeg::is_whole(&std::fs::read(path).map_err(|e| bad(&e))?) {
+        return Err(bad(&"a JPEG file that is cut short"));
+    }
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// Eight bits a channel, `channels` of them; transparent parts are put on the background.
+pub(super) fn flat(image: DynamicImage, channels: usize, background: Background) -> DynamicImage {
+    let opaque = opaque(image, background);
+    if channels == 1 { opaque.into_luma8().into() } else { opaque.into_rgb8().into() }
+}
+
+/// The same without transparency.
+fn opaque(image: DynamicImage, background: Background) -> DynamicImage {
+    if !image.color().has_alpha() {
+        return image;
+    }
+    let rgba = image.into_rgba8();
+    let over = |colour: u8, below: u8, alpha: u8| {
+        let (colour, below, alpha) = (u32::from(colour), u32::from(below), u32::from(alpha));
+        ((colour * alpha + below * (255 - alpha) + 127) / 255) as u8
+    };
+    let [below_r, below_g, below_b] = background.0;
+    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
+        let [r, g, b, alpha] = rgba.get_pixel(x, y).0;
+        Rgb([over(r, below_r, alpha), over(g, below_g, alpha), over(b, below_b, alpha)])
+    })
+    .into()
+}
+
+/// A reader, limited in size, of a known format.
+fn open(path: &Path, format: ImageFormat) -> std::io::Result<ImageReader<impl BufRead + Seek>> {
+    let mut reader = ImageReader::with_format(BufReader::new(File::open(path)?), format);
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_FILE_SIDE);
+    limits.max_image_height = Some(MAX_FILE_SIDE);
+    limits.max_alloc = Some(MAX_DECODED);
+    reader.limits(limits);
+    Ok(reader)
+}
