@@ -1,5 +1,7 @@
 //! A model in memory: reading and writing, a summary, weights by name.
 
+mod external;
+mod ports;
 mod summary;
 mod weights;
 
@@ -22,10 +24,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a model from a file.
+    /// Reads a model from a file, and its weights where they are in files beside it.
     ///
     /// # Errors
-    /// [`Error::Read`] when the file cannot be read, otherwise as [`Model::from_bytes`].
+    /// [`Error::Read`] when a file cannot be read, [`Error::Invalid`] when one of weights is too short, otherwise as
+    /// [`Model::from_bytes`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let refuse = |source| Error::Read { path: path.to_path_buf(), source };
@@ -34,7 +37,12 @@ impl Model {
             return Err(too_large(&path.display().to_string(), length));
         }
         let bytes = std::fs::read(path).map_err(refuse)?;
-        Model::from_bytes(&path.display().to_string(), &bytes)
+        let mut model = Model::from_bytes(&path.display().to_string(), &bytes)?;
+        if let Some(graph) = &mut model.proto.graph {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            external::load(&model.origin, folder, graph)?;
+        }
+        Ok(model)
     }
 
     /// Reads a model from bytes; `origin` names them in messages.
@@ -147,12 +155,16 @@ impl Model {
         })
     }
 
-    /// The first weight whose elements are in another file, if any: such a model needs more than this file.
+    /// The first weight whose elements are in a file that was not there, if any: the model cannot run without.
     pub fn external_weight(&self) -> Option<&str> {
+        self.external_tensor().map(|tensor| tensor.name.as_str())
+    }
+
+    fn external_tensor(&self) -> Option<&TensorProto> {
         let mut found = None;
         self.each_initializer(&mut |tensor| {
             if found.is_none() && is_external(tensor) {
-                found = Some(tensor.name.as_str());
+                found = Some(tensor);
             }
         });
         found
@@ -172,8 +184,8 @@ impl Model {
     /// The bytes for a runtime, which needs a model that is complete in one file.
     #[cfg(any(feature = "tract", feature = "ort"))]
     pub(crate) fn runnable_bytes(&self) -> Result<Vec<u8>> {
-        match self.external_weight() {
-            Some(name) => Err(weights::external(&self.origin, name)),
+        match self.external_tensor() {
+            Some(tensor) => Err(weights::external(&self.origin, tensor)),
             None => self.to_bytes(),
         }
     }

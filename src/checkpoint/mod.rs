@@ -19,8 +19,10 @@
 //! ```
 
 mod files;
+pub mod foreign;
 mod keys;
 pub mod model_folder;
+mod openai;
 mod safetensors_io;
 mod scheduler_json;
 pub mod state;

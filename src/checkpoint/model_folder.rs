@@ -42,6 +42,8 @@ pub struct LoadedModel<T> {
     pub diffusion: DiffusionConfig,
     /// How the folder says that its images are sampled.
     pub scheduler: Scheduler,
+    /// Whether the folder says what the process is; if not, it is assumed.
+    pub has_schedule: bool,
     /// The file that the weights came from.
     pub file: PathBuf,
     /// The training step, where it is known: weights from a run's checkpoint.
@@ -69,21 +71,31 @@ pub fn load<T: Real>(path: &Path) -> Result<LoadedModel<T>> {
     }
     let folder = unet_folder(path)?;
     check_index(&path.join(INDEX))?;
-    let model = load_unet(path)?;
-    let file = folder.join(WEIGHTS);
-    let ((diffusion, scheduler), note) = match scheduler_file(path, &folder) {
-        Some(file) => (scheduler_json::read(&file)?, None),
+    let file = weights_file(&folder)?;
+    let model = load_weights(&folder, &file)?;
+    let mut notes = Vec::new();
+    if !file.ends_with(WEIGHTS) {
+        notes.push(format!("the weights are those of {}", file.display()));
+    }
+    if folder.ends_with("unet_ema") && path.join("unet").is_dir() {
+        notes.push(format!("the averaged weights of {} are taken, not those beside them", folder.display()));
+    }
+    let scheduler_file = scheduler_file(path, &folder);
+    let (diffusion, scheduler) = match &scheduler_file {
+        Some(file) => scheduler_json::read(file)?,
         None => {
-            let note = format!(
+            notes.push(format!(
                 "{}: no scheduler found; the linear schedule 1e-4 .. 0.02 with T = 1000 is assumed",
                 path.display()
-            );
+            ));
             let usual = DiffusionConfig::default();
             let scheduler = Scheduler::of(&usual);
-            ((usual, scheduler), Some(note))
+            (usual, scheduler)
         }
     };
-    Ok(LoadedModel { model, diffusion, scheduler, file, step: None, note })
+    let note = (!notes.is_empty()).then(|| notes.join("; "));
+    let has_schedule = scheduler_file.is_some();
+    Ok(LoadedModel { model, diffusion, scheduler, has_schedule, file, step: None, note })
 }
 
 /// Loads the network of a folder with its averaged weights, whatever its scheduler: a model folder or a
@@ -133,6 +145,29 @@ pub fn save(
     raw: Option<&[f32]>,
     diffusion: &DiffusionConfig,
 ) -> Result<()> {
+    write(path, average, raw, diffusion, None)
+}
+
+/// Writes a model folder whose images are sampled as another scheduler's file says, whose `_class_name` is `class`.
+///
+/// # Errors
+/// As [`save`].
+pub(super) fn save_with_scheduler(
+    path: &Path,
+    model: &Model<f32>,
+    diffusion: &DiffusionConfig,
+    (class, text): (&str, &str),
+) -> Result<()> {
+    write(path, model, None, diffusion, Some((class, text)))
+}
+
+fn write(
+    path: &Path,
+    average: &Model<f32>,
+    raw: Option<&[f32]>,
+    diffusion: &DiffusionConfig,
+    scheduler_text: Option<(&str, &str)>,
+) -> Result<()> {
     average.config.validate()?;
     average.check()?;
     diffusion.validate()?;
@@ -146,9 +181,14 @@ pub fn save(
     for folder in [&unet, &scheduler] {
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     }
-    let class = scheduler_json::class(diffusion);
+    let (class, text) = match scheduler_text {
+        Some((class, text)) => (class, text.to_owned()),
+        None => (scheduler_json::class(diffusion), scheduler_json::text(diffusion)?),
+    };
+    // diffusers' DDIMPipeline would make a DDIMScheduler of any other.
+    let pipeline = if class == "DDIMScheduler" { "DDIMPipeline" } else { "DDPMPipeline" };
     let index = json!({
-        "_class_name": class.replace("Scheduler", "Pipeline"),
+        "_class_name": pipeline,
         "scheduler": ["diffusers", class],
         "unet": ["diffusers", "UNet2DModel"],
     });
@@ -161,7 +201,7 @@ pub fn save(
     }
     for (file, text) in [
         (unet.join(CONFIG), unet_json::text(&average.config)),
-        (scheduler.join(SCHEDULER), scheduler_json::text(diffusion)?),
+        (scheduler.join(SCHEDULER), text),
         (path.join(INDEX), format!("{index:#}\n")),
     ] {
         write_atomically(&file, |f| f.write_all(text.as_bytes()))?;
@@ -192,12 +232,14 @@ fn from_state<T: Real>(state: &TrainingState, file: PathBuf, note: Option<String
     };
     let diffusion = state.config.diffusion.clone();
     let scheduler = Scheduler::of(&diffusion);
-    Ok(LoadedModel { model, diffusion, scheduler, file, step: Some(state.step), note })
+    Ok(LoadedModel { model, diffusion, scheduler, has_schedule: true, file, step: Some(state.step), note })
 }
 
-/// The folder with the network's `config.json`.
+/// The folder with the network's `config.json`. Where diffusers' training left its average beside the network,
+/// the average is what is sampled from.
 fn unet_folder(path: &Path) -> Result<PathBuf> {
-    let found = [path.join("unet"), path.to_owned()].into_iter().find(|f| files::is_file(&f.join(CONFIG)));
+    let places = [path.join("unet_ema"), path.join("unet"), path.to_owned()];
+    let found = places.into_iter().find(|folder| files::is_file(&folder.join(CONFIG)));
     found.ok_or_else(|| {
         let got = if !path.exists() {
             "nothing there"
@@ -221,6 +263,9 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
     if files::is_file(&file) {
         return Ok(file);
     }
+    if let Some(variant) = variant(folder) {
+        return Ok(variant);
+    }
     let (got, help) = if folder.join(format!("{WEIGHTS}.index.json")).is_file() {
         (
             "weights in several files",
@@ -238,6 +283,23 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
     Err(Error::invalid(file.display().to_string(), "a safetensors file", got, help))
 }
 
+/// The weights under a name with a variant in it, `diffusion_pytorch_model.fp16.safetensors`: of several, those of
+/// the highest precision that is in a name, then the first by name. The shards of one model are none.
+fn variant(folder: &Path) -> Option<PathBuf> {
+    let rank = |variant: &str| ["fp32", "fp16", "bf16"].iter().position(|name| *name == variant).unwrap_or(3);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).ok()?.flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let inner =
+            name.strip_prefix("diffusion_pytorch_model.").and_then(|n| n.strip_suffix(".safetensors"));
+        if let Some(inner) = inner.filter(|inner| !inner.contains("-of-")) {
+            found.push((rank(inner), name.clone(), entry.path()));
+        }
+    }
+    found.sort();
+    found.into_iter().next().map(|(_, _, path)| path)
+}
+
 /// The configuration of the network in `folder`; its classes may be named in the pipeline's index instead.
 fn read_config(folder: &Path) -> Result<UnetConfig> {
     let mut config = unet_json::read(&folder.join(CONFIG))?;
@@ -253,7 +315,7 @@ fn read_config(folder: &Path) -> Result<UnetConfig> {
     Ok(config)
 }
 
-fn load_weights<T: Real>(folder: &Path, file: &Path) -> Result<Model<T>> {
+pub(super) fn load_weights<T: Real>(folder: &Path, file: &Path) -> Result<Model<T>> {
     let config = read_config(folder)?;
     let graph = unet::build(&config)?;
     let bytes = files::read(file)?;
@@ -291,6 +353,21 @@ fn check_index(file: &Path) -> Result<()> {
     keys.tolerate(&["_diffusers_version", "_name_or_path"]);
     unet_json::class_names(&mut keys)?;
     keys.finish()
+}
+
+/// The process that a folder's scheduler tells of, if it has one.
+pub(super) fn load_diffusion(path: &Path) -> Result<Option<DiffusionConfig>> {
+    let file = unet_folder(path).ok().and_then(|unet| scheduler_file(path, &unet));
+    file.map(|file| scheduler_json::read(&file).map(|(diffusion, _)| diffusion)).transpose()
+}
+
+/// The text of the scheduler's file of a folder that [`load`] takes, and the scheduler's class, if there is one.
+pub(super) fn scheduler_text(path: &Path) -> Result<Option<(String, String)>> {
+    let Some(file) = unet_folder(path).ok().and_then(|unet| scheduler_file(path, &unet)) else {
+        return Ok(None);
+    };
+    let class = Keys::read(&file)?.require("_class_name", "a scheduler's class", "")?;
+    Ok(Some((class, files::read_text(&file)?)))
 }
 
 /// The scheduler's file: in a pipeline's subfolder, beside the network (diffusers' first models), or, where

@@ -21,14 +21,7 @@ pub(super) struct Tensors<'a> {
 impl<'a> Tensors<'a> {
     /// Reads the header of a file's bytes; `file` names it in errors.
     pub(super) fn open(file: &'a Path, bytes: &'a [u8]) -> Result<Tensors<'a>> {
-        let broken = |e: safetensors::SafeTensorError| {
-            Error::invalid(
-                file.display().to_string(),
-                "a whole safetensors file",
-                format!("{} bytes with an unusable header ({e})", bytes.len()),
-                "the file is cut short, damaged or of another kind",
-            )
-        };
+        let broken = |e: safetensors::SafeTensorError| broken(file, bytes, &e);
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(broken)?.tensors().into_iter().collect();
         Ok(Tensors { file, tensors, metadata: header.metadata().clone().unwrap_or_default() })
@@ -37,6 +30,11 @@ impl<'a> Tensors<'a> {
     /// An entry of the header's free text.
     pub(super) fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.get(key).map(String::as_str)
+    }
+
+    /// The shape of a tensor that is left.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|view| view.shape())
     }
 
     /// The tensors left, by name.
@@ -88,10 +86,65 @@ impl<'a> Tensors<'a> {
         }
     }
 
+    /// The error about tensors that are another network's.
+    pub(super) fn refuse_network(&self, expected: impl Into<String>, got: impl Into<String>) -> Error {
+        Error::invalid(self.file.display().to_string(), expected, got, "this library has no such network")
+    }
+
     fn refuse(&self, name: &str, expected: impl Into<String>, got: impl Into<String>) -> Error {
         let help = "do the configuration and the tensors belong together?";
         Error::invalid(format!("{}, tensor {name}", self.file.display()), expected, got, help)
     }
+}
+
+/// The error for bytes that are no whole safetensors file: what they are instead, as far as they tell.
+fn broken(file: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Error {
+    const PICKLE: &str = "convert it in Python, where its origin is trusted: load it with torch.load, and write it \
+                          with safetensors.torch.save_file";
+    // A zip archive and protocols 2 to 5 of Python's pickle are what torch.save writes.
+    let kinds: [(&[u8], &str, &str); 8] = [
+        (b"version https://git-lfs", "a Git LFS pointer", "get the file itself with `git lfs pull`"),
+        (b"PK\x03\x04", "a zip archive, such as torch.save writes: a pickle, which can run any code", PICKLE),
+        (b"\x80\x02", "a Python pickle, which can run any code when it is loaded", PICKLE),
+        (b"\x80\x03", "a Python pickle, which can run any code when it is loaded", PICKLE),
+        (b"\x80\x04", "a Python pickle, which can run any code when it is loaded", PICKLE),
+        (b"\x80\x05", "a Python pickle, which can run any code when it is loaded", PICKLE),
+        (b"<!DOCTYPE", "a web page", "get the file itself, not the page that shows it"),
+        (b"\x89HDF\r\n", "an HDF5 file", "convert it to safetensors"),
+    ];
+    // A file whose header can be read as a length and a JSON object is one of the kind that was wanted.
+    let header = bytes.first_chunk().and_then(|length| usize::try_from(u64::from_le_bytes(*length)).ok());
+    let has_header = bytes.get(8) == Some(&b'{') && header.is_some_and(|length| length <= bytes.len() - 8);
+    let (got, help) = match kinds.into_iter().find(|(start, ..)| !has_header && bytes.starts_with(start)) {
+        Some((_, kind, help)) => (kind.to_owned(), help.to_owned()),
+        None => match end(bytes) {
+            Some(end) if end > bytes.len() => (
+                format!("{} of the {end} bytes that its header tells of", bytes.len()),
+                "it is cut short; get it again".to_owned(),
+            ),
+            Some(end) if end < bytes.len() => {
+                let more = bytes.len() - end;
+                let help = format!(
+                    "the tensors end after {end} bytes; take off what follows, or get the file again"
+                );
+                (format!("{more} more byte(s) than its header tells of"), help)
+            }
+            _ => (
+                format!("{} bytes with an unusable header ({error})", bytes.len()),
+                "the file is damaged or of another kind".to_owned(),
+            ),
+        },
+    };
+    Error::invalid(file.display().to_string(), "a whole safetensors file", got, help)
+}
+
+/// The length that a file's header tells of, where the header is whole.
+fn end(bytes: &[u8]) -> Option<usize> {
+    let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+    let header = bytes.get(8..length.checked_add(8)?)?;
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    let ends = header.values().filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64());
+    usize::try_from(ends.max()?).ok()?.checked_add(8 + length)
 }
 
 fn expected(shapes: &[&[usize]]) -> String {

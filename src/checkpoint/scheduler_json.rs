@@ -38,6 +38,9 @@ pub(super) fn read(file: &Path) -> Result<(DiffusionConfig, Scheduler)> {
     let classes = "DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler";
     let name: String = keys.require("_class_name", classes, "")?;
     keys.tolerate(&["_diffusers_version"]);
+    // Of diffusers' first versions.
+    keys.fixed("timestep_values", &[Value::Null])?;
+    keys.fixed("tensor_format", &[Value::Null, json!("pt"), json!("np")])?;
     let schedule = betas(&mut keys)?;
     let usual = if let BetaSchedule::Trained { betas } = &schedule { betas.len() } else { 1000 };
     let timesteps = keys.get("num_train_timesteps", usual, "a positive whole number")?;

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 /// The layout of the file and of the flat vectors; another number is refused.
 const VERSION: u32 = 1;
-const HEADER: &str = "performer-ddpm training state";
+pub(super) const HEADER: &str = "performer-ddpm training state";
 /// How many checkpoints a run keeps.
 const KEPT: usize = 2;
 

@@ -54,6 +54,16 @@ pub(super) fn read(file: &Path) -> Result<UnetConfig> {
     let mut keys = Keys::read(file)?;
     keys.fixed("_class_name", &[json!("UNet2DModel")])?;
     keys.tolerate(&["_diffusers_version", "_name_or_path"]);
+    // What diffusers' average of the weights keeps in the same file, under `unet_ema`.
+    keys.tolerate(&[
+        "decay",
+        "inv_gamma",
+        "min_decay",
+        "optimization_step",
+        "power",
+        "update_after_step",
+        "use_ema_warmup",
+    ]);
     accept_what_is_built_in(&mut keys)?;
 
     let count = "a positive whole number";

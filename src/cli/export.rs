@@ -2,7 +2,7 @@
 
 use super::progress::Progress;
 use super::reverse::ReverseArgs;
-use super::{model_path, print_json};
+use super::{check_ending, model_path, print_json};
 use clap::{Args, ValueEnum};
 use performer_ddpm::checkpoint::model_folder::LoadedModel;
 use performer_ddpm::export::{self, Difference, ExportOptions, GraphSpec, Source};
@@ -87,6 +87,7 @@ struct Check {
 
 /// Exports; prints the checks and the file's path.
 pub fn run(args: ExportArgs) -> Result<ExitCode> {
+    check_ending("OUT.onnx", &args.out, "onnx")?;
     let path = model_path(args.model.clone())?;
     let loaded = checkpoint::model_folder::load::<f32>(&path)?;
     let mut progress = Progress::new(args.quiet || args.json);

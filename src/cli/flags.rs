@@ -31,6 +31,12 @@ const FLAGS: &[(&str, &str)] = &[
     ("timesteps", "--timesteps"),
     ("noise", "--noise"),
     ("size", "--size"),
+    ("data", "--data"),
+    ("channels", "--channels"),
+    ("held_out", "--held-out"),
+    ("strict", "--strict"),
+    ("cache", "--cache"),
+    ("head", "--head"),
     ("batch", "--batch"),
     ("threads", "--threads"),
     ("folder", "--out"),
@@ -38,14 +44,16 @@ const FLAGS: &[(&str, &str)] = &[
 
 /// An error as the command line tells it.
 pub fn message(error: &Error) -> String {
-    let mut text = error.to_string();
-    for (field, flag) in FLAGS {
-        text = text.replace(&format!("`{field}`"), flag);
-    }
+    let mut text = in_flags(&error.to_string());
     if let Error::OutOfMemory { fits: Some(batch), .. } = error {
         text += &format!(": --batch {batch}");
     }
     text
+}
+
+/// A text of the library in the words of the command line.
+pub fn in_flags(text: &str) -> String {
+    FLAGS.iter().fold(text.to_owned(), |text, (field, flag)| text.replace(&format!("`{field}`"), flag))
 }
 
 #[cfg(test)]

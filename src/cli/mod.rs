@@ -19,6 +19,8 @@ mod evaluate;
 mod export;
 mod features_network;
 mod flags;
+mod images;
+mod import;
 mod info;
 mod interrupts;
 mod objective;
@@ -49,6 +51,7 @@ enum Command {
     Train(train::TrainArgs),
     Sample(sample::SampleArgs),
     Export(export::ExportArgs),
+    Import(import::ImportArgs),
     Evaluate(evaluate::EvaluateArgs),
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Export(args) => export::run(args),
+        Command::Import(args) => import::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Info(args) => info::run(args),
         Command::Bench(args) => bench::run(args),
@@ -130,6 +134,20 @@ fn model_path(named: Option<PathBuf>) -> Result<PathBuf> {
             eprintln!("no run in {RUNS} yet: this is {SHIPPED}, the model that the program carries");
             Ok(PathBuf::from(SHIPPED))
         }
+    }
+}
+
+/// Refuses a file whose name ends in another format than the one that is written; without an ending it may have any
+/// name.
+fn check_ending(flag: &str, path: &Path, ending: &str) -> Result<()> {
+    match path.extension() {
+        Some(other) if !other.eq_ignore_ascii_case(ending) => Err(Error::invalid(
+            flag,
+            format!("a .{ending} file, which is what is written"),
+            path.display().to_string(),
+            "",
+        )),
+        _ => Ok(()),
     }
 }
 

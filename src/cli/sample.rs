@@ -6,7 +6,7 @@ mod source;
 use super::classes::GuidanceArgs;
 use super::progress::Progress;
 use super::reverse::ReverseArgs;
-use super::{ComputeArgs, model_path, print_json};
+use super::{ComputeArgs, check_ending, model_path, print_json};
 use clap::{Args, ValueEnum};
 use ndarray::{Array4, Array5, ArrayView4, Axis, s};
 use performer_ddpm::output::{a_row_for_each, read_npy, write_atomically, write_gif, write_npy, write_png};
@@ -100,6 +100,16 @@ impl SampleArgs {
     /// The files to write.
     fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
         self.npy.iter().chain([&self.out]).chain(&self.gif).chain(&self.strip)
+    }
+
+    /// Refuses files whose endings say another format than the one that is written.
+    fn check_endings(&self) -> Result<()> {
+        check_ending("--out", &self.out, "png")?;
+        let others =
+            [("--npy", &self.npy, "npy"), ("--gif", &self.gif, "gif"), ("--strip", &self.strip, "png")];
+        others.into_iter().try_for_each(|(flag, path, ending)| {
+            path.as_ref().map_or(Ok(()), |path| check_ending(flag, path, ending))
+        })
     }
 
     /// Refuses the options that only ONNX Runtime has.
@@ -204,6 +214,7 @@ pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
     if !job.classes.is_empty() {
         progress.say(&format!("classes in turn, a row for each: {}", job.classes.join(", ")));
     }
+    args.check_endings()?;
     args.outputs().try_for_each(|path| check_writable(path))?;
     let mut moments = Moments { images: Vec::new(), failure: None };
     let mut clock = vec![Instant::now()];

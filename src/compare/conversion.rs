@@ -8,12 +8,13 @@ use super::plan::Plan;
 use super::runs::{self, Quality};
 use super::training::{Training, train};
 use super::variant::with_attention;
-use crate::checkpoint::{model_folder, state};
-use crate::config::{AttentionKind, Config, DiffusionConfig, FeatureMap, LrDecay, UnetConfig};
+use crate::checkpoint::model_folder;
+use crate::config::{AttentionKind, Config, DiffusionConfig, FeatureMap, UnetConfig};
 use crate::data::{Dataset, Datasets};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluate::Estimate;
 use crate::model::Model;
+use crate::train::fine_tune;
 use ndarray::{Array4, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -85,9 +86,6 @@ pub(super) const GRID: &str = "conversion";
 const MAPS: [AttentionKind; 2] = [AttentionKind::FAVOR, AttentionKind::Favor(FeatureMap::Hyperbolic)];
 
 /// A softmax network with another attention and the same weights; `draw` counts draws of the projections.
-///
-/// # Errors
-/// [`Error::Invalid`] if the two networks have different parameters, which another attention never causes.
 fn converted(
     softmax: &Model<f32>,
     base: &UnetConfig,
@@ -98,19 +96,7 @@ fn converted(
 ) -> Result<Model<f32>> {
     let mut unet = with_attention(variant, base);
     unet.favor.features = features;
-    let mut model = Model::<f32>::new(&unet, seed)?;
-    let names = |model: &Model<f32>| model.graph.params.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
-    if names(&model) != names(softmax) {
-        return Err(Error::invalid(
-            "the converted network",
-            "the softmax network's parameters",
-            "others",
-            "",
-        ));
-    }
-    model.weights.clone_from(&softmax.weights);
-    model.draw_projections(seed, draw)?;
-    Ok(model)
+    softmax.with_attention(&unet, seed, draw)
 }
 
 /// The softmax model, with which conversions are compared.
@@ -296,7 +282,7 @@ pub(super) fn fine_tune(
     let config = fine_tuning(plan, &model.config, steps);
     let name = features.map_or(variant.to_string(), |m| format!("{variant}-{m}"));
     let folder = context.out.join("conversion").join(name);
-    let begin = |folder: &Path, config: &Config| start_from(folder, config, &model);
+    let begin = |folder: &Path, config: &Config| fine_tune::begin_from(folder, config, &model);
     let training = train(context, &folder, &data.train, &config, begin)?;
     let Some(training) = training else { return Ok(None) };
     let mut tuned = FineTuned { variant, features, training, measured: BesideSoftmax::default() };
@@ -309,36 +295,13 @@ pub(super) fn fine_tune(
     Ok(Some(tuned))
 }
 
-/// The configuration of fine-tuning: a fifth of the run's learning rate, decaying to the end, on other
-/// batches than the run began with.
+/// The configuration of fine-tuning for so many steps.
 fn fine_tuning(plan: &Plan, unet: &UnetConfig, steps: u64) -> Config {
     let mut config = plan.config.clone();
     config.unet = unet.clone();
-    let train = &mut config.train;
-    train.lr /= 5.0;
-    train.seed = train.seed.wrapping_add(1);
-    train.lr_decay = LrDecay::Linear { from: 0.0 };
-    train.warmup_steps = steps / 10;
+    fine_tune::settings(&mut config.train, Some(steps));
     Budget::Steps(steps).give(&mut config);
     config
-}
-
-/// Writes a checkpoint of step 0 with the model's weights into a run's folder.
-fn start_from(folder: &Path, config: &Config, model: &Model<f32>) -> Result<()> {
-    let zeros = vec![0.0; model.weights.len()];
-    let state = state::TrainingState {
-        config: config.clone(),
-        step: 0,
-        images_seen: 0,
-        metrics_len: 0,
-        weights: model.weights.clone(),
-        ema: model.weights.clone(),
-        first_moment: zeros.clone(),
-        second_moment: zeros,
-        projections: model.projections.clone(),
-    };
-    state::save(folder, &state)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,8 +5,6 @@ use super::context::Context;
 use crate::config::DiffusionConfig;
 use crate::data::Dataset;
 use crate::equations::Schedule;
-use crate::equations::algorithms::alg1_draw;
-use crate::equations::loss::eq21_l_simple;
 use crate::equations::objective::Parameterisation;
 use crate::error::{Error, Result};
 use crate::evaluate::nll::{Likelihood, NllConfig, Timesteps, bound};
@@ -46,30 +44,13 @@ impl Subject {
         })
     }
 
-    /// The loss (21) of each of `count` images; the choice of images, t and eps are functions of the seed and
-    /// of the image's index alone, so that models are compared on the same draws.
+    /// [`evaluate::losses`] of `count` images.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if one is not finite.
     pub fn held_out_losses(&mut self, images: &Dataset, count: usize) -> Result<Vec<f64>> {
-        let len = images.image_len();
-        let mut losses = Vec::new();
-        for batch in choose(images.len(), count, self.seed)?.chunks(BATCH) {
-            let n = batch.len();
-            let (mut x_t, mut eps, mut out) = (vec![0f32; n * len], vec![0f32; n * len], vec![0f32; n * len]);
-            let mut x0 = vec![0f32; len];
-            let samples = x_t.chunks_exact_mut(len).zip(eps.chunks_exact_mut(len));
-            let mut indices = Vec::new();
-            for (&image, (x_t, eps)) in batch.iter().zip(samples) {
-                images.image_into(image, false, &mut x0);
-                // Step 0 is no training step, so these draws are no training draws.
-                let t = alg1_draw(self.seed, 0, image as u64, &self.schedule, &x0, eps, x_t);
-                indices.push(t.index());
-            }
-            self.engine.forward(&self.model, &x_t, &indices, &mut out)?;
-            let pairs = eps.chunks_exact(len).zip(out.chunks_exact(len));
-            losses.extend(pairs.map(|(eps, out)| eq21_l_simple(eps, out)));
-        }
+        let losses =
+            evaluate::losses(&self.model, &self.schedule, &mut self.engine, images, count, self.seed)?;
         finite(&losses, "the loss on held-out images")?;
         Ok(losses)
     }

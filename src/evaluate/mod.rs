@@ -37,6 +37,7 @@ mod estimate;
 pub mod features;
 pub mod frechet;
 pub mod kernel_distance;
+mod losses;
 pub mod nearest;
 pub mod nll;
 mod per_class;
@@ -46,6 +47,7 @@ pub use block_means::block_means;
 pub use choice::{choose, images, images_nchw};
 pub use comparison::{Comparison, fewest};
 pub use estimate::Estimate;
+pub use losses::losses;
 pub use nll::{NllConfig, likelihood};
 pub use per_class::{ClassDistance, Labelled, class_distances};
 

@@ -89,6 +89,31 @@ impl<T: Real> Model<T> {
         Ok(())
     }
 
+    /// The same weights in a network that is this one but for its attention, with projections drawn afresh;
+    /// `redraw` counts the draws.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the networks have other parameters than each other, which another attention never
+    /// causes.
+    pub fn with_attention(&self, config: &UnetConfig, seed: u64, redraw: u64) -> Result<Model<T>> {
+        let graph = unet::build(config)?;
+        let parameters = |graph: &Graph| {
+            graph.params.iter().map(|param| (param.name.clone(), param.kind)).collect::<Vec<_>>()
+        };
+        if parameters(&graph) != parameters(&self.graph) {
+            let expected = "this network's parameters";
+            return Err(Error::invalid("the network with another attention", expected, "others", ""));
+        }
+        let mut model = Model {
+            config: config.clone(),
+            graph: Arc::new(graph),
+            weights: self.weights.clone(),
+            projections: Vec::new(),
+        };
+        model.draw_projections(seed, redraw)?;
+        Ok(model)
+    }
+
     /// Checks that there are as many numbers as the network has places for them.
     ///
     /// # Errors

@@ -62,6 +62,9 @@ impl OnnxDenoiser {
         let captured = matches!(runtime, Runtime::OnnxRuntime(options) if options.cuda_graph);
         let fixed = captured.then(|| model.with_length("N", batch));
         let model = fixed.as_ref().unwrap_or(model);
+        // What others write may be in half precision, or take the timestep as i32.
+        let plain = metadata.is_none().then(|| model.with_plain_ports());
+        let model = plain.as_ref().unwrap_or(model);
         let summary = model.summary()?;
         let (kind, frame) = match metadata.map(|metadata| (metadata.graph, metadata.sampler)) {
             Some((GraphKind::Sampler, Some(sampler))) => {

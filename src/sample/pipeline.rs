@@ -186,7 +186,8 @@ impl Pipeline {
         compute: &Compute,
     ) -> Result<Pipeline> {
         let scheduler = Scheduler::of(&diffusion);
-        let loaded = LoadedModel { model, diffusion, scheduler, file: Default::default(), step, note: None };
+        let file = Default::default();
+        let loaded = LoadedModel { model, diffusion, scheduler, has_schedule: true, file, step, note: None };
         Self::from_loaded(loaded, compute)
     }
 

@@ -26,6 +26,7 @@
 
 mod budget;
 mod classes;
+pub mod fine_tune;
 mod fit;
 mod metrics;
 mod optimizer;

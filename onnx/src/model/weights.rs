@@ -1,5 +1,6 @@
 //! Weights of a file as host tensors.
 
+use super::external::entry;
 use super::is_external;
 use crate::error::{Error, Result};
 use crate::proto::TensorProto;
@@ -21,19 +22,19 @@ pub(super) fn shape_of(origin: &str, tensor: &TensorProto) -> Result<(Vec<usize>
     Ok((shape, count))
 }
 
-pub(super) fn external(origin: &str, name: &str) -> Error {
+pub(super) fn external(origin: &str, tensor: &TensorProto) -> Error {
     Error::invalid(
-        format!("{origin}, initialiser {name}"),
-        "weights inside the file",
-        "a reference to another file (external data)",
-        "save the model with its weights in one file",
+        format!("{origin}, initialiser {}", tensor.name),
+        "weights in the file, or in one beside it",
+        format!("a reference to {} (external data)", entry(tensor, "location").unwrap_or("no file")),
+        "put that file into the same folder under this name, or save the model with its weights in one file",
     )
 }
 
 pub(super) fn decode(origin: &str, tensor: &TensorProto) -> Result<Tensor> {
     let (shape, count) = shape_of(origin, tensor)?;
     if is_external(tensor) {
-        return Err(external(origin, &tensor.name));
+        return Err(external(origin, tensor));
     }
     let what = || format!("{origin}, initialiser {}", tensor.name);
     let counted = |got: usize| {

@@ -5,6 +5,7 @@ use crate::cli::progress::Progress;
 use performer_ddpm::checkpoint::model_folder::{self, LoadedModel};
 use performer_ddpm::config::{BetaSchedule, DiffusionConfig};
 use performer_ddpm::equations::Schedule;
+use performer_ddpm::equations::solver::Scheduler;
 use performer_ddpm::export::{GraphKind, GraphSpec, Metadata};
 use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm::sample::{Compute, Diffusion, is_onnx};
@@ -40,20 +41,25 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
     if is_onnx(path) {
         return open_file(args, path);
     }
+    let mut loaded = model_folder::load(path)?;
     for (flag, given) in [("--schedule", args.schedule.is_some()), ("--timesteps", args.timesteps.is_some())]
     {
-        if given {
+        if given && loaded.has_schedule {
             return Err(Error::invalid(
                 flag,
-                "an .onnx file without a schedule",
-                "a model folder, which has one",
-                "",
+                "a model without a schedule",
+                format!("{}, which has one", path.display()),
+                "leave it out",
             ));
         }
     }
-    let loaded = model_folder::load(path)?;
-    if let Some(note) = &loaded.note {
-        progress.say(note);
+    match diffusion(args, true) {
+        // The note tells of the schedule that is assumed where none is named.
+        Some(named) => {
+            loaded.scheduler = Scheduler::of(&named);
+            loaded.diffusion = named;
+        }
+        None => loaded.note.iter().for_each(|note| progress.say(note)),
     }
     let unet = &loaded.model.config;
     let options = options::of_arguments(args, &Diffusion::of(&loaded)?, Some(unet))?;
