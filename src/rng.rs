@@ -42,6 +42,8 @@ pub enum Stream {
     Label = 20,
     /// Which images of a dataset are evaluated, and how samples are split into subsets.
     Choice = 14,
+    /// What inpainting draws after x_T; `step` counts its draws.
+    Inpaint = 20,
 }
 
 /// The generator for one (seed, stream, step, sample).

@@ -144,7 +144,17 @@ fn turned(orientation: Orientation) -> bool {
 }
 
 /// Decodes into `out`, `[H, W, C]`.
-fn decode(path: &Path, channels: usize, (height, width): (usize, usize), out: &mut [u8]) -> Result<()> {
+fn decode(path: &Path, channels: usize, size: (usize, usize), out: &mut [u8]) -> Result<()> {
+    let image = resize::fit(flat(read(path)?, channels), size);
+    if image.as_bytes().len() != out.len() {
+        return Err(unreadable(path, "a file that changed while it was read"));
+    }
+    out.copy_from_slice(image.as_bytes());
+    Ok(())
+}
+
+/// The picture in a file, turned as the camera noted.
+pub(super) fn read(path: &Path) -> Result<DynamicImage> {
     let bad = |e: image::ImageError| unreadable(path, &e.to_string());
     let reader = open(path)?;
     let format = reader.format();
@@ -160,16 +170,11 @@ fn decode(path: &Path, channels: usize, (height, width): (usize, usize), out: &m
         return Err(unreadable(path, "a JPEG file that is cut short"));
     }
     image.apply_orientation(orientation);
-    let image = resize::fit(flat(image, channels), (height, width));
-    if image.as_bytes().len() != out.len() {
-        return Err(unreadable(path, "a file that changed while it was read"));
-    }
-    out.copy_from_slice(image.as_bytes());
-    Ok(())
+    Ok(image)
 }
 
 /// Eight bits a channel, `channels` of them; transparent parts become white.
-fn flat(mut image: DynamicImage, channels: usize) -> DynamicImage {
+pub(super) fn flat(mut image: DynamicImage, channels: usize) -> DynamicImage {
     if image.color().has_alpha() {
         let mut rgba = image.into_rgba8();
         for pixel in rgba.pixels_mut() {

@@ -32,11 +32,13 @@ pub mod idx;
 mod jpeg;
 mod labels;
 mod mnist;
+mod picture;
 mod resize;
 
 pub use dataset::{Dataset, Datasets, unit_from_byte};
 pub(crate) use embedded::is_fashion_mnist;
 pub use labels::Labels;
+pub use picture::Picture;
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
