@@ -15,6 +15,7 @@ mod bench;
 mod choices;
 mod classes;
 mod compare;
+mod edit;
 mod evaluate;
 mod export;
 mod features_network;
@@ -30,9 +31,10 @@ mod train;
 use clap::{Args, Parser, Subcommand};
 use performer_ddpm::checkpoint::{SHIPPED, is_shipped};
 use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels};
+use performer_ddpm::output::write_atomically;
 use performer_ddpm::{Error, Result};
 use std::fmt;
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -48,6 +50,7 @@ struct Cli {
 enum Command {
     Train(train::TrainArgs),
     Sample(sample::SampleArgs),
+    Edit(edit::EditArgs),
     Export(export::ExportArgs),
     Evaluate(evaluate::EvaluateArgs),
     Info(info::InfoArgs),
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Edit(args) => edit::run(args),
         Command::Export(args) => export::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Info(args) => info::run(args),
@@ -131,6 +135,17 @@ fn model_path(named: Option<PathBuf>) -> Result<PathBuf> {
             Ok(PathBuf::from(SHIPPED))
         }
     }
+}
+
+/// Refuses a file that cannot be written before images are computed: does everything that the writer does
+/// before its first byte.
+fn check_writable(path: &Path) -> Result<()> {
+    let mut begun = false;
+    let attempt = write_atomically(path, |_| {
+        begun = true;
+        Err(io::Error::other("only an attempt"))
+    });
+    if begun { Ok(()) } else { attempt }
 }
 
 /// Height and width from "28" or "28x36".
