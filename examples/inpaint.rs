@@ -13,7 +13,7 @@ use std::path::Path;
 pub fn inpaint_and_vary(picture: &Path, model: &Path, out: &Path) -> Result<()> {
     let mut pipeline = Pipeline::load(model)?;
     let [h, w, c] = pipeline.image();
-    let image = Picture::read(picture)?.fit((h, w)).pixels(c)?;
+    let image = Picture::open(picture)?.pixels((h, w), c)?;
     let options = SampleOptions { count: 7, seed: 1, ..pipeline.options() };
     let half = pipeline.diffusion().schedule.steps() / 2;
 

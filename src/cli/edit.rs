@@ -64,8 +64,8 @@ fn vary(args: &VaryArgs) -> Result<ExitCode> {
 
 fn inpaint(args: &InpaintArgs) -> Result<ExitCode> {
     let mut session = Session::open(&args.common, args.n as usize)?;
-    let picture = Picture::read(&args.image)?;
-    let image = session.fitted(&args.image, picture.clone())?;
+    let picture = Picture::open(&args.image)?;
+    let image = session.fitted(&args.image, &picture)?;
     let paint = mask(&args.mask, &picture, &image)?;
     let images =
         session.edit(|editor| editor.inpaint(image.view(), paint.view(), args.resampling.resampling()))?;
@@ -74,7 +74,7 @@ fn inpaint(args: &InpaintArgs) -> Result<ExitCode> {
 
 /// The mask, which has the picture's size or the model's.
 fn mask(path: &Path, picture: &Picture, image: &Array3<f32>) -> Result<Array2<bool>> {
-    let (mask, (h, w, _)) = (Picture::read(path)?, image.dim());
+    let (mask, (h, w, _)) = (Picture::open(path)?, image.dim());
     let size = mask.size();
     if size != picture.size() && size != (h, w) {
         let (picture_h, picture_w) = picture.size();
@@ -90,7 +90,7 @@ fn mask(path: &Path, picture: &Picture, image: &Array3<f32>) -> Result<Array2<bo
             "draw the mask on a copy of the picture",
         ));
     }
-    let white = mask.fit((h, w)).white();
+    let white = mask.white((h, w))?;
     if !white.iter().any(|white| *white) {
         return Err(Error::invalid(
             path.display().to_string(),
@@ -103,7 +103,7 @@ fn mask(path: &Path, picture: &Picture, image: &Array3<f32>) -> Result<Array2<bo
 }
 
 fn outpaint(args: &OutpaintArgs) -> Result<ExitCode> {
-    let picture = Picture::read(&args.image)?;
+    let picture = Picture::open(&args.image)?;
     let ((h, w), [canvas_h, canvas_w]) = (picture.size(), args.canvas);
     let inside = |[top, left]: [usize; 2]| {
         top.checked_add(h).is_some_and(|end| end <= canvas_h)
@@ -120,7 +120,7 @@ fn outpaint(args: &OutpaintArgs) -> Result<ExitCode> {
         ));
     }
     let mut session = Session::open(&args.common, args.n as usize)?.on_canvas(args.canvas)?;
-    let pixels = picture.pixels(session.channels())?;
+    let pixels = picture.pixels((h, w), session.channels())?;
     let mut image = Array3::zeros((canvas_h, canvas_w, session.channels()));
     image.slice_mut(s![top..top + h, left..left + w, ..]).assign(&pixels);
     let mut paint = Array2::from_elem((canvas_h, canvas_w), true);

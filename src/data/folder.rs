@@ -119,13 +119,13 @@ fn images(files: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
 }
 
 /// The header of a file, with its orientation (as noted by the camera) taken into account.
-struct Header {
-    height: u32,
-    width: u32,
+pub(super) struct Header {
+    pub(super) height: u32,
+    pub(super) width: u32,
     grey: bool,
 }
 
-fn header(path: &Path) -> Result<Header> {
+pub(super) fn header(path: &Path) -> Result<Header> {
     let bad = |e: image::ImageError| unreadable(path, &e.to_string());
     let mut decoder = open(path)?.into_decoder().map_err(bad)?;
     let (w, h) = decoder.dimensions();
@@ -144,17 +144,12 @@ fn turned(orientation: Orientation) -> bool {
 }
 
 /// Decodes into `out`, `[H, W, C]`.
-fn decode(path: &Path, channels: usize, size: (usize, usize), out: &mut [u8]) -> Result<()> {
-    let image = resize::fit(flat(read(path)?, channels), size);
-    if image.as_bytes().len() != out.len() {
-        return Err(unreadable(path, "a file that changed while it was read"));
-    }
-    out.copy_from_slice(image.as_bytes());
-    Ok(())
-}
-
-/// The picture in a file, turned as the camera noted.
-pub(super) fn read(path: &Path) -> Result<DynamicImage> {
+pub(super) fn decode(
+    path: &Path,
+    channels: usize,
+    (height, width): (usize, usize),
+    out: &mut [u8],
+) -> Result<()> {
     let bad = |e: image::ImageError| unreadable(path, &e.to_string());
     let reader = open(path)?;
     let format = reader.format();
@@ -170,11 +165,16 @@ pub(super) fn read(path: &Path) -> Result<DynamicImage> {
         return Err(unreadable(path, "a JPEG file that is cut short"));
     }
     image.apply_orientation(orientation);
-    Ok(image)
+    let image = resize::fit(flat(image, channels), (height, width));
+    if image.as_bytes().len() != out.len() {
+        return Err(unreadable(path, "a file that changed while it was read"));
+    }
+    out.copy_from_slice(image.as_bytes());
+    Ok(())
 }
 
 /// Eight bits a channel, `channels` of them; transparent parts become white.
-pub(super) fn flat(mut image: DynamicImage, channels: usize) -> DynamicImage {
+fn flat(mut image: DynamicImage, channels: usize) -> DynamicImage {
     if image.color().has_alpha() {
         let mut rgba = image.into_rgba8();
         for pixel in rgba.pixels_mut() {

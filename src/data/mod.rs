@@ -28,17 +28,17 @@ mod cifar;
 mod dataset;
 mod embedded;
 mod folder;
+mod given;
 pub mod idx;
 mod jpeg;
 mod labels;
 mod mnist;
-mod picture;
 mod resize;
 
 pub use dataset::{Dataset, Datasets, unit_from_byte};
 pub(crate) use embedded::is_fashion_mnist;
+pub use given::Picture;
 pub use labels::Labels;
-pub use picture::Picture;
 
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};

@@ -113,11 +113,11 @@ impl<'a> Session<'a> {
 
     /// A picture as the model has its images.
     pub fn picture(&self, path: &Path) -> Result<Array3<f32>> {
-        self.fitted(path, Picture::read(path)?)
+        self.fitted(path, &Picture::open(path)?)
     }
 
-    /// The same of one that has been read.
-    pub fn fitted(&self, path: &Path, picture: Picture) -> Result<Array3<f32>> {
+    /// The same of one that has been opened.
+    pub fn fitted(&self, path: &Path, picture: &Picture) -> Result<Array3<f32>> {
         let ([h, w, c], (from_h, from_w)) = (self.pipeline.image(), picture.size());
         if (from_h, from_w) != (h, w) {
             self.progress.say(&format!(
@@ -125,7 +125,7 @@ impl<'a> Session<'a> {
                 path.display()
             ));
         }
-        picture.fit((h, w)).pixels(c)
+        picture.pixels((h, w), c)
     }
 
     /// Uses the model, with its progress shown.

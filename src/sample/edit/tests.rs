@@ -138,8 +138,8 @@ fn denoising_x_t_from_the_top_is_sampling() {
 
 /// Data from a normal distribution keep their place in it, in standard deviations, on the way up and down the
 /// ODE, which makes the way of x_t to x_0 known: (x_0 - mean) / sd = (x_t - alpha mean) / sd_t. The tolerances
-/// are the samplers' errors in steps of this length, for first and for second order, measured at FIRST and at
-/// SECOND at most.
+/// are the samplers' errors in steps of this length, for first and for second order, measured at 0.043 and
+/// at 0.0055 at most.
 #[test]
 fn the_way_down_begins_at_any_timestep() {
     let exact = Exact::independent();
@@ -152,8 +152,8 @@ fn the_way_down_begins_at_any_timestep() {
             exact.mean[i] + spread * (x_t[[n, y, i, c]] - alpha_bar.sqrt() * exact.mean[i])
         });
         let methods = [
-            (Method::Ddim(DdimChoice::default()), 0.04),
-            (Method::DpmSolver(DpmSolver { order: 1, ..DpmSolver::default() }), 0.04),
+            (Method::Ddim(DdimChoice::default()), 0.05),
+            (Method::DpmSolver(DpmSolver { order: 1, ..DpmSolver::default() }), 0.05),
             (Method::DpmSolver(DpmSolver::default()), 0.006),
             (Method::DpmSolver(DpmSolver { karras: true, ..DpmSolver::default() }), 0.006),
             (Method::UniPc(UniPc::default()), 0.006),
@@ -164,7 +164,6 @@ fn the_way_down_begins_at_any_timestep() {
                 let options = scheduled(method, prediction, 2, steps);
                 let got = exact.editor(&options).denoise(x_t.view(), t).unwrap();
                 let error = largest(&got, &want);
-                println!("{at} {tolerance} {error}");
                 assert!(error < tolerance, "{method:?} {prediction:?} from {at}: {error}");
             }
         }
