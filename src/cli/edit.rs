@@ -132,7 +132,7 @@ fn outpaint(args: &OutpaintArgs) -> Result<ExitCode> {
 
 fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
     let columns = args.n as usize;
-    let mut session = Session::open_without_noise(&args.common, columns)?;
+    let mut session = Session::open_between(&args.common, columns, args.samples.is_none())?;
     let t = session.timestep(args.at)?;
     let pictures = args.images.iter().map(|path| session.picture(path)).collect::<Result<Vec<_>>>()?;
     let images = session.edit(|editor| {

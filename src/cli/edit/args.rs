@@ -104,9 +104,9 @@ pub struct OutpaintArgs {
 /// Go from one picture to another in a row of images.
 ///
 /// Both are encoded as x_t by DDIM run upwards, which spherical interpolation then goes between; the first
-/// and the last image are what is left of the two, the more so the more --steps. With --samples the ends are
-/// two images that `sample` gives for the same seed and sampler, and the row begins and ends with exactly
-/// these.
+/// and the last image are what is left of the two, the more so the more --steps. The predicted x_0 is not
+/// clipped, unless --clip says so. With --samples the ends are two images that `sample` gives for the same
+/// seed and sampler, and the row begins and ends with exactly these.
 ///
 /// Example: performer-ddpm edit interpolate shoe.png boot.png -n 8 --out row.png
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use super::args::Common;
 use crate::cli::progress::Progress;
-use crate::cli::reverse::{ReverseArgs, SamplerName};
+use crate::cli::reverse::{ClipName, ReverseArgs, SamplerName};
 use crate::cli::{check_writable, model_path, print_json};
 use ndarray::{Array3, Array4, Axis, s};
 use performer_ddpm::data::Picture;
@@ -59,19 +59,21 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    /// The same, by DDIM where the model's own scheduler adds noise and the arguments name no other sampler.
-    pub fn open_without_noise(common: &'a Common, count: usize) -> Result<Self> {
+    /// The same for a way between images: by DDIM where the model's own scheduler adds noise and the
+    /// arguments name no other sampler. Where pictures are `encoded`, which clips nothing, the way back clips
+    /// nothing either, unless the arguments say so: clipped, it would not lead back to them.
+    pub fn open_between(common: &'a Common, count: usize, encoded: bool) -> Result<Self> {
         let mut session = Self::open(common, count)?;
         let diffusion = session.pipeline.diffusion();
-        let ReverseArgs { sampler: None, eta: None, steps, spacing, clip } = common.reverse else {
-            return Ok(session);
-        };
-        if session.options.process(&diffusion.schedule)?.adds_noise() {
+        let ReverseArgs { mut sampler, mut eta, steps, spacing, clip } = common.reverse;
+        let adds_noise = session.options.process(&diffusion.schedule)?.adds_noise();
+        if adds_noise && sampler.is_none() && eta.is_none() {
             session.progress.say("the model's scheduler adds noise: this is DDIM, which does not");
-            let ddim = ReverseArgs { sampler: Some(SamplerName::Ddim), eta: Some(0.0), steps, spacing, clip };
-            session.options = ddim.choose(diffusion)?;
-            session.count(count);
+            (sampler, eta) = (Some(SamplerName::Ddim), Some(0.0));
         }
+        let clip = clip.or(encoded.then_some(ClipName::Off));
+        session.options = ReverseArgs { sampler, eta, steps, spacing, clip }.choose(diffusion)?;
+        session.count(count);
         Ok(session)
     }
 
