@@ -128,7 +128,12 @@ pub struct InterpolateArgs {
     #[arg(long, value_name = "t")]
     pub at: Option<usize>,
     /// Images in the row, both ends among them
-    #[arg(short, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=400))]
+    #[arg(
+        short,
+        default_value_t = 8,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(2..=400)
+    )]
     pub n: u32,
     #[command(flatten)]
     pub common: Common,

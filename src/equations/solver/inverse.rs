@@ -41,8 +41,8 @@ mod tests {
     use crate::equations::Schedule;
     use crate::equations::solver::{Outputs, Scheduler};
 
-    /// Against diffusers 0.42.1 in f64: `DDIMInverseScheduler`, trailing, without clipping, ten steps up with a
-    /// network that says 0.9 x + 0.05 sin t. To roundings of sums of numbers near one.
+    /// Against diffusers 0.42.1 in f64: `DDIMInverseScheduler`, trailing, without clipping, ten steps up with
+    /// a network that says 0.9 x + 0.05 sin t. To roundings of sums of numbers near one.
     #[test]
     fn s13_is_diffusers_inverse_scheduler_for_eps() {
         let config = DiffusionConfig::default();
@@ -62,8 +62,8 @@ mod tests {
         assert_eq!((up.alpha_bars()[0], up.alpha_bars()[10]), (1.0, schedule.last().alpha_bar));
     }
 
-    /// A network that knows the noise: (3) of every level on the way up, whatever it predicts. To rounding over
-    /// the smallest alpha, 0.006.
+    /// A network that knows the noise: (3) of every level on the way up, whatever it predicts. To rounding
+    /// over the smallest alpha, 0.006.
     #[test]
     fn s13_follows_the_true_noise_up() {
         let config = DiffusionConfig::default();

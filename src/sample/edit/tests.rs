@@ -137,9 +137,9 @@ fn denoising_x_t_from_the_top_is_sampling() {
 }
 
 /// Data from a normal distribution keep their place in it, in standard deviations, on the way up and down the
-/// ODE, which makes the way of x_t to x_0 known: (x_0 - mean) / sd = (x_t - alpha mean) / sd_t. The tolerances
-/// are the samplers' errors in steps of this length, for first and for second order, measured at 0.043 and
-/// at 0.0055 at most.
+/// ODE, which makes the way of x_t to x_0 known: (x_0 - mean) / sd = (x_t - alpha mean) / sd_t. The
+/// tolerances are the samplers' errors in steps of this length, for first and for second order, measured at
+/// 0.043 and at 0.0055 at most.
 #[test]
 fn the_way_down_begins_at_any_timestep() {
     let exact = Exact::independent();
@@ -170,8 +170,8 @@ fn the_way_down_begins_at_any_timestep() {
     }
 }
 
-/// A sampler's steps from a timestep that it visits are the last of its own; the levels of multistep solvers to
-/// the rounding of abar from alpha.
+/// A sampler's steps from a timestep that it visits are the last of its own; the levels of multistep solvers
+/// to the rounding of abar from alpha.
 #[test]
 fn the_steps_from_a_visited_timestep_are_the_last_ones() {
     let schedule = Exact::new().schedule;
@@ -206,8 +206,8 @@ fn the_steps_from_a_visited_timestep_are_the_last_ones() {
     assert!(options(1, 50).process_from(&schedule, Some(Timestep::new(1001).unwrap())).is_err());
 }
 
-/// Up and down again, the error falls as 1/K: both ways are of first order. Against the known end of the way up
-/// likewise. The constant is measured, 2.5 at most.
+/// Up and down again, the error falls as 1/K: both ways are of first order. Against the known end of the way
+/// up likewise. The constant is measured, 2.5 at most.
 #[test]
 fn s13_up_and_down_meet_the_better_the_more_steps() {
     for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction] {
@@ -260,9 +260,9 @@ fn interpolation_begins_and_ends_with_the_ends() {
     assert!(exact.editor(&options(1, 20)).interpolate([x.view(), x.view()], t).is_err());
 }
 
-/// With data from a normal distribution and a way down that is nearly the ODE's, variations are normal with mean
-/// m + s alpha (x_0 - m) and variance s^2 sigma^2, s = sd/sd_t. Three standard errors of 20,000 draws are at most
-/// 0.019 for the mean and 0.024 for the variance; the solver's error in 50 steps adds 0.004.
+/// With data from a normal distribution and a way down that is nearly the ODE's, variations are normal with
+/// mean m + s alpha (x_0 - m) and variance s^2 sigma^2, s = sd/sd_t. Three standard errors of 20,000 draws
+/// are at most 0.019 for the mean and 0.024 for the variance; the solver's error in 50 steps adds 0.004.
 #[test]
 fn variations_have_the_moments_of_their_timestep() {
     let exact = Exact::independent();
@@ -369,9 +369,9 @@ fn inpainting_draws_what_repaint_says() {
 }
 
 /// With steps and resamplings that grow, the paintings' distribution comes to be the one of the second pixel
-/// given the first: m_2 + c/v_1 (x_1 - m_1) and v_2 - c^2/v_1. By algebra, without draws; then with draws, where
-/// the differences that are left, 0.026 and 0.005, are below the standard errors of 150 of them, 0.032 and 0.018,
-/// of which three are allowed.
+/// given the first: m_2 + c/v_1 (x_1 - m_1) and v_2 - c^2/v_1. By algebra, without draws; then with draws,
+/// where the differences that are left, 0.026 and 0.005, are below the standard errors of 150 of them, 0.032
+/// and 0.018, of which three are allowed.
 #[test]
 fn inpainting_tends_to_the_conditional_distribution() {
     let exact = Exact::new();
