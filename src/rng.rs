@@ -43,7 +43,7 @@ pub enum Stream {
     /// Which images of a dataset are evaluated, and how samples are split into subsets.
     Choice = 14,
     /// What inpainting draws after x_T; `step` counts its draws.
-    Inpaint = 20,
+    Inpaint = 30,
 }
 
 /// The generator for one (seed, stream, step, sample).

@@ -6,6 +6,7 @@ mod inpaint;
 
 pub use crate::equations::edit::Resampling;
 
+use super::conditions::Turns;
 use super::noise::Noise;
 use super::{Denoiser, Process, SampleOptions, Sampler};
 use crate::config::Prediction;
@@ -51,17 +52,28 @@ pub struct EditProgress {
 }
 
 impl<'a, T: Real> Editor<'a, T> {
-    /// A denoiser for a model trained with `schedule`, used as `options` say.
+    /// A denoiser for a model trained with `schedule`, used as `options` say. Of a model with classes the options
+    /// name those of the images; where they name none it is told the null class, which says nothing of an image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a count or a batch of 0.
+    /// [`Error::Invalid`] for a count or a batch of 0, and for a model with classes but without the null class
+    /// where the options name none.
     pub fn new(
         denoiser: Box<dyn Denoiser<T> + 'a>,
         schedule: &'a Schedule,
         options: &SampleOptions,
     ) -> Result<Self> {
         options.check_numbers()?;
-        Ok(Editor { denoiser, schedule, options: *options, observer: Box::new(|_| {}) })
+        let (known, mut options) = (denoiser.classes(), options.clone());
+        if known.count > 0 && options.classes.is_empty() {
+            let Some(null) = known.null else {
+                let expected = format!("the images' classes, below {}", known.count);
+                let help = "the model has no null class, which could stand for any";
+                return Err(Error::invalid("`SampleOptions::classes`", expected, "none", help));
+            };
+            options.classes.push(null);
+        }
+        Ok(Editor { denoiser, schedule, options, observer: Box::new(|_| {}) })
     }
 
     /// The same with an observer, called after every step of a batch.
@@ -135,12 +147,20 @@ impl<'a, T: Real> Editor<'a, T> {
 
     /// Takes all steps of a process for all images.
     fn take(&mut self, process: &Process, x: &mut Array4<T>) -> Result<()> {
-        let Editor { denoiser, options, observer, .. } = self;
+        let Editor { denoiser, options, observer, schedule } = self;
+        let turns = Turns::new(denoiser.classes(), options, schedule)?;
         let x = x.as_slice_mut().expect("images in order");
-        super::denoise_batches(denoiser.as_mut(), process, options, Noise::Seed(options.seed), x, |now| {
-            let (done, total) = (now.batch * now.steps + now.step, now.batches * now.steps);
-            observer(EditProgress { done, total });
-        })
+        super::denoise_batches(
+            denoiser.as_mut(),
+            (process, &turns),
+            options,
+            Noise::Seed(options.seed),
+            x,
+            |now| {
+                let (done, total) = (now.batch * now.steps + now.step, now.batches * now.steps);
+                observer(EditProgress { done, total });
+            },
+        )
     }
 
     /// Refuses images that the model cannot be given.

@@ -80,7 +80,9 @@ impl<'a> Session<'a> {
     fn count(&mut self, count: usize) {
         let batch = self.common.batch as usize;
         let batch = self.pipeline.fixed_batch().map_or(batch, |fixed| batch.min(fixed));
-        self.options = SampleOptions { count, batch, seed: self.common.seed, ..self.options };
+        self.options.count = count;
+        self.options.batch = batch;
+        self.options.seed = self.common.seed;
     }
 
     /// The same model on images of another size.

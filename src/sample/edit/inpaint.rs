@@ -6,6 +6,7 @@ use crate::equations::edit::{Move, u02_put_back, u03_jump, u04_repaint};
 use crate::error::{Error, Result};
 use crate::real::Real;
 use crate::rng::{Stream, fill_normal, rng};
+use crate::sample::conditions::Turns;
 use ndarray::{Array4, ArrayView2, ArrayView3, Axis};
 
 /// The random numbers of one batch, in the order in which they are drawn.
@@ -56,11 +57,12 @@ impl<T: Real> Editor<'_, T> {
         if !paint.iter().any(|paint| *paint) {
             return Err(Error::invalid("the mask", "at least one pixel to paint", "none", ""));
         }
-        let process = self.options.without_history().process_from(self.schedule, None)?;
+        let process = self.options.clone().without_history().process_from(self.schedule, None)?;
         let (steps, alpha_bars) = (process.steps(), process.alpha_bars());
         let alone: Vec<_> = (0..steps).map(|k| process.step_alone(k)).collect();
         let known: Vec<bool> = paint.iter().map(|paint| !paint).collect();
 
+        let turns = Turns::new(self.denoiser.classes(), &self.options, self.schedule)?;
         let mut images = self.starts()?;
         let x = images.as_slice_mut().expect("images in order");
         let len = h * w * c;
@@ -76,6 +78,7 @@ impl<T: Real> Editor<'_, T> {
             let n = x.len() / len;
             let (x0, known) = (&x0[..x.len()], &known[..n * h * w]);
             let mut draws = Draws { seed: self.options.seed, first: batch * size, len, drawn: 0 };
+            let conditions = turns.of(batch * size, n);
             let mut noise = vec![T::zero(); x.len()];
             let mut left = steps;
             for step in u04_repaint(steps, resampling) {
@@ -89,7 +92,13 @@ impl<T: Real> Editor<'_, T> {
                     }
                     Move::Down => {
                         let mut z = |_: usize, _: Timestep, out: &mut [T]| draws.fill(out);
-                        self.denoiser.denoise(&alone[steps - left], x, &mut z, &mut |_, _| {})?;
+                        self.denoiser.denoise(
+                            &alone[steps - left],
+                            &conditions,
+                            x,
+                            &mut z,
+                            &mut |_, _| {},
+                        )?;
                         left -= 1;
                         // The last step leads to x_0, or to what the sampler takes for it.
                         let alpha_bar = if left == 0 { 1.0 } else { alpha_bars[steps - left] };

@@ -2,7 +2,7 @@ use super::*;
 use crate::config::DiffusionConfig;
 use crate::equations::solver::{DdimChoice, DpmSolver, Limit, Method, Outputs, Scheduler, UniPc, Variance};
 use crate::sample::native::denoise_by_network;
-use crate::sample::{ClipX0, DrawNoise, Watch, sample_with};
+use crate::sample::{ClipX0, Conditions, DrawNoise, Watch, sample_with};
 use ndarray::{Array2, Axis, array};
 
 /// A network that is right about images of two pixels from N(mean, covariance): E[eps | x_t], or E of another
@@ -53,6 +53,7 @@ impl Denoiser<f64> for Exact {
     fn denoise(
         &mut self,
         process: &Process,
+        _: &Conditions,
         x: &mut [f64],
         z: &mut DrawNoise<f64>,
         watch: &mut Watch<f64>,
@@ -131,7 +132,7 @@ fn denoising_x_t_from_the_top_is_sampling() {
         let t = exact.schedule.last().t;
         assert_eq!(editor.denoise(starts.view(), t).unwrap(), sampled, "{options:?}");
         // In other batches, the same images.
-        let mut editor = exact.editor(&SampleOptions { batch: 2, ..options });
+        let mut editor = exact.editor(&SampleOptions { batch: 2, ..options.clone() });
         assert_eq!(editor.denoise(starts.view(), t).unwrap(), sampled, "{options:?}");
     }
 }
@@ -248,7 +249,8 @@ fn interpolation_begins_and_ends_with_the_ends() {
         let row = editor.interpolate([a.view(), b.view()], t).unwrap();
         assert_eq!(row.len_of(Axis(0)), 5);
         let ends = ndarray::stack![Axis(0), a, b];
-        let ends = exact.editor(&SampleOptions { count: 2, ..options }).denoise(ends.view(), t).unwrap();
+        let ends =
+            exact.editor(&SampleOptions { count: 2, ..options.clone() }).denoise(ends.view(), t).unwrap();
         assert_eq!(row.index_axis(Axis(0), 0), ends.index_axis(Axis(0), 0));
         assert_eq!(row.index_axis(Axis(0), 4), ends.index_axis(Axis(0), 1));
     }
@@ -349,10 +351,10 @@ fn inpainting_draws_what_repaint_says() {
     let (image, n) = (image(), 4000);
     let ddpm = Method::Ddpm { variance: Variance::FixedSmall, noise_at_last: true };
     let samplers = [options(n, 50), scheduled(ddpm, Prediction::Epsilon, n, 20)];
-    for (options, jump, times) in [(samplers[0], 5, 1), (samplers[0], 5, 5), (samplers[1], 3, 4)] {
+    for (options, jump, times) in [(&samplers[0], 5, 1), (&samplers[0], 5, 5), (&samplers[1], 3, 4)] {
         let resampling = Resampling { jump, times };
         let mut calls = 0;
-        let mut editor = exact.editor(&options).watched(|now| calls = now.done);
+        let mut editor = exact.editor(options).watched(|now| calls = now.done);
         let images = editor.inpaint(image.view(), paint_the_second().view(), resampling).unwrap();
         drop(editor);
         let steps = options.steps.unwrap();
@@ -410,10 +412,10 @@ fn inpainting_keeps_what_is_known_with_every_sampler() {
         let images = exact.editor(&all).inpaint(image.view(), paint.view(), resampling).unwrap();
         assert!(images.iter().all(|x| x.is_finite()));
         assert!(images.iter().step_by(2).all(|known| *known == image[[0, 0, 0]]), "{method:?}");
-        let few = SampleOptions { batch: 2, count: 3, ..all };
+        let few = SampleOptions { batch: 2, count: 3, ..all.clone() };
         let again = exact.editor(&few).inpaint(image.view(), paint.view(), resampling).unwrap();
         assert_eq!(again, images.slice(ndarray::s![..3, .., .., ..]), "{method:?}");
-        let other = SampleOptions { seed: 1, ..few };
+        let other = SampleOptions { seed: 1, ..few.clone() };
         let other = exact.editor(&other).inpaint(image.view(), paint.view(), resampling).unwrap();
         assert!(other != again, "{method:?}");
     }
