@@ -52,12 +52,13 @@ pub struct EditProgress {
 }
 
 impl<'a, T: Real> Editor<'a, T> {
-    /// A denoiser for a model trained with `schedule`, used as `options` say. Of a model with classes the options
-    /// name those of the images; where they name none it is told the null class, which says nothing of an image.
+    /// A denoiser for a model trained with `schedule`, used as `options` say. Of a model with classes the
+    /// options name those of the images; where they name none it is told the null class, which says nothing
+    /// of an image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a count or a batch of 0, and for a model with classes but without the null class
-    /// where the options name none.
+    /// [`Error::Invalid`] for a count or a batch of 0, and for a model with classes but without the null
+    /// class where the options name none.
     pub fn new(
         denoiser: Box<dyn Denoiser<T> + 'a>,
         schedule: &'a Schedule,

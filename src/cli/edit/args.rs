@@ -1,5 +1,6 @@
 //! The arguments of each use.
 
+use crate::cli::classes::GuidanceArgs;
 use crate::cli::reverse::ReverseArgs;
 use crate::cli::{ComputeArgs, parse_size};
 use clap::Args;
@@ -14,6 +15,12 @@ pub struct Common {
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub reverse: ReverseArgs,
+    /// The images' class by name or index, where the model knows classes; of several, image i is of the i-th
+    /// in turn [default: the null class, which says nothing of them]
+    #[arg(long, value_name = "NAME|INDEX", value_delimiter = ',')]
+    pub class: Vec<String>,
+    #[command(flatten)]
+    pub guidance: GuidanceArgs,
     /// Seed of all noise
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,

@@ -22,6 +22,7 @@ pub struct Session<'a> {
     common: &'a Common,
     pipeline: Pipeline,
     options: SampleOptions,
+    classes: Vec<usize>,
     progress: Progress,
     seconds: f64,
     steps: usize,
@@ -54,7 +55,13 @@ impl<'a> Session<'a> {
             progress.say(note);
         }
         let options = common.reverse.choose(pipeline.diffusion())?;
-        let mut session = Session { common, pipeline, options, progress, seconds: 0.0, steps: 0 };
+        let in_file = || {
+            let help = "use the model folder that it was exported from";
+            Error::invalid("--class", "a model folder, which knows its classes", "an .onnx file", help)
+        };
+        let find = |text: &String| pipeline.unet().ok_or_else(in_file)?.find_class(text);
+        let classes = common.class.iter().map(find).collect::<Result<Vec<_>>>()?;
+        let mut session = Session { common, pipeline, options, classes, progress, seconds: 0.0, steps: 0 };
         session.count(count);
         Ok(session)
     }
@@ -83,6 +90,8 @@ impl<'a> Session<'a> {
         self.options.count = count;
         self.options.batch = batch;
         self.options.seed = self.common.seed;
+        self.options.classes = self.classes.clone();
+        self.options.guidance = self.common.guidance.choose();
     }
 
     /// The same model on images of another size.
