@@ -140,7 +140,7 @@ fn denoising_x_t_from_the_top_is_sampling() {
 /// Data from a normal distribution keep their place in it, in standard deviations, on the way up and down the
 /// ODE, which makes the way of x_t to x_0 known: (x_0 - mean) / sd = (x_t - alpha mean) / sd_t. The
 /// tolerances are the samplers' errors in steps of this length, for first and for second order, measured at
-/// 0.043 and at 0.0055 at most.
+/// 0.043 and at 0.0084 at most.
 #[test]
 fn the_way_down_begins_at_any_timestep() {
     let exact = Exact::independent();
@@ -155,9 +155,9 @@ fn the_way_down_begins_at_any_timestep() {
         let methods = [
             (Method::Ddim(DdimChoice::default()), 0.05),
             (Method::DpmSolver(DpmSolver { order: 1, ..DpmSolver::default() }), 0.05),
-            (Method::DpmSolver(DpmSolver::default()), 0.006),
-            (Method::DpmSolver(DpmSolver { karras: true, ..DpmSolver::default() }), 0.006),
-            (Method::UniPc(UniPc::default()), 0.006),
+            (Method::DpmSolver(DpmSolver::default()), 0.01),
+            (Method::DpmSolver(DpmSolver { karras: true, ..DpmSolver::default() }), 0.01),
+            (Method::UniPc(UniPc::default()), 0.01),
         ];
         for (method, tolerance) in methods {
             for prediction in [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction] {
