@@ -58,6 +58,7 @@
 //! | to | see |
 //! |---|---|
 //! | load a model and sample | [`Pipeline`], [`SampleOptions`] |
+//! | vary, inpaint or interpolate given images | [`Pipeline::edit`], [`sample::Editor`], [`data::Picture`] |
 //! | read images: garments that the library carries, folders, arrays | [`data::load`], [`data::Dataset`] |
 //! | train in memory, a step at a time | [`Trainer`] |
 //! | train in a folder that can be resumed, with a callback | [`train::Run`] |

@@ -43,7 +43,9 @@ pub enum Stream {
     /// Which images of a dataset are evaluated, and how samples are split into subsets.
     Choice = 14,
     /// Which images are held out of training.
-    HeldOut = 19,
+    HeldOut = 21,
+    /// What inpainting draws after x_T; `step` counts its draws.
+    Inpaint = 22,
 }
 
 /// The generator for one (seed, stream, step, sample).

@@ -19,6 +19,8 @@ const FLAGS: &[(&str, &str)] = &[
     ("NllConfig::batch", "--batch"),
     ("NllConfig::draws", "--draws"),
     ("NllConfig::timesteps", "--strata"),
+    ("Resampling::jump", "--jump"),
+    ("Resampling::times", "--resample"),
     ("ExportOptions::check", "--check"),
     ("GraphSpec::Sampler::per_run", "--steps-per-run"),
     ("Run::open", "train --resume"),

@@ -15,6 +15,7 @@ mod bench;
 mod choices;
 mod classes;
 mod compare;
+mod edit;
 mod evaluate;
 mod export;
 mod features_network;
@@ -32,9 +33,10 @@ mod train;
 use clap::{Args, Parser, Subcommand};
 use performer_ddpm::checkpoint::{SHIPPED, is_shipped};
 use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels};
+use performer_ddpm::output::write_atomically;
 use performer_ddpm::{Error, Result};
 use std::fmt;
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -50,6 +52,7 @@ struct Cli {
 enum Command {
     Train(train::TrainArgs),
     Sample(sample::SampleArgs),
+    Edit(edit::EditArgs),
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Evaluate(evaluate::EvaluateArgs),
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Edit(args) => edit::run(args),
         Command::Export(args) => export::run(args),
         Command::Import(args) => import::run(args),
         Command::Evaluate(args) => evaluate::run(args),
@@ -149,6 +153,17 @@ fn check_ending(flag: &str, path: &Path, ending: &str) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Refuses a file that cannot be written before images are computed: does everything that the writer does
+/// before its first byte.
+fn check_writable(path: &Path) -> Result<()> {
+    let mut begun = false;
+    let attempt = write_atomically(path, |_| {
+        begun = true;
+        Err(io::Error::other("only an attempt"))
+    });
+    if begun { Ok(()) } else { attempt }
 }
 
 /// Height and width from "28" or "28x36".

@@ -6,15 +6,14 @@ mod source;
 use super::classes::GuidanceArgs;
 use super::progress::Progress;
 use super::reverse::ReverseArgs;
-use super::{ComputeArgs, check_ending, model_path, print_json};
+use super::{ComputeArgs, check_ending, check_writable, model_path, print_json};
 use clap::{Args, ValueEnum};
 use ndarray::{Array4, Array5, ArrayView4, Axis, s};
-use performer_ddpm::output::{a_row_for_each, read_npy, write_atomically, write_gif, write_npy, write_png};
+use performer_ddpm::output::{a_row_for_each, read_npy, write_gif, write_npy, write_png};
 use performer_ddpm::{Error, Result};
 use performer_ddpm_onnx::runner::Device;
 use serde::Serialize;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -288,17 +287,6 @@ impl Moments {
     }
 }
 
-/// Refuses a file that cannot be written before images are computed: does everything that the writer does
-/// before its first byte.
-fn check_writable(path: &Path) -> Result<()> {
-    let mut begun = false;
-    let attempt = write_atomically(path, |_| {
-        begun = true;
-        Err(io::Error::other("only an attempt"))
-    });
-    if begun { Ok(()) } else { attempt }
-}
-
 /// Writes the files that were asked for, even if one of them fails; returns the names of those written, and
 /// the first failure. The grid has a row for each of the `classes` that the images are of in turn.
 fn write(
@@ -348,6 +336,7 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
     use clap::Parser;
+    use std::path::Path;
 
     fn arguments(folder: &Path) -> SampleArgs {
         let Ok(Cli { command: Command::Sample(mut args) }) =

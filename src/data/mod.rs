@@ -31,6 +31,7 @@ mod dataset;
 mod decode;
 mod embedded;
 mod folder;
+mod given;
 mod held_out;
 pub mod idx;
 mod jpeg;
@@ -45,6 +46,7 @@ mod resize;
 pub use contents::{Contents, Entry};
 pub use dataset::{Dataset, Datasets, unit_from_byte};
 pub(crate) use embedded::is_fashion_mnist;
+pub use given::Picture;
 pub use labels::Labels;
 pub use reading::{Phase, Reading, Watch};
 

@@ -7,7 +7,8 @@
 //!
 //! What the slides do not have is beside them: [`ddim`]; and under numbers of their own, in [`solver`] every
 //! sampler that diffusers' scheduler files can name, in [`objective`] what else a network may be trained on,
-//! in [`guidance`] how images are led to their classes.
+//! in [`guidance`] how images are led to their classes, in [`edit`] what uses of a model on given images
+//! need.
 //!
 //! Symbols: `t` runs from 1 to T; `beta_t` is the variance added at step t, `alpha_t = 1 - beta_t`,
 //! `abar_t = alpha_1 .. alpha_t` with `abar_0 = 1`; `beta~_t` is the posterior variance (10).
@@ -18,6 +19,7 @@ pub mod attention;
 pub mod bound;
 pub mod ddim;
 pub mod decoder;
+pub mod edit;
 pub mod features;
 pub mod forward;
 pub mod gaussian;

@@ -172,6 +172,35 @@ impl Schedule {
         Ok(kept)
     }
 
+    /// What is left of this process where x is the x_t of timestep `from` of `full`, the schedule that it was
+    /// respaced from: its levels below t, and before them its own level of t or, where it visits no t, one
+    /// that leads to the highest of those. Without a timestep it is the whole.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a timestep that `full` has not.
+    pub fn begun_at(&self, full: &Schedule, from: Option<Timestep>) -> Result<Self> {
+        let Some(from) = from else { return Ok(self.clone()) };
+        let alpha_bar = full.at(from)?.alpha_bar;
+        let mut levels: Vec<Level> = self.levels.iter().filter(|level| level.t <= from).copied().collect();
+        if levels.last().is_none_or(|level| level.t != from) {
+            let before = levels.last().map_or(1.0, |level| level.alpha_bar);
+            let alpha = alpha_bar / before;
+            levels.push(level(from, 1.0 - alpha, alpha, [alpha_bar, before]));
+        }
+        Ok(Schedule { levels })
+    }
+
+    /// The step of the `k`-th level, ascending from 0, alone.
+    pub(crate) fn step_alone(&self, k: usize) -> Self {
+        Schedule { levels: vec![self.levels[k]] }
+    }
+
+    /// abar before each step of the way down, and behind the last one.
+    pub fn alpha_bars_down(&self) -> Vec<f64> {
+        let before = self.levels.iter().rev().map(|level| level.alpha_bar);
+        before.chain([self.levels[0].alpha_bar_prev]).collect()
+    }
+
     /// The levels of (t, beta, alpha, abar), ascending. With `ends_at_0` the last abar may be 0.
     fn build(steps: impl IntoIterator<Item = (Timestep, f64, f64, f64)>, ends_at_0: bool) -> Result<Self> {
         let mut levels: Vec<Level> = Vec::new();
@@ -188,12 +217,7 @@ impl Schedule {
                     "",
                 ));
             }
-            let mut level =
-                Level { t, beta, alpha, alpha_bar, alpha_bar_prev, log_posterior_variance: beta.ln() };
-            if !level.is_first() {
-                level.log_posterior_variance = posterior::eq10_posterior_variance(&level).ln();
-            }
-            levels.push(level);
+            levels.push(level(t, beta, alpha, [alpha_bar, alpha_bar_prev]));
             alpha_bar_prev = alpha_bar;
         }
         if levels.is_empty() {
@@ -240,6 +264,16 @@ impl Schedule {
     pub fn betas(&self) -> Vec<f64> {
         self.levels.iter().map(|level| level.beta).collect()
     }
+}
+
+/// The level of a step from abar_t to abar_{t-1}. The log-variance of the first one is ln beta_1, as long as
+/// no second is known.
+fn level(t: Timestep, beta: f64, alpha: f64, [alpha_bar, alpha_bar_prev]: [f64; 2]) -> Level {
+    let mut level = Level { t, beta, alpha, alpha_bar, alpha_bar_prev, log_posterior_variance: beta.ln() };
+    if !level.is_first() {
+        level.log_posterior_variance = posterior::eq10_posterior_variance(&level).ln();
+    }
+    level
 }
 
 /// abar at time u in [0, 1] (Nichol & Dhariwal 2021, equation 17) before it is divided by its value at 0.

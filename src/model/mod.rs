@@ -142,6 +142,24 @@ impl<T: Real> Model<T> {
         }
     }
 
+    /// The same network for images of another height and width. All of its numbers stay what they are:
+    /// convolutions, normalisations and attention without positions are for images of any size.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a size that the network's levels cannot halve.
+    pub fn resized(&self, size: [usize; 2]) -> Result<Model<T>> {
+        let config = UnetConfig { sample_size: size, ..self.config.clone() };
+        let graph = unet::build(&config).map_err(|error| match error {
+            Error::Invalid { expected, got, .. } => {
+                Error::invalid("the canvas", expected, got, "choose another size")
+            }
+            other => other,
+        })?;
+        let graph = graph.into();
+        let (weights, projections) = (self.weights.clone(), self.projections.clone());
+        Ok(Model { config, graph, weights, projections })
+    }
+
     /// Elements of one x_t.
     pub fn input_len(&self) -> usize {
         self.graph.shape(self.graph.input).len()

@@ -34,6 +34,9 @@
 //! # }
 //! ```
 //!
+//! [`Pipeline::edit`] uses a model on images that are there: an [`Editor`] varies them, paints parts of them
+//! anew and goes from one to another.
+//!
 //! [`Compute`] says what computes: the engine with so many threads, or ONNX Runtime on a processor or a GPU,
 //! with the same images to rounding.
 //!
@@ -42,6 +45,7 @@
 //! numbers.
 
 mod conditions;
+pub mod edit;
 mod native;
 mod noise;
 pub mod onnx;
@@ -51,10 +55,11 @@ pub use crate::equations::Spacing;
 pub use crate::equations::ddim::ClipX0;
 pub use crate::equations::guidance::Guidance;
 pub use conditions::{Classes, Conditions, Passes, images_for};
+pub use edit::Editor;
 pub use native::Native;
 pub use pipeline::{Compute, Diffusion, Pipeline, is_onnx};
 
-use crate::config::VarianceKind;
+use crate::config::{Prediction, VarianceKind};
 use crate::equations::ddim::Ddim;
 use crate::equations::reverse::Reverse;
 use crate::equations::solver::{Plan, Scheduler};
@@ -147,6 +152,42 @@ impl Process {
         }
     }
 
+    /// abar before each step, and behind the last one.
+    pub fn alpha_bars(&self) -> Vec<f64> {
+        match self {
+            Process::Text { schedule, .. } => schedule.alpha_bars_down(),
+            Process::Plan(plan) => plan.alpha_bars().to_vec(),
+        }
+    }
+
+    /// Whether any step draws noise.
+    pub fn adds_noise(&self) -> bool {
+        match self {
+            Process::Text { reverse: ReverseProcess::Ddim(ddim), .. } if ddim.eta == 0.0 => false,
+            Process::Text { schedule, .. } => schedule.levels().iter().any(|level| !level.is_first()),
+            Process::Plan(plan) => plan.steps().iter().any(|step| step.noise.is_some()),
+        }
+    }
+
+    /// Step `k`, from 0, alone. What the steps before it leave to look back on is lost.
+    pub(crate) fn step_alone(&self, k: usize) -> Process {
+        match self {
+            Process::Text { schedule, reverse } => {
+                Process::Text { schedule: schedule.step_alone(schedule.steps() - 1 - k), reverse: *reverse }
+            }
+            Process::Plan(plan) => Process::Plan(plan.step_alone(k)),
+        }
+    }
+
+    /// The way up over the same levels, by DDIM (S13), for a network of this kind of prediction.
+    pub fn upwards(&self, prediction: Prediction) -> Process {
+        let timesteps: Vec<Timestep> = match self {
+            Process::Text { schedule, .. } => schedule.levels().iter().rev().map(|level| level.t).collect(),
+            Process::Plan(plan) => plan.steps().iter().map(|step| step.t).collect(),
+        };
+        Process::Plan(Plan::upwards(prediction, &timesteps, &self.alpha_bars()))
+    }
+
     /// The last step alone, for a trial of how much memory one takes.
     fn last_step(&self) -> Result<Process> {
         Ok(match self {
@@ -206,18 +247,48 @@ impl SampleOptions {
     /// # Errors
     /// [`Error::Invalid`] unless 1 <= steps <= T, and for choices of a scheduler that cannot be.
     pub fn process(&self, schedule: &Schedule) -> Result<Process> {
-        if let Sampler::Scheduler(scheduler) = self.sampler {
-            let steps = self.steps.unwrap_or(schedule.steps());
-            return Ok(match scheduler.text(schedule, steps) {
-                Some(reverse) => Process::Text {
-                    schedule: reverse.strided(schedule, Some(steps), scheduler.spacing)?,
-                    reverse,
-                },
-                None => Process::Plan(scheduler.plan(schedule, steps)?),
-            });
+        self.process_from(schedule, None)
+    }
+
+    /// What is left of these steps where x is the x_t of timestep `from`: those below t and one that leads
+    /// from t to the highest of them. Without a timestep they are all.
+    ///
+    /// # Errors
+    /// As [`SampleOptions::process`], and for a timestep that the schedule has not.
+    pub fn process_from(&self, schedule: &Schedule, from: Option<Timestep>) -> Result<Process> {
+        let text = |reverse: ReverseProcess, steps: Option<usize>, spacing: Spacing| {
+            let kept = reverse.strided(schedule, steps, spacing)?.begun_at(schedule, from)?;
+            Ok(Process::Text { schedule: kept, reverse })
+        };
+        let Sampler::Scheduler(scheduler) = self.sampler else {
+            return text(self.reverse()?, self.steps, self.spacing);
+        };
+        let steps = self.steps.unwrap_or(schedule.steps());
+        match scheduler.text(schedule, steps) {
+            Some(reverse) => text(reverse, Some(steps), scheduler.spacing),
+            None => Ok(Process::Plan(scheduler.plan_from(schedule, steps, from)?)),
         }
-        let reverse = self.reverse()?;
-        Ok(Process::Text { schedule: reverse.strided(schedule, self.steps, self.spacing)?, reverse })
+    }
+
+    /// The same options with a sampler that looks at one x_t alone: see [`Scheduler::without_history`].
+    #[must_use]
+    pub fn without_history(self) -> Self {
+        match self.sampler {
+            Sampler::Scheduler(scheduler) => {
+                SampleOptions { sampler: Sampler::Scheduler(scheduler.without_history()), ..self }
+            }
+            Sampler::Ddpm { .. } | Sampler::Ddim { .. } => self,
+        }
+    }
+
+    /// Refuses a count and a batch of 0.
+    fn check_numbers(&self) -> Result<()> {
+        for (field, number) in [("count", self.count), ("batch", self.batch)] {
+            if number == 0 {
+                return Err(Error::invalid(format!("`SampleOptions::{field}`"), "at least 1", "0", ""));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -251,6 +322,27 @@ pub trait Denoiser<T> {
         z: &mut DrawNoise<T>,
         watch: &mut Watch<T>,
     ) -> Result<()>;
+}
+
+impl<T, D: Denoiser<T> + ?Sized> Denoiser<T> for &mut D {
+    fn image(&self) -> [usize; 3] {
+        (**self).image()
+    }
+
+    fn classes(&self) -> Classes {
+        (**self).classes()
+    }
+
+    fn denoise(
+        &mut self,
+        process: &Process,
+        conditions: &Conditions,
+        x: &mut [T],
+        z: &mut DrawNoise<T>,
+        watch: &mut Watch<T>,
+    ) -> Result<()> {
+        (**self).denoise(process, conditions, x, z, watch)
+    }
 }
 
 /// The progress of a sampling run.
@@ -303,13 +395,9 @@ pub fn sample_with<T: Real>(
     schedule: &Schedule,
     options: &SampleOptions,
     noise: Option<ArrayView5<f32>>,
-    mut observer: impl FnMut(SampleProgress<T>),
+    observer: impl FnMut(SampleProgress<T>),
 ) -> Result<Array4<T>> {
-    for (field, number) in [("count", options.count), ("batch", options.batch)] {
-        if number == 0 {
-            return Err(Error::invalid(format!("`SampleOptions::{field}`"), "at least 1", "0", ""));
-        }
-    }
+    options.check_numbers()?;
     let process = options.process(schedule)?;
     let turns = Turns::new(denoiser.classes(), options, schedule)?;
     let steps = process.steps();
@@ -317,22 +405,35 @@ pub fn sample_with<T: Real>(
     let noise = noise.map_or(Noise::Seed(options.seed), Noise::Array);
     noise.check(steps, options.count, [h, w, c])?;
     let mut images = machine::filled("`SampleOptions::count`", &[options.count, h, w, c], T::zero())?;
-    let len = h * w * c;
-    if len == 0 {
+    if images.is_empty() {
         return Err(Error::invalid("the denoiser's images", "at least one number each", "none", ""));
     }
-    let size = options.batch.min(options.count);
-    let batches = options.count.div_ceil(size);
-    for (batch, x) in images.chunks_mut(size * len).enumerate() {
+    noise.start(0, h * w * c, &mut images);
+    denoise_batches(denoiser, (&process, &turns), options, noise, &mut images, observer)?;
+    let images = Array4::from_shape_vec((options.count, h, w, c), images);
+    Ok(images.expect("as many numbers as count images have"))
+}
+
+/// Takes the steps of a process for all images `x` \[n, h, w, c\], a batch at a time.
+fn denoise_batches<T: Real>(
+    denoiser: &mut dyn Denoiser<T>,
+    (process, turns): (&Process, &Turns),
+    options: &SampleOptions,
+    noise: Noise,
+    x: &mut [T],
+    mut observer: impl FnMut(SampleProgress<T>),
+) -> Result<()> {
+    let (len, steps) = (denoiser.image().iter().product::<usize>(), process.steps());
+    let size = options.batch.min(x.len() / len);
+    let batches = x.len().div_ceil(size * len);
+    for (batch, x) in x.chunks_mut(size * len).enumerate() {
         let first = batch * size;
-        noise.start(first, len, x);
         let mut z = |k: usize, t: Timestep, out: &mut [T]| noise.step(k, t, first, len, out);
         let mut watch = |k: usize, fetch: &mut dyn FnMut() -> Result<Vec<T>>| {
             observer(SampleProgress { batch, batches, step: k + 1, steps, fetch });
         };
         let conditions = turns.of(first, x.len() / len);
-        denoiser.denoise(&process, &conditions, x, &mut z, &mut watch)?;
+        denoiser.denoise(process, &conditions, x, &mut z, &mut watch)?;
     }
-    let images = Array4::from_shape_vec((options.count, h, w, c), images);
-    Ok(images.expect("as many numbers as count images have"))
+    Ok(())
 }

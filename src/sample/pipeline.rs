@@ -2,7 +2,7 @@
 
 use super::onnx::{OnnxDenoiser, Runtime};
 use super::{
-    ClipX0, Denoiser, Guidance, Native, SampleOptions, SampleProgress, Sampler, Spacing, images_for,
+    ClipX0, Denoiser, Editor, Guidance, Native, SampleOptions, SampleProgress, Sampler, Spacing, images_for,
     sample_with,
 };
 use crate::checkpoint::model_folder::{self, LoadedModel};
@@ -303,6 +303,33 @@ impl Pipeline {
             }
             Network::Graph { denoiser, .. } => sample_with(denoiser, schedule, options, noise, observer),
         }
+    }
+
+    /// The uses of the model on given images: variations, interpolation, inpainting.
+    ///
+    /// # Errors
+    /// As [`Pipeline::sample`]; a graph that fixes its sampler is refused at the use.
+    pub fn edit(&mut self, options: &SampleOptions) -> Result<Editor<'_, f32>> {
+        let denoiser: Box<dyn Denoiser<f32>> = match &mut self.network {
+            Network::Engine(trained) => Box::new(Native::new(&trained.model, &mut trained.engine)?),
+            Network::Graph { denoiser, .. } => Box::new(denoiser),
+        };
+        Editor::new(denoiser, &self.diffusion.schedule, options)
+    }
+
+    /// The same network for images of another height and width, for [canvases](Editor::inpaint) larger than
+    /// what it was trained on: nothing in it depends on where in an image a pixel is.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a size that the network's levels cannot halve, and for a pipeline in a runtime,
+    /// whose graph has one size.
+    pub fn resized(&self, size: [usize; 2]) -> Result<Pipeline> {
+        let Trained { model, engine, diffusion } = self.trained()?;
+        let model = model.resized(size)?;
+        let engine = Engine::new(&model, engine.threads(), engine.kernels())?;
+        let network = Network::Engine(Box::new(Trained { model, engine, diffusion: diffusion.clone() }));
+        let diffusion = self.diffusion.clone();
+        Ok(Pipeline { network, diffusion, step: self.step, note: self.note.clone() })
     }
 
     /// Whether x_t can be looked at after every step: not in a graph that takes several at a time.

@@ -15,6 +15,9 @@ mod evaluate;
 #[path = "../../examples/export.rs"]
 mod export;
 #[allow(dead_code)]
+#[path = "../../examples/inpaint.rs"]
+mod inpaint;
+#[allow(dead_code)]
 #[path = "../../examples/load_and_sample.rs"]
 mod load_and_sample;
 #[allow(dead_code)]
@@ -47,6 +50,19 @@ fn a_run_is_loaded_and_sampled() {
     // Four 16x16 images a side, each pixel 4 wide, gutters of 2.
     let size = image::image_dimensions(&grid).expect("a picture");
     assert_eq!(size, (2 + 4 * 66, 2 + 4 * 66));
+}
+
+#[test]
+fn a_picture_is_painted_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (picture, rows) = (folder.path().join("in.png"), folder.path().join("rows.png"));
+    image::GrayImage::from_pixel(16, 16, image::Luma([200])).save(&picture).expect("a picture");
+    inpaint::inpaint_and_vary(&picture, run(), &rows).expect("two rows");
+    let rows = image::open(&rows).expect("a picture").into_luma8();
+    assert_eq!(rows.dimensions(), (2 + 8 * 66, 2 + 2 * 66));
+    // The upper half of a painting is the picture's, and its lower half is not.
+    let at = |y: u32| rows.get_pixel(2 + 3 * 66 + 30, 2 + y).0[0];
+    assert!((0..32).all(|y| at(y) == 200) && (32..64).any(|y| at(y) != 200));
 }
 
 #[test]

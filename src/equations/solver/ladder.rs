@@ -1,7 +1,7 @@
 //! Which noise levels a multistep solver visits.
 
 use super::Multistep;
-use crate::equations::{Schedule, Spacing};
+use crate::equations::{Level, Schedule, Spacing, Timestep};
 use crate::error::{Error, Result};
 
 /// The steps' timesteps and noise levels from the noisiest down, and the level that the last one leads to.
@@ -18,16 +18,7 @@ pub(super) struct Ladder {
 
 impl Ladder {
     pub(super) fn new(multistep: &Multistep, schedule: &Schedule, steps: usize) -> Result<Ladder> {
-        let mut table: Vec<f64> = schedule
-            .levels()
-            .iter()
-            .map(|level| ((1.0 - level.alpha_bar) / level.alpha_bar).sqrt())
-            .collect();
-        // Zero terminal SNR would be an infinite level; diffusers' stand-in for it.
-        if let Some(last) = table.last_mut().filter(|last| last.is_infinite()) {
-            let alpha_bar = (-24f64).exp2();
-            *last = ((1.0 - alpha_bar) / alpha_bar).sqrt();
-        }
+        let table: Vec<f64> = schedule.levels().iter().map(level_of).collect();
         let indices = indices(multistep, &table, steps)?;
         let lowest = table[0];
         let (indices, mut levels, end) = if multistep.karras {
@@ -41,6 +32,29 @@ impl Ladder {
         };
         levels.push(if multistep.final_sigma_zero { 0.0 } else { end });
         Ok(Ladder { indices, levels })
+    }
+
+    /// The ladder from timestep `from` on, with the number of its steps that are passed over: the levels
+    /// below that of t, and t's own before them where it is not among them.
+    pub(super) fn begun_at(self, schedule: &Schedule, from: Option<Timestep>) -> Result<(Ladder, usize)> {
+        let Some(from) = from else { return Ok((self, 0)) };
+        let level = level_of(schedule.at(from)?);
+        let steps = self.indices.len();
+        // Karras' levels are off by roundings; two levels of a schedule differ by much more.
+        const SAME: f64 = 1.0 + 1e-9;
+        let first = self.levels[..steps].partition_point(|s| *s > level * SAME);
+        let (mut indices, mut levels) = (self.indices[first..].to_vec(), self.levels[first..].to_vec());
+        if indices.is_empty() || levels[0] * SAME < level {
+            indices.insert(0, from.index());
+            levels.insert(0, level);
+        }
+        let passed = steps.saturating_sub(indices.len());
+        Ok((Ladder { indices, levels }, passed))
+    }
+
+    /// abar at each level.
+    pub(super) fn alpha_bars(&self) -> Vec<f64> {
+        (0..self.levels.len()).map(|i| self.alpha(i).powi(2)).collect()
     }
 
     /// s before step `i`, from 0; of the number of steps: where the last one leads.
@@ -62,6 +76,13 @@ impl Ladder {
     pub(super) fn h(&self, from: usize, to: usize) -> f64 {
         self.levels[from].ln() - self.levels[to].ln()
     }
+}
+
+/// s of a timestep.
+fn level_of(level: &Level) -> f64 {
+    // Zero terminal SNR would be an infinite level; diffusers' stand-in for it.
+    let alpha_bar = if level.alpha_bar == 0.0 { (-24f64).exp2() } else { level.alpha_bar };
+    ((1.0 - alpha_bar) / alpha_bar).sqrt()
 }
 
 /// (S12) The levels of Karras et al.: evenly spaced in s^(1/7) from the highest to the lowest.

@@ -1,6 +1,6 @@
 //! An annex to the slides: every sampler that a diffusers scheduler file can name, as a table of steps.
 //!
-//! Its equations are numbered (S1) to (S12):
+//! Its equations are numbered (S1) to (S13):
 //!
 //! | number | what | where |
 //! |---|---|---|
@@ -11,11 +11,13 @@
 //! | (S7)-(S9) | DPM-Solver++ of first, second and third order | `dpm_solver` |
 //! | (S10), (S11) | UniPC's predictor and corrector | `uni_pc` |
 //! | (S12) | the noise levels of Karras et al. | `ladder` |
+//! | (S13) | a step of DDIM run upwards | [`s13_ddim_up`] |
 //!
 //! A [`Scheduler`] is a sampler with its choices; its [`Plan`] for a schedule and a number of steps is what
 //! is executed.
 
 mod dpm_solver;
+mod inverse;
 mod ladder;
 mod limit;
 mod outputs;
@@ -23,6 +25,7 @@ mod single;
 mod step;
 mod uni_pc;
 
+pub use inverse::s13_ddim_up;
 pub use limit::Limit;
 pub use outputs::Outputs;
 pub use single::{s01_predict_eps, s01_predict_x0, s05_ddpm, s06_ddim};
@@ -321,14 +324,24 @@ impl Scheduler {
     /// [`Error::Invalid`] for choices out of range, for more steps than there are timesteps, and for a
     /// network that predicts eps where the schedule has zero terminal SNR and the sampler starts there.
     pub fn plan(&self, schedule: &Schedule, steps: usize) -> Result<Plan> {
+        self.plan_from(schedule, steps, None)
+    }
+
+    /// What is left of the same table where x is the x_t of timestep `from`: the steps below t and one that
+    /// leads from t to the highest of them, which is the table's own where it visits t. A multistep solver
+    /// begins there as it begins anywhere, with nothing to look back on.
+    ///
+    /// # Errors
+    /// As [`Scheduler::plan`], and for a timestep that the schedule has not.
+    pub fn plan_from(&self, schedule: &Schedule, steps: usize, from: Option<Timestep>) -> Result<Plan> {
         self.validate()?;
-        let mut steps = match self.method {
+        let (mut steps, levels) = match self.method {
             Method::Ddpm { variance, noise_at_last } => {
-                self.ddpm(schedule, steps, variance, noise_at_last)?
+                self.ddpm(schedule, steps, from, variance, noise_at_last)?
             }
-            Method::Ddim(choice) => self.ddim(schedule, steps, choice)?,
-            Method::DpmSolver(solver) => self.dpm_solver(schedule, steps, &solver)?,
-            Method::UniPc(unipc) => self.uni_pc(schedule, steps, &unipc)?,
+            Method::Ddim(choice) => self.ddim(schedule, steps, from, choice)?,
+            Method::DpmSolver(solver) => self.dpm_solver(schedule, steps, from, &solver)?,
+            Method::UniPc(unipc) => self.uni_pc(schedule, steps, from, &unipc)?,
         };
         // Levels closer than timesteps share one; their noise must not be the same.
         let mut repeats = 0;
@@ -336,7 +349,20 @@ impl Scheduler {
             repeats = if steps[i].t == steps[i - 1].t { repeats + 1 } else { 0 };
             steps[i].draw = Timestep::from_index(steps[i].t.index() + repeats * schedule.steps());
         }
-        Ok(Plan { steps })
+        Ok(Plan { steps, alpha_bars: levels })
+    }
+
+    /// The same sampler without a memory: a multistep solver in its first order, every other one as it is. It
+    /// is for uses that change x between the steps, after which what a solver would look back on no longer
+    /// holds.
+    #[must_use]
+    pub fn without_history(self) -> Scheduler {
+        let method = match self.method {
+            Method::DpmSolver(solver) => Method::DpmSolver(DpmSolver { order: 1, ..solver }),
+            Method::UniPc(unipc) => Method::UniPc(UniPc { order: 1, ..unipc }),
+            Method::Ddpm { .. } | Method::Ddim(_) => self.method,
+        };
+        Scheduler { method, ..self }
     }
 
     /// The sampler as Algorithm 2 or DDIM over the timesteps of its spacing
@@ -413,38 +439,63 @@ impl Scheduler {
         &self,
         schedule: &Schedule,
         steps: usize,
+        from: Option<Timestep>,
         variance: Variance,
         noise_at_last: bool,
-    ) -> Result<Vec<Step>> {
+    ) -> Result<Table> {
         let kept = match steps == schedule.steps() && self.steps_offset == 0 {
             true => schedule.clone(),
             false => schedule.respaced(&self.timesteps(schedule.steps(), steps)?)?,
         };
+        let kept = kept.begun_at(schedule, from)?;
         self.check_start(kept.last().alpha_bar)?;
         let step =
             |level: &Level| s05_ddpm(level, self.prediction, self.limit, variance, noise_at_last).collected();
-        Ok(kept.levels().iter().rev().map(step).collect())
+        Ok((kept.levels().iter().rev().map(step).collect(), kept.alpha_bars_down()))
     }
 
     /// Each step leads down by floor(T/K) timesteps, as diffusers has it, whichever the next one is that is
     /// visited: the same where they are leading, or K divides T and they are trailing.
-    fn ddim(&self, schedule: &Schedule, steps: usize, choice: DdimChoice) -> Result<Vec<Step>> {
+    fn ddim(
+        &self,
+        schedule: &Schedule,
+        steps: usize,
+        from: Option<Timestep>,
+        choice: DdimChoice,
+    ) -> Result<Table> {
         let levels = schedule.levels();
         let kept = self.timesteps(levels.len(), steps)?;
         let stride = levels.len() / steps;
         let last = if choice.set_alpha_to_one { 1.0 } else { levels[0].alpha_bar };
-        if let Some(t) = kept.last() {
-            self.check_start(levels[t.index()].alpha_bar)?;
+        let next = |t: &Timestep| t.index().checked_sub(stride).map_or(last, |index| levels[index].alpha_bar);
+        let mut kept: Vec<_> = kept.iter().map(|t| (*t, levels[t.index()].alpha_bar, next(t))).collect();
+        if let Some(from) = from {
+            let level = schedule.at(from)?;
+            kept.retain(|(t, ..)| *t <= from);
+            let below = kept.last().map(|(t, alpha_bar, _)| (*t, *alpha_bar));
+            if below.is_none_or(|(t, _)| t != from) {
+                kept.push((from, level.alpha_bar, below.map_or(last, |(_, alpha_bar)| alpha_bar)));
+            }
         }
-        let step = |t: &Timestep| {
-            let next = t.index().checked_sub(stride).map_or(last, |index| levels[index].alpha_bar);
-            let levels = [levels[t.index()].alpha_bar, next];
-            s06_ddim(*t, levels, single::between(levels), self.prediction, self.limit, choice).collected()
+        if let Some((_, alpha_bar, _)) = kept.last() {
+            self.check_start(*alpha_bar)?;
+        }
+        let step = |&(t, alpha_bar, next): &(Timestep, f64, f64)| {
+            let levels = [alpha_bar, next];
+            s06_ddim(t, levels, single::between(levels), self.prediction, self.limit, choice).collected()
         };
-        Ok(kept.iter().rev().map(step).collect())
+        let end = kept.first().map(|(_, _, next)| *next);
+        let alpha_bars = kept.iter().rev().map(|(_, alpha_bar, _)| *alpha_bar).chain(end).collect();
+        Ok((kept.iter().rev().map(step).collect(), alpha_bars))
     }
 
-    fn dpm_solver(&self, schedule: &Schedule, steps: usize, solver: &DpmSolver) -> Result<Vec<Step>> {
+    fn dpm_solver(
+        &self,
+        schedule: &Schedule,
+        steps: usize,
+        from: Option<Timestep>,
+        solver: &DpmSolver,
+    ) -> Result<Table> {
         let multistep = Multistep {
             spacing: self.spacing,
             steps_offset: self.steps_offset,
@@ -455,17 +506,23 @@ impl Scheduler {
             ends_at_own_lowest: false,
             lambda_min: solver.lambda_min,
         };
-        let ladder = Ladder::new(&multistep, schedule, steps)?;
+        let (ladder, passed) = Ladder::new(&multistep, schedule, steps)?.begun_at(schedule, from)?;
         let steps = ladder.indices.len();
         let step = |i: usize| {
-            let order = solver.order_at(i, steps);
+            let order = solver.order_at(passed + i, passed + steps).min(i + 1);
             let (next, noise) = dpm_solver::s07_s08_s09_dpm_solver(&ladder, i, order, solver);
             self.multistep(&ladder, i, None, next, noise)
         };
-        Ok((0..steps).map(step).collect())
+        Ok(((0..steps).map(step).collect(), ladder.alpha_bars()))
     }
 
-    fn uni_pc(&self, schedule: &Schedule, steps: usize, unipc: &UniPc) -> Result<Vec<Step>> {
+    fn uni_pc(
+        &self,
+        schedule: &Schedule,
+        steps: usize,
+        from: Option<Timestep>,
+        unipc: &UniPc,
+    ) -> Result<Table> {
         let multistep = Multistep {
             spacing: self.spacing,
             steps_offset: self.steps_offset,
@@ -476,15 +533,16 @@ impl Scheduler {
             ends_at_own_lowest: true,
             lambda_min: f64::NEG_INFINITY,
         };
-        let ladder = Ladder::new(&multistep, schedule, steps)?;
+        let (ladder, passed) = Ladder::new(&multistep, schedule, steps)?.begun_at(schedule, from)?;
         let steps = ladder.indices.len();
+        let order = |i: usize| unipc.order_at(passed + i, passed + steps).min(i + 1);
         let step = |i: usize| {
-            let correct =
-                unipc.corrects(i).then(|| uni_pc::s11_uni_c(&ladder, i, unipc.order_at(i - 1, steps), unipc));
-            let next = uni_pc::s10_uni_p(&ladder, i, unipc.order_at(i, steps), unipc);
+            let corrects = i > 0 && unipc.corrects(passed + i);
+            let correct = corrects.then(|| uni_pc::s11_uni_c(&ladder, i, order(i - 1), unipc));
+            let next = uni_pc::s10_uni_p(&ladder, i, order(i), unipc);
             self.multistep(&ladder, i, correct, next, NoiseScale::None)
         };
-        Ok((0..steps).map(step).collect())
+        Ok(((0..steps).map(step).collect(), ladder.alpha_bars()))
     }
 
     fn multistep(
@@ -501,10 +559,14 @@ impl Scheduler {
     }
 }
 
+/// The steps, and the levels as [`Plan::alpha_bars`] has them.
+type Table = (Vec<Step>, Vec<f64>);
+
 /// The table of a sampler's steps, in the order in which they are taken.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     steps: Vec<Step>,
+    alpha_bars: Vec<f64>,
 }
 
 impl Plan {
@@ -513,9 +575,21 @@ impl Plan {
         &self.steps
     }
 
+    /// abar before each step, and behind the last one.
+    pub fn alpha_bars(&self) -> &[f64] {
+        &self.alpha_bars
+    }
+
     /// The last step alone, without what went before.
     pub fn last_step(&self) -> Plan {
-        Plan { steps: self.steps.last().cloned().into_iter().collect() }
+        self.step_alone(self.steps.len().saturating_sub(1))
+    }
+
+    /// Step `k`, from 0, alone: as the first one, which corrects nothing. None where there is no such step.
+    pub fn step_alone(&self, k: usize) -> Plan {
+        let step = self.steps.get(k).cloned().map(|step| Step { correct: None, ..step });
+        let alpha_bars = self.alpha_bars.iter().copied().skip(k).take(2).collect();
+        Plan { steps: step.into_iter().collect(), alpha_bars }
     }
 
     /// Takes the steps. `x` holds x_T of images of `image` values each on entry and x_0 on return;
