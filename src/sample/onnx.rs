@@ -6,9 +6,12 @@ mod graphs;
 mod ports;
 
 use super::{Conditions, Denoiser, DrawNoise, Process, Watch};
+use crate::equations::solver::StepForm;
 use crate::error::{Error, Result};
-use crate::export::{GraphKind, Metadata, SamplerSummary};
-use graphs::Loaded;
+use crate::export::{GraphKind, Metadata};
+use frame::Frame;
+use graphs::{Fixed, Loaded};
+use performer_ddpm_onnx::model::Summary;
 use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
 use performer_ddpm_onnx::runner::{Description, load_tract};
 use performer_ddpm_onnx::{Error as OnnxError, Model};
@@ -33,8 +36,8 @@ impl Default for Runtime {
 /// The kind of a graph, with what only this kind needs.
 enum Kind {
     Denoiser(DenoiserPorts),
-    Step,
-    Sampler(SamplerSummary),
+    Step(StepForm),
+    Sampler(Box<Fixed>),
 }
 
 /// A graph in an ONNX runtime as a [`Denoiser`].
@@ -63,15 +66,21 @@ impl OnnxDenoiser {
         let fixed = captured.then(|| model.with_length("N", batch));
         let model = fixed.as_ref().unwrap_or(model);
         let summary = model.summary()?;
-        let (kind, frame) = match metadata.map(|metadata| (metadata.graph, metadata.sampler)) {
-            Some((GraphKind::Sampler, Some(sampler))) => {
-                let inputs: &[&str] =
-                    if sampler.is_cut() { &["x_T", "noise", "first"] } else { &["x_T", "noise"] };
-                let frame = ports::own(origin, &summary, inputs, "images")?;
-                (Kind::Sampler(sampler), frame)
+        let (kind, frame) = match metadata {
+            Some(Metadata { sampler: Some(sampler), scheduler, schedule, classes, null_class, .. }) => {
+                let table = scheduler.steps(&schedule, sampler.steps)?;
+                let fixed = Fixed { summary: sampler, table };
+                let mut inputs = vec!["x_T", "noise"];
+                inputs.extend(fixed.summary.is_cut().then_some("first"));
+                let frame = own(origin, &summary, inputs, "images", &fixed.carried(), [classes, null_class])?;
+                (Kind::Sampler(Box::new(fixed)), frame)
             }
-            Some((GraphKind::Step, _)) => {
-                (Kind::Step, ports::own(origin, &summary, &["x", "t", "coefficients", "z"], "x_next")?)
+            Some(metadata) if metadata.graph == GraphKind::Step => {
+                let form = metadata.form();
+                let inputs = vec!["x", "t", "coefficients", "z"];
+                let conditions = [metadata.classes, metadata.null_class];
+                let frame = own(origin, &summary, inputs, "x_next", &form.carried(), conditions)?;
+                (Kind::Step(form), frame)
             }
             _ => {
                 let (ports, frame) = ports::denoiser(origin, &summary)?;
@@ -104,10 +113,29 @@ impl OnnxDenoiser {
     ) -> Result<()> {
         match &self.kind {
             Kind::Denoiser(ports) => self.loaded.by_denoiser(ports, process, x, z, watch),
-            Kind::Step => self.loaded.by_steps(process, x, z, watch),
-            Kind::Sampler(summary) => self.loaded.by_sampler(summary, process, x, z, watch),
+            Kind::Step(form) => self.loaded.by_steps(form, process, x, z, watch),
+            Kind::Sampler(fixed) => self.loaded.by_sampler(fixed, process, x, z, watch),
         }
     }
+}
+
+/// Checks a graph of our own: these inputs and the output, what it carries beside the images, and the inputs of
+/// the classes and of the guidance.
+fn own(
+    origin: &str,
+    summary: &Summary,
+    mut inputs: Vec<&'static str>,
+    output: &str,
+    carried: &[&'static str],
+    [classes, null_class]: [Option<usize>; 2],
+) -> Result<Frame> {
+    inputs.extend(carried);
+    inputs.extend(classes.map(|_| "y"));
+    inputs.extend(null_class.map(|_| "guidance"));
+    let mut outputs = vec![output.to_owned()];
+    outputs.extend(carried.iter().map(|name| format!("{name}_next")));
+    let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    ports::own(origin, summary, &inputs, &outputs)
 }
 
 impl Denoiser<f32> for OnnxDenoiser {
@@ -143,7 +171,7 @@ impl OnnxDenoiser {
         }
         let process = match self.kind {
             Kind::Sampler(_) => process.clone(),
-            Kind::Denoiser(_) | Kind::Step => process.last_step().ok()?,
+            Kind::Denoiser(_) | Kind::Step(_) => process.last_step().ok()?,
         };
         let halves = std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0);
         halves.into_iter().find(|n| {

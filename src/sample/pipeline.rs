@@ -205,7 +205,8 @@ impl Pipeline {
                 Pipeline { network, diffusion: process, step, note: None }
             }
             Compute::Runtime { runtime, graph, batch } => {
-                let source = Source { model: &model, diffusion: &diffusion, step };
+                let scheduler = process.scheduler;
+                let source = Source { scheduler, step, ..Source::new(&model, &diffusion) };
                 let graph = export::build(source, graph)?;
                 let pipeline = Self::from_onnx(&graph, runtime, *batch, None)?;
                 Pipeline { diffusion: process, ..pipeline }
@@ -228,9 +229,7 @@ impl Pipeline {
     ) -> Result<Pipeline> {
         let metadata = Metadata::read(model)?;
         let (process, kind, fixed, step) = match (metadata, diffusion) {
-            (Some(Metadata { graph, schedule, variance, clip_x0, sampler, step, .. }), None) => {
-                let config = DiffusionConfig { variance, clip_x0, ..DiffusionConfig::default() };
-                let scheduler = Scheduler::of(&config);
+            (Some(Metadata { graph, schedule, variance, clip_x0, scheduler, sampler, step, .. }), None) => {
                 (Diffusion { schedule, variance, clip_x0, scheduler }, graph, sampler, step)
             }
             (None, Some(config)) => (Diffusion::new(config)?, GraphKind::Denoiser, None, None),
@@ -266,9 +265,8 @@ impl Pipeline {
         options.batch = options.count;
         if let Network::Graph { denoiser, fixed, .. } = &self.network {
             if let Some(summary) = fixed {
-                options = options.with_reverse(summary.process);
-                options.steps = Some(summary.timesteps.len());
-                options.spacing = summary.spacing;
+                let SamplerSummary { scheduler, steps, .. } = summary;
+                options = options.with_scheduler(scheduler, &self.diffusion.schedule, Some(*steps));
             }
             options.batch = denoiser.fixed_batch().unwrap_or(options.batch);
         }
@@ -418,7 +416,8 @@ impl Pipeline {
     /// [`Error::Invalid`] for a pipeline in a runtime.
     pub fn source(&self) -> Result<Source<'_>> {
         let Trained { model, diffusion, .. } = self.trained()?;
-        Ok(Source { model, diffusion, step: self.step })
+        let scheduler = self.diffusion.scheduler;
+        Ok(Source { scheduler, step: self.step, ..Source::new(model, diffusion) })
     }
 
     fn trained(&self) -> Result<&Trained> {

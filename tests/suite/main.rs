@@ -29,6 +29,7 @@ mod export_file;
 mod export_graphs;
 mod floors;
 mod golden2_objectives;
+mod golden2_onnx;
 mod golden2_pipelines;
 mod golden2_unets;
 mod golden_attention;

@@ -4,10 +4,10 @@ use super::SampleArgs;
 use crate::cli::reverse::{ClipName, SamplerName, SpacingName};
 use clap::ValueEnum;
 use performer_ddpm::config::UnetConfig;
-use performer_ddpm::equations::ddim::Ddim;
-use performer_ddpm::equations::update::ReverseProcess;
+use performer_ddpm::equations::Schedule;
+use performer_ddpm::equations::solver::{Limit, Method};
 use performer_ddpm::export::SamplerSummary;
-use performer_ddpm::sample::{ClipX0, Diffusion, Spacing, images_for};
+use performer_ddpm::sample::{Diffusion, Spacing, images_for};
 use performer_ddpm::{Error, Result, SampleOptions};
 
 /// The options for a model whose graph does not fix the sampler. `unet` is what a model folder says of its
@@ -21,38 +21,38 @@ pub fn of_arguments(
 }
 
 /// The options that a sampler graph fixes; refuses arguments that contradict them.
-pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary) -> Result<SampleOptions> {
-    let SamplerSummary { process, spacing, .. } = *summary;
-    let steps = summary.timesteps.len();
+pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary, schedule: &Schedule) -> Result<SampleOptions> {
+    let SamplerSummary { scheduler, steps, .. } = summary;
     let asked = &args.reverse;
-    let (name, eta, clip_x0) = match process {
-        ReverseProcess::Alg2(_) => {
-            (SamplerName::Ddpm, 0.0, SampleOptions::default().with_reverse(process).clip_x0)
-        }
-        ReverseProcess::Ddim(Ddim { eta, clip_x0 }) => (SamplerName::Ddim, eta, clip_x0),
+    let (name, eta, keeps_eps) = match scheduler.method {
+        Method::Ddpm { .. } => (SamplerName::Ddpm, 0.0, false),
+        Method::Ddim(choice) => (SamplerName::Ddim, choice.eta, !choice.rederive_eps),
+        Method::DpmSolver(_) => (SamplerName::DpmSolver, 0.0, false),
+        Method::UniPc(_) => (SamplerName::UniPc, 0.0, false),
     };
     agree("--sampler", asked.sampler.map(shown), shown(name))?;
     agree("--eta", asked.eta, eta)?;
-    agree("--steps", asked.steps, steps)?;
-    let spacing_name = match spacing {
+    agree("--steps", asked.steps, *steps)?;
+    let spacing_name = match scheduler.spacing {
         Spacing::Leading => SpacingName::Leading,
         Spacing::Trailing => SpacingName::Trailing,
         Spacing::Linspace => SpacingName::Linspace,
     };
     agree("--spacing", asked.spacing.map(shown), shown(spacing_name))?;
-    let clip_name = match clip_x0 {
-        ClipX0::Off => ClipName::Off,
-        ClipX0::KeepEps => ClipName::Keep,
-        ClipX0::RederiveEps => ClipName::Rederive,
+    let clip_name = match (scheduler.limit, keeps_eps) {
+        (Limit::Off, _) => ClipName::Off,
+        (Limit::Clip { .. } | Limit::Threshold { .. }, true) => ClipName::Keep,
+        (Limit::Clip { .. } | Limit::Threshold { .. }, false) => ClipName::Rederive,
     };
-    // Algorithm 2 clips or does not.
+    // Only DDIM has a noise to keep; the others clip or do not.
     let clip = match (asked.clip, name) {
-        (Some(ClipName::Keep), SamplerName::Ddpm) => Some(ClipName::Rederive),
+        (Some(ClipName::Keep), SamplerName::Ddpm | SamplerName::DpmSolver | SamplerName::UniPc) => {
+            Some(ClipName::Rederive)
+        }
         (clip, _) => clip,
     };
     agree("--clip", clip.map(shown), shown(clip_name))?;
-    let usual = SampleOptions { steps: Some(steps), spacing, ..SampleOptions::default() };
-    common(args, usual.with_reverse(process), None)
+    common(args, SampleOptions::default().with_scheduler(scheduler, schedule, Some(*steps)), None)
 }
 
 fn common(args: &SampleArgs, chosen: SampleOptions, unet: Option<&UnetConfig>) -> Result<SampleOptions> {

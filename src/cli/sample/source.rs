@@ -4,7 +4,6 @@ use super::{BackendName, LoopName, SampleArgs, ScheduleName, options};
 use crate::cli::progress::Progress;
 use performer_ddpm::checkpoint::model_folder::{self, LoadedModel};
 use performer_ddpm::config::{BetaSchedule, DiffusionConfig};
-use performer_ddpm::equations::Schedule;
 use performer_ddpm::export::{GraphKind, GraphSpec, Metadata};
 use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm::sample::{Compute, Diffusion, is_onnx};
@@ -51,7 +50,7 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
             ));
         }
     }
-    let loaded = model_folder::load(path)?;
+    let mut loaded = model_folder::load(path)?;
     if let Some(note) = &loaded.note {
         progress.say(note);
     }
@@ -69,7 +68,9 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
         }
         backend => {
             let runtime = runtime(args, backend)?;
-            let graph = graph_for(args.r#loop, backend, &loaded, &options)?;
+            // The step graph takes the steps of the sampler that was chosen.
+            loaded.scheduler = options.scheduler();
+            let graph = graph_for(args.r#loop, backend, &loaded, &options);
             let how = how(graph.kind(), &runtime);
             (Compute::Runtime { runtime, graph, batch: options.batch }, Some(how))
         }
@@ -109,7 +110,7 @@ fn open_file(args: &SampleArgs, path: &Path) -> Result<Job> {
     let named = diffusion(args, metadata.is_some());
     let pipeline = Pipeline::from_onnx(&model, &runtime, options::batch(args), named.as_ref())?;
     let mut options = match pipeline.fixed_sampler() {
-        Some(summary) => options::of_graph(args, summary)?,
+        Some(summary) => options::of_graph(args, summary, &pipeline.diffusion().schedule)?,
         None => options::of_arguments(args, pipeline.diffusion(), None)?,
     };
     if let (Some(fixed), None) = (pipeline.fixed_batch(), args.batch) {
@@ -172,32 +173,26 @@ fn runtime(args: &SampleArgs, backend: BackendName) -> Result<Runtime> {
 }
 
 /// The graph of a model folder that serves a loop; by default the step graph where the runtime keeps x_t on
-/// its device and the sampler's steps are of the step graph's form.
+/// its device.
 fn graph_for(
     asked: Option<LoopName>,
     backend: BackendName,
     loaded: &LoadedModel<f32>,
     options: &SampleOptions,
-) -> Result<GraphSpec> {
-    let fits_steps = || -> Result<bool> {
-        let schedule = Schedule::from_config(&loaded.diffusion)?;
-        Ok(options.process(&schedule)?.coefficients().is_ok())
-    };
-    Ok(match (asked, backend) {
+) -> GraphSpec {
+    match (asked, backend) {
         (Some(LoopName::Sampler), _) => {
             let steps = options.steps.unwrap_or(loaded.diffusion.timesteps);
             let runs = steps.div_ceil(MOST_PER_RUN);
             GraphSpec::Sampler {
-                process: options.reverse()?,
+                scheduler: options.scheduler(),
                 steps: options.steps,
-                spacing: options.spacing,
                 per_run: (runs > 1).then(|| steps.div_ceil(runs)),
             }
         }
-        (Some(LoopName::Device | LoopName::CudaGraph), _) => GraphSpec::Step,
-        (None, BackendName::Ort) if fits_steps()? => GraphSpec::Step,
+        (Some(LoopName::Device | LoopName::CudaGraph), _) | (None, BackendName::Ort) => GraphSpec::Step,
         (Some(LoopName::Host), _) | (None, _) => GraphSpec::Denoiser,
-    })
+    }
 }
 
 fn how(kind: GraphKind, runtime: &Runtime) -> &'static str {

@@ -62,6 +62,25 @@ fn a_denoiser_s_inputs_are_found_by_role() {
     }
 }
 
+/// Twice the channels are a prediction and its variance; a third input is the classes' by its name.
+#[test]
+fn a_variance_and_classes_are_found() {
+    let inputs = || vec![image("x", "N", [3, 4, 5]), port("t", ElementType::I64, [Dim::from("N")])];
+    let both = vec![image("out", "N", [6, 4, 5])];
+    let (ports, _) = ports::denoiser("f.onnx", &summary(inputs(), both.clone())).unwrap();
+    assert!(ports.has_variance && ports.y.is_none());
+    let (ports, _) =
+        ports::denoiser("f.onnx", &summary(inputs(), [both, eps()].concat())).expect("the prediction alone");
+    assert_eq!((ports.eps.as_str(), ports.has_variance), ("eps", false));
+    for name in ["y", "class_labels"] {
+        let classes = port(name, ElementType::I64, [Dim::from("N")]);
+        for inputs in [[vec![classes.clone()], inputs()].concat(), [inputs(), vec![classes]].concat()] {
+            let (ports, _) = ports::denoiser("f.onnx", &summary(inputs, eps())).unwrap();
+            assert_eq!((ports.y.as_deref(), ports.t.as_str()), (Some(name), "t"));
+        }
+    }
+}
+
 #[test]
 fn what_is_no_denoiser_is_listed() {
     let x = || image("x", "N", [3, 4, 5]);
@@ -79,7 +98,7 @@ fn what_is_no_denoiser_is_listed() {
         (vec![x(), port("t", ElementType::F64, [Dim::from("N")])], eps(), ["inputs", "t f64 [N]"]),
         (vec![x(), port("t", ElementType::I64, [2, 2])], eps(), ["inputs", "t i64 [2, 2]"]),
         (vec![open, t()], eps(), ["C, H and W fixed", "x f32 [N, 3, ?, ?]"]),
-        (vec![x(), t()], vec![image("y", "N", [6, 4, 5])], ["outputs", "got y f32 [N, 6, 4, 5]"]),
+        (vec![x(), t()], vec![image("y", "N", [7, 4, 5])], ["outputs", "got y f32 [N, 7, 4, 5]"]),
     ] {
         let error = ports::denoiser("f.onnx", &summary(inputs, outputs)).unwrap_err();
         assert_eq!(error.exit_status(), 2);
