@@ -8,8 +8,9 @@ Needs onnxruntime (or onnxruntime-gpu) and numpy, nothing else:
 With --noise FILE.npy, f32 [K+1, N, C, H, W] (x_T, then the noise of each step), the images are those of
 `performer-ddpm sample --noise FILE.npy`.
 
-A denoiser or a step graph is sampled by DDIM or Algorithm 2, over the trailing timesteps; a sampler graph has its
-own sampler, of whatever kind. Files of networks with classes take --classes, those with guidance --guidance too.
+A denoiser or a step graph is sampled by DDIM or Algorithm 2, over the trailing timesteps; a sampler graph has
+its own sampler, of whatever kind. Files of networks with classes take --classes, those with guidance
+--guidance too.
 """
 
 import argparse

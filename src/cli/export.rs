@@ -36,6 +36,9 @@ pub struct ExportArgs {
     /// Steps of one run of the sampler graph, for chains whose noise is too large for one [default: all]
     #[arg(long, value_name = "P")]
     steps_per_run: Option<usize>,
+    /// Step and sampler graphs with guidance, in two passes a step, for networks with a null class
+    #[arg(long)]
+    guided: bool,
     /// Runtimes that have to agree with the engine, or none [default: those that are available]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "tract,ort|none")]
     check: Option<Vec<CheckName>>,
@@ -99,7 +102,8 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     }
     let (graph, scheduler) = spec(&args, &loaded)?;
     let options = ExportOptions { graph, check: runtimes(&args)?, threads: args.threads.map(usize::from) };
-    let source = Source { scheduler, step: loaded.step, ..Source::new(&loaded.model, &loaded.diffusion) };
+    let (guided, step) = (args.guided, loaded.step);
+    let source = Source { scheduler, guided, step, ..Source::new(&loaded.model, &loaded.diffusion) };
     let exported = export::write(&args.out, source, &options, &mut |done| {
         progress.update(done, || "the engine's own results, in double precision".to_owned());
     })?;
@@ -146,6 +150,10 @@ fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<(GraphSpec, Sche
         GraphName::Step => flag.starts_with("--steps"),
         GraphName::Sampler => false,
     };
+    if args.guided && args.graph == GraphName::Denoiser {
+        let help = "a denoiser's host guides; leave the option out";
+        return Err(Error::invalid("--guided", "--graph step or sampler", "the denoiser graph", help));
+    }
     if let Some(flag) = args.reverse.given().chain(per_run).find(unfit) {
         return Err(Error::invalid(
             flag,

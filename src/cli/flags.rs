@@ -21,6 +21,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("NllConfig::timesteps", "--strata"),
     ("ExportOptions::check", "--check"),
     ("GraphSpec::Sampler::per_run", "--steps-per-run"),
+    ("Source::guided", "export --guided"),
     ("Run::open", "train --resume"),
     ("Budget::Steps", "--steps"),
     ("Budget::Minutes", "--minutes"),

@@ -27,6 +27,7 @@ mod training;
 mod unet;
 
 pub use attention::{AttentionKind, FavorConfig, FeatureMap, ProjectionKind, RowNorms};
+pub use classes::Labels;
 pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
 pub use objective::{LossWeight, TimestepSampling};
 pub use preset::Preset;

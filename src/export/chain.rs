@@ -1,4 +1,5 @@
-//! All steps of one sampler as one Scan over the steps of a run, the network with its weights inside the body.
+//! All steps of one sampler as one Scan over the steps of a run, the network with its weights inside the
+//! body.
 
 use super::guidance::{self, Guidance};
 use super::network::{Condition, Network, images};

@@ -173,8 +173,8 @@ fn largest_difference(got: &[f32], want: &[f64]) -> f64 {
     let start = if got.len() == want.len() { 0.0 } else { f64::NAN };
     got.iter().zip(want).fold(start, |absolute: f64, (got, want)| {
         let difference = (f64::from(*got) - want).abs();
-        // The root of a learned variance below 0 is no number there either. Any other NaN counts as the largest
-        // difference.
+        // The root of a learned variance below 0 is no number there either. Any other NaN counts as the
+        // largest difference.
         let difference = if got.is_nan() && want.is_nan() { 0.0 } else { difference };
         if absolute.is_nan() || difference <= absolute { absolute } else { difference }
     })
@@ -193,7 +193,12 @@ impl Reference {
         let model: Model<f64> = source.model.cast();
         let engine = Engine::new(&model, threads, Isa::Reference)?;
         let shape = model.graph.shape(model.graph.input);
-        Ok(Reference { model, engine, shape, null_class: source.null_class })
+        Ok(Reference {
+            model,
+            engine,
+            shape,
+            null_class: source.model.config.null_class().filter(|_| source.guided),
+        })
     }
 
     /// The network's output from x \[n, h, w, c\].
@@ -205,8 +210,8 @@ impl Reference {
         Ok(output)
     }
 
-    /// The prediction and the variance from x \[n, h, w, c\], both of its layout; the prediction guided by w and
-    /// phi where there is a null class.
+    /// The prediction and the variance from x \[n, h, w, c\], both of its layout; the prediction guided by w
+    /// and phi where there is a null class.
     fn prediction(&mut self, x: &[f64], indices: &[usize], [w, phi]: [f64; 2]) -> Result<[Vec<f64>; 2]> {
         let mut output = self.output(x, indices)?;
         let (c, image) = (self.model.graph.shape(self.model.graph.output).c, self.model.output_len());
@@ -246,8 +251,8 @@ impl Reference {
         Ok(cases)
     }
 
-    /// Steps of the scheduler at both ends and between, as many as are usual and few; where they carry nothing,
-    /// of Algorithm 2 over all timesteps too, which shows that the graph takes any sampler's.
+    /// Steps of the scheduler at both ends and between, as many as are usual and few; where they carry
+    /// nothing, of Algorithm 2 over all timesteps too, which shows that the graph takes any sampler's.
     fn step(&mut self, schedule: &Schedule, scheduler: &Scheduler) -> Result<Vec<Case>> {
         let form = scheduler.form();
         let usual = scheduler.steps(schedule, scheduler.usual_steps(schedule.steps()))?;
@@ -436,8 +441,8 @@ fn guidance_of(k: usize) -> [f64; 2] {
     [[1.5, 0.0], [3.0, 0.75], [0.5, 0.25], [1.0, 0.0]][k % 4]
 }
 
-/// (G1) and (G3) for one image's outputs, of whose channels the first ones are the prediction's; the others keep
-/// what they are for the class.
+/// (G1) and (G3) for one image's outputs, of whose channels the first ones are the prediction's; the others
+/// keep what they are for the class.
 fn guide(output: &mut [f64], without: &[f64], [of_prediction, c]: [usize; 2], [w, phi]: [f64; 2]) {
     let is_predicted = |i: &usize| i % c < of_prediction;
     let deviation = |values: &[f64]| {
@@ -454,8 +459,8 @@ fn guide(output: &mut [f64], without: &[f64], [of_prediction, c]: [usize; 2], [w
     (0..output.len()).filter(is_predicted).for_each(|i| output[i] *= factor);
 }
 
-/// The step with every coefficient's magnitude, and nothing that limits x0: of the magnitudes of what goes into
-/// it, it makes the sums of the terms' magnitudes.
+/// The step with every coefficient's magnitude, and nothing that limits x0: of the magnitudes of what goes
+/// into it, it makes the sums of the terms' magnitudes.
 fn magnitudes(step: &Step) -> Step {
     let mut step = step.clone();
     step.limit = Limit::Off;

@@ -10,27 +10,25 @@ use super::step;
 use crate::equations::Schedule;
 use crate::equations::solver::{Scheduler, StepForm};
 use crate::error::{Error, Result};
-use crate::model::graph::Graph;
 use performer_ddpm_onnx as onnx;
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo};
 use performer_ddpm_onnx::{Dim, ElementType};
 
 /// A graph to export.
 ///
-/// Where the network takes classes, each has an input `y` int64 \[N\], the classes of the images. With a null
-/// class, step and sampler graphs have an input `guidance` f32 too: w and phi, \[2\], or, for each step of a
-/// sampler, \[K, 2\]. w is the weight of guidance (Ho & Salimans 2022) and 1 where the prediction for the class is
-/// to be used as it is; phi, 0 to 1, how much of the standard deviation that guidance adds is taken away again
-/// (Lin et al. 2024).
+/// Where the network takes classes, each has an input `y` int64 \[N\], the classes of the images. With
+/// [guidance](Source::guided), step and sampler graphs have an input `guidance` f32 too: w and phi of [(G1)
+/// and (G3)](crate::equations::guidance), \[2\], or \[K, 2\] for the steps of a sampler. w = 1 and phi = 0
+/// are the prediction for the class as it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum GraphSpec {
-    /// Inputs `x` f32 \[N, C, H, W\] and `t` int64 \[N\], the index 0..T-1; output `eps`, `x0` or `v`, what the
-    /// network predicts, f32 \[N, C, H, W\], with as many channels again where it learned the variance.
+    /// Inputs `x` f32 \[N, C, H, W\] and `t` int64 \[N\], the index 0..T-1; output `eps`, `x0` or `v`, what
+    /// the network predicts, f32 \[N, C, H, W\], with as many channels again where it learned the variance.
     Denoiser,
-    /// Inputs `x`, `t`, `coefficients` f32 \[R\], the [row](StepForm::row) of the step in the form of the source's
-    /// [scheduler](Source::scheduler), and `z` f32 \[N, C, H, W\]; output `x_next`. What the form
-    /// [carries](StepForm::carried) is an input `NAME` and an output `NAME_next`, f32 \[N, C, H, W\], each 0 before
-    /// the first step. R is 8 for Algorithm 2 and DDIM, which carry nothing.
+    /// Inputs `x`, `t`, `coefficients` f32 \[R\], the [row](StepForm::row) of the step in the form of the
+    /// source's [scheduler](Source::scheduler), and `z` f32 \[N, C, H, W\]; output `x_next`. What the form
+    /// [carries](StepForm::carried) is an input `NAME` and an output `NAME_next`, f32 \[N, C, H, W\], each 0
+    /// before the first step. R is 8 for Algorithm 2 and DDIM, which carry nothing.
     Step,
     /// Inputs `x_T` f32 \[N, C, H, W\] and `noise` f32 \[K, N, C, H, W\], the steps' z in the order of
     /// sampling; output `images`. A sampler without noise (DDIM with eta = 0) has the input `noise` too, but
@@ -69,8 +67,9 @@ impl GraphSpec {
 /// count from the end; on a GPU the result is undefined.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a network whose output cannot be sampled from, and for a diffusion process, sampler,
-/// number of steps or null class out of range; [`Error::Onnx`] for a network that the format cannot hold.
+/// [`Error::Invalid`] for a network whose output cannot be sampled from, for guidance of one without a null
+/// class, and for a diffusion process, sampler or number of steps out of range; [`Error::Onnx`] for a network
+/// that the format cannot hold.
 pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
     let model = source.model;
     model.check()?;
@@ -83,8 +82,7 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
         timesteps: schedule.steps(),
     };
     let kind = spec.kind();
-    let null_class = if kind == GraphKind::Denoiser { None } else { source.null_class };
-    check_null(&model.graph, null_class)?;
+    let null_class = if kind == GraphKind::Denoiser { None } else { null_class(source)? };
     let mut g = GraphBuilder::new(kind.name());
     let mut sampler = None;
     match *spec {
@@ -139,7 +137,7 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
             sampler = Some(SamplerSummary { scheduler, steps: asked, timesteps, per_run });
         }
     }
-    let metadata = Metadata::new(kind, Source { null_class, ..source }, sampler)?;
+    let metadata = Metadata::new(kind, source, sampler)?;
     let info = ModelInfo {
         producer_name: env!("CARGO_PKG_NAME").to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -149,21 +147,17 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
     Ok(g.into_model(info)?)
 }
 
-/// Refuses a class for none that the network does not have.
-fn check_null(graph: &Graph, null_class: Option<usize>) -> Result<()> {
-    let Some(null) = null_class else { return Ok(()) };
-    match graph.classes() {
-        Some(classes) if null < classes => Ok(()),
-        Some(classes) => {
-            let expected = format!("below {classes}, the network's number of classes");
-            Err(Error::invalid("the class that stands for none", expected, null.to_string(), ""))
-        }
-        None => {
-            let help = "leave the guidance out";
-            let (expected, got) = ("a network with classes", "one that takes none");
-            Err(Error::invalid("a graph with guidance", expected, got, help))
-        }
+/// The null class of a graph with guidance.
+fn null_class(source: Source) -> Result<Option<usize>> {
+    let config = &source.model.config;
+    if !source.guided || config.null_class().is_some() {
+        return Ok(config.null_class().filter(|_| source.guided));
     }
+    let got = match config.classes() {
+        0 => "a network without classes".to_owned(),
+        classes => format!("a network with {classes} classes, none of which is the null class"),
+    };
+    Err(Error::invalid("a graph with guidance", "a network with a null class", got, "leave the guidance out"))
 }
 
 /// Refuses a sampler for networks that predict something else.

@@ -15,11 +15,9 @@ pub(super) struct Guidance {
     pub numbers: Value,
 }
 
-/// Writes the network's output for x \[N, C, H, W\]: without guidance the network's own, with it (G1) m^ = m + w
-/// (m_c - m), and (G3) phi (s_c/s^) m^ + (1 - phi) m^, for its predictions m_c for the class and m for none, with
-/// s the standard deviation over an image. A learned variance is the one for the class.
-///
-/// Source: Ho & Salimans (2022), equation 6, with w = 1 + their w; Lin et al. (2024), equations 15 and 16.
+/// Writes the network's output for x \[N, C, H, W\]: without guidance the network's own, with it (G1) and (G3)
+/// of [`equations::guidance`](crate::equations::guidance) for its two predictions. A learned variance is the one
+/// for the class.
 pub(super) fn write(
     g: &mut GraphBuilder,
     network: Network,

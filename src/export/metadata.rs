@@ -8,7 +8,7 @@
 //! | `graph` | `denoiser`, `step` or `sampler` |
 //! | `parameterisation` | what the network predicts: `eps`, the noise; `x0`, the image; or `v` |
 //! | `betas` | beta_1 .. beta_T, to the last bit |
-//! | `alpha_bars` | abar_1 .. abar_T, where the last is 0 (zero terminal SNR), which betas do not say exactly |
+//! | `alpha_bars` | abar_1 .. abar_T, where the last is 0 (zero terminal SNR): betas do not say it exactly |
 //! | `schedule` | the schedule's name and parameters, for a reader; absent where only the betas are known |
 //! | `variance` | sigma_t^2 of Algorithm 2: `fixed_small` (beta~_t) or `fixed_large` (beta_t) |
 //! | `clip_x0` | `true` where samplers clip the predicted x_0 to the data range |
@@ -16,7 +16,8 @@
 //! | `data_range` | the images' range, `[-1.0,1.0]` |
 //! | `attention` | which blocks attend and how, for a reader |
 //! | `classes` | of a network that takes classes, the input `y`: how many |
-//! | `null_class` | of a graph with guidance: the class that stands for none |
+//! | `null_class` | of a network that has one: the class that stands for none, for a reader |
+//! | `class_names` | the names of the classes as a JSON list, where they have names, but for the null class |
 //! | `step` | the training step of the weights, where it is known |
 //! | `coefficients` | of the step graph: the names of its row's numbers, for a reader |
 //! | `carried` | of the step graph: what is carried from step to step beside x, for a reader |
@@ -28,7 +29,7 @@
 
 use super::source::Source;
 use crate::config::{BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, Prediction};
-use crate::config::{UnetConfig, VarianceKind};
+use crate::config::{Labels, UnetConfig, VarianceKind};
 use crate::equations::solver::{Method, Scheduler, StepForm, Variance};
 use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
@@ -130,10 +131,10 @@ pub struct Metadata {
     pub data_range: [f64; 2],
     /// How the network attends.
     pub attention: AttentionSummary,
-    /// The number of classes of a network that takes them.
+    /// The number of classes of a network that takes them, the null class included.
     pub classes: Option<usize>,
-    /// The class that stands for none, of a graph with guidance.
-    pub null_class: Option<usize>,
+    /// Their names, but for the null class.
+    pub class_names: Vec<String>,
     /// The training step of the weights.
     pub step: Option<u64>,
     /// Of a sampler graph: its steps.
@@ -146,7 +147,7 @@ impl Metadata {
     /// # Errors
     /// [`Error::Invalid`] where the diffusion process is out of range.
     pub fn new(graph: GraphKind, source: Source, sampler: Option<SamplerSummary>) -> Result<Self> {
-        let Source { model, diffusion, null_class, step, .. } = source;
+        let Source { model, diffusion, step, .. } = source;
         let scheduler = sampler.as_ref().map_or(source.scheduler, |sampler| sampler.scheduler);
         Ok(Metadata {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -163,10 +164,15 @@ impl Metadata {
             data_range: [-1.0, 1.0],
             attention: (&model.config).into(),
             classes: model.graph.classes(),
-            null_class,
+            class_names: model.config.class_names.clone(),
             step,
             sampler,
         })
+    }
+
+    /// The classes that the network is told.
+    pub fn labels(&self) -> Labels<'_> {
+        Labels { embeds: self.classes, names: &self.class_names }
     }
 
     /// What the steps of a step graph need.
@@ -193,10 +199,13 @@ impl Metadata {
         put("scheduler", json(&self.scheduler));
         put("data_range", json(&self.data_range));
         put("attention", json(&self.attention));
-        for (key, number) in [("classes", self.classes), ("null_class", self.null_class)] {
+        for (key, number) in [("classes", self.classes), ("null_class", self.labels().null_class())] {
             if let Some(number) = number {
                 put(key, number.to_string());
             }
+        }
+        if !self.class_names.is_empty() {
+            put("class_names", json(&self.class_names));
         }
         if let Some(step) = self.step {
             put("step", step.to_string());
@@ -252,6 +261,8 @@ impl Metadata {
             }),
             _ => reader.scheduler(prediction)?,
         };
+        let classes = reader.optional("classes", "a whole number")?;
+        let class_names = reader.class_names(classes)?;
         let sampler = match graph {
             GraphKind::Denoiser | GraphKind::Step => None,
             GraphKind::Sampler => Some(reader.sampler(&schedule, scheduler)?),
@@ -266,8 +277,8 @@ impl Metadata {
             scheduler,
             data_range: reader.json("data_range", "two numbers as a JSON list")?,
             attention: reader.json("attention", "the blocks' attention as JSON")?,
-            classes: reader.optional("classes", "a whole number")?,
-            null_class: reader.optional("null_class", "a whole number")?,
+            classes,
+            class_names,
             step: reader.optional("step", "a whole number")?,
             sampler,
         }))
@@ -339,6 +350,16 @@ impl<'a> Reader<'a> {
             return Err(self.refuse("alpha_bars", "those of the betas", "others"));
         }
         Ok(schedule)
+    }
+
+    fn class_names(&self, classes: Option<usize>) -> Result<Vec<String>> {
+        let names: Vec<String> = self.optional("class_names", "names as a JSON list")?.unwrap_or_default();
+        let number = classes.unwrap_or(0);
+        if names.is_empty() || names.len() == number || names.len() + 1 == number {
+            return Ok(names);
+        }
+        let expected = format!("{number} names, or one fewer where the last class is the null class");
+        Err(self.refuse("class_names", &expected, &names.len().to_string()))
     }
 
     fn prediction(&self) -> Result<Prediction> {
@@ -494,23 +515,28 @@ mod tests {
     fn what_few_files_say_is_read_back() {
         let mut network = Preset::Tiny.config().unet;
         network.num_class_embeds = Some(4);
+        network.class_names = ["cat", "dog", "dog, hound"].map(str::to_owned).to_vec();
         let network = crate::model::Model::new(&network, 1).unwrap();
         let diffusion = DiffusionConfig {
             zero_terminal_snr: true,
             prediction: Prediction::VPrediction,
             ..DiffusionConfig::default()
         };
-        let source = Source { null_class: Some(3), ..Source::new(&network, &diffusion) };
+        let source = Source::new(&network, &diffusion);
         for sampler in [None, Some(summary(source.scheduler, &diffusion, 5))] {
             let graph = if sampler.is_some() { GraphKind::Sampler } else { GraphKind::Step };
             let original = Metadata::new(graph, source, sampler).unwrap();
             let read = Metadata::read(&model(original.write())).unwrap().unwrap();
-            assert_eq!((read.classes, read.null_class), (Some(4), Some(3)));
+            assert_eq!((read.labels().classes(), read.labels().null_class()), (3, Some(3)));
             assert_eq!(read, original);
             let mut pairs = original.write();
             pairs.retain(|(key, _)| *key != format!("{PREFIX}alpha_bars"));
             let error = Metadata::read(&model(pairs)).unwrap_err().to_string();
             assert!(error.contains("betas"), "{error}");
+            let mut pairs = original.write();
+            pairs.retain(|(key, _)| *key != format!("{PREFIX}classes"));
+            let error = Metadata::read(&model(pairs)).unwrap_err().to_string();
+            assert!(error.contains("class_names"), "{error}");
         }
     }
 

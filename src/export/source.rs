@@ -13,9 +13,9 @@ pub struct Source<'a> {
     pub diffusion: &'a DiffusionConfig,
     /// How it is sampled where nothing else is said; a step graph takes the steps of samplers of this form.
     pub scheduler: Scheduler,
-    /// The class that stands for none, where step and sampler graphs are to guide: they then compute the network
-    /// twice a step, in one batch. `None` for graphs without guidance.
-    pub null_class: Option<usize>,
+    /// Whether step and sampler graphs guide: they then compute the network twice a step, in one batch, for
+    /// the images' classes and for its [null class](crate::config::UnetConfig::null_class).
+    pub guided: bool,
     /// The training step of the weights, where it is known.
     pub step: Option<u64>,
 }
@@ -23,6 +23,6 @@ pub struct Source<'a> {
 impl<'a> Source<'a> {
     /// A network and the process that it was trained for, sampled by [`Scheduler::of`], without guidance.
     pub fn new(model: &'a Model<f32>, diffusion: &'a DiffusionConfig) -> Self {
-        Source { model, diffusion, scheduler: Scheduler::of(diffusion), null_class: None, step: None }
+        Source { model, diffusion, scheduler: Scheduler::of(diffusion), guided: false, step: None }
     }
 }

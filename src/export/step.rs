@@ -1,5 +1,5 @@
-//! One step of a sampler as ONNX operators: the update that [`State::advance`] executes, from a row of numbers
-//! of a [`StepForm`].
+//! One step of a sampler as ONNX operators: the update that [`State::advance`] executes, from a row of
+//! numbers of a [`StepForm`].
 //!
 //! [`State::advance`]: crate::equations::solver::State::advance
 
@@ -82,8 +82,8 @@ pub(super) fn write(
         };
         terms.push((sigma, z));
     }
-    let doc = "(15) with (13) and (11) or (12), DDIM's step, or a solver's, (S4): x_next = b_x0 x0 + b_x base + \
-               b_m m + b_x0_1 x0' + .. + sigma z";
+    let doc = "(15) with (13) and (11) or (12), DDIM's step, or a solver's, (S4): x_next = b_x0 x0 + b_x base \
+               + b_m m + b_x0_1 x0' + .. + sigma z";
     let next = g.within("update/x_next", doc, |g| weighted(g, &terms))?;
 
     let newest = if form.history > 0 { Some(x0) } else { None };

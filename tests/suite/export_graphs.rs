@@ -122,8 +122,8 @@ fn networks_of_every_kind_agree_with_the_engine() {
     }
 }
 
-/// Samplers of every kind for networks that predict eps, x_0 and v, with and without a learned variance, clipping
-/// and thresholding, by the check that `export` makes: one step, and all steps in two runs.
+/// Samplers of every kind for networks that predict eps, x_0 and v, with and without a learned variance,
+/// clipping and thresholding, by the check that `export` makes: one step, and all steps in two runs.
 #[test]
 fn every_sampler_agrees_with_the_engine() {
     let (_, base) = kinds().remove(1);
@@ -154,7 +154,7 @@ fn every_sampler_agrees_with_the_engine() {
         let diffusion =
             DiffusionConfig { prediction, zero_terminal_snr: prediction == v, ..DiffusionConfig::default() };
         let scheduler = Scheduler { limit, method, ..Scheduler::of(&diffusion) };
-        agrees(model, diffusion, scheduler, None);
+        agrees(model, diffusion, scheduler, false);
     }
 }
 
@@ -168,14 +168,16 @@ fn guidance_agrees_with_two_passes_of_the_engine() {
         (unipc, base.out_channels),
         (Method::Ddpm { variance: Variance::LearnedRange, noise_at_last: true }, 2 * base.out_channels),
     ] {
-        let config = UnetConfig { num_class_embeds: Some(4), out_channels, ..base.clone() };
+        let class_names = ["cat", "dog", "hound"].map(str::to_owned).to_vec();
+        let config = UnetConfig { num_class_embeds: Some(4), class_names, out_channels, ..base.clone() };
         let diffusion = DiffusionConfig::default();
         let scheduler = Scheduler { method, ..Scheduler::of(&diffusion) };
-        agrees(well_conditioned(&config, 21), diffusion, scheduler, Some(3));
+        agrees(well_conditioned(&config, 21), diffusion, scheduler, true);
     }
 }
 
-/// A network with random parameters and a small output, which keeps a chain well conditioned, as a trained one.
+/// A network with random parameters and a small output, which keeps a chain well conditioned, as a trained
+/// one.
 fn well_conditioned(config: &UnetConfig, seed: u64) -> Model<f32> {
     let mut model = randomised(config, seed);
     let last = model.graph.params.iter().find(|param| param.name == "conv_out.weight").expect("it has one");
@@ -184,12 +186,12 @@ fn well_conditioned(config: &UnetConfig, seed: u64) -> Model<f32> {
 }
 
 /// The step graph and the sampler graph in two runs, in every runtime at hand.
-fn agrees(model: Model<f32>, diffusion: DiffusionConfig, scheduler: Scheduler, null_class: Option<usize>) {
+fn agrees(model: Model<f32>, diffusion: DiffusionConfig, scheduler: Scheduler, guided: bool) {
     let sampler = GraphSpec::Sampler { scheduler, steps: Some(5), per_run: Some(3) };
     for spec in [GraphSpec::Step, sampler] {
         let (model, diffusion) = (model.clone(), diffusion.clone());
         in_time(move || {
-            let source = Source { scheduler, null_class, ..Source::new(&model, &diffusion) };
+            let source = Source { scheduler, guided, ..Source::new(&model, &diffusion) };
             let bytes = build(source, &spec).expect("a graph").to_bytes().expect("bytes");
             let graph = OnnxModel::from_bytes("exported.onnx", &bytes).expect("a model");
             let expectation = Expectation::new(source, &spec, 2, &mut |_| {}).expect("the engine's results");
@@ -199,9 +201,10 @@ fn agrees(model: Model<f32>, diffusion: DiffusionConfig, scheduler: Scheduler, n
                 let difference =
                     outcome.unwrap_or_else(|error| panic!("{scheduler:?} {spec:?} in {runtime}: {error}"));
                 println!("{:?} in {runtime}: {difference:?}", scheduler.method);
+                // The check allows a chain more that enlarges a rounding, by 1/sqrt(abar_T) = 157 at its
+                // start. These networks and seeds are fixed, and stay below what is asked of whole pipelines.
+                assert!(difference.relative() < 1e-4, "{scheduler:?} {spec:?} in {runtime}: {difference:?}");
             }
-            // So that the bound on images says something.
-            assert!(expectation.amplification() < 100.0, "{scheduler:?}: {}", expectation.amplification());
         });
     }
 }
@@ -223,8 +226,8 @@ fn graphs_that_cannot_be_are_refused() {
             Source { scheduler: Scheduler { prediction: Prediction::Sample, ..usual }, ..source },
             "predicts eps",
         ),
-        (Source { null_class: Some(0), ..source }, "one that takes none"),
-        (Source { null_class: Some(4), ..Source::new(&classes, &diffusion) }, "below 4"),
+        (Source { guided: true, ..source }, "a network without classes"),
+        (Source { guided: true, ..Source::new(&classes, &diffusion) }, "none of which is the null class"),
         (Source::new(&three, &diffusion), "twice as many channels"),
     ] {
         let scheduler = source.scheduler;

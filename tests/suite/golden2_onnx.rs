@@ -1,5 +1,5 @@
-//! The pipelines of `tests/golden2`, or of `PERFORMER_DDPM_GOLDEN2`, as ONNX graphs in every runtime at hand: the
-//! engine's images from the same noise, with nothing but the file to say how it is sampled.
+//! The pipelines of `tests/golden2`, or of `PERFORMER_DDPM_GOLDEN2`, as ONNX graphs in every runtime at hand:
+//! the engine's images from the same noise, with nothing but the file to say how it is sampled.
 
 use crate::golden2_pipelines::{apply_step_arguments, folders, noise_of};
 use crate::support::golden::tensors;
@@ -17,8 +17,8 @@ use performer_ddpm_onnx::Model as OnnxModel;
 use serde_json::Value;
 use std::path::Path;
 
-/// 1e-4 of the largest value: f32 rounding through the networks and up to a dozen steps, which the first x0, a
-/// difference of large terms, multiplies by up to 1/sqrt(abar_T) = 157.
+/// 1e-4 of the largest value: f32 rounding through the networks and up to a dozen steps, which the first x0,
+/// a difference of large terms, multiplies by up to 1/sqrt(abar_T) = 157.
 const BOUND: f64 = 1e-4;
 
 /// A pipeline with its steps and noise, and the engine's images in `f64`.

@@ -90,8 +90,8 @@ fn the_python_sampler_gives_the_engine_s_images() {
     assert_eq!((grid.width(), grid.height()), (56, 56));
 }
 
-/// A network that predicts v, from zero terminal SNR: by DDIM in the denoiser and in a step graph that carries
-/// what UniPC needs, and by UniPC itself in runs of 3 of its 4 steps.
+/// A network that predicts v, from zero terminal SNR: by DDIM in the denoiser and in a step graph that
+/// carries what UniPC needs, and by UniPC itself in runs of 3 of its 4 steps.
 #[test]
 fn the_python_sampler_takes_graphs_that_carry_more() {
     let Some(python) = python("numpy, onnxruntime") else { return };

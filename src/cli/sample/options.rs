@@ -3,25 +3,25 @@
 use super::SampleArgs;
 use crate::cli::reverse::{ClipName, SamplerName, SpacingName};
 use clap::ValueEnum;
-use performer_ddpm::config::UnetConfig;
+use performer_ddpm::config::Labels;
 use performer_ddpm::equations::Schedule;
 use performer_ddpm::equations::solver::{Limit, Method};
 use performer_ddpm::export::SamplerSummary;
 use performer_ddpm::sample::{Diffusion, Spacing, images_for};
 use performer_ddpm::{Error, Result, SampleOptions};
 
-/// The options for a model whose graph does not fix the sampler. `unet` is what a model folder says of its
-/// network.
-pub fn of_arguments(
-    args: &SampleArgs,
-    diffusion: &Diffusion,
-    unet: Option<&UnetConfig>,
-) -> Result<SampleOptions> {
-    common(args, args.reverse.choose(diffusion)?, unet)
+/// The options for a model that knows these classes and whose graph does not fix the sampler.
+pub fn of_arguments(args: &SampleArgs, diffusion: &Diffusion, labels: Labels) -> Result<SampleOptions> {
+    common(args, args.reverse.choose(diffusion)?, labels)
 }
 
 /// The options that a sampler graph fixes; refuses arguments that contradict them.
-pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary, schedule: &Schedule) -> Result<SampleOptions> {
+pub fn of_graph(
+    args: &SampleArgs,
+    summary: &SamplerSummary,
+    schedule: &Schedule,
+    labels: Labels,
+) -> Result<SampleOptions> {
     let SamplerSummary { scheduler, steps, .. } = summary;
     let asked = &args.reverse;
     let (name, eta, keeps_eps) = match scheduler.method {
@@ -52,25 +52,16 @@ pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary, schedule: &Schedule
         (clip, _) => clip,
     };
     agree("--clip", clip.map(shown), shown(clip_name))?;
-    common(args, SampleOptions::default().with_scheduler(scheduler, schedule, Some(*steps)), None)
+    common(args, SampleOptions::default().with_scheduler(scheduler, schedule, Some(*steps)), labels)
 }
 
-fn common(args: &SampleArgs, chosen: SampleOptions, unet: Option<&UnetConfig>) -> Result<SampleOptions> {
-    let classes = args.class.iter().map(|text| find_class(text, unet)).collect::<Result<Vec<_>>>()?;
-    let in_turn = if classes.is_empty() { unet.map_or(0, UnetConfig::classes) } else { classes.len() };
+fn common(args: &SampleArgs, chosen: SampleOptions, labels: Labels) -> Result<SampleOptions> {
+    let classes = args.class.iter().map(|text| labels.find_class(text)).collect::<Result<Vec<_>>>()?;
+    let in_turn = if classes.is_empty() { labels.classes() } else { classes.len() };
     let count = args.n.map_or(images_for(in_turn, chosen.count), |n| n as usize);
     let (seed, guidance) = (args.seed, args.guidance.choose());
     let batch = if args.n.is_none() && args.batch.is_none() { count } else { batch(args).min(count) };
     Ok(SampleOptions { count, batch, seed, classes, guidance, ..chosen })
-}
-
-/// The class that a text names.
-fn find_class(text: &str, unet: Option<&UnetConfig>) -> Result<usize> {
-    let in_file = || {
-        let help = "sample from the model folder that it was exported from";
-        Error::invalid("--class", "a model folder, which knows its classes", "an .onnx file", help)
-    };
-    unet.ok_or_else(in_file)?.find_class(text)
 }
 
 /// Images that go through the network together, if there are as many.

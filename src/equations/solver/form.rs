@@ -68,8 +68,8 @@ impl StepForm {
     /// x_next = b_x0 x0 + b_x base + b_m m + b_x0_1 x0' + b_x0_2 x0'' + (sigma + learns s(u)) z
     /// ```
     ///
-    /// with s(u) the root of e^(w ln_large + (1 - w) ln_small), w = (u + 1)/2, or of u, for the network's second
-    /// output u.
+    /// with s(u) the root of e^(w ln_large + (1 - w) ln_small), w = (u + 1)/2, or of u, for the network's
+    /// second output u.
     pub fn names(&self) -> Vec<&'static str> {
         let mut names = vec!["a_x", "a_m", "low", "high", "b_x0", "b_x", "b_m", "sigma"];
         names.extend(&["b_x0_1", "b_x0_2"][..self.history.min(2)]);

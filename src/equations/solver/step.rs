@@ -124,8 +124,8 @@ impl<T: Real> State<T> {
         State { base: zeros(), x0: [zeros(), zeros(), zeros(), zeros()], x, image }
     }
 
-    /// The state before a step in the middle of a run: with the base of the steps before and the x0 of one, two
-    /// and three of them, each as long as x.
+    /// The state before a step in the middle of a run: with the base of the steps before and the x0 of one,
+    /// two and three of them, each as long as x.
     pub fn with_history(x: Vec<T>, base: Vec<T>, [first, second, third]: [Vec<T>; 3], image: usize) -> Self {
         let oldest = vec![T::zero(); x.len()];
         State { base, x0: [first, second, third, oldest], x, image }

@@ -2,12 +2,14 @@
 
 use super::frame::Frame;
 use super::ports::DenoiserPorts;
+use super::told::Told;
 use crate::equations::Timestep;
+use crate::equations::guidance::{g01_guide, g03_rescale};
 use crate::equations::solver::{Outputs, Step, StepForm};
 use crate::error::{Error, Result};
 use crate::export::SamplerSummary;
 use crate::sample::native::{denoise_by_network, finite};
-use crate::sample::{DrawNoise, Process, Watch};
+use crate::sample::{DrawNoise, Passes, Process, Watch};
 use performer_ddpm_onnx::Tensor;
 use performer_ddpm_onnx::runner::{Carried, LoopSpec, Runner};
 
@@ -32,10 +34,11 @@ impl Fixed {
 }
 
 impl Loaded {
-    /// The denoiser predicts; the host computes each step from it.
+    /// The denoiser predicts; the host guides and computes each step from it.
     pub(super) fn by_denoiser(
         &mut self,
         ports: &DenoiserPorts,
+        told: Told,
         process: &Process,
         x: &mut [f32],
         z: &mut DrawNoise<f32>,
@@ -43,15 +46,44 @@ impl Loaded {
     ) -> Result<()> {
         let image = self.frame.len();
         let network = |x: &[f32], t: Timestep, outputs: Outputs<f32>| {
-            let x = self.frame.enter(x)?;
+            let (x, passes) = (self.frame.enter(x)?, told.conditions.passes(t));
             let t = ports.time(t, x.shape()[0])?;
-            let eps = self.run(&[(&ports.x, &x), (&ports.t, &t)], &ports.eps)?;
-            if ports.has_variance {
-                return self.frame.leave_both(&ports.eps, &eps, [outputs.prediction, outputs.variance]);
+            let Outputs { prediction, variance } = outputs;
+            if passes != Passes::Both {
+                let y = told.classes(passes)?;
+                return self.predict(ports, [&x, &t, &y], prediction, variance);
             }
-            self.frame.leave(&ports.eps, &eps, outputs.prediction)
+            // A learned variance is the one for the class.
+            let (mut without, mut unread) = (vec![0.0; prediction.len()], vec![0.0; variance.len()]);
+            let null = told.classes(Passes::Null)?;
+            self.predict(ports, [&x, &t, &null], &mut without, &mut unread)?;
+            let y = told.classes(Passes::Class)?;
+            self.predict(ports, [&x, &t, &y], prediction, variance)?;
+            let with_class = prediction.to_vec();
+            let guidance = told.conditions.guidance;
+            g01_guide(guidance.weight, &with_class, &without, prediction);
+            let images = prediction.chunks_exact_mut(image).zip(with_class.chunks_exact(image));
+            images.for_each(|(guided, with_class)| g03_rescale(guidance.rescale, with_class, guided));
+            Ok(())
         };
         denoise_by_network(process, x, [image, usize::from(ports.has_variance)], z, network, watch)
+    }
+
+    /// What a denoiser says of x at t for classes y, where it takes them.
+    fn predict(
+        &mut self,
+        ports: &DenoiserPorts,
+        [x, t, y]: [&Tensor; 3],
+        prediction: &mut [f32],
+        variance: &mut [f32],
+    ) -> Result<()> {
+        let mut inputs: Vec<(&str, &Tensor)> = vec![(&ports.x, x), (&ports.t, t)];
+        inputs.extend(ports.takes_classes.then_some(("y", y)));
+        let output = self.run(&inputs, &ports.eps)?;
+        if ports.has_variance {
+            return self.frame.leave_both(&ports.eps, &output, [prediction, variance]);
+        }
+        self.frame.leave(&ports.eps, &output, prediction)
     }
 
     /// The step graph's outputs go back to its inputs, on the device where the runtime can; the host sends
@@ -59,6 +91,7 @@ impl Loaded {
     pub(super) fn by_steps(
         &mut self,
         form: &StepForm,
+        told: Told,
         process: &Process,
         x: &mut [f32],
         z: &mut DrawNoise<f32>,
@@ -72,7 +105,7 @@ impl Loaded {
                 "the steps of a step graph",
                 format!("steps of its form, {form}"),
                 needed.to_string(),
-                "export it for this sampler, or let the host take the steps: the denoiser graph, `--loop host`",
+                "export it for this sampler, or let the host take the steps: the denoiser graph",
             ));
         }
         let start = frame.enter(x)?;
@@ -86,12 +119,20 @@ impl Loaded {
             form.carried().into_iter().map(|name| (name, format!("{name}_next"))).collect();
         let mut states = vec![Carried { input: "x", output: "x_next", first: &start }];
         states.extend(names.iter().map(|(input, output)| Carried { input, output, first: &zeros }));
-        let spec = LoopSpec { states, others: vec![("t", &t), ("coefficients", &c), ("z", &zeros)] };
+        let mut others = vec![("t", &t), ("coefficients", &c), ("z", &zeros)];
+        let told_first = told.of_step(table[0].t)?;
+        others.extend(told_first.iter().map(|(name, value)| (*name, value)));
+        let spec = LoopSpec { states, others };
         let mut turns = self.runner.step_loop(&spec)?;
         for (k, step) in table.iter().enumerate() {
             if k > 0 {
                 turns.set("t", &time(step)?)?;
                 turns.set("coefficients", &numbers(step)?)?;
+                if told.changes() {
+                    for (name, value) in told.of_step(step.t)? {
+                        turns.set(name, &value)?;
+                    }
+                }
             }
             if step.noise.is_some() {
                 z(k, step.draw, &mut noise);
@@ -113,6 +154,7 @@ impl Loaded {
     pub(super) fn by_sampler(
         &mut self,
         fixed: &Fixed,
+        told: Told,
         process: &Process,
         x: &mut [f32],
         z: &mut DrawNoise<f32>,
@@ -152,6 +194,8 @@ impl Loaded {
             if summary.is_cut() {
                 inputs.push(("first", &place));
             }
+            let told = told.of_run(steps, summary.per_run)?;
+            inputs.extend(told.iter().map(|(name, value)| (*name, value)));
             let mut outputs = self.runner.run(&inputs)?;
             for (_, output, value) in &mut states {
                 *value = take(&mut outputs, output)?;

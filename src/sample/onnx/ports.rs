@@ -7,13 +7,12 @@ use crate::machine;
 use performer_ddpm_onnx::model::{Port, Summary};
 use performer_ddpm_onnx::{Dim, ElementType, Tensor};
 
-/// A denoiser's inputs and output: eps = f(x, t), or f(x, t, y).
+/// A denoiser's inputs and output: eps = f(x, t), or f(x, t, y) with the classes `y`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DenoiserPorts {
     pub(super) x: String,
     pub(super) t: String,
-    /// The classes' input, if there is one.
-    pub(super) y: Option<String>,
+    pub(super) takes_classes: bool,
     pub(super) eps: String,
     /// Whether the output has twice an image's channels, the second half being the variance.
     pub(super) has_variance: bool,
@@ -47,28 +46,31 @@ impl DenoiserPorts {
     }
 }
 
-/// The roles of a denoiser's inputs: x is the one of type f32 and rank 4, y one of integers called `y` or, as
-/// diffusers has it, `class_labels`, t the other one, of rank 0 or 1.
+/// The roles of a denoiser's inputs: x is the one of type f32 and rank 4, t the other one, of rank 0 or 1,
+/// beside `y` where the file says that its network takes classes.
 ///
 /// # Errors
 /// [`Error::Invalid`] for inputs or outputs that cannot be a denoiser's, listing them.
-pub(super) fn denoiser(origin: &str, summary: &Summary) -> Result<(DenoiserPorts, Frame)> {
+pub(super) fn denoiser(
+    origin: &str,
+    summary: &Summary,
+    takes_classes: bool,
+) -> Result<(DenoiserPorts, Frame)> {
     let refuse = || {
         Error::invalid(
             format!("{origin}, inputs"),
-            "a denoiser's: x_t f32 [N, C, H, W], the timestep's index, i64 or f32 [N], [1] or [], and, if it \
-             takes classes, y i64 [N]",
+            "a denoiser's: x_t f32 [N, C, H, W] and the timestep's index, i64 or f32 [N], [1] or []",
             listed(&summary.inputs),
-            "export a graph that predicts eps from x_t, t and the class alone",
+            "export a graph that predicts eps from x_t and t alone",
         )
     };
     let dims = |port: &Port| port.shape.as_ref().map(|shape| shape.dims().to_vec());
     let is_image = |port: &Port| port.element == ElementType::F32 && dims(port).is_some_and(|d| d.len() == 4);
-    let is_class = |port: &&Port| {
-        let is_named = ["y", "class_labels"].contains(&port.name.as_str());
-        is_named && port.element == ElementType::I64 && dims(port).is_some_and(|d| d.len() == 1)
-    };
+    let is_class = |port: &&Port| takes_classes && port.name == "y" && port.element == ElementType::I64;
     let (y, others): (Vec<&Port>, Vec<&Port>) = summary.inputs.iter().partition(is_class);
+    if takes_classes && y.is_empty() {
+        return Err(refuse());
+    }
     let (x, t) = match others[..] {
         [a, b] if is_image(a) && !is_image(b) => (a, b),
         [a, b] if is_image(b) && !is_image(a) => (b, a),
@@ -105,7 +107,7 @@ pub(super) fn denoiser(origin: &str, summary: &Summary) -> Result<(DenoiserPorts
     let ports = DenoiserPorts {
         x: x.name.clone(),
         t: t.name.clone(),
-        y: y.first().map(|port| port.name.clone()),
+        takes_classes,
         eps: eps.name.clone(),
         has_variance,
         time,
