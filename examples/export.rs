@@ -10,13 +10,8 @@ use std::path::Path;
 /// Writes the sampler graph of so many steps, checked against the engine in the runtimes that are here.
 pub fn export(model: &Path, out: &Path, steps: usize) -> Result<Exported> {
     let pipeline = Pipeline::load(model)?;
-    let usual = pipeline.options();
-    let graph = GraphSpec::Sampler {
-        process: usual.reverse()?,
-        steps: Some(steps),
-        spacing: usual.spacing,
-        per_run: None,
-    };
+    let scheduler = pipeline.options().scheduler();
+    let graph = GraphSpec::Sampler { scheduler, steps: Some(steps), per_run: None };
     pipeline.export(out, &ExportOptions { graph, ..ExportOptions::default() })
 }
 

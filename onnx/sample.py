@@ -7,6 +7,10 @@ Needs onnxruntime (or onnxruntime-gpu) and numpy, nothing else:
 
 With --noise FILE.npy, f32 [K+1, N, C, H, W] (x_T, then the noise of each step), the images are those of
 `performer-ddpm sample --noise FILE.npy`.
+
+A denoiser or a step graph is sampled by DDIM or Algorithm 2, over the trailing timesteps; a sampler graph has
+its own sampler, of whatever kind. Files of networks with classes take --classes, those with guidance
+--guidance too.
 """
 
 import argparse
@@ -31,6 +35,13 @@ def arguments():
         "--steps", type=int, help="of a denoiser or step graph [default: 50 for ddim, all for ddpm]"
     )
     parser.add_argument("--eta", type=float, default=0.0, help="ddim's noise")
+    parser.add_argument(
+        "--classes", type=int, nargs="+", help="the images' classes in turn [default: all, but that for none]"
+    )
+    parser.add_argument(
+        "--guidance", type=float, default=1.0, help="its weight, 1 for the prediction for the class"
+    )
+    parser.add_argument("--rescale", type=float, default=0.0, help="of guidance (Lin et al. 2024), 0 to 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", help="x_T and the steps' noises, f32 [K+1, N, C, H, W]")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -55,8 +66,10 @@ def load(path, device, tf32):
     return session
 
 
-def metadata(session, key):
+def metadata(session, key, default=None):
     entries = session.get_modelmeta().custom_metadata_map
+    if default is not None:
+        return entries.get(f"performer_ddpm.{key}", default)
     try:
         return entries[f"performer_ddpm.{key}"]
     except KeyError:
@@ -66,79 +79,120 @@ def metadata(session, key):
 
 
 def process(session, args):
-    """The steps in the order of sampling: the index t - 1 and [a_x, a_eps, low, high, b_x0, b_x, b_eps,
-    sigma] of
+    """The steps in the order of sampling: the index t - 1 and the numbers, by name, of
 
-    x0 = clip(a_x x + a_eps eps, low, high);  x_next = b_x0 x0 + b_x x + b_eps eps + sigma z.
+    x0 = clip(a_x x + a_m m, low, high);  x_next = b_x0 x0 + b_x x + b_m m + sigma z
+
+    for the network's output m.
     """
     betas = np.array(json.loads(metadata(session, "betas")))
-    clip = json.loads(metadata(session, "clip_x0"))
-    alpha_bar, total = np.cumprod(1 - betas), len(betas)
+    alpha_bar = np.array(json.loads(metadata(session, "alpha_bars", json.dumps(list(np.cumprod(1 - betas))))))
+    clip, total = json.loads(metadata(session, "clip_x0")), len(betas)
+    predicts = metadata(session, "parameterisation")
     steps = args.steps or (min(50, total) if args.sampler == "ddim" else total)
     kept = np.rint(np.arange(1, steps + 1) * (total / steps)).astype(int) - 1
     before = np.concatenate([[1.0], alpha_bar[kept[:-1]]])
     rows = []
     for index, bar, prev in list(zip(kept, alpha_bar[kept], before))[::-1]:
-        alpha = bar / prev
+        alpha, signal, noise = bar / prev, np.sqrt(bar), np.sqrt(1 - bar)
+        # x0 and the noise in x, from x and m.
+        (a_x, a_m), (e_x, e_m) = {
+            "eps": lambda: ((1 / signal, -noise / signal), (0.0, 1.0)),
+            "x0": lambda: ((0.0, 1.0), (1 / noise, -signal / noise)),
+            "v": lambda: ((signal, -noise), (noise, signal)),
+        }[predicts]()
         posterior = (1 - prev) / (1 - bar) * (1 - alpha)
         if args.sampler == "ddim":
             variance = args.eta**2 * posterior
-            b_x0, b_x, b_eps = np.sqrt(prev), 0.0, np.sqrt(max(0.0, 1 - prev - variance))
+            direction = np.sqrt(max(0.0, 1 - prev - variance))
+            b_x0, b_x, b_m = np.sqrt(prev), direction * e_x, direction * e_m
         else:
             variance = posterior if metadata(session, "variance") == "fixed_small" else 1 - alpha
             variance = variance if prev < 1 else 0.0
-            b_x0, b_x, b_eps = (
+            b_x0, b_x, b_m = (
                 np.sqrt(prev) * (1 - alpha) / (1 - bar),
                 np.sqrt(alpha) * (1 - prev) / (1 - bar),
                 0.0,
             )
-        a_x, a_eps, bound = 1 / np.sqrt(bar), -np.sqrt((1 - bar) / bar), 1.0
+        bound = 1.0
         if not clip:
-            # Without clipping the step is linear in x and eps. The terms are collected, because a_x may be
+            # Without clipping the step is linear in x and m. The terms are collected, because a_x may be
             # large.
-            b_x, b_eps, b_x0, a_x, a_eps = b_x + b_x0 * a_x, b_eps + b_x0 * a_eps, 0.0, 0.0, 0.0
+            b_x, b_m, b_x0, a_x, a_m = b_x + b_x0 * a_x, b_m + b_x0 * a_m, 0.0, 0.0, 0.0
             bound = np.finfo(np.float32).max
-        row = [a_x, a_eps, -bound, bound, b_x0, b_x, b_eps, np.sqrt(variance)]
-        rows.append((int(index), np.array(row, np.float32)))
+        row = {"a_x": a_x, "a_m": a_m, "low": -bound, "high": bound}
+        row |= {"b_x0": b_x0, "b_x": b_x, "b_m": b_m, "sigma": np.sqrt(variance)}
+        rows.append((int(index), {name: np.float32(number) for name, number in row.items()}))
     return rows
 
 
-def by_denoiser(session, steps, x, noise):
-    """The graph predicts the noise; numpy takes the steps."""
+def conditions(session, args, n):
+    """The inputs of the classes and of guidance, for n images and one step."""
+    feeds, names = {}, [port.name for port in session.get_inputs()]
+    if "y" in names:
+        count = int(metadata(session, "classes"))
+        null = int(metadata(session, "null_class", count))
+        classes = args.classes or [index for index in range(count) if index != null]
+        feeds["y"] = np.resize(np.array(classes, np.int64), n)
+    elif args.classes:
+        raise SystemExit("--classes: the file's network takes no classes")
+    if "guidance" in names:
+        feeds["guidance"] = np.array([args.guidance, args.rescale], np.float32)
+    elif args.guidance != 1.0:
+        raise SystemExit("--guidance: the file's graph has none; export it with --guidance")
+    return feeds
+
+
+def by_denoiser(session, steps, x, noise, feeds):
+    """The graph predicts; numpy takes the steps."""
     for (index, c), z in zip(steps, noise):
-        (eps,) = session.run(["eps"], {"x": x, "t": np.full(len(x), index, np.int64)})
-        x0 = np.clip(c[0] * x + c[1] * eps, c[2], c[3])
-        x = c[4] * x0 + c[5] * x + c[6] * eps + c[7] * z
+        (m,) = session.run(None, {"x": x, "t": np.full(len(x), index, np.int64), **feeds})
+        # The channels after an image's are what the network says of the variance.
+        m = m[:, : x.shape[1]]
+        x0 = np.clip(c["a_x"] * x + c["a_m"] * m, c["low"], c["high"])
+        x = c["b_x0"] * x0 + c["b_x"] * x + c["b_m"] * m + c["sigma"] * z
     return x
 
 
-def by_steps(session, steps, x, noise, device):
-    """The graph takes the steps; x stays on the device."""
+def by_steps(session, steps, x, noise, device, feeds):
+    """The graph takes the steps; x, and what else it carries, stays on the device."""
+    names = json.loads(metadata(session, "coefficients", json.dumps(list(steps[0][1]))))
+    carried = json.loads(metadata(session, "carried", "[]"))
     binding = session.io_binding()
-    x = onnxruntime.OrtValue.ortvalue_from_numpy(x, device, 0)
+    n, zeros = len(x), np.zeros_like(x)
+    states = {name: onnxruntime.OrtValue.ortvalue_from_numpy(zeros, device, 0) for name in carried}
+    states = {"x": onnxruntime.OrtValue.ortvalue_from_numpy(x, device, 0)} | states
+    for name, value in feeds.items():
+        binding.bind_cpu_input(name, value)
+    # Samplers of one step use nothing of what others carry; their base is x.
+    others = dict.fromkeys(names, 0.0) | ({"c_x": 1.0} if "c_x" in names else {})
     for (index, c), z in zip(steps, noise):
-        binding.bind_ortvalue_input("x", x)
-        binding.bind_cpu_input("t", np.full(x.shape()[0], index, np.int64))
-        binding.bind_cpu_input("coefficients", c)
+        for name, state in states.items():
+            binding.bind_ortvalue_input(name, state)
+        binding.bind_cpu_input("t", np.full(n, index, np.int64))
+        row = others | c
+        binding.bind_cpu_input("coefficients", np.array([row[name] for name in names], np.float32))
         binding.bind_cpu_input("z", z)
-        binding.bind_output("x_next", device)
+        for name in states:
+            binding.bind_output(f"{name}_next", device)
         session.run_with_iobinding(binding)
-        x = binding.get_outputs()[0]
-    return x.numpy()
+        states = dict(zip(states, binding.get_outputs()))
+    return states["x"].numpy()
 
 
-def by_sampler(session, x, noise):
+def by_sampler(session, x, noise, feeds):
     """The graph takes all steps in one run, or in runs of as many as its noise input holds."""
     per_run = session.get_inputs()[1].shape[0]
+    outputs = [port.name for port in session.get_outputs()]
+    carried = {name.removesuffix("_next"): np.zeros_like(x) for name in outputs[1:]}
+    if "guidance" in feeds:
+        feeds = feeds | {"guidance": np.tile(feeds["guidance"], (per_run, 1))}
     for first in range(0, len(noise), per_run):
         z = noise[first : first + per_run]
-        feeds = {
-            "x_T": x,
-            "noise": np.concatenate([z, np.zeros((per_run - len(z), *z.shape[1:]), np.float32)]),
-        }
-        if per_run < len(noise):
-            feeds["first"] = np.array([first])
-        (x,) = session.run(["images"], feeds)
+        z = np.concatenate([z, np.zeros((per_run - len(z), *z.shape[1:]), np.float32)])
+        place = {"first": np.array([first])} if per_run < len(noise) else {}
+        x, *kept = session.run(None, {"x_T": x, "noise": z, **place, **carried, **feeds})
+        carried = dict(zip(carried, kept))
     return x
 
 
@@ -158,11 +212,12 @@ def sample(args):
     else:
         noise = np.random.default_rng(args.seed).standard_normal((count + 1, args.n, *image), np.float32)
     x, noise = noise[0], noise[1:]
+    feeds = conditions(session, args, len(x))
     if graph == "sampler":
-        return by_sampler(session, x, noise)
+        return by_sampler(session, x, noise, feeds)
     if graph == "step":
-        return by_steps(session, steps, x, noise, args.device)
-    return by_denoiser(session, steps, x, noise)
+        return by_steps(session, steps, x, noise, args.device, feeds)
+    return by_denoiser(session, steps, x, noise, feeds)
 
 
 def write_png(path, images):

@@ -77,6 +77,7 @@ pub(crate) enum Op {
     Softmax,
     Split,
     Squeeze,
+    TopK,
     Transpose,
     Unsqueeze,
     Where,

@@ -215,8 +215,15 @@ fn fix_lengths(graph: &mut GraphProto, symbol: &str, length: i64) {
     let values = graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info);
     let shapes = values.filter_map(|value| value.r#type.as_mut()?.tensor_type.as_mut()?.shape.as_mut());
     for dim in shapes.flat_map(|shape| &mut shape.dim) {
-        if matches!(&dim.value, Some(DimensionValue::DimParam(name)) if name == symbol) {
-            dim.value = Some(DimensionValue::DimValue(length));
+        // A reshape of the builder's makes multiples of a symbol: `2*N`.
+        if let Some(DimensionValue::DimParam(name)) = &dim.value {
+            let multiple = name.strip_suffix(symbol).and_then(|before| match before {
+                "" => Some(1),
+                _ => before.strip_suffix('*')?.parse::<i64>().ok(),
+            });
+            if let Some(multiple) = multiple {
+                dim.value = Some(DimensionValue::DimValue(multiple.saturating_mul(length)));
+            }
         }
     }
     for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {

@@ -23,7 +23,7 @@ pub mod tract;
 
 mod stepper;
 
-pub use stepper::{HostLoop, LoopSpec, StepLoop};
+pub use stepper::{Carried, HostLoop, LoopSpec, StepLoop};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -122,7 +122,7 @@ impl fmt::Display for Description {
 /// What a loaded model's runner can do beyond [`Runner::run`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// [`Runner::step_loop`] keeps the state on the device between steps.
+    /// [`Runner::step_loop`] keeps the states on the device between steps.
     pub device_state: bool,
     /// The steps are captured once and replayed as a CUDA graph.
     pub cuda_graph: bool,
@@ -149,10 +149,10 @@ pub trait Runner: Send {
     /// shape, [`Error::OutOfMemory`] and [`Error::Run`] from the runtime.
     fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Vec<(String, Tensor)>>;
 
-    /// Starts a loop whose state goes from an output back to an input, on the device where the runtime can.
+    /// Starts a loop whose states go from outputs back to inputs, on the device where the runtime can.
     ///
     /// # Errors
-    /// As [`Runner::run`], and [`Error::Invalid`] when the state's ports are not there or differ in type or
+    /// As [`Runner::run`], and [`Error::Invalid`] when a state's ports are not there or differ in type or
     /// shape.
     fn step_loop<'a>(&'a mut self, spec: &LoopSpec<'_>) -> Result<Box<dyn StepLoop + 'a>>;
 }

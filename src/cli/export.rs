@@ -5,8 +5,9 @@ use super::reverse::ReverseArgs;
 use super::{check_ending, model_path, print_json};
 use clap::{Args, ValueEnum};
 use performer_ddpm::checkpoint::model_folder::LoadedModel;
+use performer_ddpm::equations::solver::Scheduler;
 use performer_ddpm::export::{self, Difference, ExportOptions, GraphSpec, Source};
-use performer_ddpm::sample::{Diffusion, SampleOptions};
+use performer_ddpm::sample::Diffusion;
 use performer_ddpm::{Error, Result, checkpoint};
 use performer_ddpm_onnx::runner::{Backend, Description};
 use serde::Serialize;
@@ -15,8 +16,11 @@ use std::process::ExitCode;
 
 /// Write a model as an ONNX file and check that it computes what the engine computes.
 ///
-/// Example: performer-ddpm export model.onnx --graph sampler --sampler ddim --steps 50
+/// Examples:
+///   performer-ddpm export model.onnx --graph sampler --sampler ddim --steps 50
+///   performer-ddpm export step.onnx --graph step --sampler dpm++
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub struct ExportArgs {
     /// The file to write
     #[arg(value_name = "OUT.onnx")]
@@ -27,11 +31,14 @@ pub struct ExportArgs {
     /// What the file computes
     #[arg(long, value_enum, default_value_t = GraphName::Denoiser, value_name = "NAME")]
     graph: GraphName,
-    #[command(flatten, next_help_heading = "Of the sampler graph")]
+    #[command(flatten, next_help_heading = "Of the sampler graph, and but for --steps of the step graph")]
     reverse: ReverseArgs,
     /// Steps of one run of the sampler graph, for chains whose noise is too large for one [default: all]
     #[arg(long, value_name = "P")]
     steps_per_run: Option<usize>,
+    /// Step and sampler graphs with guidance, in two passes a step, for networks with a null class
+    #[arg(long)]
+    guided: bool,
     /// Runtimes that have to agree with the engine, or none [default: those that are available]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "tract,ort|none")]
     check: Option<Vec<CheckName>>,
@@ -50,7 +57,7 @@ pub struct ExportArgs {
 enum GraphName {
     /// x, t -> eps: the network
     Denoiser,
-    /// x, t, coefficients, z -> x_next: the network and one step of any sampler
+    /// x, t, coefficients, z -> x_next: the network and one step of samplers like the model's, or --sampler
     Step,
     /// x_T, noise -> images: all steps of one sampler
     Sampler,
@@ -94,12 +101,10 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     if let Some(note) = &loaded.note {
         progress.say(note);
     }
-    let options = ExportOptions {
-        graph: spec(&args, &loaded)?,
-        check: runtimes(&args)?,
-        threads: args.threads.map(usize::from),
-    };
-    let source = Source { model: &loaded.model, diffusion: &loaded.diffusion, step: loaded.step };
+    let (graph, scheduler) = spec(&args, &loaded)?;
+    let options = ExportOptions { graph, check: runtimes(&args)?, threads: args.threads.map(usize::from) };
+    let (guided, step) = (args.guided, loaded.step);
+    let source = Source { scheduler, guided, step, ..Source::new(&loaded.model, &loaded.diffusion) };
     let exported = export::write(&args.out, source, &options, &mut |done| {
         progress.update(done, || "the engine's own results, in double precision".to_owned());
     })?;
@@ -138,11 +143,19 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<GraphSpec> {
+/// The graph, and how the file's model is sampled where nothing else is said.
+fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<(GraphSpec, Scheduler)> {
     let per_run = args.steps_per_run.map(|_| "--steps-per-run");
-    if args.graph != GraphName::Sampler
-        && let Some(flag) = args.reverse.given().chain(per_run).next()
-    {
+    let unfit = |flag: &&str| match args.graph {
+        GraphName::Denoiser => true,
+        GraphName::Step => flag.starts_with("--steps"),
+        GraphName::Sampler => false,
+    };
+    if args.guided && args.graph == GraphName::Denoiser {
+        let help = "a denoiser's host guides; leave the option out";
+        return Err(Error::invalid("--guided", "--graph step or sampler", "the denoiser graph", help));
+    }
+    if let Some(flag) = args.reverse.given().chain(per_run).find(unfit) {
         return Err(Error::invalid(
             flag,
             "--graph sampler",
@@ -150,15 +163,16 @@ fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<GraphSpec> {
             "leave the option out, or export the sampler graph",
         ));
     }
-    Ok(match args.graph {
-        GraphName::Denoiser => GraphSpec::Denoiser,
-        GraphName::Step => GraphSpec::Step,
-        GraphName::Sampler => {
-            let chosen = args.reverse.choose(&Diffusion::of(loaded)?)?;
-            let SampleOptions { steps, spacing, .. } = chosen;
-            GraphSpec::Sampler { process: chosen.reverse()?, steps, spacing, per_run: args.steps_per_run }
-        }
-    })
+    if args.graph == GraphName::Denoiser {
+        return Ok((GraphSpec::Denoiser, loaded.scheduler));
+    }
+    let chosen = args.reverse.choose(&Diffusion::of(loaded)?)?;
+    let (scheduler, steps) = (chosen.scheduler(), chosen.steps);
+    let graph = match args.graph {
+        GraphName::Sampler => GraphSpec::Sampler { scheduler, steps, per_run: args.steps_per_run },
+        GraphName::Denoiser | GraphName::Step => GraphSpec::Step,
+    };
+    Ok((graph, scheduler))
 }
 
 /// The runtimes to check in.

@@ -23,6 +23,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("Resampling::times", "--resample"),
     ("ExportOptions::check", "--check"),
     ("GraphSpec::Sampler::per_run", "--steps-per-run"),
+    ("Source::guided", "export --guided"),
     ("Run::open", "train --resume"),
     ("Budget::Steps", "--steps"),
     ("Budget::Minutes", "--minutes"),

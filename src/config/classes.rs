@@ -3,23 +3,32 @@
 use super::{Config, UnetConfig};
 use crate::error::{Error, Result};
 
-impl UnetConfig {
+/// The classes that a network is told, as its configuration or its file has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Labels<'a> {
+    /// [`UnetConfig::num_class_embeds`].
+    pub embeds: Option<usize>,
+    /// [`UnetConfig::class_names`].
+    pub names: &'a [String],
+}
+
+impl Labels<'_> {
     /// The number of classes that an image can be of, the null class left out; 0 for a network without
     /// classes.
     pub fn classes(&self) -> usize {
-        self.num_class_embeds.unwrap_or(0) - usize::from(self.null_class().is_some())
+        self.embeds.unwrap_or(0) - usize::from(self.null_class().is_some())
     }
 
     /// The class that stands for none of the others, by which guidance knows what an image is without its
     /// class (Ho & Salimans 2022): the last, where all but it have names.
     pub fn null_class(&self) -> Option<usize> {
-        let named = self.class_names.len();
-        (named > 0 && self.num_class_embeds == Some(named + 1)).then_some(named)
+        let named = self.names.len();
+        (named > 0 && self.embeds == Some(named + 1)).then_some(named)
     }
 
     /// A class as people call it: by its name, else by its index.
     pub fn class_name(&self, class: usize) -> String {
-        self.class_names.get(class).cloned().unwrap_or_else(|| class.to_string())
+        self.names.get(class).cloned().unwrap_or_else(|| class.to_string())
     }
 
     /// The class that a text names: by its name in letters of either case, by one of the names that commas
@@ -31,7 +40,7 @@ impl UnetConfig {
     pub fn find_class(&self, text: &str) -> Result<usize> {
         let wanted = text.trim().to_lowercase();
         let matching = |fits: &dyn Fn(&str) -> bool| -> Vec<usize> {
-            let names = self.class_names.iter().enumerate();
+            let names = self.names.iter().enumerate();
             names.filter(|(_, name)| fits(&name.to_lowercase())).map(|(class, _)| class).collect()
         };
         let mut found = matching(&|name| name == wanted);
@@ -40,16 +49,16 @@ impl UnetConfig {
         }
         let is_number = |name: &String| name.parse::<usize>().is_ok();
         if found.is_empty()
-            && !self.class_names.iter().any(is_number)
+            && !self.names.iter().any(is_number)
             && let Some(index) = wanted.parse::<usize>().ok().filter(|index| *index < self.classes())
         {
             found = vec![index];
         }
         let expected = || match self.classes() {
             0 => "none: the network knows no classes".to_owned(),
-            n if self.class_names.is_empty() => format!("an index from 0 to {}", n - 1),
+            n if self.names.is_empty() => format!("an index from 0 to {}", n - 1),
             n => {
-                let shown = self.class_names.iter().take(MOST_LISTED).cloned().collect::<Vec<_>>().join(", ");
+                let shown = self.names.iter().take(MOST_LISTED).cloned().collect::<Vec<_>>().join(", ");
                 let rest =
                     if n > MOST_LISTED { format!(" and {} more", n - MOST_LISTED) } else { String::new() };
                 format!("one of {shown}{rest}")
@@ -69,6 +78,36 @@ impl UnetConfig {
                 ))
             }
         }
+    }
+}
+
+impl UnetConfig {
+    /// The classes, by their number and their names.
+    pub fn labels(&self) -> Labels<'_> {
+        Labels { embeds: self.num_class_embeds, names: &self.class_names }
+    }
+
+    /// [`Labels::classes`].
+    pub fn classes(&self) -> usize {
+        self.labels().classes()
+    }
+
+    /// [`Labels::null_class`].
+    pub fn null_class(&self) -> Option<usize> {
+        self.labels().null_class()
+    }
+
+    /// [`Labels::class_name`].
+    pub fn class_name(&self, class: usize) -> String {
+        self.labels().class_name(class)
+    }
+
+    /// [`Labels::find_class`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn find_class(&self, text: &str) -> Result<usize> {
+        self.labels().find_class(text)
     }
 
     /// Checks that every class has a name, or every class but the null class, or none.

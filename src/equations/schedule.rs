@@ -3,9 +3,11 @@
 use super::{Level, Timestep, forward, posterior};
 use crate::config::{BetaSchedule, DiffusionConfig};
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// How K of T timesteps are chosen for sampling in fewer steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Spacing {
     /// Indices 0, s, 2 s, .. with s = floor(T / K): always holds t = 1, seldom t = T (DDIM's code; diffusers'
     /// default).
@@ -89,12 +91,19 @@ impl Schedule {
         let [first, last] = [&self.levels[0], self.last()].map(|level| level.alpha_bar.sqrt());
         let moved = |level: &Level| {
             let root = (level.alpha_bar.sqrt() - last) * (first / (first - last));
-            (level.t, root * root)
+            root * root
         };
-        let kept = self.levels.iter().map(moved);
-        let steps = kept.scan(1.0, |before, (t, alpha_bar)| {
-            let alpha = alpha_bar / std::mem::replace(before, alpha_bar);
-            Some((t, 1.0 - alpha, alpha, alpha_bar))
+        Self::from_alpha_bars(&self.levels.iter().map(moved).collect::<Vec<_>>())
+    }
+
+    /// The schedule with abar_1 .. abar_T = `alpha_bars`, the last of which may be 0 (zero terminal SNR).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless they fall from below 1 and stay above 0 before the last.
+    pub fn from_alpha_bars(alpha_bars: &[f64]) -> Result<Self> {
+        let steps = alpha_bars.iter().enumerate().scan(1.0, |before, (index, alpha_bar)| {
+            let alpha = alpha_bar / std::mem::replace(before, *alpha_bar);
+            Some((Timestep::from_index(index), 1.0 - alpha, alpha, *alpha_bar))
         });
         Self::build(steps, true)
     }
@@ -255,6 +264,11 @@ impl Schedule {
         }
     }
 
+    /// abar_1 .. abar_T, for files.
+    pub fn alpha_bars(&self) -> Vec<f64> {
+        self.levels.iter().map(|level| level.alpha_bar).collect()
+    }
+
     /// The noisiest level, t = T.
     pub fn last(&self) -> &Level {
         &self.levels[self.levels.len() - 1]
@@ -345,6 +359,11 @@ mod tests {
             let original = schedule(kind);
             assert_eq!(Schedule::from_betas(&original.betas()).unwrap(), original);
         }
+        let config = DiffusionConfig { zero_terminal_snr: true, ..DiffusionConfig::default() };
+        let zero = Schedule::from_config(&config).unwrap();
+        assert_eq!(Schedule::from_alpha_bars(&zero.alpha_bars()).unwrap(), zero);
+        assert!(Schedule::from_alpha_bars(&[0.5, 0.0, 0.0]).is_err());
+        assert!(Schedule::from_alpha_bars(&[1.0, 0.5]).is_err());
     }
 
     /// sqrt(abar_1) stays, sqrt(abar_T) is 0, and what is between moves in proportion.

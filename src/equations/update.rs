@@ -1,8 +1,7 @@
-//! One formula for one step of every sampler: what a host loop, an ONNX graph or a GPU computes between two
-//! calls of the network, from eight numbers per step.
+//! The slides' Algorithm 2 and DDIM as rows of the [table](super::solver) of samplers: what an ONNX graph or a
+//! GPU computes between two calls of the network.
 //!
-//! x0 = clamp(a_x x + a_eps eps, low, high), x_next = b_x0 x0 + b_x x + b_eps eps + sigma z. It is (15) and
-//! DDIM's step with their coefficients worked out in `f64`:
+//! The rows are (15) and DDIM's step with their coefficients worked out in `f64`:
 //! [`algorithms::alg2_sample`](super::algorithms::alg2_sample) and
 //! [`ddim::ddim_sample`](super::ddim::ddim_sample) are the definitions, and the tests compare the two.
 
@@ -10,11 +9,10 @@ pub use super::reverse_process::ReverseProcess;
 
 use super::ddim::{ClipX0, Ddim};
 use super::reverse::Reverse;
-use super::solver::{DdimChoice, Limit, Next, NoiseScale, Step, s05_ddpm, s06_ddim};
-use super::{Level, Schedule, Spacing, Timestep, posterior};
+use super::solver::{DdimChoice, Limit, Next, Scheduler, Step, s05_ddpm, s06_ddim};
+use super::{Level, Schedule, Spacing, posterior};
 use crate::config::Prediction;
 use crate::error::{Error, Result};
-use crate::real::Real;
 
 impl ReverseProcess {
     /// The levels that the process visits in `steps` of the schedule's steps, or in all: DDIM's lead down as
@@ -29,14 +27,13 @@ impl ReverseProcess {
         }
     }
 
-    /// The steps in the order of sampling, from the schedule's last level to x_0: the timestep that the
-    /// network is given, and the coefficients.
+    /// The steps in the order of sampling, from the schedule's last level to x_0.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless 0 <= eta <= 1.
-    pub fn steps(&self, schedule: &Schedule) -> Result<Vec<(Timestep, StepCoefficients)>> {
-        let of: &dyn Fn(&Level) -> StepCoefficients = match self {
-            ReverseProcess::Alg2(reverse) => &|level| StepCoefficients::alg2(level, *reverse),
+    pub fn steps(&self, schedule: &Schedule) -> Result<Vec<Step>> {
+        let of: &dyn Fn(&Level) -> Step = match self {
+            ReverseProcess::Alg2(reverse) => &|level| alg2(level, *reverse),
             ReverseProcess::Ddim(ddim) => {
                 if !(0.0..=1.0).contains(&ddim.eta) {
                     return Err(Error::invalid(
@@ -46,131 +43,58 @@ impl ReverseProcess {
                         "0 is DDIM, 1 is DDPM",
                     ));
                 }
-                &|level| StepCoefficients::ddim(level, *ddim)
+                &|level| ddim_step(level, *ddim)
             }
         };
-        Ok(schedule.levels().iter().rev().map(|level| (level.t, of(level))).collect())
+        Ok(schedule.levels().iter().rev().map(of).collect())
     }
 }
 
-/// The eight numbers of one step, in the order in which the ONNX graphs take them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepCoefficients {
-    /// The coefficient of x_t in the predicted x_0.
-    pub a_x: f64,
-    /// The coefficient of the predicted noise in the predicted x_0.
-    pub a_eps: f64,
-    /// The least x_0: -1, or -[`UNBOUNDED`] where nothing is clipped.
-    pub low: f64,
-    /// The largest x_0.
-    pub high: f64,
-    /// The coefficient of the clipped x_0 in x_{t-1}.
-    pub b_x0: f64,
-    /// The coefficient of x_t in x_{t-1}.
-    pub b_x: f64,
-    /// The coefficient of the predicted noise in x_{t-1}.
-    pub b_eps: f64,
-    /// The coefficient of the fresh noise; 0 at the last step, which adds none.
-    pub sigma: f64,
-}
-
-/// The bound where nothing is clipped: the largest `f32`. An infinity would compute the same, but JSON cannot
-/// store it.
-pub const UNBOUNDED: f64 = f32::MAX as f64;
-
-impl StepCoefficients {
-    /// The step that leaves x_t as it is.
-    pub const IDENTITY: StepCoefficients = StepCoefficients {
-        a_x: 0.0,
-        a_eps: 0.0,
-        low: -UNBOUNDED,
-        high: UNBOUNDED,
-        b_x0: 0.0,
-        b_x: 1.0,
-        b_eps: 0.0,
-        sigma: 0.0,
-    };
-
-    /// (15): with (11) at the clipped x_0 a row of the [table](super::solver) of samplers, [`s05_ddpm`]; where
-    /// nothing is clipped the mean is (12), which needs no x_0.
-    pub fn alg2(level: &Level, reverse: Reverse) -> Self {
-        let limit = if reverse.clip_x0 { Limit::Clip { range: 1.0 } } else { Limit::Off };
-        let step = s05_ddpm(level, Prediction::Epsilon, limit, reverse.variance.into(), false);
-        let row = Self::of_single(&step);
-        if reverse.clip_x0 {
-            return row;
-        }
-        let [b_x, b_eps] = posterior::eq12_coefficients(level);
-        StepCoefficients { b_x, b_eps, sigma: row.sigma, ..Self::IDENTITY }
-    }
-
-    /// [`ddim_step`](super::ddim::ddim_step) likewise, [`s06_ddim`].
-    pub fn ddim(level: &Level, ddim: Ddim) -> Self {
-        let limit = if ddim.clip_x0 == ClipX0::Off { Limit::Off } else { Limit::Clip { range: 1.0 } };
-        let rederive_eps = ddim.clip_x0 == ClipX0::RederiveEps;
-        let choice = DdimChoice { eta: ddim.eta, rederive_eps, set_alpha_to_one: true };
-        let between = [level.alpha_bar, level.alpha_bar_prev];
-        let beta_tilde = posterior::eq10_posterior_variance(level);
-        let step = s06_ddim(level.t, between, beta_tilde, Prediction::Epsilon, limit, choice);
-        Self::of_single(&step.collected())
-    }
-
-    /// A row of the table that needs no more than these eight numbers; b_eps is then the part of whatever the
-    /// network predicts.
+impl Scheduler {
+    /// The steps of a model trained with `schedule`, in `steps` calls of the network: those of Algorithm 2 or
+    /// DDIM where it [is](Scheduler::text) one of them, else those of its [plan](Scheduler::plan).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a step that looks back, thresholds, or has a learned variance.
-    pub fn of(step: &Step) -> Result<Self> {
-        let obstacle = if step.looks_back() {
-            "a multistep solver, whose steps look back"
-        } else if matches!(step.limit, Limit::Threshold { .. }) {
-            "dynamic thresholding"
-        } else if step.noise.is_learned() {
-            "a learned variance"
-        } else {
-            return Ok(Self::of_single(step));
-        };
-        Err(Error::invalid(
-            "the steps of a graph",
-            "steps of Algorithm 2 or DDIM, with x_0 clipped or not and a fixed variance",
-            obstacle,
-            "let the host take the steps: the denoiser graph, `--loop host`",
-        ))
-    }
-
-    /// A row without history, whose limit is a range and whose variance is fixed.
-    fn of_single(step: &Step) -> Self {
-        let high = if let Limit::Clip { range } = step.limit { range } else { UNBOUNDED };
-        let sigma = if let NoiseScale::Sigma(sigma) = step.noise { sigma } else { 0.0 };
-        let ([a_x, a_eps], Next { base, output, x0 }) = (step.x0, step.next);
-        StepCoefficients { a_x, a_eps, low: -high, high, b_x0: x0[0], b_x: base, b_eps: output, sigma }
-    }
-
-    /// \[a_x, a_eps, low, high, b_x0, b_x, b_eps, sigma\], each rounded once.
-    pub fn to_array<T: Real>(&self) -> [T; 8] {
-        [self.a_x, self.a_eps, self.low, self.high, self.b_x0, self.b_x, self.b_eps, self.sigma].map(T::of)
-    }
-
-    /// x_{t-1} from x_t, the predicted noise and fresh noise. `z` is read also where `sigma` is 0.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn apply<T: Real>(&self, x: &[T], eps: &[T], z: &[T], x_next: &mut [T]) {
-        assert!(x.len() == x_next.len() && eps.len() == x_next.len() && z.len() == x_next.len());
-        let [a_x, a_eps, low, high, b_x0, b_x, b_eps, sigma] = self.to_array::<T>();
-        for (((out, &x), &eps), &z) in x_next.iter_mut().zip(x).zip(eps).zip(z) {
-            let x0 = num_traits::clamp(a_x * x + a_eps * eps, low, high);
-            *out = b_x0 * x0 + b_x * x + b_eps * eps + sigma * z;
+    /// As [`Scheduler::plan`].
+    pub fn steps(&self, schedule: &Schedule, steps: usize) -> Result<Vec<Step>> {
+        self.validate()?;
+        match self.text(schedule, steps) {
+            Some(reverse) => reverse.steps(&reverse.strided(schedule, Some(steps), self.spacing)?),
+            None => Ok(self.plan(schedule, steps)?.steps().to_vec()),
         }
     }
+}
+
+/// (15): with (11) at the clipped x_0, [`s05_ddpm`]; where nothing is clipped the mean is (12), which needs no
+/// x_0.
+fn alg2(level: &Level, reverse: Reverse) -> Step {
+    let limit = if reverse.clip_x0 { Limit::Clip { range: 1.0 } } else { Limit::Off };
+    let step = s05_ddpm(level, Prediction::Epsilon, limit, reverse.variance.into(), false);
+    if reverse.clip_x0 {
+        return step;
+    }
+    let [base, output] = posterior::eq12_coefficients(level);
+    Step { x0: [0.0; 2], next: Next { base, output, x0: [0.0; 3] }, ..step }
+}
+
+/// [`ddim_step`](super::ddim::ddim_step) likewise, [`s06_ddim`].
+fn ddim_step(level: &Level, ddim: Ddim) -> Step {
+    let limit = if ddim.clip_x0 == ClipX0::Off { Limit::Off } else { Limit::Clip { range: 1.0 } };
+    let rederive_eps = ddim.clip_x0 == ClipX0::RederiveEps;
+    let choice = DdimChoice { eta: ddim.eta, rederive_eps, set_alpha_to_one: true };
+    let between = [level.alpha_bar, level.alpha_bar_prev];
+    let beta_tilde = posterior::eq10_posterior_variance(level);
+    s06_ddim(level.t, between, beta_tilde, Prediction::Epsilon, limit, choice).collected()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{BetaSchedule, DiffusionConfig, VarianceKind};
+    use crate::equations::Timestep;
     use crate::equations::algorithms::alg2_sample;
     use crate::equations::ddim::ddim_sample;
+    use crate::equations::solver::{NoiseScale, State};
     use crate::rng::{Stream, fill_normal, rng};
 
     fn schedules() -> Vec<Schedule> {
@@ -228,17 +152,6 @@ mod tests {
         steps.map(|(((t, x, eps), z), next)| (t, [x, eps, z, next])).collect()
     }
 
-    /// Exact: x is multiplied by 1, and all that is added is 0. The bounds must form an interval, which other
-    /// implementations of the clamp may require.
-    #[test]
-    fn the_identity_changes_nothing() {
-        let StepCoefficients { low, high, .. } = StepCoefficients::IDENTITY;
-        assert_eq!((low, high), (-UNBOUNDED, UNBOUNDED));
-        let (x, mut next) = ([0.1f32, -7.5, 3e30], [0.0; 3]);
-        StepCoefficients::IDENTITY.apply(&x, &[2.0, -3.0, 1e30], &[1.0; 3], &mut next);
-        assert_eq!(next, x);
-    }
-
     /// Every step of both samplers with every option. Tolerance: 16 roundings of the terms that either form
     /// sums, the terms of the predicted x_0 among them, which a coefficient a_x = 1/sqrt(abar_t) of up to 2e4
     /// makes large. (A collected coefficient may be the difference of two larger ones, by at most 1.)
@@ -250,25 +163,27 @@ mod tests {
                 let steps = process.steps(&schedule).unwrap();
                 let trace = trace(process, &schedule);
                 assert_eq!((steps.len(), trace.len()), (schedule.steps(), schedule.steps()));
-                for ((t, c), (t_want, [x, eps, z, want])) in steps.iter().zip(&trace) {
-                    assert_eq!(t, t_want);
-                    let mut next = vec![0.0; x.len()];
-                    c.apply(x, eps, z, &mut next);
+                for (step, (t_want, [x, eps, z, want])) in steps.iter().zip(&trace) {
+                    assert_eq!(step.t, *t_want);
+                    let mut state = State::new(x.clone(), x.len());
+                    state.advance(step, eps, &[], z);
+                    let ([a_x, a_eps], Next { base, output, x0: [b_x0, ..] }) = (step.x0, step.next);
                     for i in 0..x.len() {
-                        let x0 = c.a_x * x[i] + c.a_eps * eps[i];
-                        if c.high == 1.0 {
+                        let x0 = a_x * x[i] + a_eps * eps[i];
+                        if step.limit != Limit::Off {
                             *if x0.abs() > 1.0 { &mut clipped } else { &mut unclipped } += 1;
                         }
                         // DDIM goes through x_0, of which an unclipped step's coefficients have nothing left.
-                        let level = schedule.levels().iter().find(|level| level.t == *t).unwrap();
+                        let level = schedule.levels().iter().find(|level| level.t == step.t).unwrap();
                         let through_x0 = (level.alpha_bar_prev / level.alpha_bar).sqrt()
                             * (x[i].abs() + (1.0 - level.alpha_bar).sqrt() * eps[i].abs());
                         let predicted =
-                            through_x0.max(c.b_x0.abs() * ((c.a_x * x[i]).abs() + (c.a_eps * eps[i]).abs()));
-                        let direct = (c.b_x.abs() + 1.0) * x[i].abs() + (c.b_eps.abs() + 1.0) * eps[i].abs();
-                        let terms = predicted + direct + (c.sigma * z[i]).abs();
-                        let (error, bound) = ((next[i] - want[i]).abs(), 16.0 * f64::EPSILON * terms);
-                        assert!(error <= bound, "{process:?} t = {t}: {} for {}", next[i], want[i]);
+                            through_x0.max(b_x0.abs() * ((a_x * x[i]).abs() + (a_eps * eps[i]).abs()));
+                        let direct = (base.abs() + 1.0) * x[i].abs() + (output.abs() + 1.0) * eps[i].abs();
+                        let sigma = if let NoiseScale::Sigma(sigma) = step.noise { sigma } else { 0.0 };
+                        let terms = predicted + direct + (sigma * z[i]).abs();
+                        let (error, bound) = ((state.x[i] - want[i]).abs(), 16.0 * f64::EPSILON * terms);
+                        assert!(error <= bound, "{process:?} t = {}: {} for {}", step.t, state.x[i], want[i]);
                     }
                 }
             }
@@ -281,13 +196,13 @@ mod tests {
         for schedule in schedules() {
             for process in processes() {
                 let steps = process.steps(&schedule).unwrap();
-                assert_eq!(steps.last().unwrap().1.sigma, 0.0);
-                for (_, c) in steps {
-                    assert!(c.to_array::<f32>().iter().all(|c| c.is_finite()), "{c:?}");
-                    for (x, eps, z) in [(f32::NAN, 0.1, 0.1), (0.1, f32::NAN, 0.1), (0.1, 0.1, f32::NAN)] {
-                        let mut next = [0.0];
-                        c.apply(&[x], &[eps], &[z], &mut next);
-                        assert!(next[0].is_nan(), "{process:?} {x} {eps} {z}");
+                assert_eq!(steps.last().unwrap().noise, NoiseScale::None);
+                for step in steps {
+                    for (x, eps, z) in [(f64::NAN, 0.1, 0.1), (0.1, f64::NAN, 0.1), (0.1, 0.1, f64::NAN)] {
+                        let mut state = State::new(vec![x], 1);
+                        state.advance(&step, &[eps], &[], &[z]);
+                        let is_nan = !z.is_nan() || step.noise.is_some();
+                        assert_eq!(state.x[0].is_nan(), is_nan, "{process:?} {x} {eps} {z}");
                     }
                 }
             }

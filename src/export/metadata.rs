@@ -6,28 +6,32 @@
 //! |---|---|
 //! | `version` | the version of the program that wrote the file |
 //! | `graph` | `denoiser`, `step` or `sampler` |
-//! | `parameterisation` | `eps`: the network predicts the noise |
+//! | `parameterisation` | what the network predicts: `eps`, the noise; `x0`, the image; or `v` |
 //! | `betas` | beta_1 .. beta_T, to the last bit |
+//! | `alpha_bars` | abar_1 .. abar_T, where the last is 0 (zero terminal SNR): betas do not say it exactly |
 //! | `schedule` | the schedule's name and parameters, for a reader; absent where only the betas are known |
 //! | `variance` | sigma_t^2 of Algorithm 2: `fixed_small` (beta~_t) or `fixed_large` (beta_t) |
 //! | `clip_x0` | `true` where samplers clip the predicted x_0 to the data range |
+//! | `scheduler` | a [`Scheduler`] in JSON: the sampler graph's, or that of the others where none is named |
 //! | `data_range` | the images' range, `[-1.0,1.0]` |
 //! | `attention` | which blocks attend and how, for a reader |
+//! | `classes` | of a network that takes classes, the input `y`: how many |
+//! | `null_class` | of a network that has one: the class that stands for none, for a reader |
+//! | `class_names` | the names of the classes as a JSON list, where they have names, but for the null class |
 //! | `step` | the training step of the weights, where it is known |
-//! | `sampler` | of the sampler graph: `ddpm` or `ddim` |
-//! | `clip` | of the sampler graph: `off`, `keep` or `rederive`, see [`ClipX0`]; for `ddpm` the last two
-//! agree |
+//! | `coefficients` | of the step graph: the names of its row's numbers, for a reader |
+//! | `carried` | of the step graph: what is carried from step to step beside x, for a reader |
+//! | `sampler` | of the sampler graph: `ddpm`, `ddim`, `dpm++` or `unipc`, for a reader |
 //! | `steps` | of the sampler graph: K |
-//! | `eta` | of the sampler graph with `ddim` |
-//! | `spacing` | of the sampler graph: `leading`, `trailing` or `linspace` |
+//! | `asked_steps` | of the sampler graph: the steps that its scheduler was asked for; K where it is absent |
 //! | `steps_per_run` | of the sampler graph: the steps of one run; K where the key is absent |
 //! | `timesteps` | of the sampler graph: its K values of t (indices 0..T-1) in the order of sampling |
 
-use crate::config::{BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, UnetConfig, VarianceKind};
-use crate::equations::ddim::{ClipX0, Ddim};
-use crate::equations::reverse::Reverse;
-use crate::equations::update::ReverseProcess;
-use crate::equations::{Schedule, Spacing, Timestep};
+use super::source::Source;
+use crate::config::{BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, Prediction};
+use crate::config::{Labels, UnetConfig, VarianceKind};
+use crate::equations::solver::{Method, Scheduler, StepForm, Variance};
+use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
 use performer_ddpm_onnx::Model;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -38,9 +42,9 @@ const PREFIX: &str = "performer_ddpm.";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GraphKind {
-    /// x \[N, C, H, W\], t \[N\] -> eps: the network.
+    /// x \[N, C, H, W\], t \[N\] -> the prediction: the network.
     Denoiser,
-    /// x, t, coefficients \[8\], z -> x_next: the network and one step of any sampler.
+    /// x, t, coefficients, z -> x_next: the network and one step of samplers of one form.
     Step,
     /// x_T \[N, C, H, W\], noise \[K, N, C, H, W\] -> images: K steps of one sampler.
     Sampler,
@@ -90,10 +94,10 @@ impl From<&UnetConfig> for AttentionSummary {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplerSummary {
     /// The sampler with its settings.
-    pub process: ReverseProcess,
-    /// How its timesteps were chosen.
-    pub spacing: Spacing,
-    /// Its timesteps in the order of sampling.
+    pub scheduler: Scheduler,
+    /// The steps that it was asked for.
+    pub steps: usize,
+    /// Its timesteps in the order of sampling, which may be fewer.
     pub timesteps: Vec<Timestep>,
     /// The number of steps of one run. Where it is not all of them, the graph has the input `first`.
     pub per_run: usize,
@@ -121,13 +125,19 @@ pub struct Metadata {
     pub variance: VarianceKind,
     /// Whether samplers clip the predicted x_0.
     pub clip_x0: bool,
+    /// How the model is sampled where nothing else is said; of a sampler graph, what it does.
+    pub scheduler: Scheduler,
     /// The images' range.
     pub data_range: [f64; 2],
     /// How the network attends.
     pub attention: AttentionSummary,
+    /// The number of classes of a network that takes them, the null class included.
+    pub classes: Option<usize>,
+    /// Their names, but for the null class.
+    pub class_names: Vec<String>,
     /// The training step of the weights.
     pub step: Option<u64>,
-    /// Of a sampler graph: its sampler.
+    /// Of a sampler graph: its steps.
     pub sampler: Option<SamplerSummary>,
 }
 
@@ -136,28 +146,38 @@ impl Metadata {
     ///
     /// # Errors
     /// [`Error::Invalid`] where the diffusion process is out of range.
-    pub fn new(
-        graph: GraphKind,
-        network: &UnetConfig,
-        diffusion: &DiffusionConfig,
-        step: Option<u64>,
-        sampler: Option<SamplerSummary>,
-    ) -> Result<Self> {
+    pub fn new(graph: GraphKind, source: Source, sampler: Option<SamplerSummary>) -> Result<Self> {
+        let Source { model, diffusion, step, .. } = source;
+        let scheduler = sampler.as_ref().map_or(source.scheduler, |sampler| sampler.scheduler);
         Ok(Metadata {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             graph,
             schedule: Schedule::from_config(diffusion)?,
             named_schedule: Some(diffusion.schedule.clone()),
-            variance: match sampler.as_ref().map(|sampler| sampler.process) {
-                Some(ReverseProcess::Alg2(reverse)) => reverse.variance,
-                Some(ReverseProcess::Ddim(_)) | None => diffusion.variance,
+            variance: match scheduler.method {
+                Method::Ddpm { variance: Variance::FixedSmall, .. } => VarianceKind::FixedSmall,
+                Method::Ddpm { variance: Variance::FixedLarge, .. } => VarianceKind::FixedLarge,
+                _ => diffusion.variance,
             },
             clip_x0: diffusion.clip_x0,
+            scheduler,
             data_range: [-1.0, 1.0],
-            attention: network.into(),
+            attention: (&model.config).into(),
+            classes: model.graph.classes(),
+            class_names: model.config.class_names.clone(),
             step,
             sampler,
         })
+    }
+
+    /// The classes that the network is told.
+    pub fn labels(&self) -> Labels<'_> {
+        Labels { embeds: self.classes, names: &self.class_names }
+    }
+
+    /// What the steps of a step graph need.
+    pub fn form(&self) -> StepForm {
+        self.scheduler.form()
     }
 
     /// The keys and values for the file.
@@ -166,31 +186,47 @@ impl Metadata {
         let mut put = |key: &str, value: String| pairs.push((format!("{PREFIX}{key}"), value));
         put("version", self.version.clone());
         put("graph", self.graph.name().to_owned());
-        put("parameterisation", "eps".to_owned());
+        put("parameterisation", prediction_name(self.scheduler.prediction).to_owned());
         put("betas", json(&self.schedule.betas()));
+        if self.schedule.last().alpha_bar == 0.0 {
+            put("alpha_bars", json(&self.schedule.alpha_bars()));
+        }
         if let Some(named) = &self.named_schedule {
             put("schedule", json(named));
         }
         put("variance", word(&self.variance));
         put("clip_x0", json(&self.clip_x0));
+        put("scheduler", json(&self.scheduler));
         put("data_range", json(&self.data_range));
         put("attention", json(&self.attention));
+        for (key, number) in [("classes", self.classes), ("null_class", self.labels().null_class())] {
+            if let Some(number) = number {
+                put(key, number.to_string());
+            }
+        }
+        if !self.class_names.is_empty() {
+            put("class_names", json(&self.class_names));
+        }
         if let Some(step) = self.step {
             put("step", step.to_string());
         }
+        if self.graph == GraphKind::Step {
+            put("coefficients", json(&self.form().names()));
+            put("carried", json(&self.form().carried()));
+        }
         if let Some(sampler) = &self.sampler {
-            let (name, clip, eta) = match sampler.process {
-                ReverseProcess::Alg2(Reverse { clip_x0: false, .. }) => ("ddpm", "off", None),
-                ReverseProcess::Alg2(Reverse { clip_x0: true, .. }) => ("ddpm", "rederive", None),
-                ReverseProcess::Ddim(Ddim { eta, clip_x0 }) => ("ddim", clip_name(clip_x0), Some(eta)),
+            let name = match sampler.scheduler.method {
+                Method::Ddpm { .. } => "ddpm",
+                Method::Ddim(_) => "ddim",
+                Method::DpmSolver(_) => "dpm++",
+                Method::UniPc(_) => "unipc",
             };
             put("sampler", name.to_owned());
-            put("clip", clip.to_owned());
-            put("steps", sampler.timesteps.len().to_string());
-            if let Some(eta) = eta {
-                put("eta", json(&eta));
+            let steps = sampler.timesteps.len();
+            put("steps", steps.to_string());
+            if sampler.steps != steps {
+                put("asked_steps", sampler.steps.to_string());
             }
-            put("spacing", spacing_name(sampler.spacing).to_owned());
             let indices: Vec<usize> = sampler.timesteps.iter().map(|t| t.index()).collect();
             put("timesteps", json(&indices));
             if sampler.is_cut() {
@@ -210,18 +246,26 @@ impl Metadata {
             return Ok(None);
         }
         let reader = Reader { model };
-        let parameterisation = reader.text("parameterisation", "eps")?;
-        if parameterisation != "eps" {
-            return Err(reader.refuse("parameterisation", "eps", parameterisation));
-        }
-        let betas: Vec<f64> = reader.json("betas", "beta_1 .. beta_T as a JSON list")?;
-        let schedule = Schedule::from_betas(&betas)
-            .map_err(|error| reader.refuse("betas", "a usable schedule", &error.to_string()))?;
+        let prediction = reader.prediction()?;
+        let schedule = reader.schedule()?;
         let graph = reader.word("graph", "denoiser, step or sampler")?;
         let variance = reader.word("variance", "fixed_small or fixed_large")?;
+        let clip_x0 = reader.json("clip_x0", "true or false")?;
+        let scheduler = match (reader.find("scheduler"), graph) {
+            // Files of earlier versions have none; what they hold is sampled as a run's model is.
+            (None, GraphKind::Denoiser | GraphKind::Step) => Scheduler::of(&DiffusionConfig {
+                variance,
+                clip_x0,
+                prediction,
+                ..DiffusionConfig::default()
+            }),
+            _ => reader.scheduler(prediction)?,
+        };
+        let classes = reader.optional("classes", "a whole number")?;
+        let class_names = reader.class_names(classes)?;
         let sampler = match graph {
             GraphKind::Denoiser | GraphKind::Step => None,
-            GraphKind::Sampler => Some(reader.sampler(&schedule, variance)?),
+            GraphKind::Sampler => Some(reader.sampler(&schedule, scheduler)?),
         };
         Ok(Some(Metadata {
             version: reader.text("version", "a version")?.to_owned(),
@@ -229,12 +273,24 @@ impl Metadata {
             schedule,
             named_schedule: reader.optional("schedule", "a schedule's name and parameters as JSON")?,
             variance,
-            clip_x0: reader.json("clip_x0", "true or false")?,
+            clip_x0,
+            scheduler,
             data_range: reader.json("data_range", "two numbers as a JSON list")?,
             attention: reader.json("attention", "the blocks' attention as JSON")?,
+            classes,
+            class_names,
             step: reader.optional("step", "a whole number")?,
             sampler,
         }))
+    }
+}
+
+/// The name of what a network predicts: of a denoiser's output, and in the metadata.
+pub(super) fn prediction_name(prediction: Prediction) -> &'static str {
+    match prediction {
+        Prediction::Epsilon => "eps",
+        Prediction::Sample => "x0",
+        Prediction::VPrediction => "v",
     }
 }
 
@@ -282,65 +338,70 @@ impl<'a> Reader<'a> {
         serde_json::from_value(text.into()).map_err(|_| self.refuse(key, expected, text))
     }
 
-    fn sampler(&self, schedule: &Schedule, variance: VarianceKind) -> Result<SamplerSummary> {
-        let clip = match self.text("clip", "off, keep or rederive")? {
-            "off" => ClipX0::Off,
-            "keep" => ClipX0::KeepEps,
-            "rederive" => ClipX0::RederiveEps,
-            other => return Err(self.refuse("clip", "off, keep or rederive", other)),
+    fn schedule(&self) -> Result<Schedule> {
+        let betas: Vec<f64> = self.json("betas", "beta_1 .. beta_T as a JSON list")?;
+        let alpha_bars: Option<Vec<f64>> = self.optional("alpha_bars", "abar_1 .. abar_T as a JSON list")?;
+        let (key, schedule) = match &alpha_bars {
+            None => ("betas", Schedule::from_betas(&betas)),
+            Some(alpha_bars) => ("alpha_bars", Schedule::from_alpha_bars(alpha_bars)),
         };
-        let process = match self.text("sampler", "ddpm or ddim")? {
-            "ddpm" => ReverseProcess::Alg2(Reverse { variance, clip_x0: clip != ClipX0::Off }),
-            "ddim" => {
-                let eta: f64 = self.json("eta", "a number from 0 to 1")?;
-                ReverseProcess::Ddim(Ddim { eta, clip_x0: clip })
-            }
-            other => return Err(self.refuse("sampler", "ddpm or ddim", other)),
-        };
-        let spacings = "leading, trailing or linspace";
-        let spacing = match self.text("spacing", spacings)? {
-            "leading" => Spacing::Leading,
-            "trailing" => Spacing::Trailing,
-            "linspace" => Spacing::Linspace,
-            other => return Err(self.refuse("spacing", spacings, other)),
-        };
-        let descending = format!("indices from {} down as a JSON list", schedule.last().t.index());
-        let indices: Vec<usize> = self.json("timesteps", &descending)?;
-        let falls = indices.windows(2).all(|pair| pair[0] > pair[1]);
-        if indices.is_empty() || !falls || indices[0] > schedule.last().t.index() {
-            return Err(self.refuse("timesteps", &descending, &format!("{indices:?}")));
+        let schedule = schedule.map_err(|error| self.refuse(key, "a usable schedule", &error.to_string()))?;
+        if schedule.betas() != betas {
+            return Err(self.refuse("alpha_bars", "those of the betas", "others"));
         }
+        Ok(schedule)
+    }
+
+    fn class_names(&self, classes: Option<usize>) -> Result<Vec<String>> {
+        let names: Vec<String> = self.optional("class_names", "names as a JSON list")?.unwrap_or_default();
+        let number = classes.unwrap_or(0);
+        if names.is_empty() || names.len() == number || names.len() + 1 == number {
+            return Ok(names);
+        }
+        let expected = format!("{number} names, or one fewer where the last class is the null class");
+        Err(self.refuse("class_names", &expected, &names.len().to_string()))
+    }
+
+    fn prediction(&self) -> Result<Prediction> {
+        let text = self.text("parameterisation", "eps, x0 or v")?;
+        let all = [Prediction::Epsilon, Prediction::Sample, Prediction::VPrediction];
+        let named = all.into_iter().find(|prediction| prediction_name(*prediction) == text);
+        named.ok_or_else(|| self.refuse("parameterisation", "eps, x0 or v", text))
+    }
+
+    /// The scheduler, for a network that predicts what the file says.
+    fn scheduler(&self, prediction: Prediction) -> Result<Scheduler> {
+        let scheduler: Scheduler = self.json("scheduler", "a sampler's settings as JSON")?;
+        let usable = scheduler.validate();
+        usable.map_err(|error| self.refuse("scheduler", "a usable sampler", &error.to_string()))?;
+        if scheduler.prediction != prediction {
+            let expected = prediction_name(scheduler.prediction);
+            return Err(self.refuse("parameterisation", expected, prediction_name(prediction)));
+        }
+        Ok(scheduler)
+    }
+
+    fn sampler(&self, schedule: &Schedule, scheduler: Scheduler) -> Result<SamplerSummary> {
         let steps: usize = self.json("steps", "a whole number")?;
-        if steps != indices.len() {
-            return Err(self.refuse(
-                "steps",
-                &format!("{}, the timesteps", indices.len()),
-                &steps.to_string(),
-            ));
+        let asked = self.optional("asked_steps", "a whole number")?.unwrap_or(steps);
+        let visited = scheduler
+            .steps(schedule, asked)
+            .map_err(|error| self.refuse("steps", "steps of the sampler", &error.to_string()))?;
+        let timesteps: Vec<Timestep> = visited.iter().map(|step| step.t).collect();
+        if steps != timesteps.len() {
+            let expected = format!("{}, the sampler's steps", timesteps.len());
+            return Err(self.refuse("steps", &expected, &steps.to_string()));
+        }
+        let indices: Vec<usize> = self.json("timesteps", "indices as a JSON list")?;
+        if !indices.iter().copied().eq(timesteps.iter().map(|t| t.index())) {
+            return Err(self.refuse("timesteps", "those of the sampler", &format!("{indices:?}")));
         }
         let expected = format!("a whole number from 1 to {steps}");
         let per_run = self.optional("steps_per_run", &expected)?.unwrap_or(steps);
         if !(1..=steps).contains(&per_run) {
             return Err(self.refuse("steps_per_run", &expected, &per_run.to_string()));
         }
-        let timesteps = indices.into_iter().map(Timestep::from_index).collect();
-        Ok(SamplerSummary { process, spacing, timesteps, per_run })
-    }
-}
-
-fn clip_name(clip: ClipX0) -> &'static str {
-    match clip {
-        ClipX0::Off => "off",
-        ClipX0::KeepEps => "keep",
-        ClipX0::RederiveEps => "rederive",
-    }
-}
-
-fn spacing_name(spacing: Spacing) -> &'static str {
-    match spacing {
-        Spacing::Leading => "leading",
-        Spacing::Trailing => "trailing",
-        Spacing::Linspace => "linspace",
+        Ok(SamplerSummary { scheduler, steps: asked, timesteps, per_run })
     }
 }
 
@@ -358,6 +419,11 @@ fn word(value: &impl Serialize) -> String {
 mod tests {
     use super::*;
     use crate::config::Preset;
+    use crate::equations::Spacing;
+    use crate::equations::ddim::{ClipX0, Ddim};
+    use crate::equations::reverse::Reverse;
+    use crate::equations::solver::{DpmSolver, Limit, StepSet, UniPc};
+    use crate::equations::update::ReverseProcess;
     use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo};
     use performer_ddpm_onnx::{Dim, ElementType};
 
@@ -368,19 +434,47 @@ mod tests {
         graph.into_model(ModelInfo { metadata, ..ModelInfo::default() }).unwrap()
     }
 
+    fn summary(scheduler: Scheduler, diffusion: &DiffusionConfig, steps: usize) -> SamplerSummary {
+        let schedule = Schedule::from_config(diffusion).unwrap();
+        let visited = scheduler.steps(&schedule, steps).unwrap();
+        let timesteps: Vec<Timestep> = visited.iter().map(|step| step.t).collect();
+        SamplerSummary { scheduler, steps, per_run: timesteps.len(), timesteps }
+    }
+
+    fn diffusion() -> DiffusionConfig {
+        DiffusionConfig {
+            schedule: BetaSchedule::Cosine,
+            variance: VarianceKind::FixedLarge,
+            ..DiffusionConfig::default()
+        }
+    }
+
+    /// Samplers of every kind.
     fn samplers() -> Vec<Option<SamplerSummary>> {
-        let timesteps = || [1000, 500, 1].map(|t| Timestep::new(t).unwrap()).to_vec();
-        let summary =
-            |process, spacing| Some(SamplerSummary { process, spacing, timesteps: timesteps(), per_run: 3 });
-        let mut all = vec![None];
+        let mut schedulers = Vec::new();
         for clip_x0 in [ClipX0::Off, ClipX0::KeepEps, ClipX0::RederiveEps] {
             let process = ReverseProcess::Ddim(Ddim { eta: 0.1 + 0.2, clip_x0 });
-            all.push(summary(process, Spacing::Leading));
+            schedulers.push(Scheduler::of_text(process, Spacing::Leading));
         }
         for clip_x0 in [false, true] {
             let reverse = Reverse { variance: VarianceKind::FixedLarge, clip_x0 };
-            all.push(summary(ReverseProcess::Alg2(reverse), Spacing::Trailing));
+            schedulers.push(Scheduler::of_text(ReverseProcess::Alg2(reverse), Spacing::Trailing));
         }
+        let usual = schedulers[0];
+        for lambda_min in [f64::NEG_INFINITY, -1.0] {
+            let solver = DpmSolver { lambda_min, ..DpmSolver::default() };
+            let trailing = Scheduler { spacing: Spacing::Trailing, ..usual };
+            schedulers.push(trailing.with_method(Method::DpmSolver(solver)));
+        }
+        let corrector_off = StepSet::new(&[0, 127]).unwrap();
+        let unipc = UniPc { sigma_max: Some(0.1 + 0.2), karras: true, corrector_off, ..UniPc::default() };
+        schedulers.push(usual.with_method(Method::UniPc(unipc)));
+        let threshold = Limit::Threshold { ratio: 0.9, max: 1.5 };
+        schedulers.push(Scheduler { limit: threshold, steps_offset: 1, ..usual });
+        let summaries = schedulers.into_iter().map(|scheduler| Some(summary(scheduler, &diffusion(), 9)));
+        let mut all: Vec<_> = [None].into_iter().chain(summaries).collect();
+        let fewer = |sampler: &SamplerSummary| sampler.timesteps.len() < sampler.steps;
+        assert!(all.iter().flatten().any(fewer), "a bound on lambda that leaves steps out");
         let last = all.last().cloned().flatten();
         all.push(last.map(|last| SamplerSummary { per_run: 2, ..last }));
         all
@@ -388,12 +482,10 @@ mod tests {
 
     fn metadata(sampler: Option<SamplerSummary>) -> Metadata {
         let graph = if sampler.is_some() { GraphKind::Sampler } else { GraphKind::Step };
-        let diffusion = DiffusionConfig {
-            schedule: BetaSchedule::Cosine,
-            variance: VarianceKind::FixedLarge,
-            ..DiffusionConfig::default()
-        };
-        Metadata::new(graph, &Preset::Tiny.config().unet, &diffusion, Some(7), sampler).unwrap()
+        let model = crate::model::Model::new(&Preset::Tiny.config().unet, 1).unwrap();
+        let diffusion = diffusion();
+        let source = Source { step: Some(7), ..Source::new(&model, &diffusion) };
+        Metadata::new(graph, source, sampler).unwrap()
     }
 
     /// The file of a sampler has the variance of its own process, whatever the model's is.
@@ -401,9 +493,8 @@ mod tests {
     fn the_variance_is_the_sampler_s() {
         for variance in [VarianceKind::FixedSmall, VarianceKind::FixedLarge] {
             let process = ReverseProcess::Alg2(Reverse { variance, clip_x0: true });
-            let timesteps = vec![Timestep::new(1).unwrap()];
-            let summary = SamplerSummary { process, spacing: Spacing::Leading, timesteps, per_run: 1 };
-            assert_eq!(metadata(Some(summary)).variance, variance);
+            let scheduler = Scheduler::of_text(process, Spacing::Leading);
+            assert_eq!(metadata(Some(summary(scheduler, &diffusion(), 1))).variance, variance);
         }
     }
 
@@ -419,10 +510,50 @@ mod tests {
         assert_eq!(Metadata::read(&model(vec![("producer".into(), "another".into())])).unwrap(), None);
     }
 
+    /// Classes, guidance, another prediction, and zero terminal SNR, whose last beta is 1.
+    #[test]
+    fn what_few_files_say_is_read_back() {
+        let mut network = Preset::Tiny.config().unet;
+        network.num_class_embeds = Some(4);
+        network.class_names = ["cat", "dog", "dog, hound"].map(str::to_owned).to_vec();
+        let network = crate::model::Model::new(&network, 1).unwrap();
+        let diffusion = DiffusionConfig {
+            zero_terminal_snr: true,
+            prediction: Prediction::VPrediction,
+            ..DiffusionConfig::default()
+        };
+        let source = Source::new(&network, &diffusion);
+        for sampler in [None, Some(summary(source.scheduler, &diffusion, 5))] {
+            let graph = if sampler.is_some() { GraphKind::Sampler } else { GraphKind::Step };
+            let original = Metadata::new(graph, source, sampler).unwrap();
+            let read = Metadata::read(&model(original.write())).unwrap().unwrap();
+            assert_eq!((read.labels().classes(), read.labels().null_class()), (3, Some(3)));
+            assert_eq!(read, original);
+            let mut pairs = original.write();
+            pairs.retain(|(key, _)| *key != format!("{PREFIX}alpha_bars"));
+            let error = Metadata::read(&model(pairs)).unwrap_err().to_string();
+            assert!(error.contains("betas"), "{error}");
+            let mut pairs = original.write();
+            pairs.retain(|(key, _)| *key != format!("{PREFIX}classes"));
+            let error = Metadata::read(&model(pairs)).unwrap_err().to_string();
+            assert!(error.contains("class_names"), "{error}");
+        }
+    }
+
+    /// Files from before there were other samplers.
+    #[test]
+    fn a_file_that_names_no_scheduler_is_sampled_as_a_run_is() {
+        let original = metadata(None);
+        let mut pairs = original.write();
+        pairs.retain(|(key, _)| *key != format!("{PREFIX}scheduler"));
+        assert_eq!(Metadata::read(&model(pairs)).unwrap(), Some(original));
+    }
+
     #[test]
     fn every_missing_or_damaged_key_is_named() {
         let whole = metadata(samplers().pop().unwrap().clone()).write();
-        let optional = ["schedule", "step", "steps_per_run"];
+        // The last one is for readers alone.
+        let optional = ["schedule", "step", "steps_per_run", "sampler"];
         for (i, (key, _)) in whole.iter().enumerate() {
             let mut missing = whole.clone();
             missing.remove(i);
@@ -433,7 +564,7 @@ mod tests {
             } else {
                 assert!(outcome.unwrap_err().to_string().contains(key), "{key}");
             }
-            if short == "version" {
+            if ["version", "sampler"].contains(&short) {
                 continue;
             }
             let mut damaged = whole.clone();
@@ -451,11 +582,13 @@ mod tests {
             ("timesteps", "[5,7,1]"),
             ("timesteps", "[]"),
             ("timesteps", "[1000,4,1]"),
-            ("steps", "4"),
+            ("steps", "10"),
             ("steps_per_run", "0"),
-            ("steps_per_run", "4"),
+            ("steps_per_run", "10"),
             ("betas", "[0.1,2.0]"),
             ("parameterisation", "v"),
+            ("parameterisation", "noise"),
+            ("scheduler", "{}"),
             ("graph", "loop"),
         ] {
             let mut pairs = whole.clone();

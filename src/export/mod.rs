@@ -21,15 +21,20 @@
 //! ```
 
 mod attention;
+mod chain;
 pub mod check;
 mod file;
 mod graphs;
+mod guidance;
 pub mod metadata;
 mod network;
+mod source;
+mod step;
 mod write;
 
 pub use check::{Difference, Expectation};
 pub use file::write_checked;
-pub use graphs::{GraphSpec, Source, build};
+pub use graphs::{GraphSpec, build};
 pub use metadata::{GraphKind, Metadata, SamplerSummary};
+pub use source::Source;
 pub use write::{Check, ExportOptions, Exported, write};

@@ -9,10 +9,12 @@
 use super::attention;
 use crate::config::Activation;
 use crate::error::Result;
-use crate::model::graph::{Graph, Node, Op};
+use crate::model::graph::{Graph, Node, Op, Shape};
 use crate::model::params::ParamId;
 use crate::nn::time_embedding;
+use performer_ddpm_onnx as onnx;
 use performer_ddpm_onnx::builder::{ConvSpec, GraphBuilder, Unary, Value};
+use performer_ddpm_onnx::{Dim, ElementType};
 
 /// What the network is told of the images.
 #[derive(Clone, Copy)]
@@ -21,6 +23,11 @@ pub(super) struct Condition {
     pub t: Value,
     /// The classes, integers \[N\], where the network takes them.
     pub y: Option<Value>,
+}
+
+/// The shape of a batch of images.
+pub(super) fn images(shape: Shape) -> onnx::Shape {
+    onnx::Shape(vec![Dim::from("N"), shape.c.into(), shape.h.into(), shape.w.into()])
 }
 
 /// A network to be written into a graph.
@@ -37,7 +44,7 @@ pub(super) struct Network<'a> {
 }
 
 impl Network<'_> {
-    /// Writes the network into `g` and returns eps \[N, C, H, W\]; x \[N, C, H, W\] floats.
+    /// Writes the network into `g` and returns its output \[N, C', H, W\] for x \[N, C, H, W\].
     pub fn write(&self, g: &mut GraphBuilder, x: Value, condition: Condition) -> Result<Value> {
         // Every value is written before it is read, so any value can fill the list at first.
         let mut values = vec![x; self.graph.values.len()];
@@ -47,6 +54,12 @@ impl Network<'_> {
                 g.within(&node.name, &self.doc(node), |g| self.node(g, node, &inputs, condition))?;
         }
         Ok(values[self.graph.output.0])
+    }
+
+    /// The input `y` of a network that takes classes.
+    pub fn classes(&self, g: &mut GraphBuilder) -> Result<Option<Value>> {
+        let takes_classes = self.graph.classes().is_some();
+        Ok(takes_classes.then(|| g.input("y", ElementType::I64, [Dim::from("N")])).transpose()?)
     }
 
     fn node(

@@ -2,7 +2,8 @@
 
 use super::check::{Difference, Expectation};
 use super::file::write_checked;
-use super::graphs::{GraphSpec, Source, build};
+use super::graphs::{GraphSpec, build};
+use super::source::Source;
 use crate::error::{Error, Result};
 use crate::machine;
 use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};

@@ -1,7 +1,7 @@
 //! What the network is told of a batch beside x_t and t: the images' classes, and how far to lead there.
 
 use super::SampleOptions;
-use crate::config::UnetConfig;
+use crate::config::Labels;
 use crate::equations::guidance::Guidance;
 use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
@@ -15,9 +15,9 @@ pub struct Classes {
     pub null: Option<usize>,
 }
 
-impl From<&UnetConfig> for Classes {
-    fn from(unet: &UnetConfig) -> Self {
-        Classes { count: unet.classes(), null: unet.null_class() }
+impl From<Labels<'_>> for Classes {
+    fn from(labels: Labels) -> Self {
+        Classes { count: labels.classes(), null: labels.null_class() }
     }
 }
 

@@ -62,8 +62,8 @@ pub use pipeline::{Compute, Diffusion, Pipeline, is_onnx};
 use crate::config::{Prediction, VarianceKind};
 use crate::equations::ddim::Ddim;
 use crate::equations::reverse::Reverse;
-use crate::equations::solver::{Plan, Scheduler};
-use crate::equations::update::{ReverseProcess, StepCoefficients};
+use crate::equations::solver::{Plan, Scheduler, Step};
+use crate::equations::update::ReverseProcess;
 use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
 use crate::kernels::Element;
@@ -142,13 +142,11 @@ impl Process {
     /// The steps as the graphs take them, in the order of sampling.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a sampler whose steps are not of that form.
-    pub fn coefficients(&self) -> Result<Vec<(Timestep, StepCoefficients)>> {
+    /// [`Error::Invalid`] for a sampler whose numbers are out of range.
+    pub fn table(&self) -> Result<Vec<Step>> {
         match self {
             Process::Text { schedule, reverse } => reverse.steps(schedule),
-            Process::Plan(plan) => {
-                plan.steps().iter().map(|step| Ok((step.t, StepCoefficients::of(step)?))).collect()
-            }
+            Process::Plan(plan) => Ok(plan.steps().to_vec()),
         }
     }
 
@@ -200,26 +198,26 @@ impl Process {
 }
 
 impl SampleOptions {
-    /// What happens at each step, where it is the slides' algorithm or DDIM.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for another sampler.
-    pub fn reverse(&self) -> Result<ReverseProcess> {
+    /// The sampler with its timesteps and its limit: what a sampler graph is made of.
+    pub fn scheduler(&self) -> Scheduler {
+        match self.choice() {
+            Ok(reverse) => Scheduler::of_text(reverse, self.spacing),
+            Err(scheduler) => scheduler,
+        }
+    }
+
+    /// The slides' algorithm or DDIM, or else the scheduler.
+    fn choice(&self) -> std::result::Result<ReverseProcess, Scheduler> {
         match self.sampler {
             Sampler::Ddpm { variance } => {
                 Ok(ReverseProcess::Alg2(Reverse { variance, clip_x0: self.clip_x0 != ClipX0::Off }))
             }
             Sampler::Ddim { eta } => Ok(ReverseProcess::Ddim(Ddim { eta, clip_x0: self.clip_x0 })),
-            Sampler::Scheduler(scheduler) => Err(Error::invalid(
-                "the sampler of a sampler graph",
-                "Algorithm 2 or DDIM over their own timesteps, for a network that predicts eps",
-                format!("{scheduler:?}"),
-                "sample from the model folder, or from its denoiser graph",
-            )),
+            Sampler::Scheduler(scheduler) => Err(scheduler),
         }
     }
 
-    /// The same options with another reverse process; the inverse of [`SampleOptions::reverse`].
+    /// The same options with Algorithm 2 or DDIM.
     pub fn with_reverse(self, process: ReverseProcess) -> Self {
         let (sampler, clip_x0) = match process {
             ReverseProcess::Alg2(Reverse { variance, clip_x0 }) => {
@@ -260,8 +258,9 @@ impl SampleOptions {
             let kept = reverse.strided(schedule, steps, spacing)?.begun_at(schedule, from)?;
             Ok(Process::Text { schedule: kept, reverse })
         };
-        let Sampler::Scheduler(scheduler) = self.sampler else {
-            return text(self.reverse()?, self.steps, self.spacing);
+        let scheduler = match self.choice() {
+            Ok(reverse) => return text(reverse, self.steps, self.spacing),
+            Err(scheduler) => scheduler,
         };
         let steps = self.steps.unwrap_or(schedule.steps());
         match scheduler.text(schedule, steps) {

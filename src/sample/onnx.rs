@@ -4,15 +4,21 @@
 mod frame;
 mod graphs;
 mod ports;
+mod told;
 
-use super::{Conditions, Denoiser, DrawNoise, Process, Watch};
+use super::{Classes, Conditions, Denoiser, DrawNoise, Process, Watch};
+use crate::config::Labels;
+use crate::equations::solver::StepForm;
 use crate::error::{Error, Result};
-use crate::export::{GraphKind, Metadata, SamplerSummary};
-use graphs::Loaded;
+use crate::export::{GraphKind, Metadata};
+use frame::Frame;
+use graphs::{Fixed, Loaded};
+use performer_ddpm_onnx::model::Summary;
 use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
 use performer_ddpm_onnx::runner::{Description, load_tract};
 use performer_ddpm_onnx::{Error as OnnxError, Model};
 use ports::DenoiserPorts;
+use told::{Takes, Told};
 
 /// The runtime of a graph and its options.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,14 +39,16 @@ impl Default for Runtime {
 /// The kind of a graph, with what only this kind needs.
 enum Kind {
     Denoiser(DenoiserPorts),
-    Step,
-    Sampler(SamplerSummary),
+    Step(StepForm),
+    Sampler(Box<Fixed>),
 }
 
 /// A graph in an ONNX runtime as a [`Denoiser`].
 pub struct OnnxDenoiser {
     kind: Kind,
     loaded: Loaded,
+    takes: Takes,
+    classes: Classes,
 }
 
 impl OnnxDenoiser {
@@ -66,18 +74,28 @@ impl OnnxDenoiser {
         let plain = metadata.is_none().then(|| model.with_plain_ports());
         let model = plain.as_ref().unwrap_or(model);
         let summary = model.summary()?;
-        let (kind, frame) = match metadata.map(|metadata| (metadata.graph, metadata.sampler)) {
-            Some((GraphKind::Sampler, Some(sampler))) => {
-                let inputs: &[&str] =
-                    if sampler.is_cut() { &["x_T", "noise", "first"] } else { &["x_T", "noise"] };
-                let frame = ports::own(origin, &summary, inputs, "images")?;
-                (Kind::Sampler(sampler), frame)
+        let labels = metadata.as_ref().map_or_else(Labels::default, Metadata::labels);
+        let takes = Takes {
+            classes: labels.embeds.is_some(),
+            guidance: summary.inputs.iter().any(|port| port.name == "guidance"),
+        };
+        let classes = Classes::from(labels);
+        let (kind, frame) = match metadata {
+            Some(Metadata { sampler: Some(sampler), scheduler, schedule, .. }) => {
+                let table = scheduler.steps(&schedule, sampler.steps)?;
+                let fixed = Fixed { summary: sampler, table };
+                let mut inputs = vec!["x_T", "noise"];
+                inputs.extend(fixed.summary.is_cut().then_some("first"));
+                let frame = own(origin, &summary, inputs, "images", &fixed.carried(), takes)?;
+                (Kind::Sampler(Box::new(fixed)), frame)
             }
-            Some((GraphKind::Step, _)) => {
-                (Kind::Step, ports::own(origin, &summary, &["x", "t", "coefficients", "z"], "x_next")?)
+            Some(metadata) if metadata.graph == GraphKind::Step => {
+                let form = metadata.form();
+                let inputs = vec!["x", "t", "coefficients", "z"];
+                (Kind::Step(form), own(origin, &summary, inputs, "x_next", &form.carried(), takes)?)
             }
             _ => {
-                let (ports, frame) = ports::denoiser(origin, &summary)?;
+                let (ports, frame) = ports::denoiser(origin, &summary, takes.classes)?;
                 (Kind::Denoiser(ports), frame)
             }
         };
@@ -85,7 +103,7 @@ impl OnnxDenoiser {
             Runtime::Tract => load_tract(model)?,
             Runtime::OnnxRuntime(options) => Box::new(OrtRunner::load(model, options)?),
         };
-        Ok(OnnxDenoiser { kind, loaded: Loaded { runner, frame } })
+        Ok(OnnxDenoiser { kind, loaded: Loaded { runner, frame }, takes, classes })
     }
 
     /// The runtime and the device that run the graph.
@@ -101,16 +119,38 @@ impl OnnxDenoiser {
     fn run(
         &mut self,
         process: &Process,
+        conditions: &Conditions,
         x: &mut [f32],
         z: &mut DrawNoise<f32>,
         watch: &mut Watch<f32>,
     ) -> Result<()> {
+        let frame = self.loaded.frame;
+        let told = Told { conditions, takes: self.takes, n: frame.graph_batch(x.len() / frame.len())? };
         match &self.kind {
-            Kind::Denoiser(ports) => self.loaded.by_denoiser(ports, process, x, z, watch),
-            Kind::Step => self.loaded.by_steps(process, x, z, watch),
-            Kind::Sampler(summary) => self.loaded.by_sampler(summary, process, x, z, watch),
+            Kind::Denoiser(ports) => self.loaded.by_denoiser(ports, told, process, x, z, watch),
+            Kind::Step(form) => self.loaded.by_steps(form, told, process, x, z, watch),
+            Kind::Sampler(fixed) => self.loaded.by_sampler(fixed, told, process, x, z, watch),
         }
     }
+}
+
+/// Checks a graph of our own: these inputs and the output, what it carries beside the images, and the inputs of
+/// the classes and of the guidance.
+fn own(
+    origin: &str,
+    summary: &Summary,
+    mut inputs: Vec<&'static str>,
+    output: &str,
+    carried: &[&'static str],
+    takes: Takes,
+) -> Result<Frame> {
+    inputs.extend(carried);
+    inputs.extend(takes.classes.then_some("y"));
+    inputs.extend(takes.guidance.then_some("guidance"));
+    let mut outputs = vec![output.to_owned()];
+    outputs.extend(carried.iter().map(|name| format!("{name}_next")));
+    let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    ports::own(origin, summary, &inputs, &outputs)
 }
 
 impl Denoiser<f32> for OnnxDenoiser {
@@ -118,18 +158,22 @@ impl Denoiser<f32> for OnnxDenoiser {
         self.loaded.frame.image
     }
 
+    fn classes(&self) -> Classes {
+        self.classes
+    }
+
     fn denoise(
         &mut self,
         process: &Process,
-        _: &Conditions,
+        conditions: &Conditions,
         x: &mut [f32],
         z: &mut DrawNoise<f32>,
         watch: &mut Watch<f32>,
     ) -> Result<()> {
-        let error = match self.run(process, x, z, watch) {
+        let error = match self.run(process, conditions, x, z, watch) {
             Err(Error::Onnx(OnnxError::OutOfMemory { device, .. })) => {
                 let batch = x.len() / self.loaded.frame.len();
-                Error::OutOfMemory { device, batch, fits: self.largest_below(batch, process) }
+                Error::OutOfMemory { device, batch, fits: self.largest_below(batch, process, conditions) }
             }
             outcome => return outcome,
         };
@@ -140,18 +184,18 @@ impl Denoiser<f32> for OnnxDenoiser {
 impl OnnxDenoiser {
     /// Tries half the batch, a quarter, and so on, by one step (a sampler graph: all of its own), and returns
     /// the first that fits. A graph of one fixed batch has no smaller one.
-    fn largest_below(&mut self, batch: usize, process: &Process) -> Option<usize> {
+    fn largest_below(&mut self, batch: usize, process: &Process, conditions: &Conditions) -> Option<usize> {
         if self.fixed_batch().is_some() {
             return None;
         }
         let process = match self.kind {
             Kind::Sampler(_) => process.clone(),
-            Kind::Denoiser(_) | Kind::Step => process.last_step().ok()?,
+            Kind::Denoiser(_) | Kind::Step(_) => process.last_step().ok()?,
         };
         let halves = std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0);
         halves.into_iter().find(|n| {
             let mut x = vec![0.0; n * self.loaded.frame.len()];
-            self.run(&process, &mut x, &mut |_, _, _| {}, &mut |_, _| {}).is_ok()
+            self.run(&process, conditions, &mut x, &mut |_, _, _| {}, &mut |_, _| {}).is_ok()
         })
     }
 }

@@ -6,7 +6,7 @@ use super::{
     sample_with,
 };
 use crate::checkpoint::model_folder::{self, LoadedModel};
-use crate::config::{DiffusionConfig, UnetConfig, VarianceKind};
+use crate::config::{DiffusionConfig, Labels, UnetConfig, VarianceKind};
 use crate::equations::Schedule;
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
@@ -34,6 +34,8 @@ pub enum Compute {
         runtime: Runtime,
         /// What is made of a model folder; a file has its own.
         graph: GraphSpec,
+        /// Whether that graph guides, in two passes a step: see [`Source::guided`].
+        guided: bool,
         /// The batch that a CUDA graph is captured for; nothing else depends on it.
         batch: usize,
     },
@@ -47,9 +49,10 @@ impl Default for Compute {
 }
 
 impl Compute {
-    /// A runtime with the graph that keeps x_t on its device.
+    /// A runtime with the graph that keeps x_t on its device, without guidance.
     pub fn runtime(runtime: Runtime) -> Self {
-        Compute::Runtime { runtime, graph: GraphSpec::Step, batch: SampleOptions::default().batch }
+        let batch = SampleOptions::default().batch;
+        Compute::Runtime { runtime, graph: GraphSpec::Step, guided: false, batch }
     }
 }
 
@@ -95,7 +98,16 @@ impl Diffusion {
 /// What predicts the noise.
 enum Network {
     Engine(Box<Trained>),
-    Graph { denoiser: OnnxDenoiser, kind: GraphKind, fixed: Option<SamplerSummary> },
+    Graph(Box<Graph>),
+}
+
+/// A graph in a runtime, and what its metadata say.
+struct Graph {
+    denoiser: OnnxDenoiser,
+    kind: GraphKind,
+    fixed: Option<SamplerSummary>,
+    class_embeds: Option<usize>,
+    class_names: Vec<String>,
 }
 
 /// A network in the engine, and what it is saved and exported with.
@@ -205,8 +217,10 @@ impl Pipeline {
                 let network = Network::Engine(Box::new(Trained { model, engine, diffusion }));
                 Pipeline { network, diffusion: process, step, note: None }
             }
-            Compute::Runtime { runtime, graph, batch } => {
-                let source = Source { model: &model, diffusion: &diffusion, step };
+            Compute::Runtime { runtime, graph, guided, batch } => {
+                let scheduler = process.scheduler;
+                let guided = *guided;
+                let source = Source { scheduler, guided, step, ..Source::new(&model, &diffusion) };
                 let graph = export::build(source, graph)?;
                 let pipeline = Self::from_onnx(&graph, runtime, *batch, None)?;
                 Pipeline { diffusion: process, ..pipeline }
@@ -228,13 +242,22 @@ impl Pipeline {
         diffusion: Option<&DiffusionConfig>,
     ) -> Result<Pipeline> {
         let metadata = Metadata::read(model)?;
-        let (process, kind, fixed, step) = match (metadata, diffusion) {
-            (Some(Metadata { graph, schedule, variance, clip_x0, sampler, step, .. }), None) => {
-                let config = DiffusionConfig { variance, clip_x0, ..DiffusionConfig::default() };
-                let scheduler = Scheduler::of(&config);
-                (Diffusion { schedule, variance, clip_x0, scheduler }, graph, sampler, step)
+        let denoiser = |metadata: Option<Metadata>| -> Result<_> {
+            let denoiser = OnnxDenoiser::load(model, runtime, batch)?;
+            let (kind, fixed, class_embeds, class_names) = match metadata {
+                Some(Metadata { graph, sampler, classes, class_names, .. }) => {
+                    (graph, sampler, classes, class_names)
+                }
+                None => (GraphKind::Denoiser, None, None, Vec::new()),
+            };
+            Ok(Network::Graph(Box::new(Graph { denoiser, kind, fixed, class_embeds, class_names })))
+        };
+        let (process, metadata) = match (metadata, diffusion) {
+            (Some(metadata), None) => {
+                let Metadata { schedule, variance, clip_x0, scheduler, .. } = metadata.clone();
+                (Diffusion { schedule, variance, clip_x0, scheduler }, Some(metadata))
             }
-            (None, Some(config)) => (Diffusion::new(config)?, GraphKind::Denoiser, None, None),
+            (None, Some(config)) => (Diffusion::new(config)?, None),
             (Some(_), Some(_)) => {
                 return Err(Error::invalid(
                     "`schedule` and `timesteps`",
@@ -253,9 +276,8 @@ impl Pipeline {
                 ));
             }
         };
-        let denoiser = OnnxDenoiser::load(model, runtime, batch)?;
-        let network = Network::Graph { denoiser, kind, fixed };
-        Ok(Pipeline { network, diffusion: process, step, note: None })
+        let step = metadata.as_ref().and_then(|metadata| metadata.step);
+        Ok(Pipeline { network: denoiser(metadata)?, diffusion: process, step, note: None })
     }
 
     /// The options of sampling where nothing else is wanted: [`SampleOptions::default`] with what the model
@@ -263,13 +285,13 @@ impl Pipeline {
     /// the batch that it is fixed to.
     pub fn options(&self) -> SampleOptions {
         let mut options = self.diffusion.options();
-        options.count = images_for(self.unet().map_or(0, UnetConfig::classes), options.count);
+        options.count = images_for(self.labels().classes(), options.count);
         options.batch = options.count;
-        if let Network::Graph { denoiser, fixed, .. } = &self.network {
+        if let Network::Graph(graph) = &self.network {
+            let Graph { denoiser, fixed, .. } = &**graph;
             if let Some(summary) = fixed {
-                options = options.with_reverse(summary.process);
-                options.steps = Some(summary.timesteps.len());
-                options.spacing = summary.spacing;
+                let SamplerSummary { scheduler, steps, .. } = summary;
+                options = options.with_scheduler(scheduler, &self.diffusion.schedule, Some(*steps));
             }
             options.batch = denoiser.fixed_batch().unwrap_or(options.batch);
         }
@@ -301,7 +323,7 @@ impl Pipeline {
                 let mut native = Native::new(&trained.model, &mut trained.engine)?;
                 sample_with(&mut native, schedule, options, noise, observer)
             }
-            Network::Graph { denoiser, .. } => sample_with(denoiser, schedule, options, noise, observer),
+            Network::Graph(graph) => sample_with(&mut graph.denoiser, schedule, options, noise, observer),
         }
     }
 
@@ -312,7 +334,7 @@ impl Pipeline {
     pub fn edit(&mut self, options: &SampleOptions) -> Result<Editor<'_, f32>> {
         let denoiser: Box<dyn Denoiser<f32>> = match &mut self.network {
             Network::Engine(trained) => Box::new(Native::new(&trained.model, &mut trained.engine)?),
-            Network::Graph { denoiser, .. } => Box::new(denoiser),
+            Network::Graph(graph) => Box::new(&mut graph.denoiser),
         };
         Editor::new(denoiser, &self.diffusion.schedule, options)
     }
@@ -334,7 +356,7 @@ impl Pipeline {
 
     /// Whether x_t can be looked at after every step: not in a graph that takes several at a time.
     pub fn is_watchable(&self) -> bool {
-        !matches!(&self.network, Network::Graph { kind: GraphKind::Sampler, .. })
+        self.graph() != Some(GraphKind::Sampler)
     }
 
     /// Height, width and channels of an image.
@@ -345,7 +367,15 @@ impl Pipeline {
                 let shape = graph.shape(graph.input);
                 [shape.h, shape.w, shape.c]
             }
-            Network::Graph { denoiser, .. } => denoiser.image(),
+            Network::Graph(graph) => graph.denoiser.image(),
+        }
+    }
+
+    /// The classes that the network knows.
+    pub fn labels(&self) -> Labels<'_> {
+        match &self.network {
+            Network::Engine(trained) => trained.model.config.labels(),
+            Network::Graph(graph) => Labels { embeds: graph.class_embeds, names: &graph.class_names },
         }
     }
 
@@ -353,7 +383,7 @@ impl Pipeline {
     pub fn unet(&self) -> Option<&UnetConfig> {
         match &self.network {
             Network::Engine(trained) => Some(&trained.model.config),
-            Network::Graph { .. } => None,
+            Network::Graph(_) => None,
         }
     }
 
@@ -376,7 +406,7 @@ impl Pipeline {
     pub fn graph(&self) -> Option<GraphKind> {
         match &self.network {
             Network::Engine(_) => None,
-            Network::Graph { kind, .. } => Some(*kind),
+            Network::Graph(graph) => Some(graph.kind),
         }
     }
 
@@ -384,7 +414,7 @@ impl Pipeline {
     pub fn fixed_batch(&self) -> Option<usize> {
         match &self.network {
             Network::Engine(_) => None,
-            Network::Graph { denoiser, .. } => denoiser.fixed_batch(),
+            Network::Graph(graph) => graph.denoiser.fixed_batch(),
         }
     }
 
@@ -392,7 +422,7 @@ impl Pipeline {
     pub fn fixed_sampler(&self) -> Option<&SamplerSummary> {
         match &self.network {
             Network::Engine(_) => None,
-            Network::Graph { fixed, .. } => fixed.as_ref(),
+            Network::Graph(graph) => graph.fixed.as_ref(),
         }
     }
 
@@ -407,7 +437,7 @@ impl Pipeline {
                 library: String::new(),
                 placement: Vec::new(),
             },
-            Network::Graph { denoiser, .. } => denoiser.describe().clone(),
+            Network::Graph(graph) => graph.denoiser.describe().clone(),
         }
     }
 
@@ -418,7 +448,7 @@ impl Pipeline {
     pub fn engine(&mut self) -> Result<(&Model<f32>, &mut Engine<f32>)> {
         match &mut self.network {
             Network::Engine(trained) => Ok((&trained.model, &mut trained.engine)),
-            Network::Graph { denoiser, .. } => Err(in_runtime(denoiser)),
+            Network::Graph(graph) => Err(in_runtime(&graph.denoiser)),
         }
     }
 
@@ -446,13 +476,14 @@ impl Pipeline {
     /// [`Error::Invalid`] for a pipeline in a runtime.
     pub fn source(&self) -> Result<Source<'_>> {
         let Trained { model, diffusion, .. } = self.trained()?;
-        Ok(Source { model, diffusion, step: self.step })
+        let scheduler = self.diffusion.scheduler;
+        Ok(Source { scheduler, step: self.step, ..Source::new(model, diffusion) })
     }
 
     fn trained(&self) -> Result<&Trained> {
         match &self.network {
             Network::Engine(trained) => Ok(trained),
-            Network::Graph { denoiser, .. } => Err(in_runtime(denoiser)),
+            Network::Graph(graph) => Err(in_runtime(&graph.denoiser)),
         }
     }
 }

@@ -62,9 +62,8 @@ fn native(options: &SampleOptions, noise: Option<&Array5<f32>>) -> Array4<f32> {
 
 /// The sampler's five steps in one run, and in three runs, the last of which has one step too many.
 fn graphs(options: &SampleOptions) -> [GraphSpec; 4] {
-    let process = options.reverse().unwrap();
-    let sampler =
-        |per_run| GraphSpec::Sampler { process, steps: options.steps, spacing: options.spacing, per_run };
+    let scheduler = options.scheduler();
+    let sampler = |per_run| GraphSpec::Sampler { scheduler, steps: options.steps, per_run };
     [GraphSpec::Denoiser, GraphSpec::Step, sampler(None), sampler(Some(2))]
 }
 
@@ -73,7 +72,7 @@ fn graphs(options: &SampleOptions) -> [GraphSpec; 4] {
 fn compare(options: SampleOptions, noise: Option<Array5<f32>>) {
     let want = native(&options, noise.as_ref());
     let (model, diffusion) = network(&options);
-    let source = Source { model: &model, diffusion: &diffusion, step: None };
+    let source = Source::new(&model, &diffusion);
     for spec in graphs(&options) {
         let graph = build(source, &spec).expect("a graph");
         let (want, noise, options, schedule) = (
@@ -133,7 +132,7 @@ fn a_sampler_graph_refuses_another_sampler() {
     let options = samplers().swap_remove(0);
     let (model, diffusion) = network(&options);
     let schedule = Schedule::from_config(&diffusion).expect("a schedule");
-    let source = Source { model: &model, diffusion: &diffusion, step: None };
+    let source = Source::new(&model, &diffusion);
     let graph = build(source, &graphs(&options)[2]).expect("a graph");
     in_time(move || {
         for (name, mut denoiser) in denoisers(&graph) {

@@ -9,6 +9,7 @@ use performer_ddpm::Error;
 use performer_ddpm::checkpoint::model_folder::load_unet;
 use performer_ddpm::config::DiffusionConfig;
 use performer_ddpm::equations::ddim::{ClipX0, Ddim};
+use performer_ddpm::equations::solver::Scheduler;
 use performer_ddpm::equations::update::ReverseProcess;
 use performer_ddpm::equations::{Schedule, Spacing};
 use performer_ddpm::export::{GraphKind, GraphSpec, Metadata, Source, build, write_checked};
@@ -21,17 +22,18 @@ use std::process::Command;
 
 fn specs() -> [GraphSpec; 4] {
     let process = ReverseProcess::Ddim(Ddim { eta: 0.5, clip_x0: ClipX0::RederiveEps });
+    let scheduler = Scheduler::of_text(process, Spacing::Leading);
     [
         GraphSpec::Denoiser,
         GraphSpec::Step,
-        GraphSpec::Sampler { process, steps: Some(7), spacing: Spacing::Leading, per_run: None },
-        GraphSpec::Sampler { process, steps: Some(7), spacing: Spacing::Leading, per_run: Some(3) },
+        GraphSpec::Sampler { scheduler, steps: Some(7), per_run: None },
+        GraphSpec::Sampler { scheduler, steps: Some(7), per_run: Some(3) },
     ]
 }
 
 fn exported(model: &Model<f32>, spec: &GraphSpec) -> OnnxModel {
     let diffusion = DiffusionConfig::default();
-    build(Source { model, diffusion: &diffusion, step: Some(12) }, spec).expect("a graph")
+    build(Source { step: Some(12), ..Source::new(model, &diffusion) }, spec).expect("a graph")
 }
 
 /// The graph and the bodies in it.

@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn folders() -> Vec<PathBuf> {
+pub(crate) fn folders() -> Vec<PathBuf> {
     let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden2");
     let root = std::env::var_os("PERFORMER_DDPM_GOLDEN2").map_or_else(own, PathBuf::from).join("pipelines");
     let mut folders: Vec<PathBuf> = std::fs::read_dir(&root)
@@ -28,7 +28,7 @@ fn folders() -> Vec<PathBuf> {
 }
 
 /// What diffusers was told beside the scheduler's file.
-fn apply_step_arguments(loaded: &mut LoadedModel<f64>, arguments: &Value) {
+pub(crate) fn apply_step_arguments<T>(loaded: &mut LoadedModel<T>, arguments: &Value) {
     for (name, value) in arguments.as_object().into_iter().flatten() {
         match (name.as_str(), &mut loaded.scheduler.method) {
             ("eta", Method::Ddim(choice)) => choice.eta = value.as_f64().expect("a number"),
@@ -41,7 +41,7 @@ fn apply_step_arguments(loaded: &mut LoadedModel<f64>, arguments: &Value) {
 }
 
 /// x_T and the noises as one array \[K + 1, n, c, h, w\].
-fn noise_of(chain: &std::collections::BTreeMap<String, (Vec<usize>, Vec<f64>)>) -> Array5<f32> {
+pub(crate) fn noise_of(chain: &std::collections::BTreeMap<String, (Vec<usize>, Vec<f64>)>) -> Array5<f32> {
     let ((start_shape, start), (shape, noises)) = (&chain["x_T"], &chain["noise"]);
     assert_eq!(start_shape[..], shape[1..]);
     let mut all = vec![shape[0] + 1];

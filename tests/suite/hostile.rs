@@ -122,7 +122,7 @@ proptest! {
         prop_assert_eq!(saved.is_ok(), complete);
         let short = vec![0.0; raw];
         prop_assert!(refused(model_folder::save(folder.path(), &model, Some(&short), &config.diffusion)));
-        let source = export::Source { model: &model, diffusion: &config.diffusion, step: None };
+        let source = export::Source::new(&model, &config.diffusion);
         let spec = [GraphSpec::Denoiser, GraphSpec::Step][raw % 2];
         prop_assert_eq!(export::build(source, &spec).is_ok(), complete);
         let made = Pipeline::new(model, config.diffusion, &Compute::default());
@@ -136,7 +136,7 @@ proptest! {
     ) {
         let mut usual = SampleOptions { steps, ..SampleOptions::default() };
         usual.sampler = Sampler::Ddim { eta };
-        let graph = GraphSpec::Sampler { process: usual.reverse().unwrap(), steps, spacing: usual.spacing, per_run };
+        let graph = GraphSpec::Sampler { scheduler: usual.scheduler(), steps, per_run };
         let pipeline = pipeline();
         let source = pipeline.source().expect("the engine's");
         let built = export::build(source, &graph);

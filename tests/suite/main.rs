@@ -32,6 +32,7 @@ mod export_graphs;
 mod floors;
 mod golden2_edits;
 mod golden2_objectives;
+mod golden2_onnx;
 mod golden2_pipelines;
 mod golden2_unets;
 mod golden_attention;

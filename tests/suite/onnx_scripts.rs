@@ -4,8 +4,9 @@
 use crate::support::peers::{self, python};
 use ndarray::{Array4, Array5};
 use performer_ddpm::checkpoint::model_folder;
-use performer_ddpm::config::{DiffusionConfig, Preset};
+use performer_ddpm::config::{DiffusionConfig, Prediction, Preset};
 use performer_ddpm::equations::Schedule;
+use performer_ddpm::equations::solver::{Method, Scheduler, UniPc};
 use performer_ddpm::export::{GraphSpec, Source, build};
 use performer_ddpm::kernels::Isa;
 use performer_ddpm::model::{Engine, Model};
@@ -64,14 +65,10 @@ fn the_python_sampler_gives_the_engine_s_images() {
         let want =
             sample(&model, &schedule, &mut engine, &options, Some(noise.view()), |_| {}).expect("images");
         let largest = want.iter().fold(1f32, |most, x| most.max(x.abs()));
-        let chain = |per_run| GraphSpec::Sampler {
-            process: options.reverse().unwrap(),
-            steps: options.steps,
-            spacing: options.spacing,
-            per_run,
-        };
+        let scheduler = options.scheduler();
+        let chain = |per_run| GraphSpec::Sampler { scheduler, steps: options.steps, per_run };
         for spec in [GraphSpec::Denoiser, GraphSpec::Step, chain(None), chain(Some(3))] {
-            let source = Source { model: &model, diffusion: &diffusion, step: None };
+            let source = Source::new(&model, &diffusion);
             build(source, &spec).and_then(|graph| Ok(graph.write(file("graph.onnx"))?)).expect("a file");
             let mut command = Command::new(&python);
             command.arg(script("sample.py")).arg(file("graph.onnx")).arg("--noise").arg(file("noise.npy"));
@@ -91,6 +88,49 @@ fn the_python_sampler_gives_the_engine_s_images() {
     }
     let grid = image::open(file("grid.png")).expect("a picture");
     assert_eq!((grid.width(), grid.height()), (56, 56));
+}
+
+/// A network that predicts v, from zero terminal SNR: by DDIM in the denoiser and in a step graph that
+/// carries what UniPC needs, and by UniPC itself in runs of 3 of its 4 steps.
+#[test]
+fn the_python_sampler_takes_graphs_that_carry_more() {
+    let Some(python) = python("numpy, onnxruntime") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name);
+    let (model, steps, n) = (network(), 4, 3);
+    let mut numbers = vec![0.0; (steps + 1) * n * 784];
+    fill_normal(&mut rng(1, Stream::Check, 0, 0), &mut numbers);
+    let noise = Array5::from_shape_vec((steps + 1, n, 1, 28, 28), numbers).expect("[K + 1, N, C, H, W]");
+    write_npy(&file("noise.npy"), noise.view()).expect("a file");
+    let prediction = Prediction::VPrediction;
+    let diffusion = DiffusionConfig { prediction, zero_terminal_snr: true, ..DiffusionConfig::default() };
+    let schedule = Schedule::from_config(&diffusion).expect("a schedule");
+    let ddim = Scheduler::of(&diffusion);
+    let unipc = ddim.with_method(Method::UniPc(UniPc::default()));
+    let chain = GraphSpec::Sampler { scheduler: unipc, steps: Some(steps), per_run: Some(3) };
+    for (spec, scheduler) in [(GraphSpec::Denoiser, ddim), (GraphSpec::Step, ddim), (chain, unipc)] {
+        let options = SampleOptions { count: n, batch: n, ..SampleOptions::default() };
+        let options = options.with_scheduler(&scheduler, &schedule, Some(steps));
+        let mut engine = Engine::new(&model, 1, Isa::detect()).expect("an engine");
+        let want =
+            sample(&model, &schedule, &mut engine, &options, Some(noise.view()), |_| {}).expect("images");
+        let largest = want.iter().fold(1f32, |most, x| most.max(x.abs()));
+        let source = Source { scheduler: unipc, ..Source::new(&model, &diffusion) };
+        build(source, &spec).and_then(|graph| Ok(graph.write(file("graph.onnx"))?)).expect("a file");
+        let mut command = Command::new(&python);
+        command.arg(script("sample.py")).arg(file("graph.onnx")).arg("--noise").arg(file("noise.npy"));
+        command.arg("--npy").arg(file("images.npy"));
+        if scheduler == ddim {
+            command.args(["--sampler", "ddim", "--steps", "4"]);
+        }
+        let output = command.output().expect("python runs");
+        assert!(output.status.success(), "{}", text(&output));
+        let got: Array4<f32> = read_npy(&file("images.npy")).expect("images");
+        let got = got.permuted_axes([0, 2, 3, 1]);
+        let errors = got.iter().zip(&want).map(|(a, b)| (a - b).abs());
+        let error = errors.fold(0f32, |most, e| if e.is_nan() || e > most { e } else { most });
+        assert!(error <= 1e-3 * largest, "{:?}: {error} of {largest}", spec.kind());
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The library's front door: what is trained, saved, loaded and sampled through a pipeline.
 
-use performer_ddpm::config::{Preset, VarianceKind};
+use performer_ddpm::config::{DiffusionConfig, Preset, VarianceKind};
 use performer_ddpm::data::Dataset;
+use performer_ddpm::equations::Schedule;
 use performer_ddpm::kernels::Isa;
 use performer_ddpm::sample::{ClipX0, Compute, Sampler};
 use performer_ddpm::{Pipeline, SampleOptions, Trainer};
@@ -47,11 +48,13 @@ fn the_usual_options_follow_the_model() {
 }
 
 #[test]
-fn a_reverse_process_and_options_say_the_same() {
+fn a_scheduler_and_options_say_the_same() {
+    let schedule = Schedule::from_config(&DiffusionConfig::default()).expect("a schedule");
     for sampler in [Sampler::Ddim { eta: 0.3 }, Sampler::Ddpm { variance: VarianceKind::FixedLarge }] {
         for clip_x0 in [ClipX0::Off, ClipX0::RederiveEps] {
             let options = SampleOptions { sampler, clip_x0, ..SampleOptions::default() };
-            assert_eq!(SampleOptions::default().with_reverse(options.reverse().unwrap()), options);
+            let again = SampleOptions::default().with_scheduler(&options.scheduler(), &schedule, Some(50));
+            assert_eq!(again, options);
         }
     }
 }

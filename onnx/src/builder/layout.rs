@@ -60,7 +60,8 @@ impl GraphBuilder {
         self.node(Op::Reshape, &[Some(x), Some(codes)], vec![], element, shape)
     }
 
-    /// Counts elements on both sides as (product of lengths, symbols); copied dimensions cancel.
+    /// Counts elements on both sides as (product of lengths, symbols); copied dimensions cancel, and a symbol
+    /// such as `2*N`, which an earlier reshape made, counts as 2 and N.
     fn reshaped(&self, from: &Shape, target: &[ReshapeDim]) -> Result<Shape> {
         let shown = || {
             Shape(
@@ -81,8 +82,9 @@ impl GraphBuilder {
                 left.push(dim);
             }
         }
-        let symbols: Vec<&Dim> = left.iter().copied().filter(|dim| dim.known().is_none()).collect();
-        let product: Vec<usize> = left.iter().filter_map(|dim| dim.known()).collect();
+        let counted: Vec<(usize, Option<&str>)> = left.iter().map(|dim| factors(dim)).collect();
+        let symbols: Vec<&str> = counted.iter().filter_map(|(_, symbol)| *symbol).collect();
+        let product: Vec<usize> = counted.iter().map(|(length, _)| *length).collect();
         let product = element_count(&product).ok_or_else(|| refuse("the elements cannot be counted"))?;
         let given: Vec<usize> = target
             .iter()
@@ -97,7 +99,7 @@ impl GraphBuilder {
                 return Err(refuse("the inferred length must come out whole"));
             }
             (1, []) => Dim::Known(product / given),
-            (1, [symbol]) if product == given => (*symbol).clone(),
+            (1, [symbol]) if product == given => Dim::from(*symbol),
             (1, [symbol]) => Dim::Symbol(format!("{}*{symbol}", product / given)),
             (1, _) => return Err(refuse("an inferred length holds one symbol at most")),
             _ => return Err(refuse("one length at most can be inferred")),
@@ -340,5 +342,20 @@ impl GraphBuilder {
         let mut shape = self.shape(x)?.clone();
         shape.0[axis] = Dim::Known(length);
         Ok(shape)
+    }
+}
+
+/// A dimension as a length times a symbol; one without a name is a symbol of its own.
+fn factors(dim: &Dim) -> (usize, Option<&str>) {
+    match dim {
+        Dim::Known(length) => (*length, None),
+        Dim::Unknown => (1, Some("?")),
+        Dim::Symbol(name) => match name.split_once('*') {
+            Some((length, symbol)) => match length.parse() {
+                Ok(length) => (length, Some(symbol)),
+                Err(_) => (1, Some(name)),
+            },
+            None => (1, Some(name)),
+        },
     }
 }

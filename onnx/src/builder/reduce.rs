@@ -1,7 +1,7 @@
 //! Reductions.
 
 use super::{GraphBuilder, Op, Value, int, ints};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::types::{Dim, ElementType, Shape};
 
 /// The kind of a reduction.
@@ -47,6 +47,31 @@ impl GraphBuilder {
             Reduction::Max | Reduction::Mean => attributes.push(ints("axes", axes)),
         }
         self.node(op, &inputs, attributes, ElementType::F32, Shape(dims))
+    }
+
+    /// The `k` largest elements along an axis, the largest first (the operator's second output, where they
+    /// were, is not used).
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Error::Invalid) when x is not of floats, or the axis' length is not fixed or less than
+    /// `k`.
+    pub fn largest(&mut self, x: Value, axis: usize, k: usize) -> Result<Value> {
+        self.expect_type(Op::TopK, x, ElementType::F32)?;
+        let length = self.expect_known(Op::TopK, x, axis)?;
+        if k > length {
+            return Err(Error::invalid(
+                self.place(Op::TopK),
+                format!("at most {length}, the length of axis {axis}"),
+                k.to_string(),
+                "",
+            ));
+        }
+        let mut shape = self.shape(x)?.clone();
+        shape.0[axis] = Dim::Known(k);
+        let count = self.constant_i64(&[1], &[k as i64])?;
+        let outputs = vec![(ElementType::F32, shape.clone()), (ElementType::I64, shape)];
+        let attributes = vec![int("axis", axis as i64), int("largest", 1), int("sorted", 1)];
+        Ok(self.node_with_outputs(Op::TopK, &[Some(x), Some(count)], attributes, outputs)?[0])
     }
 
     /// e^x divided by its sum along an axis.

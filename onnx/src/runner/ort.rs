@@ -155,10 +155,8 @@ impl Runner for OrtRunner {
     }
 
     fn step_loop<'a>(&'a mut self, spec: &LoopSpec<'_>) -> Result<Box<dyn StepLoop + 'a>> {
-        super::stepper::check_state(self, spec)?;
-        let mut inputs = spec.others.clone();
-        inputs.push((spec.input, spec.state));
-        match_inputs(&self.inputs, &inputs)?;
+        super::stepper::check_states(self, spec)?;
+        match_inputs(&self.inputs, &spec.inputs())?;
         let device = self.description.device;
         if device != Device::Cpu && locate::minor(&self.description.version) < COPIES_FROM {
             return Err(Error::invalid(

@@ -1,4 +1,4 @@
-//! A loop that feeds an output back to an input.
+//! A loop that feeds outputs back to inputs.
 
 use super::{Port, Runner};
 use crate::error::{Error, Result};
@@ -7,54 +7,74 @@ use crate::types::Tensor;
 /// The ports and first values of a [`StepLoop`].
 #[derive(Clone, Debug)]
 pub struct LoopSpec<'a> {
+    /// What goes from an output back to an input.
+    pub states: Vec<Carried<'a>>,
+    /// A first value for every other input; [`StepLoop::set`] replaces it by one of the same shape.
+    pub others: Vec<(&'a str, &'a Tensor)>,
+}
+
+/// One state of a loop.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried<'a> {
     /// The input that receives the state.
     pub input: &'a str,
     /// The output that is the next state, of the same type and shape.
     pub output: &'a str,
     /// The first state.
-    pub state: &'a Tensor,
-    /// A first value for every other input; [`StepLoop::set`] replaces it by one of the same shape.
-    pub others: Vec<(&'a str, &'a Tensor)>,
+    pub first: &'a Tensor,
 }
 
-/// A loop whose state goes from an output back to an input.
+impl<'a> LoopSpec<'a> {
+    /// Every input with its first value.
+    pub(crate) fn inputs(&self) -> Vec<(&'a str, &'a Tensor)> {
+        let states = self.states.iter().map(|state| (state.input, state.first));
+        self.others.iter().copied().chain(states).collect()
+    }
+}
+
+/// A loop whose states go from outputs back to inputs.
 pub trait StepLoop {
-    /// Replaces the value of an input other than the state by one of the same shape, for all later steps.
+    /// Replaces the value of an input other than the states by one of the same shape, for all later steps.
     ///
     /// # Errors
     /// [`Error::Invalid`] when there is no such input, [`Error::Shape`] when the shape changes.
     fn set(&mut self, input: &str, value: &Tensor) -> Result<()>;
 
-    /// Runs the model once; its output is the state of the next step.
+    /// Runs the model once; its outputs are the states of the next step.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] and [`Error::Run`] from the runtime.
     fn step(&mut self) -> Result<()>;
 
-    /// The state, copied to the host.
+    /// The state that goes into this input, copied to the host.
     ///
     /// # Errors
-    /// [`Error::Run`] from the runtime.
-    fn state(&mut self) -> Result<Tensor>;
+    /// [`Error::Invalid`] when that is no state's, [`Error::Run`] from the runtime.
+    fn state(&mut self, input: &str) -> Result<Tensor>;
 }
 
-/// Checks that the state can go from the output to the input.
-pub(crate) fn check_state(runner: &dyn Runner, spec: &LoopSpec<'_>) -> Result<()> {
+/// Checks that there are states and that each can go from its output to its input.
+pub(crate) fn check_states(runner: &dyn Runner, spec: &LoopSpec<'_>) -> Result<()> {
+    if spec.states.is_empty() {
+        return Err(Error::invalid("loop states", "at least one", "none", ""));
+    }
     let find = |ports: &[Port], name: &str, kind: &str| {
         ports.iter().find(|port| port.name == name).cloned().ok_or_else(|| {
             let names: Vec<&str> = ports.iter().map(|port| port.name.as_str()).collect();
             Error::invalid(format!("loop {kind}"), format!("one of {}", names.join(", ")), name, "")
         })
     };
-    let input = find(runner.inputs(), spec.input, "input")?;
-    let output = find(runner.outputs(), spec.output, "output")?;
-    if input.element != output.element || input.shape != output.shape {
-        return Err(Error::invalid(
-            "loop state",
-            format!("an output like {input}"),
-            output.to_string(),
-            "the state keeps its type and shape",
-        ));
+    for state in &spec.states {
+        let input = find(runner.inputs(), state.input, "input")?;
+        let output = find(runner.outputs(), state.output, "output")?;
+        if input.element != output.element || input.shape != output.shape {
+            return Err(Error::invalid(
+                "loop state",
+                format!("an output like {input}"),
+                output.to_string(),
+                "the state keeps its type and shape",
+            ));
+        }
     }
     Ok(())
 }
@@ -62,10 +82,14 @@ pub(crate) fn check_state(runner: &dyn Runner, spec: &LoopSpec<'_>) -> Result<()
 /// The loop for a runtime that takes and returns host tensors only.
 pub struct HostLoop<'a> {
     runner: &'a mut dyn Runner,
+    states: Vec<HostState>,
+    others: Vec<(String, Tensor)>,
+}
+
+struct HostState {
     input: String,
     output: String,
-    state: Tensor,
-    others: Vec<(String, Tensor)>,
+    now: Tensor,
 }
 
 impl<'a> HostLoop<'a> {
@@ -74,15 +98,16 @@ impl<'a> HostLoop<'a> {
     /// # Errors
     /// As [`Runner::step_loop`].
     pub fn new(runner: &'a mut dyn Runner, spec: &LoopSpec<'_>) -> Result<Self> {
-        check_state(runner, spec)?;
-        let mut inputs = spec.others.clone();
-        inputs.push((spec.input, spec.state));
-        super::match_inputs(runner.inputs(), &inputs)?;
+        check_states(runner, spec)?;
+        super::match_inputs(runner.inputs(), &spec.inputs())?;
+        let state = |state: &Carried<'_>| HostState {
+            input: state.input.to_owned(),
+            output: state.output.to_owned(),
+            now: state.first.clone(),
+        };
         Ok(HostLoop {
             runner,
-            input: spec.input.to_owned(),
-            output: spec.output.to_owned(),
-            state: spec.state.clone(),
+            states: spec.states.iter().map(state).collect(),
             others: spec.others.iter().map(|(name, value)| ((*name).to_owned(), (*value).clone())).collect(),
         })
     }
@@ -98,24 +123,31 @@ impl StepLoop for HostLoop<'_> {
     }
 
     fn step(&mut self) -> Result<()> {
-        let mut inputs: Vec<(&str, &Tensor)> =
-            self.others.iter().map(|(name, value)| (name.as_str(), value)).collect();
-        inputs.push((&self.input, &self.state));
-        let outputs = self.runner.run(&inputs)?;
-        let next = outputs.into_iter().find(|(name, _)| *name == self.output);
-        let (_, next) = next.ok_or_else(|| unknown_input(&self.output))?;
-        check_same(&self.output, self.state.shape(), &next)?;
-        self.state = next;
+        let others = self.others.iter().map(|(name, value)| (name.as_str(), value));
+        let states = self.states.iter().map(|state| (state.input.as_str(), &state.now));
+        let inputs: Vec<(&str, &Tensor)> = others.chain(states).collect();
+        let mut outputs = self.runner.run(&inputs)?;
+        for state in &mut self.states {
+            let place = outputs.iter().position(|(name, _)| *name == state.output);
+            let (_, next) = outputs.swap_remove(place.ok_or_else(|| unknown_input(&state.output))?);
+            check_same(&state.output, state.now.shape(), &next)?;
+            state.now = next;
+        }
         Ok(())
     }
 
-    fn state(&mut self) -> Result<Tensor> {
-        Ok(self.state.clone())
+    fn state(&mut self, input: &str) -> Result<Tensor> {
+        let state = self.states.iter().find(|state| state.input == input);
+        state.map(|state| state.now.clone()).ok_or_else(|| unknown_state(input))
     }
 }
 
 pub(crate) fn unknown_input(name: &str) -> Error {
-    Error::invalid("loop input", "an input of the model other than the state", name, "")
+    Error::invalid("loop input", "an input of the model other than the states", name, "")
+}
+
+pub(crate) fn unknown_state(name: &str) -> Error {
+    Error::invalid("loop state", "the input of one of the loop's states", name, "")
 }
 
 pub(crate) fn check_same(name: &str, shape: &[usize], value: &Tensor) -> Result<()> {

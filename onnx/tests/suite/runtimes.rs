@@ -3,7 +3,7 @@
 use crate::common::{self, f32s, floats, i64s, load_all, model, random};
 use crate::peers::{self, in_time};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo, ReshapeDim};
-use performer_ddpm_onnx::runner::{Device, LoopSpec, TRACT_BUILT_IN, load_tract};
+use performer_ddpm_onnx::runner::{Carried, Device, LoopSpec, TRACT_BUILT_IN, load_tract};
 use performer_ddpm_onnx::{Dim, ElementType, Error, Model, Result, Tensor};
 
 /// x_next = a x + z: one step of a recurrence.
@@ -58,14 +58,10 @@ fn a_loop_feeds_its_output_back() {
             let (x, z) = (random(4, &[2, 3]), random(5, &[2, 3]));
             let (first, second) = (f32s(&[1], vec![0.5]), f32s(&[1], vec![-0.25]));
             let (t, later) = (i64s(&[2], vec![0, 1]), i64s(&[2], vec![2, -3]));
-            let spec = LoopSpec {
-                input: "x",
-                output: "x_next",
-                state: &x,
-                others: vec![("a", &first), ("z", &z), ("t", &t)],
-            };
+            let states = vec![Carried { input: "x", output: "x_next", first: &x }];
+            let spec = LoopSpec { states, others: vec![("a", &first), ("z", &z), ("t", &t)] };
             let mut steps = runner.step_loop(&spec).unwrap_or_else(|error| panic!("{who}: {error}"));
-            assert_eq!(steps.state().expect("the first state"), x, "{who}");
+            assert_eq!(steps.state("x").expect("the first state"), x, "{who}");
             let mut want: Vec<f64> = floats(&x).iter().map(|&x| f64::from(x)).collect();
             for k in 0..5 {
                 // Values change between steps, at an even and at an odd one: both buffers of a bound loop
@@ -82,7 +78,7 @@ fn a_loop_feeds_its_output_back() {
                 for (i, x) in want.iter_mut().enumerate() {
                     *x = a * *x + f64::from(floats(&z)[i]) + t[i / 3];
                 }
-                let got = steps.state().expect("a state");
+                let got = steps.state("x").expect("a state");
                 let want = f32s(&[2, 3], want.iter().map(|&x| x as f32).collect());
                 // Five steps of two roundings each.
                 common::close(&format!("{who}, step {k}"), &got, &want, 1e-6);
@@ -93,6 +89,35 @@ fn a_loop_feeds_its_output_back() {
                 let text = steps.set(name, &x).expect_err("not an input to set").to_string();
                 assert!(text.contains(name), "{text}");
             }
+        }
+    });
+}
+
+/// x_next = x + y, y_next = x: Fibonacci's numbers, each state from both.
+#[test]
+fn a_loop_carries_any_number_of_states() {
+    let model = model("fibonacci", |g| {
+        let (x, y) = (g.input("x", ElementType::F32, [1])?, g.input("y", ElementType::F32, [1])?);
+        Ok(vec![g.add(x, y)?, x])
+    });
+    in_time(move || {
+        for mut runner in load_all(&model) {
+            let (x, y) = (f32s(&[1], vec![1.0]), f32s(&[1], vec![0.0]));
+            let carried = |input, output, first| Carried { input, output, first };
+            let states = vec![carried("x", "y0", &x), carried("y", "y1", &y)];
+            for _ in 0..2 {
+                let spec = LoopSpec { states: states.clone(), others: vec![] };
+                let mut turns = runner.step_loop(&spec).expect("a loop");
+                for (now, before) in [(1.0, 1.0), (2.0, 1.0), (3.0, 2.0), (5.0, 3.0), (8.0, 5.0)] {
+                    turns.step().expect("a step");
+                    let [x, y] = ["x", "y"].map(|input| turns.state(input).expect("a state"));
+                    assert_eq!((floats(&x), floats(&y)), (&[now][..], &[before][..]));
+                }
+                let text = turns.state("y0").expect_err("an output's name").to_string();
+                assert!(text.contains("loop state") && text.contains("y0"), "{text}");
+            }
+            let spec = LoopSpec { states: vec![], others: vec![("x", &x), ("y", &y)] };
+            assert!(runner.step_loop(&spec).err().expect("no state").to_string().contains("at least one"));
         }
     });
 }
@@ -108,7 +133,8 @@ fn later_loops_start_afresh() {
             for (seed, n, steps) in [(1, 2, 1), (2, 2, 2), (3, 3, 1), (4, 2, 3)] {
                 let (x, z, t) = (random(seed, &[n, 3]), random(seed + 10, &[n, 3]), t(n));
                 let others = vec![("a", &a), ("z", &z), ("t", &t)];
-                let spec = LoopSpec { input: "x", output: "x_next", state: &x, others };
+                let spec =
+                    LoopSpec { states: vec![Carried { input: "x", output: "x_next", first: &x }], others };
                 let mut turns = runner.step_loop(&spec).expect("a loop");
                 let mut want: Vec<f32> = floats(&x).to_vec();
                 for _ in 0..steps {
@@ -116,7 +142,12 @@ fn later_loops_start_afresh() {
                     want.iter_mut().zip(floats(&z)).for_each(|(x, z)| *x = 2.0 * *x + z);
                 }
                 // The product by 2 is exact; the sum rounds once, as in the loop.
-                common::close("a later loop", &turns.state().expect("a state"), &f32s(&[n, 3], want), 1e-6);
+                common::close(
+                    "a later loop",
+                    &turns.state("x").expect("a state"),
+                    &f32s(&[n, 3], want),
+                    1e-6,
+                );
             }
         }
     });
@@ -132,7 +163,7 @@ fn a_loop_needs_ports_that_match() {
                 [("y", "x_next", "got y"), ("x", "y", "got y"), ("a", "x_next", "an output like a f32 [1]")]
             {
                 let others = vec![("a", &a), ("z", &x), ("t", &t)];
-                let spec = LoopSpec { input, output, state: &x, others };
+                let spec = LoopSpec { states: vec![Carried { input, output, first: &x }], others };
                 let text = runner.step_loop(&spec).err().expect("ports differ").to_string();
                 assert!(text.contains(words), "{text}");
             }

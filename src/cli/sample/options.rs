@@ -3,74 +3,65 @@
 use super::SampleArgs;
 use crate::cli::reverse::{ClipName, SamplerName, SpacingName};
 use clap::ValueEnum;
-use performer_ddpm::config::UnetConfig;
-use performer_ddpm::equations::ddim::Ddim;
-use performer_ddpm::equations::update::ReverseProcess;
+use performer_ddpm::config::Labels;
+use performer_ddpm::equations::Schedule;
+use performer_ddpm::equations::solver::{Limit, Method};
 use performer_ddpm::export::SamplerSummary;
-use performer_ddpm::sample::{ClipX0, Diffusion, Spacing, images_for};
+use performer_ddpm::sample::{Diffusion, Spacing, images_for};
 use performer_ddpm::{Error, Result, SampleOptions};
 
-/// The options for a model whose graph does not fix the sampler. `unet` is what a model folder says of its
-/// network.
-pub fn of_arguments(
-    args: &SampleArgs,
-    diffusion: &Diffusion,
-    unet: Option<&UnetConfig>,
-) -> Result<SampleOptions> {
-    common(args, args.reverse.choose(diffusion)?, unet)
+/// The options for a model that knows these classes and whose graph does not fix the sampler.
+pub fn of_arguments(args: &SampleArgs, diffusion: &Diffusion, labels: Labels) -> Result<SampleOptions> {
+    common(args, args.reverse.choose(diffusion)?, labels)
 }
 
 /// The options that a sampler graph fixes; refuses arguments that contradict them.
-pub fn of_graph(args: &SampleArgs, summary: &SamplerSummary) -> Result<SampleOptions> {
-    let SamplerSummary { process, spacing, .. } = *summary;
-    let steps = summary.timesteps.len();
+pub fn of_graph(
+    args: &SampleArgs,
+    summary: &SamplerSummary,
+    schedule: &Schedule,
+    labels: Labels,
+) -> Result<SampleOptions> {
+    let SamplerSummary { scheduler, steps, .. } = summary;
     let asked = &args.reverse;
-    let (name, eta, clip_x0) = match process {
-        ReverseProcess::Alg2(_) => {
-            (SamplerName::Ddpm, 0.0, SampleOptions::default().with_reverse(process).clip_x0)
-        }
-        ReverseProcess::Ddim(Ddim { eta, clip_x0 }) => (SamplerName::Ddim, eta, clip_x0),
+    let (name, eta, keeps_eps) = match scheduler.method {
+        Method::Ddpm { .. } => (SamplerName::Ddpm, 0.0, false),
+        Method::Ddim(choice) => (SamplerName::Ddim, choice.eta, !choice.rederive_eps),
+        Method::DpmSolver(_) => (SamplerName::DpmSolver, 0.0, false),
+        Method::UniPc(_) => (SamplerName::UniPc, 0.0, false),
     };
     agree("--sampler", asked.sampler.map(shown), shown(name))?;
     agree("--eta", asked.eta, eta)?;
-    agree("--steps", asked.steps, steps)?;
-    let spacing_name = match spacing {
+    agree("--steps", asked.steps, *steps)?;
+    let spacing_name = match scheduler.spacing {
         Spacing::Leading => SpacingName::Leading,
         Spacing::Trailing => SpacingName::Trailing,
         Spacing::Linspace => SpacingName::Linspace,
     };
     agree("--spacing", asked.spacing.map(shown), shown(spacing_name))?;
-    let clip_name = match clip_x0 {
-        ClipX0::Off => ClipName::Off,
-        ClipX0::KeepEps => ClipName::Keep,
-        ClipX0::RederiveEps => ClipName::Rederive,
+    let clip_name = match (scheduler.limit, keeps_eps) {
+        (Limit::Off, _) => ClipName::Off,
+        (Limit::Clip { .. } | Limit::Threshold { .. }, true) => ClipName::Keep,
+        (Limit::Clip { .. } | Limit::Threshold { .. }, false) => ClipName::Rederive,
     };
-    // Algorithm 2 clips or does not.
+    // Only DDIM has a noise to keep; the others clip or do not.
     let clip = match (asked.clip, name) {
-        (Some(ClipName::Keep), SamplerName::Ddpm) => Some(ClipName::Rederive),
+        (Some(ClipName::Keep), SamplerName::Ddpm | SamplerName::DpmSolver | SamplerName::UniPc) => {
+            Some(ClipName::Rederive)
+        }
         (clip, _) => clip,
     };
     agree("--clip", clip.map(shown), shown(clip_name))?;
-    let usual = SampleOptions { steps: Some(steps), spacing, ..SampleOptions::default() };
-    common(args, usual.with_reverse(process), None)
+    common(args, SampleOptions::default().with_scheduler(scheduler, schedule, Some(*steps)), labels)
 }
 
-fn common(args: &SampleArgs, chosen: SampleOptions, unet: Option<&UnetConfig>) -> Result<SampleOptions> {
-    let classes = args.class.iter().map(|text| find_class(text, unet)).collect::<Result<Vec<_>>>()?;
-    let in_turn = if classes.is_empty() { unet.map_or(0, UnetConfig::classes) } else { classes.len() };
+fn common(args: &SampleArgs, chosen: SampleOptions, labels: Labels) -> Result<SampleOptions> {
+    let classes = args.class.iter().map(|text| labels.find_class(text)).collect::<Result<Vec<_>>>()?;
+    let in_turn = if classes.is_empty() { labels.classes() } else { classes.len() };
     let count = args.n.map_or(images_for(in_turn, chosen.count), |n| n as usize);
     let (seed, guidance) = (args.seed, args.guidance.choose());
     let batch = if args.n.is_none() && args.batch.is_none() { count } else { batch(args).min(count) };
     Ok(SampleOptions { count, batch, seed, classes, guidance, ..chosen })
-}
-
-/// The class that a text names.
-fn find_class(text: &str, unet: Option<&UnetConfig>) -> Result<usize> {
-    let in_file = || {
-        let help = "sample from the model folder that it was exported from";
-        Error::invalid("--class", "a model folder, which knows its classes", "an .onnx file", help)
-    };
-    unet.ok_or_else(in_file)?.find_class(text)
 }
 
 /// Images that go through the network together, if there are as many.

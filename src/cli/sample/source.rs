@@ -3,7 +3,7 @@
 use super::{BackendName, LoopName, SampleArgs, ScheduleName, options};
 use crate::cli::progress::Progress;
 use performer_ddpm::checkpoint::model_folder::{self, LoadedModel};
-use performer_ddpm::config::{BetaSchedule, DiffusionConfig};
+use performer_ddpm::config::{BetaSchedule, DiffusionConfig, Labels};
 use performer_ddpm::equations::Schedule;
 use performer_ddpm::equations::solver::Scheduler;
 use performer_ddpm::export::{GraphKind, GraphSpec, Metadata};
@@ -61,12 +61,9 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
         }
         None => loaded.note.iter().for_each(|note| progress.say(note)),
     }
-    let unet = &loaded.model.config;
-    let options = options::of_arguments(args, &Diffusion::of(&loaded)?, Some(unet))?;
-    let classes = match &options.classes[..] {
-        [] => (0..unet.classes()).map(|class| unet.class_name(class)).collect(),
-        classes => classes.iter().map(|class| unet.class_name(*class)).collect(),
-    };
+    let labels = loaded.model.config.labels();
+    let options = options::of_arguments(args, &Diffusion::of(&loaded)?, labels)?;
+    let classes = names(labels, &options.classes);
     let (compute, how) = match args.backend.unwrap_or(BackendName::Native) {
         BackendName::Native => {
             args.refuse_runtime_options("--backend native")?;
@@ -75,9 +72,12 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
         }
         backend => {
             let runtime = runtime(args, backend)?;
-            let graph = graph_for(args.r#loop, backend, &loaded, &options)?;
+            // The step graph takes the steps of the sampler that was chosen.
+            loaded.scheduler = options.scheduler();
+            let graph = graph_for(args.r#loop, backend, &loaded, &options);
             let how = how(graph.kind(), &runtime);
-            (Compute::Runtime { runtime, graph, batch: options.batch }, Some(how))
+            let guided = options.guidance.is_some();
+            (Compute::Runtime { runtime, graph, guided, batch: options.batch }, Some(how))
         }
     };
     Ok(Job { pipeline: Pipeline::from_loaded(loaded, &compute)?, options, classes, how })
@@ -115,13 +115,22 @@ fn open_file(args: &SampleArgs, path: &Path) -> Result<Job> {
     let named = diffusion(args, metadata.is_some());
     let pipeline = Pipeline::from_onnx(&model, &runtime, options::batch(args), named.as_ref())?;
     let mut options = match pipeline.fixed_sampler() {
-        Some(summary) => options::of_graph(args, summary)?,
-        None => options::of_arguments(args, pipeline.diffusion(), None)?,
+        Some(summary) => options::of_graph(args, summary, &pipeline.diffusion().schedule, pipeline.labels())?,
+        None => options::of_arguments(args, pipeline.diffusion(), pipeline.labels())?,
     };
     if let (Some(fixed), None) = (pipeline.fixed_batch(), args.batch) {
         options.batch = fixed;
     }
-    Ok(Job { pipeline, options, classes: Vec::new(), how: Some(how(kind, &runtime)) })
+    let classes = names(pipeline.labels(), &options.classes);
+    Ok(Job { pipeline, options, classes, how: Some(how(kind, &runtime)) })
+}
+
+/// The names of the chosen classes, or of all.
+fn names(labels: Labels, chosen: &[usize]) -> Vec<String> {
+    match chosen {
+        [] => (0..labels.classes()).map(|class| labels.class_name(class)).collect(),
+        chosen => chosen.iter().map(|class| labels.class_name(*class)).collect(),
+    }
 }
 
 /// The diffusion process that the arguments name for a file that says nothing. T alone names none, but is too
@@ -178,32 +187,26 @@ fn runtime(args: &SampleArgs, backend: BackendName) -> Result<Runtime> {
 }
 
 /// The graph of a model folder that serves a loop; by default the step graph where the runtime keeps x_t on
-/// its device and the sampler's steps are of the step graph's form.
+/// its device.
 fn graph_for(
     asked: Option<LoopName>,
     backend: BackendName,
     loaded: &LoadedModel<f32>,
     options: &SampleOptions,
-) -> Result<GraphSpec> {
-    let fits_steps = || -> Result<bool> {
-        let schedule = Schedule::from_config(&loaded.diffusion)?;
-        Ok(options.process(&schedule)?.coefficients().is_ok())
-    };
-    Ok(match (asked, backend) {
+) -> GraphSpec {
+    match (asked, backend) {
         (Some(LoopName::Sampler), _) => {
             let steps = options.steps.unwrap_or(loaded.diffusion.timesteps);
             let runs = steps.div_ceil(MOST_PER_RUN);
             GraphSpec::Sampler {
-                process: options.reverse()?,
+                scheduler: options.scheduler(),
                 steps: options.steps,
-                spacing: options.spacing,
                 per_run: (runs > 1).then(|| steps.div_ceil(runs)),
             }
         }
-        (Some(LoopName::Device | LoopName::CudaGraph), _) => GraphSpec::Step,
-        (None, BackendName::Ort) if fits_steps()? => GraphSpec::Step,
+        (Some(LoopName::Device | LoopName::CudaGraph), _) | (None, BackendName::Ort) => GraphSpec::Step,
         (Some(LoopName::Host), _) | (None, _) => GraphSpec::Denoiser,
-    })
+    }
 }
 
 fn how(kind: GraphKind, runtime: &Runtime) -> &'static str {

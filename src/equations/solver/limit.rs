@@ -2,9 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::real::Real;
+use serde::{Deserialize, Serialize};
 
 /// How the predicted x_0 is kept in range, image by image.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Limit {
     /// It is used as it is.
     Off,

@@ -14,9 +14,10 @@
 //! | (S13) | a step of DDIM run upwards | [`s13_ddim_up`] |
 //!
 //! A [`Scheduler`] is a sampler with its choices; its [`Plan`] for a schedule and a number of steps is what
-//! is executed.
+//! is executed. ONNX graphs take the same steps, as the rows of a [`StepForm`].
 
 mod dpm_solver;
+mod form;
 mod inverse;
 mod ladder;
 mod limit;
@@ -25,6 +26,7 @@ mod single;
 mod step;
 mod uni_pc;
 
+pub use form::{Learned, StepForm, UNBOUNDED};
 pub use inverse::s13_ddim_up;
 pub use limit::Limit;
 pub use outputs::Outputs;
@@ -42,7 +44,8 @@ use ladder::Ladder;
 use serde::{Deserialize, Serialize};
 
 /// A sampler with its choices.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scheduler {
     /// What the network predicts.
     pub prediction: Prediction,
@@ -57,7 +60,8 @@ pub struct Scheduler {
 }
 
 /// The reverse process.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Method {
     /// Algorithm 2.
     Ddpm {
@@ -98,7 +102,8 @@ impl From<VarianceKind> for Variance {
 }
 
 /// DDIM's choices.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DdimChoice {
     /// 0: no noise; 1: as much as Algorithm 2 with sigma_t^2 = beta~_t.
     pub eta: f64,
@@ -116,7 +121,8 @@ impl Default for DdimChoice {
 }
 
 /// DPM-Solver++'s choices.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DpmSolver {
     /// 1 to 3.
     pub order: usize,
@@ -133,7 +139,17 @@ pub struct DpmSolver {
     /// Whether the last two steps of fewer than 15 are of lower order.
     pub lower_order_final: bool,
     /// Timesteps whose ln(alpha/sigma) is below this are not visited; minus infinity for none.
+    #[serde(default = "all_lambdas", skip_serializing_if = "is_no_bound")]
     pub lambda_min: f64,
+}
+
+fn all_lambdas() -> f64 {
+    f64::NEG_INFINITY
+}
+
+/// JSON has no infinity.
+fn is_no_bound(lambda_min: &f64) -> bool {
+    *lambda_min == f64::NEG_INFINITY
 }
 
 impl Default for DpmSolver {
@@ -147,13 +163,14 @@ impl Default for DpmSolver {
             final_sigma_zero: true,
             euler_at_final: false,
             lower_order_final: true,
-            lambda_min: f64::NEG_INFINITY,
+            lambda_min: all_lambdas(),
         }
     }
 }
 
 /// The two forms of DPM-Solver++'s second order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SecondOrder {
     /// The difference of the x_0 weighed as at the step's middle.
     Midpoint,
@@ -162,7 +179,8 @@ pub enum SecondOrder {
 }
 
 /// UniPC's choices.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UniPc {
     /// 1 to 3.
     pub order: usize,
@@ -200,7 +218,8 @@ impl Default for UniPc {
 }
 
 /// UniPC's B(h).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Bh {
     /// h.
     Bh1,
@@ -209,8 +228,23 @@ pub enum Bh {
 }
 
 /// Some of the first 128 steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<usize>", into = "Vec<usize>")]
 pub struct StepSet(u128);
+
+impl TryFrom<Vec<usize>> for StepSet {
+    type Error = Error;
+
+    fn try_from(steps: Vec<usize>) -> Result<StepSet> {
+        StepSet::new(&steps)
+    }
+}
+
+impl From<StepSet> for Vec<usize> {
+    fn from(set: StepSet) -> Vec<usize> {
+        (0..128).filter(|i| set.contains(*i)).collect()
+    }
+}
 
 impl StepSet {
     /// The set of these steps, from 0.
@@ -230,6 +264,9 @@ impl StepSet {
         i < 128 && self.0 >> i & 1 == 1
     }
 }
+
+/// The largest offset: no schedule has more timesteps.
+const MOST_OFFSET: usize = 100_000;
 
 /// What the two multistep solvers have in common.
 struct Multistep {
@@ -268,6 +305,23 @@ impl Scheduler {
         }
     }
 
+    /// Algorithm 2 or DDIM over the timesteps of a spacing, for a network that predicts eps: what
+    /// [`Scheduler::text`] takes apart again.
+    pub fn of_text(reverse: ReverseProcess, spacing: Spacing) -> Scheduler {
+        let clip = |clips| if clips { Limit::Clip { range: 1.0 } } else { Limit::Off };
+        let (limit, method) = match reverse {
+            ReverseProcess::Alg2(Reverse { variance, clip_x0 }) => {
+                (clip(clip_x0), Method::Ddpm { variance: variance.into(), noise_at_last: false })
+            }
+            ReverseProcess::Ddim(Ddim { eta, clip_x0 }) => {
+                let rederive_eps = clip_x0 == ClipX0::RederiveEps;
+                let choice = DdimChoice { eta, rederive_eps, set_alpha_to_one: true };
+                (clip(clip_x0 != ClipX0::Off), Method::Ddim(choice))
+            }
+        };
+        Scheduler { prediction: Prediction::Epsilon, spacing, steps_offset: 0, limit, method }
+    }
+
     /// This sampler's network, timesteps and limit with another reverse process. The multistep solvers do not
     /// clip and the others do, as in diffusers where one scheduler is made from another's file; dynamic
     /// thresholding stays.
@@ -288,6 +342,10 @@ impl Scheduler {
     /// [`Error::Invalid`] naming the first that is out of range.
     pub fn validate(&self) -> Result<()> {
         self.limit.validate()?;
+        if self.steps_offset > MOST_OFFSET {
+            let expected = format!("at most {MOST_OFFSET}");
+            return Err(Error::invalid("steps_offset", expected, self.steps_offset.to_string(), ""));
+        }
         match self.method {
             Method::DpmSolver(DpmSolver { order, .. }) | Method::UniPc(UniPc { order, .. })
                 if !(1..=3).contains(&order) =>

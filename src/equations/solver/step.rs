@@ -124,6 +124,23 @@ impl<T: Real> State<T> {
         State { base: zeros(), x0: [zeros(), zeros(), zeros(), zeros()], x, image }
     }
 
+    /// The state before a step in the middle of a run: with the base of the steps before and the x0 of one,
+    /// two and three of them, each as long as x.
+    pub fn with_history(x: Vec<T>, base: Vec<T>, [first, second, third]: [Vec<T>; 3], image: usize) -> Self {
+        let oldest = vec![T::zero(); x.len()];
+        State { base, x0: [first, second, third, oldest], x, image }
+    }
+
+    /// The base, (S3), of the last step.
+    pub fn base(&self) -> &[T] {
+        &self.base
+    }
+
+    /// The x0 of the last step and of those before it.
+    pub fn x0(&self) -> &[Vec<T>; 4] {
+        &self.x0
+    }
+
     /// Takes one step. `output` is the network's for x, `learned` its second output where the step
     /// [needs it](NoiseScale::is_learned) (else it is not read), `z` fresh noise where the step
     /// [draws it](NoiseScale::is_some).

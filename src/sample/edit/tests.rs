@@ -1,6 +1,8 @@
 use super::*;
 use crate::config::DiffusionConfig;
-use crate::equations::solver::{DdimChoice, DpmSolver, Limit, Method, Outputs, Scheduler, UniPc, Variance};
+use crate::equations::solver::{
+    DdimChoice, DpmSolver, Limit, Method, Outputs, Scheduler, StepForm, UniPc, Variance,
+};
 use crate::sample::native::denoise_by_network;
 use crate::sample::{ClipX0, Conditions, DrawNoise, Watch, sample_with};
 use ndarray::{Array2, Axis, array};
@@ -193,7 +195,8 @@ fn the_steps_from_a_visited_timestep_are_the_last_ones() {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-14 * b)
         };
         assert!(is_karras || near(&levels, want), "{options:?}: {levels:?} {want:?}");
-        if let (Ok(rest), Ok(all)) = (rest.coefficients(), all.coefficients()) {
+        let (rest, all) = (rest.table().unwrap(), all.table().unwrap());
+        if StepForm::of(&all).carried().is_empty() {
             assert_eq!(rest, all[from..], "{options:?}");
         }
         assert!(levels.windows(2).all(|pair| pair[0] < pair[1]), "{levels:?}");
@@ -301,7 +304,7 @@ fn paint_the_second() -> Array2<bool> {
 fn repainted(exact: &Exact, x0: f64, process: &Process, resampling: Resampling) -> (f64, f64) {
     use crate::equations::edit::{Move, u04_repaint};
     let (levels, steps) = (process.alpha_bars(), process.steps());
-    let coefficients = process.coefficients().unwrap();
+    let table = process.table().unwrap();
     let (mut mean, mut covariance) = ([0.0; 2], [[1.0, 0.0], [0.0, 1.0]]);
     let mut left = steps;
     for step in u04_repaint(steps, resampling) {
@@ -315,12 +318,14 @@ fn repainted(exact: &Exact, x0: f64, process: &Process, resampling: Resampling) 
                 left += jump;
             }
             Move::Down => {
-                let (t, c) = &coefficients[k];
+                let row = StepForm::default().row(&table[k]);
+                let [a_x, a_m, low, high, b_x0, b_x, b_m, ..] = row[..] else { panic!("{row:?}") };
                 let next = |x: [f64; 2]| {
-                    let eps = exact.eps(&x, *t);
-                    let mut out = [0.0; 2];
-                    c.apply(&x, &eps, &[0.0; 2], &mut out);
-                    out
+                    let eps = exact.eps(&x, table[k].t);
+                    [0, 1].map(|i| {
+                        let x0: f64 = (a_x * x[i] + a_m * eps[i]).clamp(low, high);
+                        b_x0 * x0 + b_x * x[i] + b_m * eps[i]
+                    })
                 };
                 let zero = next([0.0; 2]);
                 let columns = [next([1.0, 0.0]), next([0.0, 1.0])].map(|y| [y[0] - zero[0], y[1] - zero[1]]);

@@ -68,6 +68,24 @@ impl Frame {
         Ok(())
     }
 
+    /// The images of \[n, 2 c, h, w\] in two halves \[n, h, w, c\], without the padding.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a tensor of another shape.
+    pub(super) fn leave_both(self, from: &str, tensor: &Tensor, out: [&mut [f32]; 2]) -> Result<()> {
+        let [h, w, c] = self.image;
+        let both = Frame { image: [h, w, 2 * c], ..self };
+        let [first, second] = out;
+        let mut pixels = vec![0.0; 2 * first.len()];
+        both.leave(from, tensor, &mut pixels)?;
+        let parts = first.chunks_exact_mut(c).zip(second.chunks_exact_mut(c));
+        for ((first, second), pixel) in parts.zip(pixels.chunks_exact(2 * c)) {
+            first.copy_from_slice(&pixel[..c]);
+            second.copy_from_slice(&pixel[c..]);
+        }
+        Ok(())
+    }
+
     /// As many images as `x` has.
     pub(super) fn channels_first(self, x: &[f32], out: &mut [f32]) {
         let [h, w, c] = self.image;
@@ -105,6 +123,16 @@ mod tests {
         let mut back = vec![0.0; 24];
         frame.leave("y", &tensor, &mut back).unwrap();
         assert_eq!(back, last);
+    }
+
+    #[test]
+    fn two_halves_of_the_channels_part() {
+        let frame = Frame { image: [1, 2, 1], batch: None };
+        let tensor = Tensor::f32([2, 2, 1, 2], [1., 2., 3., 4., 5., 6., 7., 8.]).unwrap();
+        let mut halves = [[0.0; 4]; 2];
+        let [first, second] = &mut halves;
+        frame.leave_both("y", &tensor, [first, second]).unwrap();
+        assert_eq!(halves, [[1., 2., 5., 6.], [3., 4., 7., 8.]]);
     }
 
     #[test]

@@ -7,12 +7,15 @@ use crate::machine;
 use performer_ddpm_onnx::model::{Port, Summary};
 use performer_ddpm_onnx::{Dim, ElementType, Tensor};
 
-/// A denoiser's inputs and output: eps = f(x, t).
+/// A denoiser's inputs and output: eps = f(x, t), or f(x, t, y) with the classes `y`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DenoiserPorts {
     pub(super) x: String,
     pub(super) t: String,
+    pub(super) takes_classes: bool,
     pub(super) eps: String,
+    /// Whether the output has twice an image's channels, the second half being the variance.
+    pub(super) has_variance: bool,
     time: Time,
     element: ElementType,
 }
@@ -43,11 +46,16 @@ impl DenoiserPorts {
     }
 }
 
-/// The roles of a denoiser's inputs: x is the one of type f32 and rank 4, t the other one, of rank 0 or 1.
+/// The roles of a denoiser's inputs: x is the one of type f32 and rank 4, t the other one, of rank 0 or 1,
+/// beside `y` where the file says that its network takes classes.
 ///
 /// # Errors
 /// [`Error::Invalid`] for inputs or outputs that cannot be a denoiser's, listing them.
-pub(super) fn denoiser(origin: &str, summary: &Summary) -> Result<(DenoiserPorts, Frame)> {
+pub(super) fn denoiser(
+    origin: &str,
+    summary: &Summary,
+    takes_classes: bool,
+) -> Result<(DenoiserPorts, Frame)> {
     let refuse = || {
         Error::invalid(
             format!("{origin}, inputs"),
@@ -58,7 +66,12 @@ pub(super) fn denoiser(origin: &str, summary: &Summary) -> Result<(DenoiserPorts
     };
     let dims = |port: &Port| port.shape.as_ref().map(|shape| shape.dims().to_vec());
     let is_image = |port: &Port| port.element == ElementType::F32 && dims(port).is_some_and(|d| d.len() == 4);
-    let (x, t) = match summary.inputs.as_slice() {
+    let is_class = |port: &&Port| takes_classes && port.name == "y" && port.element == ElementType::I64;
+    let (y, others): (Vec<&Port>, Vec<&Port>) = summary.inputs.iter().partition(is_class);
+    if takes_classes && y.is_empty() {
+        return Err(refuse());
+    }
+    let (x, t) = match others[..] {
         [a, b] if is_image(a) && !is_image(b) => (a, b),
         [a, b] if is_image(b) && !is_image(a) => (b, a),
         _ => return Err(refuse()),
@@ -76,34 +89,39 @@ pub(super) fn denoiser(origin: &str, summary: &Summary) -> Result<(DenoiserPorts
     let [h, w, c] = frame.image;
     // A length that the file leaves open is checked when the graph has run.
     let may_be = |dim: &Dim, length: usize| dim.known().is_none_or(|known| known == length);
-    let is_eps = |port: &&Port| {
-        let fits = |d: Vec<Dim>| may_be(&d[1], c) && may_be(&d[2], h) && may_be(&d[3], w);
-        is_image(port) && dims(port).is_some_and(fits)
+    let of_channels = |c: usize| {
+        summary.outputs.iter().find(|port| {
+            let fits = |d: Vec<Dim>| may_be(&d[1], c) && may_be(&d[2], h) && may_be(&d[3], w);
+            is_image(port) && dims(port).is_some_and(fits)
+        })
     };
-    let eps = summary.outputs.iter().find(is_eps).ok_or_else(|| {
+    let prediction = of_channels(c).map(|port| (port, false));
+    let (eps, has_variance) = prediction.or_else(|| Some((of_channels(2 * c)?, true))).ok_or_else(|| {
         Error::invalid(
             format!("{origin}, outputs"),
-            format!("the predicted eps, f32 [N, {c}, {h}, {w}] like {}", x.name),
+            format!("the prediction, f32 [N, {c}, {h}, {w}] like {}, or with its variance", x.name),
             listed(&summary.outputs),
-            "a network that predicts more than eps, or something else, cannot be sampled from",
+            "a network that predicts something else cannot be sampled from",
         )
     })?;
     let ports = DenoiserPorts {
         x: x.name.clone(),
         t: t.name.clone(),
+        takes_classes,
         eps: eps.name.clone(),
+        has_variance,
         time,
         element: t.element,
     };
     Ok((ports, frame))
 }
 
-/// Checks that a graph of our own has the inputs and the output of its kind; the first input is \[N, C, H,
+/// Checks that a graph of our own has the inputs and the outputs of its kind; the first input is \[N, C, H,
 /// W\].
 ///
 /// # Errors
 /// [`Error::Invalid`] naming what the graph has instead.
-pub(super) fn own(origin: &str, summary: &Summary, inputs: &[&str], output: &str) -> Result<Frame> {
+pub(super) fn own(origin: &str, summary: &Summary, inputs: &[&str], outputs: &[&str]) -> Result<Frame> {
     let refuse = |kind: &str, expected: String, got: &[Port]| {
         Error::invalid(format!("{origin}, {kind}"), expected, listed(got), "export it again")
     };
@@ -111,8 +129,9 @@ pub(super) fn own(origin: &str, summary: &Summary, inputs: &[&str], output: &str
     if names != inputs {
         return Err(refuse("inputs", inputs.join(", "), &summary.inputs));
     }
-    if !summary.outputs.iter().any(|port| port.name == output) {
-        return Err(refuse("outputs", output.to_owned(), &summary.outputs));
+    let names: Vec<&str> = summary.outputs.iter().map(|port| port.name.as_str()).collect();
+    if names != outputs {
+        return Err(refuse("outputs", outputs.join(", "), &summary.outputs));
     }
     frame(origin, &summary.inputs[0])
 }

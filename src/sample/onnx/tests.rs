@@ -54,12 +54,32 @@ fn a_denoiser_s_inputs_are_found_by_role() {
             if swapped {
                 inputs.reverse();
             }
-            let (ports, frame) = ports::denoiser("f.onnx", &summary(inputs, eps())).unwrap();
+            let (ports, frame) = ports::denoiser("f.onnx", &summary(inputs, eps()), false).unwrap();
             assert_eq!((ports.x.as_str(), ports.t.as_str(), ports.eps.as_str()), ("sample", "t", "eps"));
             assert_eq!((frame.image, frame.batch), ([4, 5, 3], None));
             assert_eq!(ports.time(t, 2).unwrap(), want);
         }
     }
+}
+
+/// Twice the channels are a prediction and its variance; a third input is the classes' where the file says
+/// so.
+#[test]
+fn a_variance_and_classes_are_found() {
+    let inputs = || vec![image("x", "N", [3, 4, 5]), port("t", ElementType::I64, [Dim::from("N")])];
+    let both = vec![image("out", "N", [6, 4, 5])];
+    let (ports, _) = ports::denoiser("f.onnx", &summary(inputs(), both.clone()), false).unwrap();
+    assert!(ports.has_variance);
+    let (ports, _) = ports::denoiser("f.onnx", &summary(inputs(), [both, eps()].concat()), false)
+        .expect("the prediction alone");
+    assert_eq!((ports.eps.as_str(), ports.has_variance), ("eps", false));
+    let classes = port("y", ElementType::I64, [Dim::from("N")]);
+    for inputs in [[vec![classes.clone()], inputs()].concat(), [inputs(), vec![classes]].concat()] {
+        let (ports, _) = ports::denoiser("f.onnx", &summary(inputs.clone(), eps()), true).unwrap();
+        assert_eq!((ports.takes_classes, ports.t.as_str()), (true, "t"));
+        assert!(ports::denoiser("f.onnx", &summary(inputs, eps()), false).is_err());
+    }
+    assert!(ports::denoiser("f.onnx", &summary(inputs(), eps()), true).is_err());
 }
 
 #[test]
@@ -79,9 +99,9 @@ fn what_is_no_denoiser_is_listed() {
         (vec![x(), port("t", ElementType::F64, [Dim::from("N")])], eps(), ["inputs", "t f64 [N]"]),
         (vec![x(), port("t", ElementType::I64, [2, 2])], eps(), ["inputs", "t i64 [2, 2]"]),
         (vec![open, t()], eps(), ["C, H and W fixed", "x f32 [N, 3, ?, ?]"]),
-        (vec![x(), t()], vec![image("y", "N", [6, 4, 5])], ["outputs", "got y f32 [N, 6, 4, 5]"]),
+        (vec![x(), t()], vec![image("y", "N", [7, 4, 5])], ["outputs", "got y f32 [N, 7, 4, 5]"]),
     ] {
-        let error = ports::denoiser("f.onnx", &summary(inputs, outputs)).unwrap_err();
+        let error = ports::denoiser("f.onnx", &summary(inputs, outputs), false).unwrap_err();
         assert_eq!(error.exit_status(), 2);
         let text = error.to_string();
         assert!(text.starts_with("f.onnx") && words.iter().all(|word| text.contains(word)), "{text}");
@@ -134,7 +154,7 @@ fn small(most: usize, batch: Option<usize>) -> (OnnxDenoiser, Arc<Mutex<Vec<usiz
     let dim = || batch.map_or(Dim::from("N"), Dim::Known);
     let inputs = vec![image("x", dim(), [1, 2, 2]), port("t", ElementType::I64, [dim()])];
     let outputs = vec![image("eps", dim(), [1, 2, 2])];
-    let (ports, frame) = ports::denoiser("f.onnx", &summary(inputs.clone(), outputs.clone())).unwrap();
+    let (ports, frame) = ports::denoiser("f.onnx", &summary(inputs.clone(), outputs.clone()), false).unwrap();
     let description = Description {
         backend: Backend::Native,
         version: String::new(),
@@ -145,7 +165,15 @@ fn small(most: usize, batch: Option<usize>) -> (OnnxDenoiser, Arc<Mutex<Vec<usiz
     };
     let runner = Small { most, inputs, outputs, batches: Arc::clone(&batches), description };
     let loaded = Loaded { runner: Box::new(runner), frame };
-    (OnnxDenoiser { kind: Kind::Denoiser(ports), loaded }, batches)
+    (
+        OnnxDenoiser {
+            kind: Kind::Denoiser(ports),
+            loaded,
+            takes: Takes::default(),
+            classes: Classes::default(),
+        },
+        batches,
+    )
 }
 
 fn options(count: usize, batch: usize) -> SampleOptions {

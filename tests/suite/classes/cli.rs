@@ -117,6 +117,30 @@ fn samples_are_of_the_classes_that_are_asked_for() {
     assert_ne!(led, all.slice(ndarray::s![..10, .., .., ..]));
 }
 
+/// From the file alone, by the names that it holds, to the contract of every backend: 1e-3 in [-1, 1].
+#[test]
+fn a_file_has_images_of_its_classes() {
+    let export = ["export", "step.onnx", "--model", "run", "--graph", "step", "--guided", "--check", "none"];
+    succeed(folder(), &[&export[..], &["--quiet"]].concat());
+    let image = |model: &str, file: &str, more: &[&str]| -> Array4<f32> {
+        let sample =
+            ["sample", model, "--steps", "2", "-n", "4", "--class", "Striped,0", "--guidance", "2.5"];
+        succeed(folder(), &[&sample[..], &["--quiet", "--npy", file, "--out", "grid.png"], more].concat());
+        read_npy(&folder().join(file)).expect("an array")
+    };
+    let want = image("run", "engine.npy", &[]);
+    for runtime in at_hand() {
+        let backend = ["--backend", name(runtime)];
+        for (model, file) in [("step.onnx", "file.npy"), ("run", "folder.npy")] {
+            let got = image(model, file, &backend);
+            let far = got.iter().zip(&want).any(|(got, want)| (got - want).abs() > 1e-3);
+            assert!(!far, "{model} in {}", name(runtime));
+        }
+        let refusal = ["sample", "step.onnx", "--class", "Hat", "--backend", name(runtime)];
+        refused(&refusal, &["--class", "dark, light, striped", "got Hat"]);
+    }
+}
+
 #[test]
 fn what_cannot_be_is_refused_in_one_message() {
     refused(&["sample", "run", "--class", "Hat"], &["--class", "dark, light, striped", "got Hat"]);

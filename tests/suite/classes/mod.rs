@@ -2,6 +2,7 @@
 
 mod cli;
 mod guidance;
+mod onnx;
 mod stored;
 mod training;
 

@@ -1,10 +1,10 @@
-//! A loop whose state stays on the device.
+//! A loop whose states stay on the device.
 
 use super::explain;
 use super::lengths;
 use crate::error::Result;
-use crate::runner::stepper::{check_same, unknown_input};
-use crate::runner::{Backend, Device, LoopSpec, StepLoop, guarded};
+use crate::runner::stepper::{check_same, unknown_input, unknown_state};
+use crate::runner::{Backend, Carried, Device, LoopSpec, StepLoop, guarded};
 use crate::types::Tensor;
 use ::ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ::ort::session::{IoBinding, NoSelectedOutputs, RunOptions, Session};
@@ -14,20 +14,23 @@ use ::ort::value::{DynTensor, TensorElementType};
 pub(super) struct BoundLoop<'a> {
     session: &'a mut Session,
     device: Device,
-    input: String,
-    shape: Vec<usize>,
     buffers: &'a mut Buffers,
     current: usize,
 }
 
-/// Two device buffers alternate as input and output of the state, because a runtime may write an output
+/// Two device buffers alternate as input and output of each state, because a runtime may write an output
 /// before it has read all of an input. Every buffer keeps its address, as CUDA graphs require. Each of the
 /// two alternatives is captured as a graph of its own, and later loops of the same shapes replay it.
 pub(super) struct Buffers {
     turns: [Turn; 2],
-    states: [DynTensor; 2],
+    states: Vec<State>,
     others: Vec<(String, DynTensor)>,
-    ports: [String; 2],
+}
+
+struct State {
+    input: String,
+    output: String,
+    buffers: [DynTensor; 2],
 }
 
 struct Turn {
@@ -43,14 +46,7 @@ impl<'a> BoundLoop<'a> {
         buffers: &'a mut Buffers,
         spec: &LoopSpec<'_>,
     ) -> Result<Self> {
-        let mut this = BoundLoop {
-            session,
-            device,
-            input: spec.input.to_owned(),
-            shape: spec.state.shape().to_vec(),
-            buffers,
-            current: 0,
-        };
+        let mut this = BoundLoop { session, device, buffers, current: 0 };
         for i in 0..spec.others.len() {
             this.bind_other(i).map_err(|error| explain(device, "run", &error.to_string(), &[]))?;
         }
@@ -69,14 +65,16 @@ impl<'a> BoundLoop<'a> {
 
     fn advance(&mut self) -> ::ort::Result<()> {
         let turn = &mut self.buffers.turns[self.current];
-        turn.binding.bind_input(self.input.as_str(), &self.buffers.states[self.current])?;
+        for state in &self.buffers.states {
+            turn.binding.bind_input(state.input.as_str(), &state.buffers[self.current])?;
+        }
         self.session.run_binding_with_options(&turn.binding, &turn.options)?;
         self.current = 1 - self.current;
         Ok(())
     }
 
-    fn download(&self) -> ::ort::Result<Tensor> {
-        let device = &self.buffers.states[self.current];
+    fn download(&self, state: &State) -> ::ort::Result<Tensor> {
+        let device = &state.buffers[self.current];
         let copied = match self.device {
             Device::Cpu => None,
             Device::Cuda(_) => Some(device.to(AllocationDevice::CPU, 0)?),
@@ -98,9 +96,6 @@ impl<'a> BoundLoop<'a> {
 impl StepLoop for BoundLoop<'_> {
     fn set(&mut self, input: &str, value: &Tensor) -> Result<()> {
         let device = self.device;
-        if input == self.input {
-            return Err(unknown_input(input));
-        }
         let i = self
             .buffers
             .others
@@ -122,11 +117,13 @@ impl StepLoop for BoundLoop<'_> {
         })
     }
 
-    fn state(&mut self) -> Result<Tensor> {
+    fn state(&mut self, input: &str) -> Result<Tensor> {
+        let state = self.buffers.states.iter().find(|state| state.input == input);
+        let state = state.ok_or_else(|| unknown_state(input))?;
         let tensor = guarded(Backend::OnnxRuntime, "run", || {
-            self.download().map_err(|error| explain(self.device, "run", &error.to_string(), &[]))
+            self.download(state).map_err(|error| explain(self.device, "run", &error.to_string(), &[]))
         })?;
-        check_same(&self.input, &self.shape, &tensor)?;
+        check_same(input, &lengths(state.buffers[0].shape()), &tensor)?;
         Ok(tensor)
     }
 }
@@ -148,7 +145,14 @@ impl Buffers {
                 Allocator::new(session, MemoryInfo::new(AllocationDevice::CUDA, index, kind.0, kind.1)?)?
             }
         };
-        let mut states = [uploaded(&allocator, spec.state)?, uploaded(&allocator, spec.state)?];
+        let state = |state: &Carried<'_>| {
+            Ok(State {
+                input: state.input.to_owned(),
+                output: state.output.to_owned(),
+                buffers: [uploaded(&allocator, state.first)?, uploaded(&allocator, state.first)?],
+            })
+        };
+        let mut states = spec.states.iter().map(state).collect::<::ort::Result<Vec<_>>>()?;
         let others = spec
             .others
             .iter()
@@ -156,8 +160,10 @@ impl Buffers {
             .collect::<::ort::Result<Vec<_>>>()?;
         let mut turn = |from: usize| {
             let mut binding = session.create_binding()?;
-            binding.bind_input(spec.input, &states[from])?;
-            binding.bind_output(spec.output, &mut states[1 - from])?;
+            for state in &mut states {
+                binding.bind_input(state.input.as_str(), &state.buffers[from])?;
+                binding.bind_output(state.output.as_str(), &mut state.buffers[1 - from])?;
+            }
             let mut options = RunOptions::new()?;
             if let Some(graph) = graph {
                 options.set("gpu_graph_id", (graph as usize + from).to_string())?;
@@ -165,7 +171,7 @@ impl Buffers {
             Ok::<_, ::ort::Error>(Turn { binding, options })
         };
         let turns = [turn(0)?, turn(1)?];
-        Ok(Buffers { turns, states, others, ports: [spec.input.to_owned(), spec.output.to_owned()] })
+        Ok(Buffers { turns, states, others })
     }
 
     /// Whether a loop over the same ports with values of the same shapes and types can use these buffers.
@@ -173,8 +179,11 @@ impl Buffers {
         let same = |buffer: &DynTensor, value: &Tensor| {
             *buffer.data_type() == element(value) && lengths(buffer.shape()) == value.shape()
         };
-        self.ports == [spec.input, spec.output]
-            && same(&self.states[0], spec.state)
+        let carries = |ours: &State, wanted: &Carried<'_>| {
+            ours.input == wanted.input && ours.output == wanted.output && same(&ours.buffers[0], wanted.first)
+        };
+        self.states.len() == spec.states.len()
+            && self.states.iter().zip(&spec.states).all(|(ours, wanted)| carries(ours, wanted))
             && self.others.len() == spec.others.len()
             && self
                 .others
@@ -185,7 +194,9 @@ impl Buffers {
 
     /// Replaces the contents by another loop's first values.
     pub(super) fn restart(&mut self, spec: &LoopSpec<'_>) -> ::ort::Result<()> {
-        uploaded_into(spec.state, &mut self.states[0])?;
+        for (state, wanted) in self.states.iter_mut().zip(&spec.states) {
+            uploaded_into(wanted.first, &mut state.buffers[0])?;
+        }
         for ((_, buffer), (_, value)) in self.others.iter_mut().zip(&spec.others) {
             uploaded_into(value, buffer)?;
         }

@@ -59,9 +59,14 @@ fn reshape_copies_and_infers() {
         let merged = g.reshape(y, &[ReshapeDim::Infer, ReshapeDim::To(10)])?;
         assert_eq!(g.shape(y)?.to_string(), "[N, 2, 10]");
         assert_eq!(g.shape(merged)?.to_string(), "[2*N, 10]");
-        Ok(vec![y, merged])
+        let parted = g.reshape(merged, &[ReshapeDim::To(2), ReshapeDim::Infer, ReshapeDim::To(10)])?;
+        assert_eq!(g.shape(parted)?.to_string(), "[2, N, 10]");
+        let odd = [ReshapeDim::To(4), ReshapeDim::Infer, ReshapeDim::To(10)];
+        assert!(g.reshape(merged, &odd).is_err(), "2 N need not be a multiple of 4");
+        Ok(vec![y, merged, parted])
     });
-    let want = vec![f32s(&[3, 2, 10], floats(&x).to_vec()), f32s(&[6, 10], floats(&x).to_vec())];
+    let want = [&[3, 2, 10][..], &[6, 10], &[2, 3, 10]].map(|shape| f32s(shape, floats(&x).to_vec()));
+    let want = want.to_vec();
     check(graph, &[("x", x.clone())], want, EXACT);
 }
 

@@ -1,6 +1,6 @@
 //! Reductions and normalisations.
 
-use super::{ROUNDING, SUMS, batch, map};
+use super::{EXACT, ROUNDING, SUMS, batch, map};
 use crate::common::{check, f32s, floats, model, numbers, random};
 use performer_ddpm_onnx::builder::Reduction;
 
@@ -87,4 +87,17 @@ fn group_norm_standardises_runs_of_channels() {
         let y = y.map(|(i, y)| (y * f64::from(scale[i / 9 % 6]) + f64::from(shift[i / 9 % 6])) as f32);
         check(graph, &[("x", x.clone())], vec![f32s(&[2, 6, 3, 3], y.collect())], SUMS);
     }
+}
+
+#[test]
+fn the_largest_come_in_their_order() {
+    let x = f32s(&[2, 5], vec![0.5, -3.0, 2.0, 2.0, 1.0, 7.0, 8.0, -9.0, 0.0, 6.0]);
+    let graph = model("largest", |g| {
+        let x = batch(g, "x", &[5])?;
+        assert!(g.largest(x, 1, 6).is_err());
+        Ok(vec![g.largest(x, 1, 3)?, g.largest(x, 1, 5)?])
+    });
+    let three = f32s(&[2, 3], vec![2.0, 2.0, 1.0, 8.0, 7.0, 6.0]);
+    let all = f32s(&[2, 5], vec![2.0, 2.0, 1.0, 0.5, -3.0, 8.0, 7.0, 6.0, 0.0, -9.0]);
+    check(graph, &[("x", x)], vec![three, all], EXACT);
 }
