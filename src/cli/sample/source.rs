@@ -4,7 +4,6 @@ use super::{BackendName, LoopName, SampleArgs, ScheduleName, options};
 use crate::cli::progress::Progress;
 use performer_ddpm::checkpoint::model_folder::{self, LoadedModel};
 use performer_ddpm::config::{BetaSchedule, DiffusionConfig, Labels};
-use performer_ddpm::equations::Schedule;
 use performer_ddpm::equations::solver::Scheduler;
 use performer_ddpm::export::{GraphKind, GraphSpec, Metadata};
 use performer_ddpm::sample::onnx::Runtime;

@@ -319,7 +319,7 @@ fn repainted(exact: &Exact, x0: f64, process: &Process, resampling: Resampling) 
             }
             Move::Down => {
                 let row = StepForm::default().row(&table[k]);
-                let [a_x, a_m, low, high, b_x0, b_x, b_m, ..] = row[..] else { panic!("{row:?}") };
+                let [a_x, a_m, low, high, b_x0, b_x, b_m, sigma] = row[..] else { panic!("{row:?}") };
                 let next = |x: [f64; 2]| {
                     let eps = exact.eps(&x, table[k].t);
                     [0, 1].map(|i| {
@@ -334,7 +334,7 @@ fn repainted(exact: &Exact, x0: f64, process: &Process, resampling: Resampling) 
                 let half = covariance.map(|row| [0, 1].map(|i| linear(i, row)));
                 covariance = [0, 1].map(|i| {
                     [0, 1].map(|j| {
-                        let noise = if i == j { c.sigma * c.sigma } else { 0.0 };
+                        let noise = if i == j { sigma * sigma } else { 0.0 };
                         columns[0][i] * half[0][j] + columns[1][i] * half[1][j] + noise
                     })
                 });
