@@ -7,6 +7,7 @@
 mod algorithms;
 mod attention;
 mod bound;
+mod edit;
 mod favor;
 mod forward;
 mod guidance;
@@ -184,6 +185,11 @@ fn checks(id: &str) -> Vec<Check> {
         "s10" => solver::s10(),
         "s11" => solver::s11(),
         "s12" => solver::s12(),
+        "s13" => edit::s13(),
+        "u01" => edit::u01(),
+        "u02" => edit::u02(),
+        "u03" => edit::u03(),
+        "u04" => edit::u04(),
         _ => Vec::new(),
     }
 }
@@ -212,7 +218,7 @@ mod tests {
         assert!(report.ok());
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["items"].as_array().unwrap().len(), 28);
-        assert_eq!(json["annex"].as_array().unwrap().len(), 23);
+        assert_eq!(json["annex"].as_array().unwrap().len(), 28);
         for key in ["name", "error", "bound", "ok"] {
             assert!(!json["items"][2]["checks"][0][key].is_null(), "{key}");
         }

@@ -3,8 +3,8 @@
 use super::Equation;
 
 /// Every equation of the annexes: (G1)-(G3), how images are led to their classes, (O1)-(O8), what a network may
-/// be trained on, and (S1)-(S12), samplers.
-pub const ANNEX: [Equation; 23] = [
+/// be trained on, (S1)-(S13), samplers, and (U1)-(U4), uses of a model on given images.
+pub const ANNEX: [Equation; 28] = [
     Equation {
         id: "g01",
         title: "guidance by a network that is told the class and that is not",
@@ -203,6 +203,48 @@ pub const ANNEX: [Equation; 23] = [
         statement: "s_i = (s_max^(1/7) + i/(K - 1) (s_min^(1/7) - s_max^(1/7)))^7, i = 0..K-1",
         function: "equations::solver::ladder::s12_karras",
         source: "Karras et al. 2022, equation 5",
+        misprint: None,
+    },
+    Equation {
+        id: "s13",
+        title: "DDIM run upwards",
+        statement: "x_to = sqrt(abar_to) x_0 + sqrt(1 - abar_to) eps, with the x_0 of x_from and eps, what the \
+            network says of x_from told t, the timestep of abar_to",
+        function: "equations::solver::inverse::s13_ddim_up",
+        source: "Song, Meng & Ermon 2021, section 4.3 and equation 14",
+        misprint: None,
+    },
+    Equation {
+        id: "u01",
+        title: "spherical interpolation",
+        statement: "x(s) = (sin((1 - s) theta) a + sin(s theta) b)/sin(theta), theta the angle between a and b",
+        function: "equations::edit::u01_slerp",
+        source: "Shoemake 1985; Song, Meng & Ermon 2021, equation 67",
+        misprint: None,
+    },
+    Equation {
+        id: "u02",
+        title: "known pixels put back",
+        statement: "x_t = m (sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps) + (1 - m) x_t, m = 1 where x_0 is known",
+        function: "equations::edit::u02_put_back",
+        source: "Lugmayr et al. 2022, equations 8a-8c",
+        misprint: None,
+    },
+    Equation {
+        id: "u03",
+        title: "a jump up",
+        statement: "x_t = sqrt(abar_t/abar_s) x_s + sqrt(1 - abar_t/abar_s) eps, s < t",
+        function: "equations::edit::u03_jump",
+        source: "Lugmayr et al. 2022, section 4.2 and Algorithm 1, line 9",
+        misprint: None,
+    },
+    Equation {
+        id: "u04",
+        title: "the order of steps and jumps",
+        statement: "after every j steps, from the lowest noisy level counted, j steps up and down again, r - 1 \
+            times",
+        function: "equations::edit::u04_repaint",
+        source: "Lugmayr et al. 2022, appendix B",
         misprint: None,
     },
 ];

@@ -165,7 +165,7 @@ fn what_cannot_be_edited_is_refused_by_name() {
     let cases: [(&[&str], &[&str]); 12] = [
         (&["vary", "in.png", "--at", "41"], &["--at", "1 to 40", "41"]),
         (&["vary", "missing.png"], &["missing.png"]),
-        (&["vary", "no.png"], &["no.png", "image"]),
+        (&["vary", "no.png"], &["no.png", "picture"]),
         (&["denoise", "in.png", "--at", "0"], &["--at", "1 to 40"]),
         (&["denoise", "x.npy", "--at", "3"], &["x_t", "12x12", "5x5"]),
         (&["inpaint", "in.png", "--mask", "small.png"], &["small.png", "12x12", "9x9"]),

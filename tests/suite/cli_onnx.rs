@@ -207,7 +207,7 @@ fn a_file_with_a_schedule_takes_no_other() {
     for options in [["--schedule", "linear"], ["--timesteps", "10"]] {
         let arguments = [&["sample", "step.onnx", "--backend", backend][..], &options].concat();
         refusal(folder(), &arguments, &["--schedule and --timesteps", "step.onnx, which has one"]);
-        refusal(folder(), &[&["sample", "run"][..], &options].concat(), &[options[0], "a model folder"]);
+        refusal(folder(), &[&["sample", "run"][..], &options].concat(), &[options[0], "run, which has one"]);
     }
 }
 

@@ -117,7 +117,7 @@ fn every_equation_has_its_function_and_a_test() {
 
 #[test]
 fn every_equation_of_the_annexes_has_its_function_and_a_test() {
-    let ids: Vec<String> = [("g", 3), ("o", 8), ("s", 12)]
+    let ids: Vec<String> = [("g", 3), ("o", 8), ("s", 13), ("u", 4)]
         .into_iter()
         .flat_map(|(letter, count)| (1..=count).map(move |n| format!("{letter}{n:02}")))
         .collect();
@@ -193,7 +193,7 @@ fn document() -> String {
             writeln!(text, "{}", wrapped(&format!("- The slides print: {misprint}"))).unwrap();
         }
     }
-    for (letter, head) in [('g', CLASSES), ('o', OBJECTIVES), ('s', SAMPLERS)] {
+    for (letter, head) in [('g', CLASSES), ('o', OBJECTIVES), ('s', SAMPLERS), ('u', EDITS)] {
         text += head;
         let annex = || ANNEX.iter().filter(|equation| equation.id.starts_with(letter));
         for equation in annex() {
@@ -299,6 +299,19 @@ Papers: Song, Meng & Ermon 2021, \"Denoising Diffusion Implicit Models\"; Lu et 
 2022b, \"DPM-Solver++\"; Zhao et al. 2023, \"UniPC\"; Karras et al. 2022, \"Elucidating the Design Space of
 Diffusion-Based Generative Models\"; Saharia et al. 2022, \"Photorealistic Text-to-Image Diffusion Models with Deep
 Language Understanding\".
+
+| no. | what | function | test |
+|---|---|---|---|
+";
+
+const EDITS: &str = "
+## Annex: uses of a model on given images
+
+What variations, interpolations and inpainting need beside the samplers (`src/equations/edit.rs`, `edit --help`).
+
+Papers: Shoemake 1985, \"Animating Rotation with Quaternion Curves\"; Song, Meng & Ermon 2021, \"Denoising
+Diffusion Implicit Models\"; Lugmayr et al. 2022, \"RePaint: Inpainting using Denoising Diffusion Probabilistic
+Models\".
 
 | no. | what | function | test |
 |---|---|---|---|
