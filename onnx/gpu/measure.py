@@ -9,19 +9,27 @@ a machine without network, DIR holds its libraries libonnxruntime.so*, libonnxru
 libonnxruntime_providers_cuda.so, or parts of their archive, made elsewhere by `tar -c LIBRARIES | xz | split
 -b 55m -d - DIR/part.`. The CUDA libraries are those of torch's `nvidia` packages.
 
-A markdown table goes to stdout, everything else to stderr. Exit status 1 if an image differs by more than
-1e-3 with TF32 off.
+Speeds are those of --model. Differences are those of the trained model that the repository carries: a network
+with random weights multiplies rounding errors, its images differ from f64 by 2e-3 after ten steps in this
+engine and by 7e-4 in PyTorch.
+
+A part that fails is named and the others go on. With --results FILE every figure is kept in a file as soon as
+it is there: a later call with the same file does only what it lacks, so that a machine's time can be used in
+pieces (--ways, --seconds). A markdown table goes to stdout, everything else to stderr. Exit status 1 if an
+image differs by more than 1e-3 with TF32 off, or a part failed.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 import numpy as np
 import torch
@@ -30,6 +38,20 @@ from unet import Unet, read_safetensors, write_safetensors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-3
+# The ways of taking the steps: this program's loops in ONNX Runtime, then PyTorch's.
+LOOPS = {
+    "cuda-graph": "ONNX Runtime, cuda-graph",
+    "sampler": "ONNX Runtime, sampler",
+    "device": "ONNX Runtime, device",
+    "host": "ONNX Runtime, host",
+}
+YARDSTICKS = {
+    "eager": "PyTorch, eager",
+    "graph": "PyTorch, CUDA graph",
+    "compiled": "PyTorch, compiled",
+}
+WAYS = {**LOOPS, **YARDSTICKS}
+TRAINED = ROOT / "data/fashion-model"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 # Ho et al. (2020), appendix B, the network for CIFAR-10.
@@ -91,7 +113,12 @@ def arguments():
         "--model", type=pathlib.Path, help="a model folder [default: Ho et al.'s network, random weights]"
     )
     parser.add_argument("--batches", default="64,512", help="the batches to time")
+    parser.add_argument("--precisions", default="fp32,tf32", help="fp32, tf32 or both")
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
+    parser.add_argument("--runs", type=int, default=3, help="timed batches, after one that is not")
+    parser.add_argument("--ways", default=",".join(WAYS), help="which to time [default: all of them]")
+    parser.add_argument("--seconds", type=float, help="begin nothing new after this many")
+    parser.add_argument("--results", type=pathlib.Path, help="a JSON file to keep the figures in")
     return parser.parse_args()
 
 
@@ -143,9 +170,9 @@ class Program:
         self.args, self.model, self.environment, self.work = args, model, environment, work
 
     def sample(self, *options, **named):
-        """The figures that it prints, and the images."""
+        """The figures that it prints, the images, and what it says meanwhile."""
         npy = self.work / "images.npy"
-        command = [self.args.binary, "sample", self.model, "--sampler", "ddim", "--json", "--quiet"]
+        command = [self.args.binary, "sample", self.model, "--sampler", "ddim", "--json"]
         command += ["--npy", npy, "--out", self.work / "images.png", *options]
         for name, value in named.items():
             command += [f"--{name}" if len(name) > 1 else f"-{name}", value]
@@ -154,21 +181,29 @@ class Program:
         )
         if outcome.returncode:
             raise RuntimeError(outcome.stderr.strip())
-        return json.loads(outcome.stdout), np.load(npy)
+        return json.loads(outcome.stdout), np.load(npy), outcome.stderr
 
-    def on_device(self, loop, tf32, **named):
-        options = ["--backend", "ort", "--device", self.args.device, "--loop", loop] + ["--tf32"] * tf32
-        return self.sample(*options, **named)
+    def on_device(self, loop, tf32, *options, **named):
+        options = ["--backend", "ort", "--device", self.args.device, "--loop", loop, *options]
+        return self.sample(*options, *["--tf32"] * tf32, **named)
+
+    def placement(self, loop):
+        """How many nodes each provider runs, as ONNX Runtime reports it."""
+        _, _, said = self.on_device(loop, False, "--verbose", n=2, steps=2)
+        return re.findall(r"\[(\w+ExecutionProvider)\].*?(\d+)", said)
 
 
 class Yardstick:
-    """DDIM in PyTorch with the program's network, or the reason why there is none."""
+    """DDIM in PyTorch with the program's network."""
 
-    def __init__(self, model, device, steps, graph):
+    def __init__(self, model, device, steps, way):
         config = json.loads((model / "unet/config.json").read_text())
         self.network = Unet(config).to(device).eval()
         self.network.load_state_dict(read_safetensors(model / WEIGHTS))
-        self.device, self.graph = device, graph
+        self.device, self.way, self.captures = device, way, {}
+        if way == "compiled":
+            torch._dynamo.reset()
+            self.network = torch.compile(self.network, mode="reduce-overhead", dynamic=False)
         scheduler = json.loads((model / "scheduler/scheduler_config.json").read_text())
         total = scheduler["num_train_timesteps"]
         if scheduler["beta_schedule"] != "linear":
@@ -183,10 +218,8 @@ class Yardstick:
     def sample(self, x, tf32):
         """Images from x_T."""
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        network = self.network
         t = torch.zeros(len(x), dtype=torch.int64, device=self.device)
-        if self.graph:
-            network = self.captured(x, t, tf32)
+        network = self.captured(x, t, tf32) if self.way == "graph" else self.network
         for index, bar, prev in self.levels:
             t.fill_(int(index))
             eps = network(x, t)
@@ -199,7 +232,7 @@ class Yardstick:
     def captured(self, x, t, tf32):
         """The network as a CUDA graph for this batch."""
         key = (x.shape, tf32)
-        if getattr(self, "key", None) != key:
+        if key not in self.captures:
             static_x, static_t = x.clone(), t.clone()
             stream = torch.cuda.Stream()
             with torch.cuda.stream(stream):
@@ -209,8 +242,8 @@ class Yardstick:
             recorded = torch.cuda.CUDAGraph()
             with torch.cuda.graph(recorded):
                 static_eps = self.network(static_x, static_t)
-            self.key, self.recorded = key, (recorded, static_x, static_t, static_eps)
-        recorded, static_x, static_t, static_eps = self.recorded
+            self.captures[key] = (recorded, static_x, static_t, static_eps)
+        recorded, static_x, static_t, static_eps = self.captures[key]
 
         def replay(x, t):
             static_x.copy_(x)
@@ -230,91 +263,122 @@ class Yardstick:
         return shape[0] / statistics.median(seconds[1:])
 
 
-def parity(program, loops, yardsticks, image, steps):
-    """The largest difference to the engine's images for every way, from the same noise, TF32 off."""
-    n = 3
-    rng = np.random.default_rng(0)
-    noise = rng.standard_normal((steps + 1, n, *image), np.float32)
-    file = program.work / "noise.npy"
-    np.save(file, noise)
-    named = {"n": n, "steps": steps, "noise": file, "batch": 2}
-    _, engine = program.sample("--backend", "native", **named)
-    differences = {}
-    for loop in loops:
-        _, images = program.on_device(loop, False, **named)
-        differences[f"ONNX Runtime, {loop}"] = float(np.abs(images - engine).max())
-    for name, yardstick in yardsticks.items():
-        images = yardstick.sample(torch.from_numpy(noise[0]).to(yardstick.device), False).cpu().numpy()
-        differences[name] = float(np.abs(images - engine).max())
-    return differences
+class Results:
+    """The figures by name, kept in a file, and what failed."""
+
+    def __init__(self, file, seconds):
+        self.file, self.failed = file, []
+        self.deadline = time.monotonic() + (seconds or float("inf"))
+        self.figures = json.loads(file.read_text()) if file and file.exists() else {}
+
+    def add(self, name, measure):
+        """Measures what is not there yet. What fails is said, and the others go on."""
+        if name in self.figures:
+            return
+        if time.monotonic() > self.deadline:
+            say(f"{name}: no time left")
+            self.failed.append(name)
+            return
+        start = time.monotonic()
+        try:
+            self.figures[name] = measure()
+        except (Exception, SystemExit) as error:
+            say(f"{name}: {error}\n{traceback.format_exc(limit=-3)}")
+            self.failed.append(name)
+            return
+        say(f"{name}: {self.figures[name]} ({time.monotonic() - start:.1f} s)")
+        if self.file:
+            self.file.write_text(json.dumps(self.figures, indent=1))
+
+
+def measure(args, results, work):
+    """Parity first, then speeds, the most important first."""
+    cuda = args.device != "cpu"
+    ways = [way for way in args.ways.split(",") if cuda or way in ("device", "host", "sampler", "eager")]
+    precisions = [name == "tf32" for name in args.precisions.split(",")] if cuda else [False]
+    batches = [2, 3] if args.quick else [int(batch) for batch in args.batches.split(",")]
+    steps, runs, few = (4, 1, 4) if args.quick else (args.steps, args.runs, 10)
+    environment = prepare_runtime(args.runtime, work)
+    model = args.model or random_model(work / "model", QUICK if args.quick else CIFAR10)
+    config = json.loads((model / "unet/config.json").read_text())
+    side, channels = config["sample_size"], config["in_channels"]
+    image = (channels, side, side) if isinstance(side, int) else (channels, *side)
+    program, trained = (Program(args, folder, environment, work) for folder in (model, TRAINED))
+
+    noise = np.random.default_rng(0).standard_normal((few + 1, 3, 1, 28, 28), np.float32)
+    np.save(work / "noise.npy", noise)
+    named = {"n": 3, "steps": few, "noise": work / "noise.npy", "batch": 2}
+    engine = []
+
+    def difference(way, tf32):
+        """The largest difference to the engine's images, from the same noise."""
+        if not engine:
+            engine.append(trained.sample("--backend", "native", "--quiet", **named)[1])
+        if way in LOOPS:
+            images = trained.on_device(way, tf32, "--quiet", **named)[1]
+        else:
+            x = torch.from_numpy(noise[0]).to(args.device)
+            images = Yardstick(TRAINED, args.device, few, way).sample(x, tf32).cpu().numpy()
+        return float(np.abs(images - engine[0]).max())
+
+    def speed(way, batch, tf32):
+        if way in LOOPS:
+            amounts = {"n": batch * (runs + 1), "batch": batch, "steps": steps}
+            figures, _, _ = program.on_device(way, tf32, "--quiet", **amounts)
+            results.figures["version"] = figures["version"]
+            return batch / statistics.median(figures["batch_seconds"][1:])
+        return Yardstick(model, args.device, steps, way).images_per_s((batch, *image), tf32, runs)
+
+    if args.binary.exists():
+        for tf32 in precisions:
+            for way in [way for way in ways if way != "compiled"]:
+                name = f"difference, {way}, {'tf32' if tf32 else 'fp32'}"
+                results.add(name, lambda: difference(way, tf32))
+        for way in [way for way in ways if way in LOOPS]:
+            results.add(f"placement, {way}", lambda: program.placement(way))
+    for batch in batches:
+        for tf32 in precisions:
+            for way in ways:
+                name = f"speed, {way}, {batch}, {'tf32' if tf32 else 'fp32'}"
+                results.add(name, lambda: speed(way, batch, tf32))
+    where = torch.cuda.get_device_name(args.device) if cuda else "the processor"
+    results.figures["device"], results.figures["steps"] = where, steps
+    return [(batch, "tf32" if tf32 else "fp32") for batch in batches for tf32 in precisions]
+
+
+def table(figures, columns):
+    """The figures as markdown."""
+    runtime = f"ONNX Runtime {figures.get('version', '(not run)')}"
+    print(
+        f"Images per second in {figures['steps']} DDIM steps on {figures['device']}: {runtime}, "
+        f"PyTorch {torch.__version__}.\n"
+    )
+    heads = [f"batch {batch}, {precision}" for batch, precision in columns]
+    heads += ["difference to the engine, fp32", "TF32"]
+    print("| way | " + " | ".join(heads) + " |\n|---|" + "---|" * len(heads))
+    for way, title in WAYS.items():
+        speeds = [figures.get(f"speed, {way}, {batch}, {precision}") for batch, precision in columns]
+        differences = [figures.get(f"difference, {way}, {precision}") for precision in ("fp32", "tf32")]
+        if any(figure is not None for figure in speeds + differences):
+            cells = ["" if speed is None else f"{speed:.1f}" for speed in speeds]
+            cells += ["" if difference is None else f"{difference:.1e}" for difference in differences]
+            print(f"| {title} | " + " | ".join(cells) + " |")
 
 
 def main():
     args = arguments()
-    steps, runs, batches = args.steps, 3, [int(batch) for batch in args.batches.split(",")]
-    if args.quick:
-        steps, runs, batches = 4, 1, [2, 3]
-    cuda = args.device != "cpu"
-    if cuda and not torch.cuda.is_available():
+    if args.device != "cpu" and not torch.cuda.is_available():
         raise SystemExit("no GPU that PyTorch can use; --device cpu --quick tries the script without one")
-    loops = ["host", "device"] + ["cuda-graph"] * cuda + ["sampler"]
-    precisions = [False, True] if cuda else [False]
+    results = Results(args.results, args.seconds)
     with tempfile.TemporaryDirectory() as folder:
-        work = pathlib.Path(folder)
-        environment = prepare_runtime(args.runtime, work)
-        model = args.model or random_model(work / "model", QUICK if args.quick else CIFAR10)
-        config = json.loads((model / "unet/config.json").read_text())
-        side = config["sample_size"]
-        image = (
-            (config["in_channels"], side, side) if isinstance(side, int) else (config["in_channels"], *side)
-        )
-        program = Program(args, model, environment, work)
-        yardsticks = {}
-        try:
-            few = 4 if args.quick else 10
-            yardsticks["PyTorch, eager"] = Yardstick(model, args.device, few, False)
-            if cuda:
-                yardsticks["PyTorch, CUDA graph"] = Yardstick(model, args.device, few, True)
-        except SystemExit as reason:
-            say(f"PyTorch is left out: {reason}")
-        differences = parity(program, loops, yardsticks, image, few)
-        for name, difference in differences.items():
-            say(f"{name}: largest difference to the engine's images {difference:.2e}")
-
-        speeds = {name: {} for name in differences}
-        about = None
-        for batch in batches:
-            for tf32 in precisions:
-                for loop in loops:
-                    name = f"ONNX Runtime, {loop}"
-                    try:
-                        figures, _ = program.on_device(
-                            loop, tf32, n=batch * (runs + 1), batch=batch, steps=steps
-                        )
-                        speed = batch / statistics.median(figures["batch_seconds"][1:])
-                        about = figures
-                    except RuntimeError as error:
-                        say(f"{name}, batch {batch}: {error}")
-                        speed = None
-                    speeds[name][batch, tf32] = speed
-                for name in yardsticks:
-                    yardstick = Yardstick(model, args.device, steps, yardsticks[name].graph)
-                    speeds[name][batch, tf32] = yardstick.images_per_s((batch, *image), tf32, runs)
-                say(f"batch {batch}, TF32 {'on' if tf32 else 'off'}: done")
-
-    columns = [(batch, tf32) for batch in batches for tf32 in precisions]
-    where = torch.cuda.get_device_name(args.device) if cuda else "the processor"
-    runtime = f"ONNX Runtime {about['version']}" if about else "ONNX Runtime"
-    print(f"Images per second in {steps} DDIM steps on {where}: {runtime}, PyTorch {torch.__version__}.\n")
-    heads = [f"batch {batch}, {'TF32' if tf32 else 'fp32'}" for batch, tf32 in columns]
-    print("| way | " + " | ".join(heads) + " | difference to the engine, fp32 |")
-    print("|---|" + "---|" * (len(heads) + 1))
-    for name, row in speeds.items():
-        cells = ["failed" if row.get(column) is None else f"{row[column]:.1f}" for column in columns]
-        print(f"| {name} | " + " | ".join(cells) + f" | {differences[name]:.1e} |")
-    worst = max(differences.values())
+        columns = measure(args, results, pathlib.Path(folder))
+    table(results.figures, columns)
+    exact = [name for name in results.figures if name.startswith("difference") and name.endswith("fp32")]
+    worst = max((results.figures[name] for name in exact), default=0.0)
     if not worst <= TOLERANCE:
         raise SystemExit(f"the images differ by {worst:.2e}, more than {TOLERANCE:.0e}")
+    if results.failed:
+        raise SystemExit(f"failed: {'; '.join(results.failed)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""diffusers' UNet2DModel with softmax attention in plain PyTorch: the yardstick that `measure.py` times.
+"""diffusers' UNet2DModel in plain PyTorch, with softmax attention and with FAVOR+ of positive features: the
+yardstick that `measure.py` and `train.py` time.
 
 The same network and parameter names as the program's own, so that both load the same weights. Needs torch
 only.
@@ -29,10 +30,25 @@ class Resnet(nn.Module):
         return self.conv_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
 
 
+def favor(q, k, v, projection):
+    """FAVOR+ with the positive features of (25), stabilised as the program's: keys less their feature's
+    maximum, queries less theirs, which cancels in (26)."""
+    scale = q.shape[-1] ** -0.25
+    u_q, u_k = (x * scale @ projection.T for x in (q, k))
+    e = u_k - 0.5 * scale**2 * (k * k).sum(-1, keepdim=True)
+    c = e.amax(-2, keepdim=True)
+    keys = torch.exp(e - c)
+    shifted = u_q + c
+    queries = torch.exp(shifted - shifted.amax(-1, keepdim=True))
+    return queries @ (keys.transpose(-1, -2) @ v) / (queries @ keys.sum(-2).unsqueeze(-1))
+
+
 class Attention(nn.Module):
-    def __init__(self, config, c):
+    def __init__(self, config, c, is_favor=False):
         super().__init__()
         self.heads = c // (config["attention_head_dim"] or c)
+        if is_favor:
+            self.register_buffer("projection", torch.randn(config["favor"]["features"], c // self.heads))
         self.group_norm = nn.GroupNorm(config["norm_num_groups"], c, config["norm_eps"])
         self.to_q, self.to_k, self.to_v = nn.Linear(c, c), nn.Linear(c, c), nn.Linear(c, c)
         self.to_out = nn.ModuleList([nn.Linear(c, c)])
@@ -44,7 +60,11 @@ class Attention(nn.Module):
             project(tokens).view(n, h * w, self.heads, -1).transpose(1, 2)
             for project in (self.to_q, self.to_k, self.to_v)
         )
-        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
+        if hasattr(self, "projection"):
+            out = favor(q, k, v, self.projection)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        out = out.transpose(1, 2).reshape(n, h * w, c)
         return x + self.to_out[0](out).transpose(1, 2).reshape(n, c, h, w)
 
 
@@ -65,11 +85,12 @@ class Sampler(nn.Module):
 class Block(nn.Module):
     """Residual blocks of one level, each followed by attention where the level attends."""
 
-    def __init__(self, config, channels, attends):
+    def __init__(self, config, channels, kind):
         super().__init__()
         self.resnets = nn.ModuleList([Resnet(config, c_in, c_out) for c_in, c_out in channels])
-        if attends:
-            self.attentions = nn.ModuleList([Attention(config, c_out) for _, c_out in channels])
+        if "Attn" in kind:
+            is_favor = kind.startswith("Favor")
+            self.attentions = nn.ModuleList([Attention(config, c_out, is_favor) for _, c_out in channels])
 
 
 class Unet(nn.Module):
@@ -85,10 +106,12 @@ class Unet(nn.Module):
         for key, value in expected.items():
             if config[key] != value:
                 raise SystemExit(f"{key}: the yardstick has {value} only, got {config[key]}")
-        plain = {"DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D", "UNetMidBlock2D"}
+        known = {"DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D", "UNetMidBlock2D"}
+        if config.get("favor", {}).get("map") == "positive":
+            known |= {"FavorAttnDownBlock2D", "FavorAttnUpBlock2D"}
         kinds = {*config["down_block_types"], *config["up_block_types"], config["mid_block_type"]}
-        if kinds - plain:
-            raise SystemExit(f"the yardstick has softmax attention only, got {kinds - plain}")
+        if kinds - known:
+            raise SystemExit(f"the yardstick has softmax and positive FAVOR+ only, got {kinds - known}")
         widths, layers = config["block_out_channels"], config["layers_per_block"]
         first, last = widths[0], widths[-1]
         self.conv_in = nn.Conv2d(config["in_channels"], first, 3, padding=1)
@@ -98,14 +121,14 @@ class Unet(nn.Module):
         skips, c = [first], first
         self.down_blocks = nn.ModuleList()
         for i, (width, kind) in enumerate(zip(widths, config["down_block_types"])):
-            block = Block(config, [(c, width)] + [(width, width)] * (layers - 1), kind.startswith("Attn"))
+            block = Block(config, [(c, width)] + [(width, width)] * (layers - 1), kind)
             skips += [width] * layers
             if i + 1 < len(widths):
                 block.downsamplers = nn.ModuleList([Sampler(width, 2)])
                 skips.append(width)
             self.down_blocks.append(block)
             c = width
-        self.mid_block = Block(config, [(last, last)] * 2, False)
+        self.mid_block = Block(config, [(last, last)] * 2, "")
         if config["add_attention"]:
             self.mid_block.attentions = nn.ModuleList([Attention(config, last)])
         self.up_blocks = nn.ModuleList()
@@ -114,7 +137,7 @@ class Unet(nn.Module):
             for _ in range(layers + 1):
                 channels.append((c + skips.pop(), width))
                 c = width
-            block = Block(config, channels, kind.startswith("Attn"))
+            block = Block(config, channels, kind)
             if i + 1 < len(widths):
                 block.upsamplers = nn.ModuleList([Sampler(width, 1)])
             self.up_blocks.append(block)
@@ -171,7 +194,8 @@ def write_safetensors(path, tensors):
 
 
 def read_safetensors(path):
-    """The f32 tensors of a safetensors file by name."""
+    """The tensors of a safetensors file by name, as f32."""
+    types = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -181,7 +205,8 @@ def read_safetensors(path):
         if name == "__metadata__":
             continue
         begin, end = entry["data_offsets"]
-        if entry["dtype"] != "F32":
-            raise SystemExit(f"{path}: {name} is {entry['dtype']}, expected F32")
-        tensors[name] = torch.frombuffer(data[begin:end], dtype=torch.float32).reshape(entry["shape"])
+        if entry["dtype"] not in types:
+            raise SystemExit(f"{path}: {name} is {entry['dtype']}, expected one of {', '.join(types)}")
+        tensor = torch.frombuffer(data[begin:end], dtype=types[entry["dtype"]])
+        tensors[name] = tensor.reshape(entry["shape"]).float()
     return tensors

@@ -1,6 +1,8 @@
 //! A model in memory: reading and writing, a summary, weights by name.
 
 mod external;
+#[cfg(feature = "ort")]
+mod fused;
 mod ports;
 mod summary;
 mod weights;
@@ -179,6 +181,14 @@ impl Model {
             fix_lengths(graph, symbol, fixed);
         }
         model
+    }
+
+    /// The same model with its group normalisations as the operator that ONNX Runtime's CUDA provider has for
+    /// images whose channels come last; `None` if it has none.
+    #[cfg(feature = "ort")]
+    pub(crate) fn with_fused_group_norms(&self) -> Option<Model> {
+        let mut model = self.clone();
+        (fused::fuse(&mut model.proto) > 0).then_some(model)
     }
 
     /// The bytes for a runtime, which needs a model that is complete in one file.

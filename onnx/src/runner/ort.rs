@@ -59,6 +59,9 @@ pub struct OrtRunner {
 /// older versions refuse.
 const COPIES_FROM: u32 = 23;
 
+/// The first minor version whose CUDA provider is asked for channels last.
+const CHANNELS_LAST_FROM: u32 = 23;
+
 /// The process's one runtime: ONNX Runtime allows no second environment.
 struct Loaded {
     environment: Environment,
@@ -81,15 +84,18 @@ impl OrtRunner {
             return Err(Error::invalid("cuda_graph", "a CUDA device", "cpu", "leave it off on the CPU"));
         }
         let summary = model.summary()?;
-        let bytes = model.runnable_bytes()?;
         let (environment, library, version) = environment(options.library.as_deref())?;
+        let fused =
+            prefers_channels_last(options, &version).then(|| model.with_fused_group_norms()).flatten();
+        let channels_last = fused.is_some();
+        let bytes = fused.as_ref().unwrap_or(model).runnable_bytes()?;
         let preloaded = match options.device {
             Device::Cpu => Vec::new(),
             Device::Cuda(_) => cuda::preload(&library),
         };
         let placement = Arc::new(Mutex::new(Vec::new()));
         let session = guarded(Backend::OnnxRuntime, "load", || {
-            open(&environment, &bytes, options, &placement)
+            open(&environment, &bytes, options, channels_last, &placement)
                 .map_err(|error| explain(options.device, "load", &error.to_string(), &preloaded))
         })?;
         let description = Description {
@@ -186,6 +192,13 @@ impl Runner for OrtRunner {
     }
 }
 
+/// Whether a network's images should have their channels last on the device. Tensor cores, which compute in TF32, want them so:
+/// on an H200 Ho et al.'s network takes 9.6 ms in place of 13.2 ms at batch 64. Without them the other order is
+/// a little faster.
+fn prefers_channels_last(options: &OrtOptions, version: &str) -> bool {
+    options.tf32 && options.device != Device::Cpu && locate::minor(version) >= CHANNELS_LAST_FROM
+}
+
 /// The process's runtime, found and loaded by the first call.
 fn environment(explicit: Option<&Path>) -> Result<(Environment, PathBuf, String)> {
     let mut slot = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -234,6 +247,7 @@ fn open(
     environment: &Environment,
     bytes: &[u8],
     options: &OrtOptions,
+    channels_last: bool,
     placement: &Arc<Mutex<Vec<String>>>,
 ) -> ::ort::Result<Session> {
     // The binding's default is a level that older versions refuse, see COPIES_FROM.
@@ -257,6 +271,7 @@ fn open(
             .with_device_id(i32::try_from(index).unwrap_or(i32::MAX))
             .with_tf32(options.tf32)
             .with_cuda_graph(options.cuda_graph)
+            .with_prefer_nhwc(channels_last)
             .build()
             .error_on_failure();
         builder = builder.with_execution_providers([provider])?;
