@@ -21,6 +21,7 @@
 //! ```
 
 mod attention;
+mod backward;
 mod chain;
 pub mod check;
 mod file;
@@ -30,6 +31,7 @@ pub mod metadata;
 mod network;
 mod source;
 mod step;
+mod train_step;
 mod write;
 
 pub use check::{Difference, Expectation};
@@ -37,4 +39,5 @@ pub use file::write_checked;
 pub use graphs::{GraphSpec, build};
 pub use metadata::{GraphKind, Metadata, SamplerSummary};
 pub use source::Source;
+pub use train_step::{States, TrainStep};
 pub use write::{Check, ExportOptions, Exported, write};

@@ -188,6 +188,31 @@ impl GraphBuilder {
         self.node(op, &[Some(x), None, Some(scales)], attributes, ElementType::F32, shape)
     }
 
+    /// The means of x `[N, C, H, W]` over squares of `side` x `side` pixels, which do not overlap and cover it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when x is not a batch of images of floats whose fixed height and width `side` divides.
+    pub fn average_pool(&mut self, x: Value, side: usize) -> Result<Value> {
+        let op = Op::AveragePool;
+        self.expect_type(op, x, ElementType::F32)?;
+        self.expect_numbers(op, &[side])?;
+        let mut shape = self.shape(x)?.clone();
+        for axis in [2, 3] {
+            let length = self.expect_known(op, x, axis)?;
+            if shape.rank() != 4 || side == 0 || !length.is_multiple_of(side) {
+                return Err(Error::invalid(
+                    self.place(op),
+                    "images [N, C, H, W] and a side that divides height and width",
+                    format!("{shape}, {side}"),
+                    "",
+                ));
+            }
+            shape.0[axis] = Dim::Known(length / side);
+        }
+        let attributes = vec![ints("kernel_shape", &[side; 2]), ints("strides", &[side; 2])];
+        self.node(op, &[Some(x)], attributes, ElementType::F32, shape)
+    }
+
     fn expect_conv_operands(&self, op: Op, x: Value, kernel: Value, bias: Option<Value>) -> Result<()> {
         for value in [Some(x), Some(kernel), bias].into_iter().flatten() {
             self.expect_type(op, value, ElementType::F32)?;
