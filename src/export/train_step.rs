@@ -89,7 +89,12 @@ const STATES: [&str; 4] = ["w", "m", "v", "ema"];
 ///
 /// # Errors
 /// [`Error::Invalid`] for a network that has not as many outputs as the process asks for, or learns its variance.
-pub(super) fn write(g: &mut GraphBuilder, source: Source, schedule: &Schedule, spec: &TrainStep) -> Result<()> {
+pub(super) fn write(
+    g: &mut GraphBuilder,
+    source: Source,
+    schedule: &Schedule,
+    spec: &TrainStep,
+) -> Result<()> {
     let model = source.model;
     let graph = &*model.graph;
     check(source)?;
@@ -117,13 +122,13 @@ pub(super) fn write(g: &mut GraphBuilder, source: Source, schedule: &Schedule, s
     let condition = Condition { t, y };
     let tape = network.record(g, x_t, condition, &masks)?;
     let output = tape.values[graph.output.0];
-    let doc = "(21) the mean of |target - prediction|^2, times the weight of t, and its gradient in the prediction";
+    let doc =
+        "(21) the mean of |target - prediction|^2, times the weight of t, and its gradient in the prediction";
     let (loss, d_output) = g.within("loss", doc, |g| {
         let target = tables.target(g, x_0, eps, t)?;
         tables.loss(g, output, target, t)
     })?;
-    let gradients =
-        backward::write(g, &network, &states.weights, &tape, (condition, &masks), d_output)?;
+    let gradients = backward::write(g, &network, &states.weights, &tape, (condition, &masks), d_output)?;
 
     let doc = "all parameters' gradients, one after the other";
     let gradient = g.within("gradient", doc, |g| one_after_the_other(g, &gradients))?;
@@ -232,7 +237,8 @@ fn outputs(g: &mut GraphBuilder, graph: &Graph, states: States, state: &str, fla
     if states == States::Flat {
         return Ok(g.output(&format!("{state}.next"), flat)?);
     }
-    let parts = g.within(&format!("states/{state}.next"), "the parameters apart", |g| apart(g, graph, flat))?;
+    let parts =
+        g.within(&format!("states/{state}.next"), "the parameters apart", |g| apart(g, graph, flat))?;
     for (param, part) in graph.params.iter().zip(parts) {
         g.output(&format!("{state}.{}.next", param.name), part)?;
     }

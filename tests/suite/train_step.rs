@@ -4,8 +4,8 @@ use crate::support::networks::{channels_last, config, kinds, normal, randomised}
 use crate::support::peers::in_time;
 use crate::support::runtimes::onnx_runtime;
 use performer_ddpm::config::{
-    Activation, BlockAttention, DiffusionConfig, FeatureMap, LossWeight, Prediction, Resampling, TimeScaleShift,
-    UnetConfig,
+    Activation, BlockAttention, DiffusionConfig, FeatureMap, LossWeight, Prediction, Resampling,
+    TimeScaleShift, UnetConfig,
 };
 use performer_ddpm::equations::Schedule;
 use performer_ddpm::equations::forward::eq03_q_sample;
@@ -44,7 +44,12 @@ impl Batch {
     }
 
     /// The engine's loss and gradient in `f64` with the reference kernels.
-    fn reference(&self, model: &Model<f32>, diffusion: &DiffusionConfig, weight: LossWeight) -> Gradient<f64> {
+    fn reference(
+        &self,
+        model: &Model<f32>,
+        diffusion: &DiffusionConfig,
+        weight: LossWeight,
+    ) -> Gradient<f64> {
         let model: Model<f64> = model.cast();
         let shape = model.graph.shape(model.graph.input);
         let schedule = Schedule::from_config(diffusion).expect("a schedule");
@@ -140,7 +145,13 @@ fn graph(model: &Model<f32>, diffusion: &DiffusionConfig, step: TrainStep) -> On
 /// gradient; the loss; and the gradient's norm. Bound: 1e-5 of the largest gradient in the parameter, which is
 /// `f32` rounding through some hundred layers; those that are 0 in theory (a softmax's key biases) are compared with
 /// a thousandth of the largest of all.
-fn check(name: &str, config: &UnetConfig, diffusion: &DiffusionConfig, loss_weight: LossWeight, layout: States) {
+fn check(
+    name: &str,
+    config: &UnetConfig,
+    diffusion: &DiffusionConfig,
+    loss_weight: LossWeight,
+    layout: States,
+) {
     let model = randomised(config, 3);
     let step = TrainStep { loss_weight, states: layout, ..TrainStep::default() };
     let graph = graph(&model, diffusion, step);

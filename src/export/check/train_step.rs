@@ -31,7 +31,10 @@ impl Reference {
         let objective = Objective::new(source.diffusion, step.loss_weight, schedule);
         let total = schedule.steps();
         let indices = [total - 1, 0, total / 2];
-        [BATCH, 1].into_iter().map(|n| self.first_step(source, &objective, schedule, step, &indices[..n])).collect()
+        [BATCH, 1]
+            .into_iter()
+            .map(|n| self.first_step(source, &objective, schedule, step, &indices[..n]))
+            .collect()
     }
 
     fn first_step(

@@ -62,7 +62,8 @@ pub fn onnx_runtime(model: &Model) -> Option<Box<dyn Runner>> {
     at_hand().iter().find_map(|runtime| match runtime {
         Runtime::Tract => None,
         Runtime::OnnxRuntime(options) => {
-            let runner = OrtRunner::load(model, options).unwrap_or_else(|error| panic!("ONNX Runtime: {error}"));
+            let runner =
+                OrtRunner::load(model, options).unwrap_or_else(|error| panic!("ONNX Runtime: {error}"));
             Some(Box::new(runner) as Box<dyn Runner>)
         }
     })
