@@ -3,9 +3,9 @@
 use crate::model::graph::Shape;
 use crate::nn::Window;
 use performer_ddpm_onnx::builder::{
-    ConvTransposeSpec, GraphBuilder, PadMode, Reduction, ReshapeDim, SliceRange, Value,
+    ConvSpec, ConvTransposeSpec, GraphBuilder, Reduction, ReshapeDim, SliceRange, Value,
 };
-use performer_ddpm_onnx::{Error, Result};
+use performer_ddpm_onnx::{Dim, Error, Result};
 
 /// The window of a layer that looks at one pixel.
 pub(super) const POINT: Window = Window { kernel: 1, stride: 1, pad_before: 0, pad_after: 0 };
@@ -46,50 +46,47 @@ pub(super) fn input_gradient(
     g.slice(d_x, &[inner(2, shape.h), inner(3, shape.w)])
 }
 
-/// The gradient in the weight, its elements in the order \[C_out, C_in, k, k\]: for every place of the window, the
-/// product of d_y \[C_out, P\] with the pixels under that place \[P, C_in\], over the P output pixels of every
-/// image.
+/// The gradient in the weight, its elements in the order \[C_out, C_in, k, k\]: with the pixels that each place of
+/// the window meets as rows, \[N, C_in k k, P\], the product of d_y \[N, C_out, P\] with them over the P output
+/// pixels of every image.
+///
+/// The rows are a convolution of every channel by itself with kernels of a single 1. An image's products are added
+/// up afterwards, or where they would be larger than the rows, all images' pixels are one long sum.
 pub(super) fn weight_gradient(g: &mut GraphBuilder, x: Value, d_y: Value, window: &Window) -> Result<Value> {
-    let Window { kernel, stride, pad_before, pad_after } = *window;
     let known = |g: &GraphBuilder, value: Value| -> Result<Vec<usize>> {
-        let dims = g.shape(value)?.dims()[1..].iter();
-        Ok(dims.filter_map(|dim| dim.known()).collect())
+        Ok(g.shape(value)?.dims()[1..].iter().filter_map(Dim::known).collect())
     };
     let (from, to) = (known(g, x)?, known(g, d_y)?);
-    let (&[c_in, _, _], &[c_out, height, width]) = (&from[..], &to[..]) else {
+    let (&[c_in, height, width], &[c_out, rows, columns]) = (&from[..], &to[..]) else {
         return Err(Error::invalid("a convolution's gradient", "images of known size", "others", ""));
     };
-    let pixels = height * width;
-    let flat = |channels: usize| [ReshapeDim::Copy, ReshapeDim::To(channels), ReshapeDim::To(pixels)];
-    let rows = g.reshape(d_y, &flat(c_out))?;
-    let padded = if pad_before + pad_after > 0 {
-        let pads = (pad_before, pad_after);
-        g.pad(x, &[(0, 0), (0, 0), pads, pads], PadMode::Constant(0.0))?
-    } else {
+    let Window { kernel, stride, pad_before, pad_after } = *window;
+    let (places, pixels) = (kernel * kernel, rows * columns);
+    let met = if *window == POINT {
         x
+    } else {
+        let [one, height, width] = [1, height, width].map(ReshapeDim::To);
+        let channels = g.reshape(x, &[ReshapeDim::Infer, one, height, width])?;
+        let picks: Vec<f32> =
+            (0..places * places).map(|i| if i % (places + 1) == 0 { 1.0 } else { 0.0 }).collect();
+        let picks = g.constant_f32(&[places, 1, kernel, kernel], &picks)?;
+        let spec = ConvSpec {
+            strides: [stride; 2],
+            pads: [pad_before, pad_before, pad_after, pad_after],
+            ..ConvSpec::default()
+        };
+        g.conv(channels, picks, None, &spec)?
     };
-    let mut taps = Vec::with_capacity(kernel * kernel);
-    for y in 0..kernel {
-        for x in 0..kernel {
-            let range = |axis, start, count| {
-                let end = start + (count - 1) * stride + 1;
-                SliceRange { axis, start, end, step: stride }
-            };
-            let under = match (kernel, stride) {
-                (1, 1) => padded,
-                _ => g.slice(padded, &[range(2, y, height), range(3, x, width)])?,
-            };
-            let under = g.reshape(under, &flat(c_in))?;
-            let columns = g.transpose(under, &[0, 2, 1])?;
-            taps.push(g.matmul(rows, columns)?);
-        }
+    let flat = |channels: usize| [ReshapeDim::Infer, ReshapeDim::To(channels), ReshapeDim::To(pixels)];
+    let met = g.reshape(met, &flat(c_in * places))?;
+    let d_y = g.reshape(d_y, &flat(c_out))?;
+    let met = g.transpose(met, &[0, 2, 1])?;
+    if c_out < pixels {
+        let products = g.matmul(d_y, met)?;
+        return g.reduce(Reduction::Sum, products, &[0], false);
     }
-    let of_images = if taps.len() == 1 { taps[0] } else { g.concat(2, &taps)? };
-    let sum = g.reduce(Reduction::Sum, of_images, &[0], false)?;
-    if kernel == 1 {
-        return Ok(sum);
-    }
-    let [c_in, places] = [c_in, kernel * kernel].map(ReshapeDim::To);
-    let by_place = g.reshape(sum, &[ReshapeDim::Copy, places, c_in])?;
-    g.transpose(by_place, &[0, 2, 1])
+    let d_y = g.transpose(d_y, &[1, 0, 2])?;
+    let d_y = g.reshape(d_y, &[ReshapeDim::Copy, ReshapeDim::Infer])?;
+    let met = g.reshape(met, &[ReshapeDim::Infer, ReshapeDim::To(c_in * places)])?;
+    g.matmul(d_y, met)
 }
