@@ -40,10 +40,9 @@ pub struct ExportArgs {
     /// Step and sampler graphs with guidance, in two passes a step, for networks with a null class
     #[arg(long)]
     guided: bool,
-    /// The train-step graph with each state (w, m, v, ema) as one vector of all parameters, which a GPU's host is
-    /// done with sooner
+    /// The train-step graph with each state (w, m, v, ema) as one tensor of all parameters, in rows of 256
     #[arg(long)]
-    flat: bool,
+    rows: bool,
     /// Runtimes that have to agree with the engine, or none [default: those that are available]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "tract,ort|none")]
     check: Option<Vec<CheckName>>,
@@ -166,9 +165,9 @@ fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<(GraphSpec, Sche
     if let Some((got, help)) = unguided.filter(|_| args.guided) {
         return Err(Error::invalid("--guided", "--graph step or sampler", got, help));
     }
-    if args.flat && args.graph != GraphName::TrainStep {
+    if args.rows && args.graph != GraphName::TrainStep {
         let help = "leave the option out";
-        return Err(Error::invalid("--flat", "--graph train-step", "a graph without states", help));
+        return Err(Error::invalid("--rows", "--graph train-step", "a graph without states", help));
     }
     if let Some(flag) = args.reverse.given().chain(per_run).find(unfit) {
         return Err(Error::invalid(
@@ -189,7 +188,7 @@ fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<(GraphSpec, Sche
         }
         GraphName::TrainStep => {
             let step = loaded.train.as_ref().map_or_else(TrainStep::default, TrainStep::from);
-            let states = if args.flat { States::Flat } else { States::PerParameter };
+            let states = if args.rows { States::Rows } else { States::PerParameter };
             Ok((GraphSpec::TrainStep(TrainStep { states, ..step }), loaded.scheduler))
         }
     }

@@ -39,5 +39,5 @@ pub use file::write_checked;
 pub use graphs::{GraphSpec, build};
 pub use metadata::{GraphKind, Metadata, SamplerSummary};
 pub use source::Source;
-pub use train_step::{States, TrainStep};
+pub use train_step::{ROW, States, TrainStep};
 pub use write::{Check, ExportOptions, Exported, write};

@@ -1,7 +1,7 @@
 //! One training step as ONNX operators: x_t by (3), the network's loss (21) or (O7), its gradient in every
 //! parameter, clipping, Adam and the average of the weights.
 //!
-//! The optimiser works on all parameters at once, one after the other in one vector: a GPU would spend more time
+//! The optimiser works on all parameters at once, one after the other in one tensor: a GPU would spend more time
 //! on starting a few operations for each of some hundred parameters than on the network.
 
 use super::backward;
@@ -13,7 +13,9 @@ use crate::equations::objective::{Objective, o01_target};
 use crate::error::{Error, Result};
 use crate::model::graph::{Graph, Op};
 use performer_ddpm_onnx as onnx;
-use performer_ddpm_onnx::builder::{Binary, GraphBuilder, Reduction, ReshapeDim, Unary, Value};
+use performer_ddpm_onnx::builder::{
+    Binary, GraphBuilder, PadMode, Reduction, ReshapeDim, SliceRange, Unary, Value,
+};
 use performer_ddpm_onnx::{Dim, ElementType};
 use serde::{Deserialize, Serialize};
 
@@ -47,10 +49,17 @@ pub enum States {
     /// likewise.
     #[default]
     PerParameter,
-    /// An input `w` and an output `w.next` \[P\] for all parameters, one after the other in the table's order; `m`,
-    /// `v` and `ema` likewise. A runtime binds eight values instead of thousands.
-    Flat,
+    /// An input `w` and an output `w.next` \[R, [ROW]\] for all parameters, one after the other in the table's order,
+    /// each from the start of a row on and followed by zeros up to the next; `m`, `v` and `ema` likewise. A runtime
+    /// binds eight values instead of thousands.
+    Rows,
 }
+
+/// The elements of a row of [`States::Rows`].
+///
+/// ONNX Runtime joins and cuts tensors on a GPU by a table with an entry for every element of the axis, which it
+/// makes and sends over in every run. By rows the table is short.
+pub const ROW: usize = 256;
 
 impl From<&TrainConfig> for TrainStep {
     fn from(config: &TrainConfig) -> Self {
@@ -131,8 +140,8 @@ pub(super) fn write(
     let gradients = backward::write(g, &network, &states.weights, &tape, (condition, &masks), d_output)?;
 
     let doc = "all parameters' gradients, one after the other";
-    let gradient = g.within("gradient", doc, |g| one_after_the_other(g, &gradients))?;
-    let (norm, next) = update(g, spec, gradient, states.flat, lr, step)?;
+    let gradient = g.within("gradient", doc, |g| in_rows(g, graph, &gradients))?;
+    let (norm, next) = update(g, spec, gradient, states.rows, lr, step)?;
     g.output("loss", loss)?;
     g.output("grad_norm", norm)?;
     for (name, value) in STATES.iter().zip(next) {
@@ -176,8 +185,8 @@ fn masks(g: &mut GraphBuilder, graph: &Graph) -> Result<Vec<Option<Value>>> {
 struct Inputs {
     /// The weights, one value for each parameter in the table's order, in the file's layout.
     weights: Vec<Value>,
-    /// The [`STATES`], each \[P\].
-    flat: [Value; 4],
+    /// The [`STATES`], each in rows.
+    rows: [Value; 4],
 }
 
 impl Inputs {
@@ -191,54 +200,67 @@ impl Inputs {
                         values.push(g.input(&name, ElementType::F32, &param.kind.file_shape()[..])?);
                     }
                 }
-                let mut flat = [given[0][0]; 4];
-                for ((flat, values), state) in flat.iter_mut().zip(&given).zip(STATES) {
-                    *flat = g.within(&format!("states/{state}"), "one after the other", |g| {
-                        one_after_the_other(g, values)
-                    })?;
+                let mut rows = [given[0][0]; 4];
+                for ((rows, values), state) in rows.iter_mut().zip(&given).zip(STATES) {
+                    let scope = format!("states/{state}");
+                    *rows = g.within(&scope, "one after the other", |g| in_rows(g, graph, values))?;
                 }
                 let [weights, ..] = given;
-                Ok(Inputs { weights, flat })
+                Ok(Inputs { weights, rows })
             }
-            States::Flat => {
-                let mut flat = Vec::new();
+            States::Rows => {
+                let count = graph.params.iter().map(|param| param.kind.len().div_ceil(ROW)).sum();
+                let mut rows = Vec::new();
                 for state in STATES {
-                    flat.push(g.input(state, ElementType::F32, [graph.params.total()])?);
+                    rows.push(g.input(state, ElementType::F32, [count, ROW])?);
                 }
-                let flat = [flat[0], flat[1], flat[2], flat[3]];
+                let rows = [rows[0], rows[1], rows[2], rows[3]];
                 let doc = "the parameters apart";
-                let weights = g.within("states/w", doc, |g| apart(g, graph, flat[0]))?;
-                Ok(Inputs { weights, flat })
+                let weights = g.within("states/w", doc, |g| apart(g, graph, rows[0]))?;
+                Ok(Inputs { weights, rows })
             }
         }
     }
 }
 
-/// All values' elements \[P\].
-fn one_after_the_other(g: &mut GraphBuilder, values: &[Value]) -> onnx::Result<Value> {
-    let flat: onnx::Result<Vec<Value>> =
-        values.iter().map(|value| g.reshape(*value, &[ReshapeDim::Infer])).collect();
-    g.concat(0, &flat?)
+/// Tensors like the parameters, one after the other in rows.
+fn in_rows(g: &mut GraphBuilder, graph: &Graph, values: &[Value]) -> onnx::Result<Value> {
+    let mut parts = Vec::with_capacity(values.len());
+    for (value, param) in values.iter().zip(graph.params.iter()) {
+        let len = param.kind.len();
+        let missing = len.next_multiple_of(ROW) - len;
+        let mut part = *value;
+        if missing > 0 {
+            part = g.reshape(part, &[ReshapeDim::To(len)])?;
+            part = g.pad(part, &[(0, missing)], PadMode::Constant(0.0))?;
+        }
+        parts.push(g.reshape(part, &[ReshapeDim::Infer, ReshapeDim::To(ROW)])?);
+    }
+    g.concat(0, &parts)
 }
 
-/// The parameters of a vector \[P\], each of its shape in files.
-fn apart(g: &mut GraphBuilder, graph: &Graph, flat: Value) -> onnx::Result<Vec<Value>> {
-    let lengths: Vec<usize> = graph.params.iter().map(|param| param.kind.len()).collect();
-    let parts = g.split(flat, 0, &lengths)?;
-    let shaped = parts.into_iter().zip(graph.params.iter()).map(|(part, param)| {
+/// The parameters in rows, each of its shape in files.
+fn apart(g: &mut GraphBuilder, graph: &Graph, rows: Value) -> onnx::Result<Vec<Value>> {
+    let flat = g.reshape(rows, &[ReshapeDim::Infer])?;
+    let mut start = 0;
+    let mut parts = Vec::with_capacity(graph.params.iter().len());
+    for param in graph.params.iter() {
+        let len = param.kind.len();
+        let part = g.slice(flat, &[SliceRange { axis: 0, start, end: start + len, step: 1 }])?;
         let shape: Vec<ReshapeDim> = param.kind.file_shape().into_iter().map(ReshapeDim::To).collect();
-        g.reshape(part, &shape)
-    });
-    shaped.collect()
+        parts.push(g.reshape(part, &shape)?);
+        start += len.next_multiple_of(ROW);
+    }
+    Ok(parts)
 }
 
 /// A state's outputs.
-fn outputs(g: &mut GraphBuilder, graph: &Graph, states: States, state: &str, flat: Value) -> Result<()> {
-    if states == States::Flat {
-        return Ok(g.output(&format!("{state}.next"), flat)?);
+fn outputs(g: &mut GraphBuilder, graph: &Graph, states: States, state: &str, rows: Value) -> Result<()> {
+    if states == States::Rows {
+        return Ok(g.output(&format!("{state}.next"), rows)?);
     }
-    let parts =
-        g.within(&format!("states/{state}.next"), "the parameters apart", |g| apart(g, graph, flat))?;
+    let scope = format!("states/{state}.next");
+    let parts = g.within(&scope, "the parameters apart", |g| apart(g, graph, rows))?;
     for (param, part) in graph.params.iter().zip(parts) {
         g.output(&format!("{state}.{}.next", param.name), part)?;
     }
@@ -308,7 +330,7 @@ impl Tables<'_> {
     }
 }
 
-/// The gradient's norm before clipping \[1\], and the next [`STATES`] \[P\].
+/// The gradient's norm before clipping \[1\], and the next [`STATES`], in rows like all that is given.
 fn update(
     g: &mut GraphBuilder,
     spec: &TrainStep,
@@ -320,7 +342,8 @@ fn update(
     let doc = "clipping: g min(1, limit / (|g| + 1e-6))";
     let (norm, gradient) = g.within("clip", doc, |g| {
         let squares = g.mul(gradient, gradient)?;
-        let sum = g.reduce(Reduction::Sum, squares, &[0], true)?;
+        let sum = g.reduce(Reduction::Sum, squares, &[0, 1], false)?;
+        let sum = g.unsqueeze(sum, &[0])?;
         let norm = g.unary(Unary::Sqrt, sum)?;
         if spec.clip_norm == 0.0 {
             return Ok((norm, gradient));

@@ -10,7 +10,7 @@ use performer_ddpm::config::{
 use performer_ddpm::equations::Schedule;
 use performer_ddpm::equations::forward::eq03_q_sample;
 use performer_ddpm::equations::objective::Objective;
-use performer_ddpm::export::{GraphSpec, Source, States, TrainStep, build};
+use performer_ddpm::export::{GraphSpec, ROW, Source, States, TrainStep, build};
 use performer_ddpm::kernels::Isa;
 use performer_ddpm::kernels::internals::{DropOut, Dropped, Kernel};
 use performer_ddpm::model::graph::{Op, Shape};
@@ -117,8 +117,13 @@ fn states(model: &Model<f32>, layout: States, states: [&[f32]; 4]) -> Vec<(Strin
     let mut inputs = Vec::new();
     for (state, numbers) in ["w", "m", "v", "ema"].into_iter().zip(states) {
         match layout {
-            States::Flat => {
-                let tensor = Tensor::f32([numbers.len()], numbers).expect("a vector");
+            States::Rows => {
+                let mut rows = Vec::new();
+                for param in model.graph.params.iter() {
+                    rows.extend_from_slice(&numbers[param.range()]);
+                    rows.resize(rows.len().next_multiple_of(ROW), 0.0);
+                }
+                let tensor = Tensor::f32([rows.len() / ROW, ROW], rows).expect("rows");
                 inputs.push((state.to_owned(), tensor));
             }
             States::PerParameter => inputs.extend(model.graph.params.iter().map(|param| {
@@ -177,12 +182,14 @@ fn check(
             let largest = |x: &[f64]| x.iter().fold(0.0f64, |m, x| m.max(x.abs()));
             let least = 1e-3 * largest(&want.weights);
             let mut worst = (0.0, String::new());
+            let mut start = 0;
             for param in model.graph.params.iter() {
                 let want = param.kind.to_file_layout(&want.weights[param.range()]);
                 let moments = match layout {
-                    States::Flat => &got["m.next"][param.range()],
+                    States::Rows => &got["m.next"][start..start + want.len()],
                     States::PerParameter => &got[&format!("m.{}.next", param.name)][..],
                 };
+                start += want.len().next_multiple_of(ROW);
                 let scale = largest(&want).max(least);
                 assert_eq!(moments.len(), want.len());
                 for (m, want) in moments.iter().zip(&want) {
@@ -272,6 +279,6 @@ fn the_gradients_are_the_engine_s_in_networks_of_every_kind() {
         ),
     ];
     for (name, config, diffusion, weight) in networks {
-        check(name, &config, &diffusion, weight, States::Flat);
+        check(name, &config, &diffusion, weight, States::Rows);
     }
 }

@@ -86,8 +86,13 @@ impl GraphBuilder {
         self.expect_numbers(op, &[&strides[..], &pads, &dilations, &[groups]].concat())?;
         let (image, taps) = (self.shape(x)?, self.shape(kernel)?);
         let outputs = self.expect_known(op, kernel, 0)?;
-        let inputs = self.expect_known(op, kernel, 1)? * spec.groups;
-        if image.dims()[1] != Dim::Known(inputs) || spec.groups == 0 || !outputs.is_multiple_of(spec.groups) {
+        let inputs = match &taps.dims()[1] {
+            Dim::Known(each) => Dim::Known(each * groups),
+            // A symbol is only ever equal to itself.
+            other if groups == 1 => other.clone(),
+            _ => Dim::Known(self.expect_known(op, kernel, 1)?),
+        };
+        if image.dims()[1] != inputs || groups == 0 || !outputs.is_multiple_of(groups) {
             return Err(self.shape_error(op, image, taps, "the kernel takes the image's channels"));
         }
         self.expect_bias(op, bias, outputs)?;

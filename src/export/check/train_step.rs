@@ -6,7 +6,7 @@ use crate::equations::forward::eq03_q_sample;
 use crate::equations::objective::Objective;
 use crate::error::{Error, Result};
 use crate::export::source::Source;
-use crate::export::train_step::{States, TrainStep};
+use crate::export::train_step::{ROW, States, TrainStep};
 use crate::model::Gradient;
 use crate::model::graph::Op;
 use performer_ddpm_onnx::Tensor;
@@ -93,8 +93,13 @@ impl Reference {
         };
         let (w, zeros) = (all(&source.model.weights), vec![0.0; graph.params.total()]);
         for (state, values) in [("w", &w), ("m", &zeros), ("v", &zeros), ("ema", &w)] {
-            if step.states == States::Flat {
-                inputs.push((state.into(), Tensor::f32([values.len()], &values[..])?));
+            if step.states == States::Rows {
+                let mut rows = Vec::new();
+                for param in graph.params.iter() {
+                    rows.extend_from_slice(&values[param.range()]);
+                    rows.resize(rows.len().next_multiple_of(ROW), 0.0);
+                }
+                inputs.push((state.into(), Tensor::f32([rows.len() / ROW, ROW], rows)?));
                 continue;
             }
             for param in graph.params.iter() {
@@ -114,9 +119,13 @@ impl Reference {
             Want { values, scale }
         });
         match step.states {
-            States::Flat => {
+            States::Rows => {
                 // The scales differ from parameter to parameter, so each is brought to its own.
-                let values: Vec<f64> = of_params.flat_map(|want| want.values).collect();
+                let mut values = Vec::new();
+                for want in of_params {
+                    values.extend(want.values);
+                    values.resize(values.len().next_multiple_of(ROW), 0.0);
+                }
                 let scale = largest(&values);
                 want.extend([None, Some(Want { values, scale })]);
             }
