@@ -31,6 +31,8 @@ pub mod metadata;
 mod network;
 mod source;
 mod step;
+#[cfg(test)]
+mod testing;
 mod train_step;
 mod write;
 

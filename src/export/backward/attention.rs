@@ -161,3 +161,6 @@ fn of_largest(
     let part = g.mul(is_largest, each)?;
     g.sub(radial, part)
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,3 +121,6 @@ fn by_image(g: &mut GraphBuilder, x: Value, d_y: Value, [c_in, c_out]: [usize; 2
     let products = g.matmul(d_y, pixels)?;
     g.reduce(Reduction::Sum, products, &[0], false)
 }
+
+#[cfg(test)]
+mod tests;
