@@ -91,6 +91,9 @@ impl Default for TrainStep {
     }
 }
 
+/// The most tensors that ONNX Runtime joins at a time while it captures a CUDA graph.
+const MOST_JOINED: usize = 32;
+
 /// The states' names.
 const STATES: [&str; 4] = ["w", "m", "v", "ema"];
 
@@ -159,6 +162,9 @@ fn check(source: Source) -> Result<()> {
     if source.diffusion.learned_range {
         let help = "train it with the engine";
         return refuse("a network that predicts no variance", "one that learns it".to_owned(), help);
+    }
+    if model.graph.params.total() == 0 {
+        return refuse("a network with parameters", "one without".to_owned(), "");
     }
     if model.input_len() != model.output_len() {
         let expected = "a network whose output is an image";
@@ -236,7 +242,12 @@ fn in_rows(g: &mut GraphBuilder, graph: &Graph, values: &[Value]) -> onnx::Resul
         }
         parts.push(g.reshape(part, &[ReshapeDim::Infer, ReshapeDim::To(ROW)])?);
     }
-    g.concat(0, &parts)
+    while parts.len() > 1 {
+        let joined: onnx::Result<Vec<Value>> =
+            parts.chunks(MOST_JOINED).map(|parts| g.concat(0, parts)).collect();
+        parts = joined?;
+    }
+    Ok(parts[0])
 }
 
 /// The parameters in rows, each of its shape in files.

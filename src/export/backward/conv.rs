@@ -59,7 +59,7 @@ pub(super) fn weight_gradient(g: &mut GraphBuilder, x: Value, d_y: Value, window
         return by_image(g, x, d_y, [c_in, c_out]);
     }
     // As measured on a GPU: of many channels on many pixels the products of single images are faster.
-    let is_large = c_in.min(c_out) >= 128 && height * width >= 1024;
+    let is_large = c_in.max(c_out) >= 128 && height * width >= 1024;
     if is_large { by_place(g, x, d_y, window) } else { over_the_batch(g, x, d_y, window) }
 }
 

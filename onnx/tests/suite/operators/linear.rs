@@ -1,6 +1,6 @@
 //! Matrix products and convolutions.
 
-use super::{SUMS, batch};
+use super::{ROUNDING, SUMS, batch};
 use crate::common::{check, close, f32s, floats, model, numbers, random};
 use performer_ddpm_onnx::Tensor;
 use performer_ddpm_onnx::builder::{ConvSpec, ConvTransposeSpec};
