@@ -10,6 +10,7 @@ use crate::nn::{
 };
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo};
 use performer_ddpm_onnx::{Dim, ElementType, Model, Tensor};
+use std::ops::Range;
 
 const HEADS: usize = 2;
 const DIM: usize = 16;
@@ -101,7 +102,8 @@ impl Input {
         g.into_model(ModelInfo::default())
     }
 
-    fn agrees(&self, map: Option<FeatureMap>, bound: f64) {
+    /// Compares the gradients in these channels of every head, each relative to its largest.
+    fn agrees(&self, map: Option<FeatureMap>, bound: f64, channels: Range<usize>) {
         let [_, want @ ..] = self.expected(map);
         let model = self.graph(map).expect("a graph");
         let tensor = |x: &[f32]| Tensor::f32([BATCH, CHANNELS, SIDES[0], SIDES[1]], x).expect("images");
@@ -109,8 +111,15 @@ impl Input {
         let inputs = [("q", &q), ("k", &k), ("v", &v), ("d_out", &tensor(&self.d_out))];
         for mut runner in runners(&model) {
             for ((name, got), want) in runner.run(&inputs).expect("gradients").iter().zip(&want) {
-                let off = difference(got.as_f32().expect("floats"), want);
-                assert!(off < bound, "{name} of {map:?} in {}: {off:e}", runner.describe());
+                let kept = |i: &usize| channels.contains(&(i / TOKENS % DIM));
+                let got = got.as_f32().expect("floats");
+                let (got, want): (Vec<f32>, Vec<f64>) =
+                    (0..want.len()).filter(kept).map(|i| (got[i], want[i])).unzip();
+                if want.iter().any(|want| *want != 0.0) {
+                    let off = difference(&got, &want);
+                    let runtime = runner.describe();
+                    assert!(off < bound, "{name} of {map:?}, channels {channels:?}, in {runtime}: {off:e}");
+                }
             }
         }
     }
@@ -120,7 +129,7 @@ impl Input {
 #[test]
 fn eq22_eq26_the_gradients_of_every_kind_are_the_engine_s() {
     for map in std::iter::once(None).chain(FeatureMap::ALL.map(Some)) {
-        Input::scaled(0.3).agrees(map, 1e-5);
+        Input::scaled(0.3).agrees(map, 1e-5, 0..DIM);
     }
 }
 
@@ -130,7 +139,7 @@ fn eq22_eq26_the_gradients_of_every_kind_are_the_engine_s() {
 #[test]
 fn eq25_the_shifts_of_large_exponents_have_no_gradient() {
     for map in [FeatureMap::Positive, FeatureMap::Hyperbolic] {
-        Input::scaled(12.0).agrees(Some(map), 1e-4);
+        Input::scaled(12.0).agrees(Some(map), 1e-4, 0..DIM);
     }
 }
 
@@ -158,5 +167,8 @@ fn eq26_the_guard_s_gradient_is_the_engine_s() {
     // v_7 but for the guard, which is larger than D.
     let share = |token: usize| guarded[token] / value;
     assert!((0.1..0.9).contains(&share(0).abs()) && (share(1) - 1.0).abs() < 1e-3, "{DENOMINATOR_GUARD:e}");
-    input.agrees(map, 1e-5);
+    // What the guard adds is along the key's second channel, beside gradients of 1 / 2^-20 in its first.
+    for channel in 0..2 {
+        input.agrees(map, 1e-5, channel..channel + 1);
+    }
 }
