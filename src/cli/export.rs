@@ -65,7 +65,7 @@ enum GraphName {
     Step,
     /// x_T, noise -> images: all steps of one sampler
     Sampler,
-    /// x_0, eps, t, the weights and Adam's moments -> the loss and the next weights and moments: one training step
+    /// x_0, eps, t, weights and moments -> the loss and the next weights and moments: one training step
     TrainStep,
 }
 

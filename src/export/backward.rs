@@ -1,5 +1,5 @@
-//! The network's backward pass as ONNX operators: the engine's reverse sweep, one exhaustive match over [`Op`],
-//! so that an operation without a gradient does not compile.
+//! The network's backward pass as ONNX operators: the engine's reverse sweep, one exhaustive match over
+//! [`Op`], so that an operation without a gradient does not compile.
 //!
 //! Each operation's gradient is derived beside the engine's own, in the files of [`crate::nn`].
 
@@ -64,8 +64,8 @@ impl Gradients {
 }
 
 /// Writes the gradients in a network's parameters, given that in its output \[N, C', H, W\]: one for each
-/// parameter, in the table's order, with the elements in the file's order. `params` are the parameters' values,
-/// and `masks` those that the [`Tape`] was recorded with.
+/// parameter, in the table's order, with the elements in the file's order. `params` are the parameters'
+/// values, and `masks` those that the [`Tape`] was recorded with.
 pub(super) fn write(
     g: &mut GraphBuilder,
     network: &Network,

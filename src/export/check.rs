@@ -94,7 +94,8 @@ struct Want {
 
 impl Expectation {
     /// Random inputs for a graph, and the outputs of the engine's reference in `f64`: t at both ends and
-    /// between, batches of 3 and of 1. `progress` gets the finished share of a sampler's chain.
+    /// between, batches of 3 and of 1. `progress` gets the finished share of a sampler's chain, or of a
+    /// training step's images.
     ///
     /// # Errors
     /// As [`build`](super::build); [`Error::NotFinite`] where the network's output is not finite.
@@ -113,7 +114,7 @@ impl Expectation {
                 let steps = steps.unwrap_or(schedule.steps());
                 reference.sampler(&scheduler, &schedule, [steps, per_run.unwrap_or(steps)], progress)?
             }
-            GraphSpec::TrainStep(ref step) => (reference.train_step(source, &schedule, step)?, 1.0),
+            GraphSpec::TrainStep(ref step) => (reference.train_step(source, &schedule, step, progress)?, 1.0),
         };
         Ok(Expectation { cases, amplification, graph: spec.kind().name() })
     }

@@ -1,5 +1,5 @@
-//! The four graphs: the network, the network with one step of a sampler, K steps of one sampler in a Scan, and
-//! one training step.
+//! The four graphs: the network, the network with one step of a sampler, K steps of one sampler in a Scan,
+//! and one training step.
 
 use super::chain::{Chain, chain};
 use super::guidance::{self, Guidance};
@@ -48,11 +48,11 @@ pub enum GraphSpec {
         /// memory.
         per_run: Option<usize>,
     },
-    /// One training step: inputs `x_0` and `eps` f32 \[N, C, H, W\], `t` int64 \[N\], `lr` f32 \[1\], `step` int64
-    /// \[1\], from 1, the masks `dropout.INDEX` f32 \[N, C, H, W\] of the network's dropouts, 0 or 1 / (1 - p), and
-    /// the [states](super::States), which are the weights, their moments and their average; outputs `loss` f32
-    /// \[1\], the mean over the images, `grad_norm` f32 \[1\], the gradient's norm before clipping, and the next
-    /// states. The file holds no weights.
+    /// One training step: inputs `x_0` and `eps` f32 \[N, C, H, W\], `t` int64 \[N\], `lr` f32 \[1\], `step`
+    /// int64 \[1\], from 1, the masks `dropout.INDEX` f32 \[N, C, H, W\] of the network's dropouts, 0 or 1 /
+    /// (1 - p), and the [states](super::States), which are the weights, their moments and their average;
+    /// outputs `loss` f32 \[1\], the mean over the images, `grad_norm` f32 \[1\], the gradient's norm before
+    /// clipping, and the next states. The file holds no weights.
     TrainStep(TrainStep),
 }
 

@@ -3,8 +3,8 @@
 //!
 //! [`Pipeline::export`](crate::Pipeline::export) is the usual way in, [`write()`] the same for a model in
 //! hand. A [`GraphSpec`] says what the file computes: the network alone, the network with one step of any
-//! sampler, or all steps of one sampler. [`Metadata`] are what a file says of itself, enough to sample from
-//! it with nothing else at hand.
+//! sampler, all steps of one sampler, or one step of training. [`Metadata`] are what a file says of itself,
+//! enough to sample from it, or to train with it, with nothing else at hand.
 //!
 //! ```no_run
 //! use performer_ddpm::Pipeline;

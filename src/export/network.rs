@@ -1,10 +1,10 @@
 //! The network's graph as ONNX operators: the same walk as the engine's forward sweep, one exhaustive match
 //! over [`Op`].
 //!
-//! Images are \[N, C, H, W\] throughout and vectors \[N, C\]. Weights have diffusers' names and the layout that
-//! they have in model folders: \[c_out, c_in, k, k\] and \[c_out, c_in\]. They are stored in the file, as
-//! initialisers, or given to the graph as values. What depends on stored weights alone (a transposed weight, a
-//! scaled projection) is part of the graph, and a runtime computes it once when it loads the file.
+//! Images are \[N, C, H, W\] throughout and vectors \[N, C\]. Weights have diffusers' names and the layout
+//! that they have in model folders: \[c_out, c_in, k, k\] and \[c_out, c_in\]. They are stored in the file,
+//! as initialisers, or given to the graph as values. What depends on stored weights alone (a transposed
+//! weight, a scaled projection) is part of the graph, and a runtime computes it once when it loads the file.
 
 use super::attention;
 use crate::config::Activation;
@@ -101,8 +101,8 @@ impl Network<'_> {
         Ok(tape.values[self.graph.output.0])
     }
 
-    /// The same in training. `masks` are the factors \[N, C, H, W\] of the network's dropouts, in their order;
-    /// `None` for one that drops nothing.
+    /// The same in training. `masks` are the factors \[N, C, H, W\] of the network's dropouts, in their
+    /// order; `None` for one that drops nothing.
     pub fn record(
         &self,
         g: &mut GraphBuilder,

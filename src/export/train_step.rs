@@ -1,8 +1,8 @@
 //! One training step as ONNX operators: x_t by (3), the network's loss (21) or (O7), its gradient in every
 //! parameter, clipping, Adam and the average of the weights.
 //!
-//! The optimiser works on all parameters at once, one after the other in one tensor: a GPU would spend more time
-//! on starting a few operations for each of some hundred parameters than on the network.
+//! The optimiser works on all parameters at once, one after the other in one tensor: a GPU would spend more
+//! time on starting a few operations for each of some hundred parameters than on the network.
 
 use super::backward;
 use super::network::{Condition, Network, Weights, images};
@@ -40,25 +40,25 @@ pub struct TrainStep {
     pub states: States,
 }
 
-/// How a training step's graph takes its states: the weights `w`, Adam's moments `m` and `v`, and the weights'
-/// average `ema`. Elements are in the order of diffusers' files.
+/// How a training step's graph takes its states: the weights `w`, Adam's moments `m` and `v`, and the
+/// weights' average `ema`. Elements are in the order of diffusers' files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum States {
-    /// An input `w.NAME` and an output `w.NAME.next` for each parameter, of its shape in files; `m`, `v` and `ema`
-    /// likewise.
+    /// An input `w.NAME` and an output `w.NAME.next` for each parameter, of its shape in files; `m`, `v` and
+    /// `ema` likewise.
     #[default]
     PerParameter,
-    /// An input `w` and an output `w.next` \[R, [ROW]\] for all parameters, one after the other in the table's order,
-    /// each from the start of a row on and followed by zeros up to the next; `m`, `v` and `ema` likewise. A runtime
-    /// binds eight values instead of thousands.
+    /// An input `w` and an output `w.next` \[R, [ROW]\] for all parameters, one after the other in the
+    /// table's order, each from the start of a row on and followed by zeros up to the next; `m`, `v` and
+    /// `ema` likewise. A runtime binds eight values instead of thousands.
     Rows,
 }
 
 /// The elements of a row of [`States::Rows`].
 ///
-/// ONNX Runtime joins and cuts tensors on a GPU by a table with an entry for every element of the axis, which it
-/// makes and sends over in every run. By rows the table is short.
+/// ONNX Runtime joins and cuts tensors on a GPU by a table with an entry for every element of the axis, which
+/// it makes and sends over in every run. By rows the table is short.
 pub const ROW: usize = 256;
 
 impl From<&TrainConfig> for TrainStep {
@@ -76,8 +76,8 @@ impl From<&TrainConfig> for TrainStep {
 }
 
 impl Default for TrainStep {
-    /// Ho et al. (2020): Adam with betas 0.9 and 0.999, the gradient's norm clipped to 1, the average's decay at
-    /// most 0.9999.
+    /// Ho et al. (2020): Adam with betas 0.9 and 0.999, the gradient's norm clipped to 1, the average's decay
+    /// at most 0.9999.
     fn default() -> Self {
         TrainStep {
             beta1: 0.9,
@@ -100,7 +100,8 @@ const STATES: [&str; 4] = ["w", "m", "v", "ema"];
 /// Writes the graph with its inputs and outputs. Of the source's weights it takes none: they are inputs.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a network that has not as many outputs as the process asks for, or learns its variance.
+/// [`Error::Invalid`] for a network that has not as many outputs as the process asks for, or learns its
+/// variance.
 pub(super) fn write(
     g: &mut GraphBuilder,
     source: Source,
@@ -366,8 +367,8 @@ fn update(
         Ok((norm, g.mul(gradient, factor)?))
     })?;
     let numbers = Numbers::new(g, spec, lr, step)?;
-    let doc = "Adam: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, w -= lr (m / (1 - b1^k)) / (sqrt(v / (1 - b2^k)) \
-               + eps)";
+    let doc = "Adam: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, w -= lr (m / (1 - b1^k)) / (sqrt(v / \
+               (1 - b2^k)) + eps)";
     let (w, m, v) = g.within("adam", doc, |g| {
         let (b1, b2) = (g.scalar(spec.beta1 as f32)?, g.scalar(spec.beta2 as f32)?);
         let (c1, c2) = (g.scalar((1.0 - spec.beta1) as f32)?, g.scalar((1.0 - spec.beta2) as f32)?);

@@ -162,10 +162,10 @@ fn graph(model: &Model<f32>, diffusion: &DiffusionConfig, step: TrainStep) -> On
 }
 
 /// Every parameter's gradient after one step from moments of 0, where the first moment is 0.1 of the clipped
-/// gradient; the loss; and the gradient's norm. Bound: 1e-5 of the largest gradient in the parameter, which is
-/// `f32` rounding through some hundred layers; those that are 0 in theory (a softmax's key biases) are compared with
-/// a thousandth of the largest of all. (A ReLU's argument that is 0 to within its rounding would add the change of its
-/// gradient there; the batches have none.)
+/// gradient; the loss; and the gradient's norm. Bound: 1e-5 of the largest gradient in the parameter, which
+/// is `f32` rounding through some hundred layers; those that are 0 in theory (a softmax's key biases) are
+/// compared with a thousandth of the largest of all. (A ReLU's argument that is 0 to within its rounding
+/// would add the change of its gradient there; the batches have none.)
 fn check(
     name: &str,
     config: &UnetConfig,
@@ -299,8 +299,9 @@ fn the_gradients_are_the_engine_s_in_networks_of_every_kind() {
     }
 }
 
-/// Everything that a step changes, from random states, against Adam and the average in `f64`. The norm is above the
-/// limit, and the moments are of the gradient's size. Bound: 1e-5 of the largest number, the gradient's own.
+/// Everything that a step changes, from random states, against Adam and the average in `f64`. The norm is
+/// above the limit, and the moments are of the gradient's size. Bound: 1e-5 of the largest number, the
+/// gradient's own.
 fn updates(step: TrainStep, number: u64) {
     let (_, config) = kinds().remove(0);
     let model = randomised(&config, 4);
@@ -367,8 +368,8 @@ fn an_update_is_adam_s_and_the_average_s() {
     }
 }
 
-/// The engine in `f32` and the graph from the same start, on the same batches: the losses to 1e-3 of each. Both round
-/// differently, and Adam's quotients enlarge what was rounded off small gradients.
+/// The engine in `f32` and the graph from the same start, on the same batches: the losses to 1e-3 of each.
+/// Both round differently, and Adam's quotients enlarge what was rounded off small gradients.
 fn follows(preset: Preset, batch: usize, steps: u64) {
     let config = preset.config();
     let mut model = Model::<f32>::new(&config.unet, 1).expect("a network");

@@ -54,7 +54,8 @@ impl GraphBuilder {
         self.constant(ElementType::I64, shape, bytes)
     }
 
-    /// A 64-bit float constant inside the graph without dimensions (a `Constant` node; equal ones are shared).
+    /// A 64-bit float constant inside the graph without dimensions (a `Constant` node; equal ones are
+    /// shared).
     ///
     /// # Errors
     /// None for a scalar; the signature is that of the other constants.

@@ -4,8 +4,8 @@ use super::{GraphBuilder, Op, Value, int};
 use crate::error::Result;
 use crate::types::{Dim, ElementType, Shape};
 
-/// Operators of one operand; floats in, floats out, except that [`Unary::Identity`] takes any type, [`Unary::Neg`],
-/// [`Unary::Abs`] and [`Unary::Sign`] take integers too, and [`Unary::Sqrt`] 64-bit floats.
+/// Operators of one operand; floats in, floats out, except that [`Unary::Identity`] takes any type,
+/// [`Unary::Neg`], [`Unary::Abs`] and [`Unary::Sign`] take integers too, and [`Unary::Sqrt`] 64-bit floats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unary {
     /// |x|.

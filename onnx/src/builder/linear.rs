@@ -193,10 +193,12 @@ impl GraphBuilder {
         self.node(op, &[Some(x), None, Some(scales)], attributes, ElementType::F32, shape)
     }
 
-    /// The means of x `[N, C, H, W]` over squares of `side` x `side` pixels, which do not overlap and cover it.
+    /// The means of x `[N, C, H, W]` over squares of `side` x `side` pixels, which do not overlap and cover
+    /// it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when x is not a batch of images of floats whose fixed height and width `side` divides.
+    /// [`Error::Invalid`] when x is not a batch of images of floats whose fixed height and width `side`
+    /// divides.
     pub fn average_pool(&mut self, x: Value, side: usize) -> Result<Value> {
         let op = Op::AveragePool;
         self.expect_type(op, x, ElementType::F32)?;

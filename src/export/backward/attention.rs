@@ -1,5 +1,5 @@
-//! The gradients of attention in q, k and v. `nn/softmax_attention.rs` and `nn/favor_backward.rs` derive them,
-//! in the same notation; `export/attention.rs` has the layouts.
+//! The gradients of attention in q, k and v. `nn/softmax_attention.rs` and `nn/favor_backward.rs` derive
+//! them, in the same notation; `export/attention.rs` has the layouts.
 
 use crate::equations::features::RELU_CONSTANT;
 use crate::export::attention::{Favor, Inner, Map, ROWS, Saved, TOKENS};
@@ -56,8 +56,8 @@ fn softmax(
     Ok([g.mul(d_q, scale)?, g.mul(d_k, scale)?, d_v])
 }
 
-/// With y_i = (dN_i, dD_i) and S the sums over the keys of (v_l, 1) k'_l^T: dS = sum_i y_i q'_i^T, dq'_i = S^T
-/// y_i, dv_l = dS k'_l and dk'_l = dS^T (v_l, 1).
+/// With y_i = (dN_i, dD_i) and S the sums over the keys of (v_l, 1) k'_l^T: dS = sum_i y_i q'_i^T, dq'_i =
+/// S^T y_i, dv_l = dS k'_l and dk'_l = dS^T (v_l, 1).
 fn favor(
     g: &mut GraphBuilder,
     saved: &Saved,
@@ -125,8 +125,8 @@ fn favor(
     Ok([d_q, g.add(d_k, outward)?, d_v])
 }
 
-/// From the gradients in features to those in u \[N, heads, m, L\]; for the hyperbolic map in (u, -u), whose rows
-/// of w are (w, -w).
+/// From the gradients in features to those in u \[N, heads, m, L\]; for the hyperbolic map in (u, -u), whose
+/// rows of w are (w, -w).
 fn pull_back(g: &mut GraphBuilder, favor: &Favor, features: Value, d: Value) -> Result<Value> {
     match favor.map {
         Map::Exponential => g.mul(d, features),

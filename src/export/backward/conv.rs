@@ -63,8 +63,8 @@ pub(super) fn weight_gradient(g: &mut GraphBuilder, x: Value, d_y: Value, window
     if is_large { by_place(g, x, d_y, window) } else { over_the_batch(g, x, d_y, window) }
 }
 
-/// A convolution whose channels are the images: of x as \[C_in, N, H, W\] with the kernel d_y as \[C_out, N, OH,
-/// OW\], whose elements are as far apart as the layer's windows.
+/// A convolution whose channels are the images: of x as \[C_in, N, H, W\] with the kernel d_y as \[C_out, N,
+/// OH, OW\], whose elements are as far apart as the layer's windows.
 fn over_the_batch(g: &mut GraphBuilder, x: Value, d_y: Value, window: &Window) -> Result<Value> {
     let Window { kernel, stride, pad_before, pad_after } = *window;
     let (images, slopes) = (g.transpose(x, &[1, 0, 2, 3])?, g.transpose(d_y, &[1, 0, 2, 3])?);

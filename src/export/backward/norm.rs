@@ -13,9 +13,9 @@ pub(super) struct Gradient {
     pub shift: Value,
 }
 
-/// With xhat the normalised x, r the inverse deviation and n the elements of a group, and over a group the sums S
-/// of gamma dZ and T of gamma dZ xhat: dX = r (gamma dZ - S / n - xhat T / n). The sums are taken over the pixels
-/// of each channel first, which are what the gradients in gamma and beta are made of.
+/// With xhat the normalised x, r the inverse deviation and n the elements of a group, and over a group the
+/// sums S of gamma dZ and T of gamma dZ xhat: dX = r (gamma dZ - S / n - xhat T / n). The sums are taken over
+/// the pixels of each channel first, which are what the gradients in gamma and beta are made of.
 pub(super) fn backward(
     g: &mut GraphBuilder,
     parts: &GroupNormParts,

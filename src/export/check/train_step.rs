@@ -11,30 +11,33 @@ use crate::model::Gradient;
 use crate::model::graph::Op;
 use performer_ddpm_onnx::Tensor;
 
-/// The largest difference allowed of a gradient, relative to the largest in its parameter: `f32` rounding through
-/// both passes, some hundred layers, and sums over all images and pixels.
+/// The largest difference allowed of a gradient, relative to the largest in its parameter: `f32` rounding
+/// through both passes, some hundred layers, and sums over all images and pixels.
 const GRADIENT_BOUND: f64 = 5e-5;
 
-/// A parameter's gradient counts as at least this share of the largest of all parameters: that in a bias of softmax
-/// attention's keys is 0 but for rounding.
+/// A parameter's gradient counts as at least this share of the largest of all parameters: that in a bias of
+/// softmax attention's keys is 0 but for rounding.
 const LEAST: f64 = 1e-3;
 
 impl Reference {
-    /// The first step from moments of 0, in which each parameter's first moment becomes 1 - beta1 times its clipped
-    /// gradient: batches of 3 and of 1, nothing dropped out.
+    /// The first step from moments of 0, in which each parameter's first moment becomes 1 - beta1 times its
+    /// clipped gradient: batches of 3 and of 1, nothing dropped out. `progress` gets the share of images done.
     pub(super) fn train_step(
         &mut self,
         source: Source,
         schedule: &Schedule,
         step: &TrainStep,
+        progress: &mut dyn FnMut(f64),
     ) -> Result<Vec<Case>> {
         let objective = Objective::new(source.diffusion, step.loss_weight, schedule);
         let total = schedule.steps();
         let indices = [total - 1, 0, total / 2];
-        [BATCH, 1]
-            .into_iter()
-            .map(|n| self.first_step(source, &objective, schedule, step, &indices[..n]))
-            .collect()
+        let mut cases = Vec::new();
+        for (n, done) in [(BATCH, BATCH), (1, BATCH + 1)] {
+            cases.push(self.first_step(source, &objective, schedule, step, &indices[..n])?);
+            progress(done as f64 / (BATCH + 1) as f64);
+        }
+        Ok(cases)
     }
 
     fn first_step(

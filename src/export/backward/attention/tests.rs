@@ -133,9 +133,9 @@ fn eq22_eq26_the_gradients_of_every_kind_are_the_engine_s() {
     }
 }
 
-/// Exponents that would leave f32's range without their shifts: the shifts have no gradient. Tolerance: as for the
-/// forward pass, the rounding of exponents of up to some 100 in queries and in keys, 1.3e-5 each, in sums whose
-/// terms cancel.
+/// Exponents that would leave f32's range without their shifts: the shifts have no gradient. Tolerance: as
+/// for the forward pass, the rounding of exponents of up to some 100 in queries and in keys, 1.3e-5 each, in
+/// sums whose terms cancel.
 #[test]
 fn eq25_the_shifts_of_large_exponents_have_no_gradient() {
     for map in [FeatureMap::Positive, FeatureMap::Hyperbolic] {
@@ -143,9 +143,9 @@ fn eq25_the_shifts_of_large_exponents_have_no_gradient() {
     }
 }
 
-/// One key far larger than all others is at a right angle to every other query, whose D is then L m times -4.4e-8,
-/// the cosine of the rounded right angle, and guarded; the output is then proportional to exp(-c), and the key
-/// that c belongs to has a gradient for it.
+/// One key far larger than all others is at a right angle to every other query, whose D is then L m times
+/// -4.4e-8, the cosine of the rounded right angle, and guarded; the output is then proportional to exp(-c),
+/// and the key that c belongs to has a gradient for it.
 #[test]
 fn eq26_the_guard_s_gradient_is_the_engine_s() {
     let mut input = Input::scaled(0.0);

@@ -31,8 +31,8 @@ fn expected(x: &[f32], w: &[f32], d_y: &[f32], window: &Window, sizes: [[usize; 
     [d_x, d_w]
 }
 
-/// Every kind of window that networks have, on images of even and odd sides; both forms of the weight's gradient.
-/// Tolerance: f32 rounding in sums of up to 300 terms.
+/// Every kind of window that networks have, on images of even and odd sides; both forms of the weight's
+/// gradient. Tolerance: f32 rounding in sums of up to 300 terms.
 #[test]
 fn gradients_are_those_of_the_definition() {
     for (kernel, stride, pad_before, pad_after) in
