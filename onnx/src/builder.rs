@@ -16,6 +16,7 @@ mod write;
 pub use elementwise::{Binary, Unary};
 pub use layout::{PadMode, ReshapeDim, SliceRange};
 pub use linear::{ConvSpec, ConvTransposeSpec};
+pub use norm::GroupNormParts;
 pub use reduce::Reduction;
 pub use scan::ScanOutputs;
 
@@ -55,6 +56,7 @@ pub struct ModelInfo {
 /// The operators that the builder writes; each variant's name is the operator's name in ONNX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Op {
+    AveragePool,
     Cast,
     Clip,
     Concat,

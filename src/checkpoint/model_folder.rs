@@ -16,7 +16,7 @@
 use super::safetensors_io::{self, Tensors};
 use super::state::{self, Newest, TrainingState};
 use super::{files, keys::Keys, scheduler_json, unet_json};
-use crate::config::{DiffusionConfig, UnetConfig};
+use crate::config::{DiffusionConfig, TrainConfig, UnetConfig};
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
 use crate::model::{Model, graph::Graph, unet};
@@ -48,6 +48,8 @@ pub struct LoadedModel<T> {
     pub file: PathBuf,
     /// The training step, where it is known: weights from a run's checkpoint.
     pub step: Option<u64>,
+    /// How it is trained, where that is known: likewise.
+    pub train: Option<TrainConfig>,
     /// What the user should know: what was assumed, or which damaged file was skipped.
     pub note: Option<String>,
 }
@@ -95,7 +97,7 @@ pub fn load<T: Real>(path: &Path) -> Result<LoadedModel<T>> {
     };
     let note = (!notes.is_empty()).then(|| notes.join("; "));
     let has_schedule = scheduler_file.is_some();
-    Ok(LoadedModel { model, diffusion, scheduler, has_schedule, file, step: None, note })
+    Ok(LoadedModel { model, diffusion, scheduler, has_schedule, file, step: None, train: None, note })
 }
 
 /// Loads the network of a folder with its averaged weights, whatever its scheduler: a model folder or a
@@ -232,7 +234,8 @@ fn from_state<T: Real>(state: &TrainingState, file: PathBuf, note: Option<String
     };
     let diffusion = state.config.diffusion.clone();
     let scheduler = Scheduler::of(&diffusion);
-    Ok(LoadedModel { model, diffusion, scheduler, has_schedule: true, file, step: Some(state.step), note })
+    let (step, train) = (Some(state.step), Some(state.config.train.clone()));
+    Ok(LoadedModel { model, diffusion, scheduler, has_schedule: true, file, step, train, note })
 }
 
 /// The folder with the network's `config.json`. Where diffusers' training left its average beside the network,

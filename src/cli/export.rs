@@ -6,7 +6,7 @@ use super::{check_ending, model_path, print_json};
 use clap::{Args, ValueEnum};
 use performer_ddpm::checkpoint::model_folder::LoadedModel;
 use performer_ddpm::equations::solver::Scheduler;
-use performer_ddpm::export::{self, Difference, ExportOptions, GraphSpec, Source};
+use performer_ddpm::export::{self, Difference, ExportOptions, GraphSpec, Source, States, TrainStep};
 use performer_ddpm::sample::Diffusion;
 use performer_ddpm::{Error, Result, checkpoint};
 use performer_ddpm_onnx::runner::{Backend, Description};
@@ -19,6 +19,7 @@ use std::process::ExitCode;
 /// Examples:
 ///   performer-ddpm export model.onnx --graph sampler --sampler ddim --steps 50
 ///   performer-ddpm export step.onnx --graph step --sampler dpm++
+///   performer-ddpm export train.onnx --graph train-step
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct ExportArgs {
@@ -39,6 +40,9 @@ pub struct ExportArgs {
     /// Step and sampler graphs with guidance, in two passes a step, for networks with a null class
     #[arg(long)]
     guided: bool,
+    /// The train-step graph with each state (w, m, v, ema) as one tensor of all parameters, in rows of 256
+    #[arg(long)]
+    rows: bool,
     /// Runtimes that have to agree with the engine, or none [default: those that are available]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "tract,ort|none")]
     check: Option<Vec<CheckName>>,
@@ -61,6 +65,8 @@ enum GraphName {
     Step,
     /// x_T, noise -> images: all steps of one sampler
     Sampler,
+    /// x_0, eps, t, weights and moments -> the loss and the next weights and moments: one training step
+    TrainStep,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -147,13 +153,21 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
 fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<(GraphSpec, Scheduler)> {
     let per_run = args.steps_per_run.map(|_| "--steps-per-run");
     let unfit = |flag: &&str| match args.graph {
-        GraphName::Denoiser => true,
+        GraphName::Denoiser | GraphName::TrainStep => true,
         GraphName::Step => flag.starts_with("--steps"),
         GraphName::Sampler => false,
     };
-    if args.guided && args.graph == GraphName::Denoiser {
-        let help = "a denoiser's host guides; leave the option out";
-        return Err(Error::invalid("--guided", "--graph step or sampler", "the denoiser graph", help));
+    let unguided = match args.graph {
+        GraphName::Denoiser => Some(("the denoiser graph", "a denoiser's host guides; leave the option out")),
+        GraphName::TrainStep => Some(("the train-step graph", "leave the option out")),
+        GraphName::Step | GraphName::Sampler => None,
+    };
+    if let Some((got, help)) = unguided.filter(|_| args.guided) {
+        return Err(Error::invalid("--guided", "--graph step or sampler", got, help));
+    }
+    if args.rows && args.graph != GraphName::TrainStep {
+        let help = "leave the option out";
+        return Err(Error::invalid("--rows", "--graph train-step", "a graph without states", help));
     }
     if let Some(flag) = args.reverse.given().chain(per_run).find(unfit) {
         return Err(Error::invalid(
@@ -163,16 +177,21 @@ fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<(GraphSpec, Sche
             "leave the option out, or export the sampler graph",
         ));
     }
-    if args.graph == GraphName::Denoiser {
-        return Ok((GraphSpec::Denoiser, loaded.scheduler));
+    let chosen = || args.reverse.choose(&Diffusion::of(loaded)?);
+    match args.graph {
+        GraphName::Denoiser => Ok((GraphSpec::Denoiser, loaded.scheduler)),
+        GraphName::Step => Ok((GraphSpec::Step, chosen()?.scheduler())),
+        GraphName::Sampler => {
+            let chosen = chosen()?;
+            let (scheduler, steps) = (chosen.scheduler(), chosen.steps);
+            Ok((GraphSpec::Sampler { scheduler, steps, per_run: args.steps_per_run }, scheduler))
+        }
+        GraphName::TrainStep => {
+            let step = loaded.train.as_ref().map_or_else(TrainStep::default, TrainStep::from);
+            let states = if args.rows { States::Rows } else { States::PerParameter };
+            Ok((GraphSpec::TrainStep(TrainStep { states, ..step }), loaded.scheduler))
+        }
     }
-    let chosen = args.reverse.choose(&Diffusion::of(loaded)?)?;
-    let (scheduler, steps) = (chosen.scheduler(), chosen.steps);
-    let graph = match args.graph {
-        GraphName::Sampler => GraphSpec::Sampler { scheduler, steps, per_run: args.steps_per_run },
-        GraphName::Denoiser | GraphName::Step => GraphSpec::Step,
-    };
-    Ok((graph, scheduler))
 }
 
 /// The runtimes to check in.

@@ -49,7 +49,15 @@ impl Averaging {
         let k = update as f64;
         match self {
             Averaging::Exponential { decay } => decay.min((1.0 + k) / (10.0 + k)),
-            Averaging::Power { width } => (1.0 - 1.0 / k).powf(gamma(width) + 1.0),
+            Averaging::Power { .. } => (1.0 - 1.0 / k).powf(self.exponent()),
+        }
+    }
+
+    /// The exponent gamma + 1 of a power function average; 0 for another.
+    pub(crate) fn exponent(self) -> f64 {
+        match self {
+            Averaging::Exponential { .. } => 0.0,
+            Averaging::Power { width } => gamma(width) + 1.0,
         }
     }
 }

@@ -12,8 +12,59 @@ use performer_ddpm_onnx::Result;
 use performer_ddpm_onnx::builder::{Binary, GraphBuilder, Reduction, ReshapeDim, Unary, Value};
 
 /// The axis of d or l m, and that of L.
-const ROWS: usize = 2;
-const TOKENS: usize = 3;
+pub(super) const ROWS: usize = 2;
+pub(super) const TOKENS: usize = 3;
+
+/// What the backward pass of an attention reads. q, k, v and the output are \[N, heads, d, L\].
+pub(super) struct Saved {
+    pub q: Value,
+    pub k: Value,
+    pub v: Value,
+    pub out: Value,
+    pub inner: Inner,
+}
+
+/// What it reads of one kind of attention.
+pub(super) enum Inner {
+    /// Of (22): A \[N, heads, L, L\] with normalised rows.
+    Softmax(Value),
+    /// Of (26).
+    Favor(Favor),
+}
+
+/// What the backward pass of (26) reads.
+pub(super) struct Favor {
+    /// What multiplies a query or a key: w / d^(1/4), and for the hyperbolic map -w / d^(1/4) behind it.
+    pub w: Value,
+    /// Q' \[N, heads, l m, L\].
+    pub queries: Value,
+    /// K' \[N, heads, l m, L\].
+    pub keys: Value,
+    /// V K'^T \[N, heads, d, l m\].
+    pub sums: Value,
+    /// The keys' sum over L \[N, heads, l m, 1\].
+    pub total: Value,
+    /// D \[N, heads, 1, L\].
+    pub denominator: Value,
+    /// D^, what the output was divided by.
+    pub divisor: Value,
+    pub map: Map,
+}
+
+/// What it reads of one feature map.
+pub(super) enum Map {
+    /// Of the positive and the hyperbolic map: nothing more.
+    Exponential,
+    /// Of the trigonometric map.
+    Trigonometric {
+        /// |k_l|^2/2 \[N, heads, 1, L\].
+        half_norm: Value,
+        /// c, the largest of them \[N, heads, 1, 1\].
+        largest: Value,
+    },
+    /// Of ReLU: nothing more.
+    Relu,
+}
 
 /// Writes attention over the pixels of q, k, v \[N, C, H, W\], its heads over neighbouring channels; exact,
 /// or FAVOR+ with a feature map and its projections \[m, d\].
@@ -24,7 +75,7 @@ pub(super) fn write(
     q: Value,
     k: Value,
     v: Value,
-) -> Result<Value> {
+) -> Result<(Value, Saved)> {
     let lengths: Vec<usize> = g.shape(q)?.dims()[1..].iter().filter_map(|dim| dim.known()).collect();
     let image: Vec<ReshapeDim> = std::iter::once(ReshapeDim::Copy)
         .chain(lengths.iter().map(|length| ReshapeDim::To(*length)))
@@ -34,24 +85,24 @@ pub(super) fn write(
     let by_head = [ReshapeDim::Copy, ReshapeDim::To(heads), ReshapeDim::To(dim), ReshapeDim::To(tokens)];
     let mut cut = |x: Value| g.reshape(x, &by_head);
     let (q, k, v) = (cut(q)?, cut(k)?, cut(v)?);
-    let out = match features {
+    let (out, inner) = match features {
         None => g.within("softmax", "(22) Att = D^-1 A V, A = exp(Q K^T / sqrt(d))", |g| {
             softmax(g, dim, q, k, v)
         })?,
         Some((map, w)) => favor(g, map, w, dim, q, k, v)?,
     };
-    g.reshape(out, &image)
+    Ok((g.reshape(out, &image)?, Saved { q, k, v, out, inner }))
 }
 
 /// (22). The Softmax operator normalises A's rows; it subtracts their maximum before it exponentiates.
-fn softmax(g: &mut GraphBuilder, dim: usize, q: Value, k: Value, v: Value) -> Result<Value> {
+fn softmax(g: &mut GraphBuilder, dim: usize, q: Value, k: Value, v: Value) -> Result<(Value, Inner)> {
     let queries = g.transpose(q, &[0, 1, TOKENS, ROWS])?;
     let products = g.matmul(queries, k)?;
     let scale = g.scalar((dim as f64).powf(-0.5) as f32)?;
     let scores = g.mul(products, scale)?;
     let a = g.softmax(scores, TOKENS)?;
     let over_keys = g.transpose(a, &[0, 1, TOKENS, ROWS])?;
-    g.matmul(v, over_keys)
+    Ok((g.matmul(v, over_keys)?, Inner::Softmax(a)))
 }
 
 /// (26) from the features of `map`.
@@ -63,7 +114,7 @@ fn favor(
     q: Value,
     k: Value,
     v: Value,
-) -> Result<Value> {
+) -> Result<(Value, Inner)> {
     let w = g.within("features", "w / d^(1/4): what (24) and (25) multiply a query or a key by", |g| {
         let scale = g.scalar((dim as f64).powf(-0.25) as f32)?;
         let w = g.mul(w, scale)?;
@@ -75,12 +126,16 @@ fn favor(
             }
         }
     })?;
-    let (queries, keys) = match map {
-        FeatureMap::Positive | FeatureMap::Hyperbolic => exponential(g, map, w, dim, q, k)?,
+    let (queries, keys, map) = match map {
+        FeatureMap::Positive | FeatureMap::Hyperbolic => {
+            let (queries, keys) = exponential(g, map, w, dim, q, k)?;
+            (queries, keys, Map::Exponential)
+        }
         FeatureMap::Trigonometric => trigonometric(g, w, dim, q, k)?,
         FeatureMap::Relu => {
             let doc = "(24) with h = 1, f(u) = max(u, 0) + c";
-            (g.within("queries", doc, |g| relu(g, w, q))?, g.within("keys", doc, |g| relu(g, w, k))?)
+            let queries = g.within("queries", doc, |g| relu(g, w, q))?;
+            (queries, g.within("keys", doc, |g| relu(g, w, k))?, Map::Relu)
         }
     };
     let doc = "(26) Att^ = D^^-1 (Q' ((K')^T V)), D^ = diag(Q' ((K')^T 1_L))";
@@ -89,10 +144,11 @@ fn favor(
         let sums = g.matmul(v, rows)?;
         let numerator = g.matmul(sums, queries)?;
         let total = g.reduce(Reduction::Sum, keys, &[TOKENS], true)?;
-        let total = g.transpose(total, &[0, 1, TOKENS, ROWS])?;
-        let denominator = g.matmul(total, queries)?;
+        let row = g.transpose(total, &[0, 1, TOKENS, ROWS])?;
+        let denominator = g.matmul(row, queries)?;
         let divisor = guarded(g, denominator)?;
-        g.div(numerator, divisor)
+        let out = g.div(numerator, divisor)?;
+        Ok((out, Inner::Favor(Favor { w, queries, keys, sums, total, denominator, divisor, map })))
     })
 }
 
@@ -131,7 +187,13 @@ fn exponential(
 }
 
 /// Queries (sin u, cos u), keys exp(|k_l|^2/2 - c) (sin u, cos u) with c = max_l |k_l|^2/2.
-fn trigonometric(g: &mut GraphBuilder, w: Value, dim: usize, q: Value, k: Value) -> Result<(Value, Value)> {
+fn trigonometric(
+    g: &mut GraphBuilder,
+    w: Value,
+    dim: usize,
+    q: Value,
+    k: Value,
+) -> Result<(Value, Value, Map)> {
     let waves = |g: &mut GraphBuilder, x: Value| {
         let u = g.matmul(w, x)?;
         let (sine, cosine) = (g.unary(Unary::Sin, u)?, g.unary(Unary::Cos, u)?);
@@ -139,15 +201,15 @@ fn trigonometric(g: &mut GraphBuilder, w: Value, dim: usize, q: Value, k: Value)
     };
     let queries = g.within("queries", "(24) with f(u) = sin u, cos u", |g| waves(g, q))?;
     let doc = "(24) with f(u) = sin u, cos u, stabilised: times exp(|k_l|^2/2 - max_l |k_l|^2/2)";
-    let keys = g.within("keys", doc, |g| {
+    let (keys, saved) = g.within("keys", doc, |g| {
         let half_norm = half_norm(g, dim, k)?;
-        let c = g.reduce(Reduction::Max, half_norm, &[TOKENS], true)?;
-        let shifted = g.sub(half_norm, c)?;
+        let largest = g.reduce(Reduction::Max, half_norm, &[TOKENS], true)?;
+        let shifted = g.sub(half_norm, largest)?;
         let factor = g.unary(Unary::Exp, shifted)?;
         let waves = waves(g, k)?;
-        g.mul(waves, factor)
+        Ok((g.mul(waves, factor)?, Map::Trigonometric { half_norm, largest }))
     })?;
-    Ok((queries, keys))
+    Ok((queries, keys, saved))
 }
 
 fn relu(g: &mut GraphBuilder, w: Value, x: Value) -> Result<Value> {

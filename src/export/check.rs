@@ -1,5 +1,7 @@
 //! Compares what an exported graph computes with the engine's `f64` reference.
 
+mod train_step;
+
 use super::graphs::GraphSpec;
 use super::source::Source;
 use crate::config::VarianceKind;
@@ -17,6 +19,7 @@ use crate::rng::{Stream, fill_normal, rng};
 use performer_ddpm_onnx::Tensor;
 use performer_ddpm_onnx::runner::Runner;
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// The largest difference allowed of a denoiser's or a step's output, relative to the largest value: `f32`
 /// rounding (6e-8) through some fifty layers and sums of hundreds of terms.
@@ -63,18 +66,21 @@ pub struct Expectation {
     graph: &'static str,
 }
 
+/// An input and its name.
+type Named = (Cow<'static, str>, Tensor);
+
 /// Inputs and their expected outputs.
 #[derive(Clone, Debug)]
 struct Case {
     /// The inputs of the first run; the images come first.
-    inputs: Vec<(&'static str, Tensor)>,
+    inputs: Vec<Named>,
     /// The inputs of the later runs, except for the images and what else is carried, which are outputs of the
     /// run before.
-    continued: Vec<Vec<(&'static str, Tensor)>>,
+    continued: Vec<Vec<Named>>,
     /// What is carried from run to run beside the images: the output of an input `NAME` is `NAME_next`.
     carried: Vec<&'static str>,
-    /// The outputs of the last run, the images first.
-    want: Vec<Want>,
+    /// The first outputs of the last run; `None` for one that is not compared.
+    want: Vec<Option<Want>>,
     bound: f64,
 }
 
@@ -88,7 +94,8 @@ struct Want {
 
 impl Expectation {
     /// Random inputs for a graph, and the outputs of the engine's reference in `f64`: t at both ends and
-    /// between, batches of 3 and of 1. `progress` gets the finished share of a sampler's chain.
+    /// between, batches of 3 and of 1. `progress` gets the finished share of a sampler's chain, or of a
+    /// training step's images.
     ///
     /// # Errors
     /// As [`build`](super::build); [`Error::NotFinite`] where the network's output is not finite.
@@ -107,6 +114,7 @@ impl Expectation {
                 let steps = steps.unwrap_or(schedule.steps());
                 reference.sampler(&scheduler, &schedule, [steps, per_run.unwrap_or(steps)], progress)?
             }
+            GraphSpec::TrainStep(ref step) => (reference.train_step(source, &schedule, step, progress)?, 1.0),
         };
         Ok(Expectation { cases, amplification, graph: spec.kind().name() })
     }
@@ -125,7 +133,7 @@ impl Expectation {
         let mut worst = Difference { absolute: 0.0, scale: 1.0, bound: 1.0 };
         for case in &self.cases {
             let outputs = case.run(runner)?;
-            for (i, want) in case.want.iter().enumerate() {
+            for (i, want) in case.want.iter().enumerate().filter_map(|(i, want)| Some((i, want.as_ref()?))) {
                 let got = outputs.get(i).and_then(|(_, output)| output.as_f32()).unwrap_or_default();
                 let absolute = largest_difference(got, &want.values);
                 let difference = Difference { absolute, scale: want.scale, bound: case.bound };
@@ -151,10 +159,10 @@ impl Case {
     fn run(&self, runner: &mut dyn Runner) -> Result<Vec<(String, Tensor)>> {
         let mut outputs = run(runner, &self.inputs)?;
         for others in &self.continued {
-            let images = outputs.first().map(|(_, images)| (self.inputs[0].0, images.clone()));
+            let images = outputs.first().map(|(_, images)| (self.inputs[0].0.clone(), images.clone()));
             let carried = self.carried.iter().filter_map(|name| {
                 let next = outputs.iter().find(|(output, _)| *output == format!("{name}_next"));
-                next.map(|(_, value)| (*name, value.clone()))
+                next.map(|(_, value)| ((*name).into(), value.clone()))
             });
             let inputs: Vec<_> = images.into_iter().chain(carried).chain(others.iter().cloned()).collect();
             outputs = run(runner, &inputs)?;
@@ -163,8 +171,8 @@ impl Case {
     }
 }
 
-fn run(runner: &mut dyn Runner, inputs: &[(&'static str, Tensor)]) -> Result<Vec<(String, Tensor)>> {
-    let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (*name, x)).collect();
+fn run(runner: &mut dyn Runner, inputs: &[Named]) -> Result<Vec<(String, Tensor)>> {
+    let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, x)| (&**name, x)).collect();
     Ok(runner.run(&inputs)?)
 }
 
@@ -243,9 +251,9 @@ impl Reference {
             let t = Tensor::i64([n], indices[..n].iter().map(|t| *t as i64).collect::<Vec<_>>())?;
             let values = output[..n * out.len()].to_vec();
             let scale = largest(&values);
-            let mut inputs = vec![("x", self.tensor(n, &x)?), ("t", t)];
+            let mut inputs = vec![("x".into(), self.tensor(n, &x)?), ("t".into(), t)];
             inputs.extend(self.classes(n)?);
-            let want = vec![Want { values, scale }];
+            let want = vec![Some(Want { values, scale })];
             cases.push(Case { inputs, continued: Vec::new(), carried: Vec::new(), want, bound: BOUND });
         }
         Ok(cases)
@@ -303,21 +311,22 @@ impl Reference {
         let mut terms = history(true);
         let absolute = |x: &[f64]| -> Vec<f64> { x.iter().map(|x| x.abs()).collect() };
         terms.advance(&magnitudes(step), &absolute(&m), &u, &absolute(&wide_z));
-        let of = |values: &[f64], terms: &[f64]| Want {
-            values: channels_first(values, self.shape),
-            scale: largest(terms),
+        let of = |values: &[f64], terms: &[f64]| {
+            Some(Want { values: channels_first(values, self.shape), scale: largest(terms) })
         };
         let mut want = vec![of(&state.x, &terms.x)];
         want.extend((0..form.history).map(|i| of(&state.x0()[i], &terms.x0()[i])));
-        want.extend(form.corrects.then(|| of(state.base(), terms.base())));
+        if form.corrects {
+            want.push(of(state.base(), terms.base()));
+        }
         let mut inputs = vec![
-            ("x", self.tensor(n, &x)?),
-            ("t", Tensor::i64([n], vec![step.t.index() as i64; n])?),
-            ("coefficients", Tensor::f32([form.names().len()], form.row_f32(step))?),
-            ("z", self.tensor(n, &z)?),
+            ("x".into(), self.tensor(n, &x)?),
+            ("t".into(), Tensor::i64([n], vec![step.t.index() as i64; n])?),
+            ("coefficients".into(), Tensor::f32([form.names().len()], form.row_f32(step))?),
+            ("z".into(), self.tensor(n, &z)?),
         ];
         for (name, values) in &carried {
-            inputs.push((name, self.tensor(n, values)?));
+            inputs.push(((*name).into(), self.tensor(n, values)?));
         }
         inputs.extend(self.classes(n)?);
         inputs.extend(self.guidance(&[guidance], false)?);
@@ -380,10 +389,10 @@ impl Reference {
             for (i, noises) in noises.chunks(per_run).enumerate() {
                 let mut noise: Vec<f32> = noises.iter().flat_map(|z| &z[..n * len]).copied().collect();
                 noise.resize(per_run * n * len, 0.0);
-                let mut inputs =
-                    vec![("noise", Tensor::f32([per_run, n, shape.c, shape.h, shape.w], noise)?)];
+                let noise = Tensor::f32([per_run, n, shape.c, shape.h, shape.w], noise)?;
+                let mut inputs: Vec<Named> = vec![("noise".into(), noise)];
                 if per_run < steps {
-                    inputs.push(("first", Tensor::i64([1], [(i * per_run) as i64])?));
+                    inputs.push(("first".into(), Tensor::i64([1], [(i * per_run) as i64])?));
                 }
                 inputs.extend(self.classes(n)?);
                 let guidance: Vec<_> = (0..per_run).map(|k| guidance_of(i * per_run + k)).collect();
@@ -391,15 +400,15 @@ impl Reference {
                 runs.push(inputs);
             }
             let mut inputs = runs.remove(0);
-            inputs.insert(0, ("x_T", self.tensor(n, &start)?));
+            inputs.insert(0, ("x_T".into(), self.tensor(n, &start)?));
             for name in &carried {
-                inputs.push((name, self.tensor(n, &vec![0.0; n * len])?));
+                inputs.push(((*name).into(), self.tensor(n, &vec![0.0; n * len])?));
             }
             let values = images[..n * len].to_vec();
             // Unclipped images may leave [-1, 1].
             let scale = largest(&values).max(1.0);
             let bound = IMAGE_BOUND.max(10.0 * moved / scale);
-            let want = vec![Want { values, scale }];
+            let want = vec![Some(Want { values, scale })];
             cases.push(Case { inputs, continued: runs, carried: carried.clone(), want, bound });
         }
         Ok((cases, moved / NUDGE))
@@ -413,20 +422,20 @@ impl Reference {
     }
 
     /// The input of the images' classes, if there is one.
-    fn classes(&self, n: usize) -> Result<Option<(&'static str, Tensor)>> {
+    fn classes(&self, n: usize) -> Result<Option<Named>> {
         let Some(classes) = self.model.graph.classes() else { return Ok(None) };
         let classes: Vec<i64> = (0..n).map(|image| class_of(image, classes) as i64).collect();
-        Ok(Some(("y", Tensor::i64([n], classes)?)))
+        Ok(Some(("y".into(), Tensor::i64([n], classes)?)))
     }
 
     /// The input of the guidance's numbers, if there is one: of the steps of a run, or of the only step.
-    fn guidance(&self, steps: &[[f64; 2]], of_run: bool) -> Result<Option<(&'static str, Tensor)>> {
+    fn guidance(&self, steps: &[[f64; 2]], of_run: bool) -> Result<Option<Named>> {
         if self.null_class.is_none() {
             return Ok(None);
         }
         let numbers: Vec<f32> = steps.iter().flatten().map(|number| *number as f32).collect();
         let shape = if of_run { vec![steps.len(), 2] } else { vec![2] };
-        Ok(Some(("guidance", Tensor::f32(shape, numbers)?)))
+        Ok(Some(("guidance".into(), Tensor::f32(shape, numbers)?)))
     }
 
     /// The first `n` images as an input.

@@ -1,12 +1,13 @@
-//! The three graphs: the network, the network with one step of a sampler, and K steps of one sampler in a
-//! Scan.
+//! The four graphs: the network, the network with one step of a sampler, K steps of one sampler in a Scan,
+//! and one training step.
 
 use super::chain::{Chain, chain};
 use super::guidance::{self, Guidance};
 use super::metadata::{GraphKind, Metadata, SamplerSummary, prediction_name};
-use super::network::{Condition, Network, images};
+use super::network::{Condition, Network, Weights, images};
 use super::source::Source;
 use super::step;
+use super::train_step::{self, TrainStep};
 use crate::equations::Schedule;
 use crate::equations::solver::{Scheduler, StepForm};
 use crate::error::{Error, Result};
@@ -47,15 +48,22 @@ pub enum GraphSpec {
         /// memory.
         per_run: Option<usize>,
     },
+    /// One training step: inputs `x_0` and `eps` f32 \[N, C, H, W\], `t` int64 \[N\], `lr` f32 \[1\], `step`
+    /// int64 \[1\], from 1, the masks `dropout.INDEX` f32 \[N, C, H, W\] of the network's dropouts, 0 or 1 /
+    /// (1 - p), and the [states](super::States), which are the weights, their moments and their average;
+    /// outputs `loss` f32 \[1\], the mean over the images, `grad_norm` f32 \[1\], the gradient's norm before
+    /// clipping, and the next states. The file holds no weights.
+    TrainStep(TrainStep),
 }
 
 impl GraphSpec {
-    /// Which of the three it is.
+    /// Which of the four it is.
     pub fn kind(&self) -> GraphKind {
         match self {
             GraphSpec::Denoiser => GraphKind::Denoiser,
             GraphSpec::Step => GraphKind::Step,
             GraphSpec::Sampler { .. } => GraphKind::Sampler,
+            GraphSpec::TrainStep(_) => GraphKind::TrainStep,
         }
     }
 }
@@ -77,14 +85,14 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
     let schedule = Schedule::from_config(source.diffusion)?;
     let network = Network {
         graph: &model.graph,
-        weights: &model.weights,
+        weights: Weights::Stored(&model.weights),
         projections: &model.projections,
         timesteps: schedule.steps(),
     };
     let kind = spec.kind();
     let null_class = if kind == GraphKind::Denoiser { None } else { null_class(source)? };
     let mut g = GraphBuilder::new(kind.name());
-    let mut sampler = None;
+    let (mut sampler, mut training) = (None, None);
     match *spec {
         GraphSpec::Denoiser => {
             source.scheduler.validate()?;
@@ -136,8 +144,12 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
             let timesteps = steps.iter().map(|step| step.t).collect();
             sampler = Some(SamplerSummary { scheduler, steps: asked, timesteps, per_run });
         }
+        GraphSpec::TrainStep(ref step) => {
+            train_step::write(&mut g, source, &schedule, step)?;
+            training = Some(*step);
+        }
     }
-    let metadata = Metadata::new(kind, source, sampler)?;
+    let metadata = Metadata { training, ..Metadata::new(kind, source, sampler)? };
     let info = ModelInfo {
         producer_name: env!("CARGO_PKG_NAME").to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -203,6 +215,7 @@ fn doc(kind: GraphKind) -> String {
         GraphKind::Denoiser => "the network's prediction for x and t",
         GraphKind::Step => "x_next = one step of the reverse process from x = x_t",
         GraphKind::Sampler => "images = the whole reverse process from x_T",
+        GraphKind::TrainStep => "one step of Algorithm 1: loss, gradient, Adam and the weights' average",
     };
     format!(
         "{graph}. Denoising diffusion (Ho et al. 2020); images NCHW in [-1, 1]; t = 0 .. T - 1 is the \

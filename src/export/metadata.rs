@@ -5,7 +5,7 @@
 //! | key | value |
 //! |---|---|
 //! | `version` | the version of the program that wrote the file |
-//! | `graph` | `denoiser`, `step` or `sampler` |
+//! | `graph` | `denoiser`, `step`, `sampler` or `train-step` |
 //! | `parameterisation` | what the network predicts: `eps`, the noise; `x0`, the image; or `v` |
 //! | `betas` | beta_1 .. beta_T, to the last bit |
 //! | `alpha_bars` | abar_1 .. abar_T, where the last is 0 (zero terminal SNR): betas do not say it exactly |
@@ -26,8 +26,10 @@
 //! | `asked_steps` | of the sampler graph: the steps that its scheduler was asked for; K where it is absent |
 //! | `steps_per_run` | of the sampler graph: the steps of one run; K where the key is absent |
 //! | `timesteps` | of the sampler graph: its K values of t (indices 0..T-1) in the order of sampling |
+//! | `training` | of the train-step graph: a [`TrainStep`] in JSON, Adam's numbers, clipping, average and states |
 
 use super::source::Source;
+use super::train_step::TrainStep;
 use crate::config::{BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, Prediction};
 use crate::config::{Labels, UnetConfig, VarianceKind};
 use crate::equations::solver::{Method, Scheduler, StepForm, Variance};
@@ -38,7 +40,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 const PREFIX: &str = "performer_ddpm.";
 
-/// Which of the three graphs a file holds.
+/// Which of the four graphs a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GraphKind {
@@ -48,6 +50,9 @@ pub enum GraphKind {
     Step,
     /// x_T \[N, C, H, W\], noise \[K, N, C, H, W\] -> images: K steps of one sampler.
     Sampler,
+    /// x_0, eps, t, lr, step and the states -> loss, grad_norm and the next states: one training step.
+    #[serde(rename = "train-step")]
+    TrainStep,
 }
 
 impl GraphKind {
@@ -57,6 +62,7 @@ impl GraphKind {
             GraphKind::Denoiser => "denoiser",
             GraphKind::Step => "step",
             GraphKind::Sampler => "sampler",
+            GraphKind::TrainStep => "train-step",
         }
     }
 }
@@ -139,6 +145,8 @@ pub struct Metadata {
     pub step: Option<u64>,
     /// Of a sampler graph: its steps.
     pub sampler: Option<SamplerSummary>,
+    /// Of a train-step graph: what it does with the gradient.
+    pub training: Option<TrainStep>,
 }
 
 impl Metadata {
@@ -167,6 +175,7 @@ impl Metadata {
             class_names: model.config.class_names.clone(),
             step,
             sampler,
+            training: None,
         })
     }
 
@@ -233,6 +242,9 @@ impl Metadata {
                 put("steps_per_run", sampler.per_run.to_string());
             }
         }
+        if let Some(training) = &self.training {
+            put("training", json(training));
+        }
         pairs
     }
 
@@ -248,7 +260,7 @@ impl Metadata {
         let reader = Reader { model };
         let prediction = reader.prediction()?;
         let schedule = reader.schedule()?;
-        let graph = reader.word("graph", "denoiser, step or sampler")?;
+        let graph = reader.word("graph", "denoiser, step, sampler or train-step")?;
         let variance = reader.word("variance", "fixed_small or fixed_large")?;
         let clip_x0 = reader.json("clip_x0", "true or false")?;
         let scheduler = match (reader.find("scheduler"), graph) {
@@ -264,8 +276,12 @@ impl Metadata {
         let classes = reader.optional("classes", "a whole number")?;
         let class_names = reader.class_names(classes)?;
         let sampler = match graph {
-            GraphKind::Denoiser | GraphKind::Step => None,
+            GraphKind::Denoiser | GraphKind::Step | GraphKind::TrainStep => None,
             GraphKind::Sampler => Some(reader.sampler(&schedule, scheduler)?),
+        };
+        let training = match graph {
+            GraphKind::Denoiser | GraphKind::Step | GraphKind::Sampler => None,
+            GraphKind::TrainStep => Some(reader.json("training", "the optimiser's numbers as JSON")?),
         };
         Ok(Some(Metadata {
             version: reader.text("version", "a version")?.to_owned(),
@@ -281,6 +297,7 @@ impl Metadata {
             class_names,
             step: reader.optional("step", "a whole number")?,
             sampler,
+            training,
         }))
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! [`Pipeline::export`](crate::Pipeline::export) is the usual way in, [`write()`] the same for a model in
 //! hand. A [`GraphSpec`] says what the file computes: the network alone, the network with one step of any
-//! sampler, or all steps of one sampler. [`Metadata`] are what a file says of itself, enough to sample from
-//! it with nothing else at hand.
+//! sampler, all steps of one sampler, or one step of training. [`Metadata`] are what a file says of itself,
+//! enough to sample from it, or to train with it, with nothing else at hand.
 //!
 //! ```no_run
 //! use performer_ddpm::Pipeline;
@@ -21,6 +21,7 @@
 //! ```
 
 mod attention;
+mod backward;
 mod chain;
 pub mod check;
 mod file;
@@ -30,6 +31,9 @@ pub mod metadata;
 mod network;
 mod source;
 mod step;
+#[cfg(test)]
+mod testing;
+mod train_step;
 mod write;
 
 pub use check::{Difference, Expectation};
@@ -37,4 +41,5 @@ pub use file::write_checked;
 pub use graphs::{GraphSpec, build};
 pub use metadata::{GraphKind, Metadata, SamplerSummary};
 pub use source::Source;
+pub use train_step::{ROW, States, TrainStep};
 pub use write::{Check, ExportOptions, Exported, write};

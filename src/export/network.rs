@@ -1,10 +1,10 @@
 //! The network's graph as ONNX operators: the same walk as the engine's forward sweep, one exhaustive match
 //! over [`Op`].
 //!
-//! Images are \[N, C, H, W\] throughout and vectors \[N, C\]. Weights are initialisers under diffusers'
-//! names, in the layout that they have in model folders: \[c_out, c_in, k, k\] and \[c_out, c_in\]. What
-//! depends on weights alone (a transposed weight, a scaled projection) is part of the graph, and a runtime
-//! computes it once when it loads the file.
+//! Images are \[N, C, H, W\] throughout and vectors \[N, C\]. Weights have diffusers' names and the layout
+//! that they have in model folders: \[c_out, c_in, k, k\] and \[c_out, c_in\]. They are stored in the file,
+//! as initialisers, or given to the graph as values. What depends on stored weights alone (a transposed
+//! weight, a scaled projection) is part of the graph, and a runtime computes it once when it loads the file.
 
 use super::attention;
 use crate::config::Activation;
@@ -13,7 +13,7 @@ use crate::model::graph::{Graph, Node, Op, Shape};
 use crate::model::params::ParamId;
 use crate::nn::time_embedding;
 use performer_ddpm_onnx as onnx;
-use performer_ddpm_onnx::builder::{ConvSpec, GraphBuilder, Unary, Value};
+use performer_ddpm_onnx::builder::{ConvSpec, GraphBuilder, GroupNormParts, Unary, Value};
 use performer_ddpm_onnx::{Dim, ElementType};
 
 /// What the network is told of the images.
@@ -30,30 +30,101 @@ pub(super) fn images(shape: Shape) -> onnx::Shape {
     onnx::Shape(vec![Dim::from("N"), shape.c.into(), shape.h.into(), shape.w.into()])
 }
 
+/// Where a network's parameters are.
+#[derive(Clone, Copy)]
+pub(super) enum Weights<'a> {
+    /// In the file, as initialisers: these numbers, in the engine's layout.
+    Stored(&'a [f32]),
+    /// Values of the graph, in the order of the table and the file's layout.
+    Given(&'a [Value]),
+}
+
 /// A network to be written into a graph.
 #[derive(Clone, Copy)]
 pub(super) struct Network<'a> {
     /// Its operations.
     pub graph: &'a Graph,
-    /// Its parameters, in the engine's layout.
-    pub weights: &'a [f32],
+    /// Its parameters.
+    pub weights: Weights<'a>,
     /// Its FAVOR+ projections, each \[m, d\].
     pub projections: &'a [Vec<f32>],
     /// T: t is an index from 0 to T - 1.
     pub timesteps: usize,
 }
 
+/// What a forward pass in training leaves for the backward pass.
+pub(super) struct Tape {
+    /// The network's values, in the order of its graph.
+    pub values: Vec<Value>,
+    /// What each of its nodes saved.
+    pub saved: Vec<Saved>,
+}
+
+/// What the backward pass of a node reads beside its inputs, its output and its parameters.
+pub(super) enum Saved {
+    /// Nothing.
+    Nothing,
+    /// Of a group normalisation.
+    GroupNorm {
+        /// The normalised inputs and the groups' deviations.
+        parts: GroupNormParts,
+        /// sigmoid(z) of the SiLU that follows it.
+        gate: Option<Value>,
+    },
+    /// Of an activation: sigmoid(x) of SiLU.
+    Gate(Value),
+    /// Of attention.
+    Attention(attention::Saved),
+}
+
+/// What a forward pass is for.
+#[derive(Clone, Copy)]
+enum Pass<'a> {
+    Inference,
+    /// With the masks of the network's dropouts, in their order.
+    Training(&'a [Option<Value>]),
+}
+
+impl Pass<'_> {
+    fn mask(&self, index: usize) -> Option<Value> {
+        match self {
+            Pass::Inference => None,
+            Pass::Training(masks) => masks.get(index).copied().flatten(),
+        }
+    }
+}
+
 impl Network<'_> {
     /// Writes the network into `g` and returns its output \[N, C', H, W\] for x \[N, C, H, W\].
     pub fn write(&self, g: &mut GraphBuilder, x: Value, condition: Condition) -> Result<Value> {
+        let tape = self.walk(g, x, condition, Pass::Inference)?;
+        Ok(tape.values[self.graph.output.0])
+    }
+
+    /// The same in training. `masks` are the factors \[N, C, H, W\] of the network's dropouts, in their
+    /// order; `None` for one that drops nothing.
+    pub fn record(
+        &self,
+        g: &mut GraphBuilder,
+        x: Value,
+        condition: Condition,
+        masks: &[Option<Value>],
+    ) -> Result<Tape> {
+        self.walk(g, x, condition, Pass::Training(masks))
+    }
+
+    fn walk(&self, g: &mut GraphBuilder, x: Value, condition: Condition, pass: Pass) -> Result<Tape> {
         // Every value is written before it is read, so any value can fill the list at first.
         let mut values = vec![x; self.graph.values.len()];
+        let mut saved = Vec::with_capacity(self.graph.nodes.len());
         for node in &self.graph.nodes {
             let inputs: Vec<Value> = node.inputs.iter().map(|input| values[input.0]).collect();
-            values[node.output.0] =
-                g.within(&node.name, &self.doc(node), |g| self.node(g, node, &inputs, condition))?;
+            let (output, kept) =
+                g.within(&node.name, &self.doc(node), |g| self.node(g, node, &inputs, condition, pass))?;
+            values[node.output.0] = output;
+            saved.push(kept);
         }
-        Ok(values[self.graph.output.0])
+        Ok(Tape { values, saved })
     }
 
     /// The input `y` of a network that takes classes.
@@ -68,8 +139,9 @@ impl Network<'_> {
         node: &Node,
         inputs: &[Value],
         condition: Condition,
-    ) -> performer_ddpm_onnx::Result<Value> {
-        match node.op {
+        pass: Pass,
+    ) -> onnx::Result<(Value, Saved)> {
+        let output = match node.op {
             Op::TimeEmbedding { flip_sin_to_cos, freq_shift } => {
                 let dim = self.graph.shape(node.output).c;
                 let mut table = vec![0f32; self.timesteps * dim];
@@ -83,7 +155,7 @@ impl Network<'_> {
                 let table = self.param(g, weight)?;
                 let y = condition.y.ok_or_else(|| {
                     let help = "this network takes classes";
-                    performer_ddpm_onnx::Error::invalid("the classes", "an input y", "none", help)
+                    onnx::Error::invalid("the classes", "an input y", "none", help)
                 })?;
                 g.gather(table, 0, y)
             }
@@ -106,16 +178,30 @@ impl Network<'_> {
                 if g.shape(inputs[0])?.rank() == 2 {
                     let weight = g.transpose(weight, &[1, 0])?;
                     let product = g.matmul(inputs[0], weight)?;
-                    return g.add(product, bias);
+                    g.add(product, bias)
+                } else {
+                    let is_kernel = g.shape(weight)?.rank() == 4;
+                    let kernel = if is_kernel { weight } else { g.unsqueeze(weight, &[2, 3])? };
+                    g.conv(inputs[0], kernel, Some(bias), &ConvSpec::default())
                 }
-                let is_kernel = g.shape(weight)?.rank() == 4;
-                let kernel = if is_kernel { weight } else { g.unsqueeze(weight, &[2, 3])? };
-                g.conv(inputs[0], kernel, Some(bias), &ConvSpec::default())
             }
             Op::GroupNorm { weight, bias, groups, eps, silu } => {
                 let (weight, bias) = (self.param(g, weight)?, self.param(g, bias)?);
-                let z = g.group_norm(inputs[0], groups, weight, bias, eps as f32)?;
-                if silu { g.silu(z) } else { Ok(z) }
+                let Pass::Training(_) = pass else {
+                    let z = g.group_norm(inputs[0], groups, weight, bias, eps as f32)?;
+                    return Ok((if silu { g.silu(z)? } else { z }, Saved::Nothing));
+                };
+                let parts = g.group_norm_in_parts(inputs[0], groups, weight, bias, eps as f32)?;
+                if !silu {
+                    return Ok((parts.y, Saved::GroupNorm { parts, gate: None }));
+                }
+                let gate = g.unary(Unary::Sigmoid, parts.y)?;
+                let y = g.mul(parts.y, gate)?;
+                return Ok((y, Saved::GroupNorm { parts, gate: Some(gate) }));
+            }
+            Op::Activate { function: Activation::Silu } => {
+                let gate = g.unary(Unary::Sigmoid, inputs[0])?;
+                return Ok((g.mul(inputs[0], gate)?, Saved::Gate(gate)));
             }
             Op::Activate { function } => activate(g, function, inputs[0]),
             Op::AddChannels => {
@@ -135,10 +221,11 @@ impl Network<'_> {
             Op::Add { scale } => {
                 let sum = g.add(inputs[0], inputs[1])?;
                 if scale == 1.0 {
-                    return Ok(sum);
+                    Ok(sum)
+                } else {
+                    let scale = g.scalar(scale as f32)?;
+                    g.mul(sum, scale)
                 }
-                let scale = g.scalar(scale as f32)?;
-                g.mul(sum, scale)
             }
             Op::Concat => g.concat(1, inputs),
             Op::Upsample => g.upsample_nearest(inputs[0], 2),
@@ -149,7 +236,10 @@ impl Network<'_> {
                 g.conv(inputs[0], kernel, None, &spec)
             }
             // Dropout acts in training only.
-            Op::Dropout { .. } => Ok(inputs[0]),
+            Op::Dropout { index, .. } => match pass.mask(index) {
+                Some(mask) => g.mul(inputs[0], mask),
+                None => Ok(inputs[0]),
+            },
             Op::Attention { heads, kind, projection } => {
                 let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
                 let features = match kind.map().zip(projection) {
@@ -160,16 +250,23 @@ impl Network<'_> {
                         Some((map, g.initializer_f32(&spec.name, &shape, &self.projections[id.0])?))
                     }
                 };
-                attention::write(g, heads, features, q, k, v)
+                let (out, saved) = attention::write(g, heads, features, q, k, v)?;
+                return Ok((out, Saved::Attention(saved)));
             }
-        }
+        };
+        Ok((output?, Saved::Nothing))
     }
 
-    /// A parameter's initialiser.
-    fn param(&self, g: &mut GraphBuilder, id: ParamId) -> performer_ddpm_onnx::Result<Value> {
-        let param = self.graph.params.get(id);
-        let data = param.kind.to_file_layout(&self.weights[param.range()]);
-        g.initializer_f32(&param.name, &param.kind.file_shape(), &data)
+    /// A parameter's value.
+    fn param(&self, g: &mut GraphBuilder, id: ParamId) -> onnx::Result<Value> {
+        match self.weights {
+            Weights::Given(values) => Ok(values[id.0]),
+            Weights::Stored(weights) => {
+                let param = self.graph.params.get(id);
+                let data = param.kind.to_file_layout(&weights[param.range()]);
+                g.initializer_f32(&param.name, &param.kind.file_shape(), &data)
+            }
+        }
     }
 
     /// What a node does, for a reader of the file.
@@ -218,7 +315,7 @@ impl Network<'_> {
 }
 
 /// An activation, element by element.
-fn activate(g: &mut GraphBuilder, function: Activation, x: Value) -> performer_ddpm_onnx::Result<Value> {
+fn activate(g: &mut GraphBuilder, function: Activation, x: Value) -> onnx::Result<Value> {
     match function {
         Activation::Silu => g.silu(x),
         Activation::Relu => g.unary(Unary::Relu, x),

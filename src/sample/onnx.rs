@@ -67,6 +67,14 @@ impl OnnxDenoiser {
             return Err(Error::invalid("`batch`", "at least 1", "0", ""));
         }
         let (origin, metadata) = (model.origin(), Metadata::read(model)?);
+        if metadata.as_ref().is_some_and(|metadata| metadata.graph == GraphKind::TrainStep) {
+            return Err(Error::invalid(
+                origin,
+                "a graph that samples: denoiser, step or sampler",
+                "a train-step graph, which trains and holds no weights",
+                "export the trained model",
+            ));
+        }
         let captured = matches!(runtime, Runtime::OnnxRuntime(options) if options.cuda_graph);
         let fixed = captured.then(|| model.with_length("N", batch));
         let model = fixed.as_ref().unwrap_or(model);

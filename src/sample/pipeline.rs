@@ -199,7 +199,8 @@ impl Pipeline {
     ) -> Result<Pipeline> {
         let scheduler = Scheduler::of(&diffusion);
         let file = Default::default();
-        let loaded = LoadedModel { model, diffusion, scheduler, has_schedule: true, file, step, note: None };
+        let (has_schedule, train, note) = (true, None, None);
+        let loaded = LoadedModel { model, diffusion, scheduler, has_schedule, file, step, train, note };
         Self::from_loaded(loaded, compute)
     }
 

@@ -97,7 +97,7 @@ fn compare(options: SampleOptions, noise: Option<Array5<f32>>) {
                 let batches = options.count.div_ceil(options.batch);
                 let seen = match spec {
                     GraphSpec::Sampler { per_run, .. } => per_run.map_or(1, |steps| 5usize.div_ceil(steps)),
-                    GraphSpec::Denoiser | GraphSpec::Step => 5,
+                    GraphSpec::Denoiser | GraphSpec::Step | GraphSpec::TrainStep(_) => 5,
                 };
                 assert_eq!(steps.len(), batches * seen, "{who}");
                 let (_, step, last) = &steps[steps.len() - 1];

@@ -7,12 +7,14 @@ use crate::support::runtimes::{at_hand, run, runners};
 use crate::support::{binary, golden};
 use performer_ddpm::Error;
 use performer_ddpm::checkpoint::model_folder::load_unet;
-use performer_ddpm::config::DiffusionConfig;
+use performer_ddpm::config::{DiffusionConfig, Preset};
 use performer_ddpm::equations::ddim::{ClipX0, Ddim};
 use performer_ddpm::equations::solver::Scheduler;
 use performer_ddpm::equations::update::ReverseProcess;
 use performer_ddpm::equations::{Schedule, Spacing};
-use performer_ddpm::export::{GraphKind, GraphSpec, Metadata, Source, build, write_checked};
+use performer_ddpm::export::{
+    GraphKind, GraphSpec, Metadata, Source, States, TrainStep, build, write_checked,
+};
 use performer_ddpm::model::Model;
 use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm_onnx::proto::{DimensionValue, GraphProto};
@@ -270,6 +272,19 @@ fn the_command_exports_the_newest_run_and_refuses_what_does_not_fit() {
     let sampler = Metadata::read(&OnnxModel::read(folder.join("sampler.onnx")).expect("a model"));
     assert_eq!(sampler.expect("metadata").expect("ours").sampler.expect("a sampler").timesteps.len(), 3);
 
+    let (status, out, message) = run(&["export", "train.onnx", "--graph", "train-step", "--rows", "--quiet"]);
+    assert_eq!((status, out.as_str()), (Some(0), "train.onnx\n"), "{message}");
+    let trained = Metadata::read(&OnnxModel::read(folder.join("train.onnx")).expect("a model"));
+    let step = TrainStep { states: States::Rows, ..TrainStep::from(&Preset::Tiny.config().train) };
+    assert_eq!(trained.expect("metadata").expect("ours").training, Some(step), "the run's own settings");
+    let (status, out, _) = run(&["info", "train.onnx"]);
+    assert!(
+        status == Some(0) && out.contains("eps f32 [N, 1, 28, 28]") && out.contains("train-step"),
+        "{out}"
+    );
+    let (status, _, message) = run(&["sample", "train.onnx"]);
+    assert!(status == Some(2) && message.contains("a graph that samples"), "{message}");
+
     let (status, out, _) = run(&["info", "sampler.onnx", "--json"]);
     let info: serde_json::Value = serde_json::from_str(&out).expect("one JSON object");
     assert_eq!((status, &info["inputs"][1]), (Some(0), &"noise f32 [3, N, 1, 28, 28]".into()));
@@ -281,7 +296,10 @@ fn the_command_exports_the_newest_run_and_refuses_what_does_not_fit() {
     let (status, _, message) = run(&["info", "half.onnx"]);
     assert!(status == Some(2) && message.contains("half.onnx") && message.contains("too early"), "{message}");
 
-    let refusals: [(&[&str], &str); 8] = [
+    let refusals: [(&[&str], &str); 11] = [
+        (&["--graph", "train-step", "--steps", "5"], "--graph sampler"),
+        (&["--graph", "train-step", "--guided"], "--graph step or sampler"),
+        (&["--rows"], "--graph train-step"),
         (&["--steps", "5"], "--graph sampler"),
         (&["--steps-per-run", "5"], "--graph sampler"),
         (&["--graph", "sampler", "--steps", "3", "--steps-per-run", "4"], "1 to the sampler's 3"),
@@ -328,10 +346,19 @@ for path in sys.argv[1:]:
             files.push(path);
         }
     }
+    let mut all = files.clone();
+    for (name, config) in kinds() {
+        let path = folder.path().join(format!("{name}_train.onnx"));
+        let step = GraphSpec::TrainStep(TrainStep::default());
+        exported(&randomised(&config, 1), &step).write(&path).expect("written");
+        all.push(path);
+    }
     for (packages, script) in [("onnx.checker", CHECK), ("numpy, onnxruntime", RUN)] {
         let Some(interpreter) = python(packages) else { continue };
+        // The script that runs them knows the graphs that sample.
+        let files = if script == CHECK { &all } else { &files };
         let output =
-            Command::new(interpreter).args(["-c", script]).args(&files).output().expect("python runs");
+            Command::new(interpreter).args(["-c", script]).args(files).output().expect("python runs");
         assert!(output.status.success(), "{packages}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }

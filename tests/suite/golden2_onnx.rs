@@ -85,7 +85,7 @@ fn golden2_pipelines_as_onnx_graphs() {
                         GraphKind::Sampler => {
                             SampleOptions { count: case.noise.shape()[1], batch: 64, ..own }
                         }
-                        GraphKind::Denoiser | GraphKind::Step => {
+                        GraphKind::Denoiser | GraphKind::Step | GraphKind::TrainStep => {
                             let diffusion = pipeline.diffusion();
                             let (scheduler, schedule) = (&diffusion.scheduler, &diffusion.schedule);
                             options(&case.noise).with_scheduler(scheduler, schedule, Some(case.steps))

@@ -49,3 +49,4 @@ mod peer_networks;
 mod pipeline;
 mod shipped_model;
 mod support;
+mod train_step;

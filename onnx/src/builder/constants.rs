@@ -54,6 +54,15 @@ impl GraphBuilder {
         self.constant(ElementType::I64, shape, bytes)
     }
 
+    /// A 64-bit float constant inside the graph without dimensions (a `Constant` node; equal ones are
+    /// shared).
+    ///
+    /// # Errors
+    /// None for a scalar; the signature is that of the other constants.
+    pub fn scalar_f64(&mut self, x: f64) -> Result<Value> {
+        self.constant(ElementType::F64, &[], x.to_le_bytes().to_vec())
+    }
+
     /// A float constant without dimensions, which can be broadcast to any shape.
     ///
     /// # Errors

@@ -4,8 +4,8 @@ use super::{GraphBuilder, Op, Value, int};
 use crate::error::Result;
 use crate::types::{Dim, ElementType, Shape};
 
-/// Operators of one operand; floats in, floats out, except that [`Unary::Identity`] takes any type and
-/// [`Unary::Neg`], [`Unary::Abs`] and [`Unary::Sign`] take integers too.
+/// Operators of one operand; floats in, floats out, except that [`Unary::Identity`] takes any type,
+/// [`Unary::Neg`], [`Unary::Abs`] and [`Unary::Sign`] take integers too, and [`Unary::Sqrt`] 64-bit floats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unary {
     /// |x|.
@@ -67,6 +67,8 @@ pub enum Binary {
     Min,
     /// a b.
     Mul,
+    /// a to the power of b.
+    Pow,
     /// a - b.
     Sub,
 }
@@ -75,7 +77,13 @@ impl Binary {
     fn result(self, operand: ElementType) -> ElementType {
         match self {
             Binary::Equal | Binary::Less => ElementType::Bool,
-            Binary::Add | Binary::Div | Binary::Max | Binary::Min | Binary::Mul | Binary::Sub => operand,
+            Binary::Add
+            | Binary::Div
+            | Binary::Max
+            | Binary::Min
+            | Binary::Mul
+            | Binary::Pow
+            | Binary::Sub => operand,
         }
     }
 }
@@ -87,21 +95,26 @@ impl GraphBuilder {
     /// [`Invalid`](crate::Error::Invalid) when the operator does not take the operand's type.
     pub fn unary(&mut self, op: Unary, x: Value) -> Result<Value> {
         let element = self.element_type(x)?;
-        if !(op == Unary::Identity || op.takes_integers() && element == ElementType::I64) {
+        let taken = match element {
+            ElementType::I64 => op.takes_integers(),
+            ElementType::F64 => op == Unary::Sqrt,
+            _ => false,
+        };
+        if !(op == Unary::Identity || taken) {
             self.expect_type(Op::Unary(op), x, ElementType::F32)?;
         }
         let shape = self.shape(x)?.clone();
         self.node(Op::Unary(op), &[Some(x)], vec![], element, shape)
     }
 
-    /// An operator of two operands, broadcast together.
+    /// An operator of two operands, broadcast together: floats, 64-bit floats or integers.
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when the types differ or are truth values,
+    /// [`Invalid`](crate::Error::Invalid) when the types differ or are others,
     /// [`Shape`](crate::Error::Shape) when the shapes cannot be broadcast.
     pub fn binary(&mut self, op: Binary, a: Value, b: Value) -> Result<Value> {
         let element = self.expect_same_type(Op::Binary(op), a, b)?;
-        if element != ElementType::I64 {
+        if !matches!(element, ElementType::I64 | ElementType::F64) {
             self.expect_type(Op::Binary(op), a, ElementType::F32)?;
         }
         let shape = self.broadcast(Op::Binary(op), a, b)?;

@@ -86,8 +86,13 @@ impl GraphBuilder {
         self.expect_numbers(op, &[&strides[..], &pads, &dilations, &[groups]].concat())?;
         let (image, taps) = (self.shape(x)?, self.shape(kernel)?);
         let outputs = self.expect_known(op, kernel, 0)?;
-        let inputs = self.expect_known(op, kernel, 1)? * spec.groups;
-        if image.dims()[1] != Dim::Known(inputs) || spec.groups == 0 || !outputs.is_multiple_of(spec.groups) {
+        let inputs = match &taps.dims()[1] {
+            Dim::Known(each) => Dim::Known(each * groups),
+            // A symbol is only ever equal to itself.
+            other if groups == 1 => other.clone(),
+            _ => Dim::Known(self.expect_known(op, kernel, 1)?),
+        };
+        if image.dims()[1] != inputs || groups == 0 || !outputs.is_multiple_of(groups) {
             return Err(self.shape_error(op, image, taps, "the kernel takes the image's channels"));
         }
         self.expect_bias(op, bias, outputs)?;
@@ -186,6 +191,33 @@ impl GraphBuilder {
             text("nearest_mode", "floor"),
         ];
         self.node(op, &[Some(x), None, Some(scales)], attributes, ElementType::F32, shape)
+    }
+
+    /// The means of x `[N, C, H, W]` over squares of `side` x `side` pixels, which do not overlap and cover
+    /// it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when x is not a batch of images of floats whose fixed height and width `side`
+    /// divides.
+    pub fn average_pool(&mut self, x: Value, side: usize) -> Result<Value> {
+        let op = Op::AveragePool;
+        self.expect_type(op, x, ElementType::F32)?;
+        self.expect_numbers(op, &[side])?;
+        let mut shape = self.shape(x)?.clone();
+        for axis in [2, 3] {
+            let length = self.expect_known(op, x, axis)?;
+            if shape.rank() != 4 || side == 0 || !length.is_multiple_of(side) {
+                return Err(Error::invalid(
+                    self.place(op),
+                    "images [N, C, H, W] and a side that divides height and width",
+                    format!("{shape}, {side}"),
+                    "",
+                ));
+            }
+            shape.0[axis] = Dim::Known(length / side);
+        }
+        let attributes = vec![ints("kernel_shape", &[side; 2]), ints("strides", &[side; 2])];
+        self.node(op, &[Some(x)], attributes, ElementType::F32, shape)
     }
 
     fn expect_conv_operands(&self, op: Op, x: Value, kernel: Value, bias: Option<Value>) -> Result<()> {

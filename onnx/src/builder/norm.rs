@@ -7,6 +7,17 @@ use crate::types::{ElementType, Shape};
 /// As many floats as a file of this format holds.
 const MOST_OF_A_GROUP: usize = (1 << 29) - 1;
 
+/// A group normalisation and what its gradient is computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupNormParts {
+    /// The result `[N, C, H, W]`.
+    pub y: Value,
+    /// x with mean 0 and variance 1 in every group, before scale and shift, `[N, C, H, W]`.
+    pub normal: Value,
+    /// 1 / sqrt(variance + epsilon) of every group, `[N, groups, 1]`.
+    pub inverse_deviation: Value,
+}
+
 impl GraphBuilder {
     /// Layer normalisation (Ba et al. 2016) over all axes from `axis` on: mean 0, variance 1 (with `epsilon`
     /// added to the variance), then scaled and shifted.
@@ -22,6 +33,19 @@ impl GraphBuilder {
         shift: Option<Value>,
         epsilon: f32,
     ) -> Result<Value> {
+        let outputs = vec![(ElementType::F32, self.shape(x)?.clone())];
+        Ok(self.layer_norm_node(x, axis, scale, shift, (epsilon, outputs))?[0])
+    }
+
+    /// The node with its first outputs: the result, the means, the inverse standard deviations.
+    fn layer_norm_node(
+        &mut self,
+        x: Value,
+        axis: usize,
+        scale: Value,
+        shift: Option<Value>,
+        (epsilon, outputs): (f32, Vec<(ElementType, Shape)>),
+    ) -> Result<Vec<Value>> {
         let op = Op::LayerNormalization;
         self.expect_axis(op, x, axis)?;
         let normalised = Shape(self.shape(x)?.dims()[axis..].to_vec());
@@ -39,11 +63,10 @@ impl GraphBuilder {
                 ));
             }
         }
-        let shape = self.shape(x)?.clone();
         let attributes = vec![int("axis", axis as i64), float("epsilon", epsilon)];
         let mut inputs = vec![Some(x), Some(scale)];
         inputs.extend(shift.map(Some));
-        self.node(op, &inputs, attributes, ElementType::F32, shape)
+        self.node_with_outputs(op, &inputs, attributes, outputs)
     }
 
     /// Group normalisation (Wu & He 2018) of x `[N, C, H, W]`: mean 0 and variance 1 (with `epsilon` added)
@@ -64,6 +87,36 @@ impl GraphBuilder {
         shift: Value,
         epsilon: f32,
     ) -> Result<Value> {
+        let (grouped, ones) = self.grouped(x, groups, [scale, shift])?;
+        let normal = self.layer_norm(grouped, 2, ones, None, epsilon)?;
+        let normal = self.ungrouped(normal, x)?;
+        self.scale_and_shift(normal, scale, shift)
+    }
+
+    /// [`GraphBuilder::group_norm`] with what its gradient is computed from.
+    ///
+    /// # Errors
+    /// As [`GraphBuilder::group_norm`].
+    pub fn group_norm_in_parts(
+        &mut self,
+        x: Value,
+        groups: usize,
+        scale: Value,
+        shift: Value,
+        epsilon: f32,
+    ) -> Result<GroupNormParts> {
+        let (grouped, ones) = self.grouped(x, groups, [scale, shift])?;
+        let shape = self.shape(grouped)?.clone();
+        let per_group = Shape(vec![shape.dims()[0].clone(), groups.into(), 1.into()]);
+        let outputs = [shape, per_group.clone(), per_group].map(|shape| (ElementType::F32, shape)).to_vec();
+        let written = self.layer_norm_node(grouped, 2, ones, None, (epsilon, outputs))?;
+        let normal = self.ungrouped(written[0], x)?;
+        let y = self.scale_and_shift(normal, scale, shift)?;
+        Ok(GroupNormParts { y, normal, inverse_deviation: written[2] })
+    }
+
+    /// x as `[N, groups, C H W / groups]`, and as many ones as a group has elements.
+    fn grouped(&mut self, x: Value, groups: usize, [scale, shift]: [Value; 2]) -> Result<(Value, Value)> {
         let op = Op::LayerNormalization;
         let [channels, height, width] =
             [self.expect_known(op, x, 1)?, self.expect_known(op, x, 2)?, self.expect_known(op, x, 3)?];
@@ -97,14 +150,24 @@ impl GraphBuilder {
         }
         let grouped = self.reshape(x, &[ReshapeDim::Copy, ReshapeDim::To(groups), ReshapeDim::Infer])?;
         let ones = self.constant_f32(&[each], &vec![1.0; each])?;
-        let normal = self.layer_norm(grouped, 2, ones, None, epsilon)?;
-        let image = self.reshape(
-            normal,
-            &[ReshapeDim::Copy, ReshapeDim::To(channels), ReshapeDim::To(height), ReshapeDim::To(width)],
-        )?;
+        Ok((grouped, ones))
+    }
+
+    /// What [`GraphBuilder::grouped`] made of an image, in its shape.
+    fn ungrouped(&mut self, grouped: Value, image: Value) -> Result<Value> {
+        let op = Op::LayerNormalization;
+        let mut shape = vec![ReshapeDim::Copy];
+        for axis in 1..4 {
+            shape.push(ReshapeDim::To(self.expect_known(op, image, axis)?));
+        }
+        self.reshape(grouped, &shape)
+    }
+
+    /// Scale and shift `[C]` per channel.
+    fn scale_and_shift(&mut self, x: Value, scale: Value, shift: Value) -> Result<Value> {
         let scale = self.unsqueeze(scale, &[1, 2])?;
         let shift = self.unsqueeze(shift, &[1, 2])?;
-        let scaled = self.mul(image, scale)?;
+        let scaled = self.mul(x, scale)?;
         self.add(scaled, shift)
     }
 }

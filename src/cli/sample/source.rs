@@ -219,5 +219,6 @@ fn how(kind: GraphKind, runtime: &Runtime) -> &'static str {
             "the graph takes the steps as a CUDA graph; x_t stays on the device"
         }
         (GraphKind::Step, Runtime::OnnxRuntime(_)) => "the graph takes the steps; x_t stays on the device",
+        (GraphKind::TrainStep, _) => "the graph trains",
     }
 }

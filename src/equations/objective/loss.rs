@@ -64,6 +64,11 @@ impl Objective {
         self.says
     }
 
+    /// How much the error of the prediction counts at a timestep's index.
+    pub fn weight(&self, index: usize) -> f64 {
+        self.weights.get(index).copied().unwrap_or(1.0)
+    }
+
     /// Numbers that a sample's loss needs to know beside the network's output of `output` numbers.
     pub fn notes_len(&self, output: usize) -> usize {
         if self.says.learned_range { PARTS * (output / 2) } else { output }
@@ -132,7 +137,7 @@ impl Objective {
         for ((&index, notes), (output, d_output)) in
             indices.iter().zip(notes.chunks_exact_mut(notes_len)).zip(samples)
         {
-            let weight = self.weights.get(index).copied().unwrap_or(1.0);
+            let weight = self.weight(index);
             if self.says.learned_range {
                 loss += self.hybrid(index, notes, (output, channels), (weight, batch), d_output);
             } else {

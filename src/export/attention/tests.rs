@@ -2,13 +2,11 @@
 
 use super::write;
 use crate::config::{AttentionKind, FeatureMap};
+use crate::export::testing::{difference, normal, runners};
 use crate::kernels::{Isa, Team, transpose};
 use crate::nn::{Attention, AttentionShape, Context, Projections, Qkv};
-use crate::rng::{Stream, fill_normal, rng};
 use performer_ddpm_onnx::builder::{GraphBuilder, ModelInfo};
-use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
-use performer_ddpm_onnx::runner::{Runner, TRACT_BUILT_IN, load_tract};
-use performer_ddpm_onnx::{Dim, ElementType, Error, Model, Tensor};
+use performer_ddpm_onnx::{Dim, ElementType, Model, Tensor};
 
 const HEADS: usize = 2;
 const DIM: usize = 16;
@@ -17,12 +15,6 @@ const TOKENS: usize = 30;
 const FEATURES: usize = 20;
 const BATCH: usize = 3;
 const CHANNELS: usize = HEADS * DIM;
-
-fn normal(seed: u64, len: usize) -> Vec<f32> {
-    let mut x = vec![0.0; len];
-    fill_normal(&mut rng(seed, Stream::Check, 0, 0), &mut x);
-    x
-}
 
 /// q, k, v \[N, C, H, W\] and w \[m, d\].
 #[derive(Clone)]
@@ -125,36 +117,14 @@ impl Input {
             None => None,
             Some(map) => Some((map, g.initializer_f32("w", &[FEATURES, DIM], &self.w)?)),
         };
-        let out = write(&mut g, HEADS, features, q, k, v)?;
+        let (out, _) = write(&mut g, HEADS, features, q, k, v)?;
         g.output("out", out)?;
         g.into_model(ModelInfo::default())
     }
 }
 
-fn runners(model: &Model) -> Vec<Box<dyn Runner>> {
-    let mut all = Vec::new();
-    if TRACT_BUILT_IN {
-        all.push(load_tract(model).unwrap());
-    }
-    match OrtRunner::load(model, &OrtOptions { threads: Some(1), ..OrtOptions::default() }) {
-        Ok(runner) => all.push(Box::new(runner)),
-        // Where there is no runtime, the tests of whole graphs report it.
-        Err(Error::RuntimeMissing { .. }) => {}
-        Err(error) => panic!("ONNX Runtime: {error}"),
-    }
-    all
-}
-
 fn kinds() -> Vec<Option<FeatureMap>> {
     std::iter::once(None).chain(FeatureMap::ALL.map(Some)).collect()
-}
-
-/// The largest difference as a share of the largest value; NaN if there is one.
-fn difference(got: &[f32], want: &[f64]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let largest = want.iter().fold(0.0, |m: f64, w| m.max(w.abs()));
-    let worst = got.iter().zip(want).map(|(got, want)| (f64::from(*got) - want).abs());
-    worst.fold(0.0, |m: f64, e| if m.is_nan() || e <= m { m } else { e }) / largest
 }
 
 /// Queries and keys of norm 1 at most: 5e-6 of the largest value, f32 rounding in sums of 30 terms and a

@@ -57,6 +57,18 @@ pub fn runners(model: &Model) -> Vec<Box<dyn Runner>> {
     at_hand().iter().map(loaded).collect()
 }
 
+/// The graph in ONNX Runtime; `None` where it is not found, which is said.
+pub fn onnx_runtime(model: &Model) -> Option<Box<dyn Runner>> {
+    at_hand().iter().find_map(|runtime| match runtime {
+        Runtime::Tract => None,
+        Runtime::OnnxRuntime(options) => {
+            let runner =
+                OrtRunner::load(model, options).unwrap_or_else(|error| panic!("ONNX Runtime: {error}"));
+            Some(Box::new(runner) as Box<dyn Runner>)
+        }
+    })
+}
+
 /// The graph as a denoiser in every runtime at hand, with the runtime's name.
 pub fn denoisers(model: &Model) -> Vec<(&'static str, OnnxDenoiser)> {
     let load = |runtime| {

@@ -2,11 +2,11 @@
 
 use super::{EXACT, ROUNDING, batch, map};
 use crate::common::{check, f32s, floats, i64s, model, numbers, random};
-use performer_ddpm_onnx::builder::{Binary, Unary};
+use performer_ddpm_onnx::builder::{Binary, GraphBuilder, Unary};
 use performer_ddpm_onnx::{Dim, ElementType};
 
-/// tract's error function is Abramowitz and Stegun's (7.1.28), 1 - 1/p(x)^16: 3e-7 by itself, and in f32 up to
-/// half an epsilon of p and of each of four squarings, 16, 8, 4, 2 and 1 times: 1.9e-6.
+/// tract's error function is Abramowitz and Stegun's (7.1.28), 1 - 1/p(x)^16: 3e-7 by itself, and in f32 up
+/// to half an epsilon of p and of each of four squarings, 16, 8, 4, 2 and 1 times: 1.9e-6.
 const ERF: f32 = 2.2e-6;
 
 #[test]
@@ -116,4 +116,43 @@ fn cast_goes_both_ways() {
     });
     let want = vec![f32s(&[3], vec![0.0, 3.5, 499.5]), i64s(&[3], vec![0, 3, 499])];
     check(graph, &[("t", i64s(&[3], vec![0, 7, 999]))], want, EXACT);
+}
+
+#[test]
+fn powers_are_of_positive_numbers() {
+    let (a, b) = (map(&random(6, &[2, 4]), |x| x.abs() + 0.1), random(7, &[4]));
+    let graph = model("powers", |g| {
+        let a = batch(g, "a", &[4])?;
+        let b = g.input("b", ElementType::F32, [4])?;
+        Ok(vec![g.binary(Binary::Pow, a, b)?])
+    });
+    let powers = floats(&a).iter().enumerate();
+    let powers = powers.map(|(i, a)| f64::from(*a).powf(f64::from(floats(&b)[i % 4])) as f32).collect();
+    check(graph, &[("a", a.clone()), ("b", b.clone())], vec![f32s(&[2, 4], powers)], ROUNDING);
+}
+
+/// 1 / sqrt(1 - 0.999^k) and the like: in single precision 1 - 0.999 has lost four digits.
+#[test]
+fn double_precision_keeps_what_single_precision_loses() {
+    let graph = model("doubles", |g| {
+        let k = g.input("k", ElementType::I64, [Dim::from("N")])?;
+        let k = g.cast(k, ElementType::F64)?;
+        let (beta, one) = (g.scalar_f64(0.999)?, g.scalar_f64(1.0)?);
+        let power = g.binary(Binary::Pow, beta, k)?;
+        let rest = g.sub(one, power)?;
+        let root = g.unary(Unary::Sqrt, rest)?;
+        let inverse = g.div(one, root)?;
+        let smaller = g.binary(Binary::Min, inverse, one)?;
+        let product = g.mul(rest, inverse)?;
+        let sum = g.add(product, smaller)?;
+        [rest, inverse, sum].into_iter().map(|x| g.cast(x, ElementType::F32)).collect()
+    });
+    let ks = [1i64, 2, 1000];
+    let of =
+        |f: fn(f64) -> f64| f32s(&[3], ks.iter().map(|k| f(1.0 - 0.999f64.powi(*k as i32)) as f32).collect());
+    let want = vec![of(|rest| rest), of(|rest| 1.0 / rest.sqrt()), of(|rest| rest.sqrt() + 1.0)];
+    check(graph, &[("k", i64s(&[3], ks.to_vec()))], want, ROUNDING);
+    let mut g = GraphBuilder::new("sine");
+    let x = g.scalar_f64(1.0).expect("a constant");
+    assert!(g.unary(Unary::Sin, x).is_err(), "only Sqrt takes 64-bit floats");
 }

@@ -1,6 +1,6 @@
 //! Matrix products and convolutions.
 
-use super::{SUMS, batch};
+use super::{ROUNDING, SUMS, batch};
 use crate::common::{check, close, f32s, floats, model, numbers, random};
 use performer_ddpm_onnx::Tensor;
 use performer_ddpm_onnx::builder::{ConvSpec, ConvTransposeSpec};
@@ -124,6 +124,42 @@ fn transposed_convolution_scatters_what_convolution_gathers() {
     }
     let want = f32s(&[2, 2, height, width], want.into_iter().map(|x| x as f32).collect());
     check(graph, &[("x", x.clone())], vec![want], SUMS);
+}
+
+/// A kernel of N channels over images of N channels: what the gradient of a convolution's weight is.
+#[test]
+fn a_convolution_may_go_over_the_batch() {
+    let (x, kernel) = (random(17, &[3, 2, 5, 4]), random(18, &[3, 6, 4, 3]));
+    let graph = model("over the batch", |g| {
+        let (x, kernel) = (batch(g, "x", &[2, 5, 4])?, batch(g, "kernel", &[6, 4, 3])?);
+        let (x, kernel) = (g.transpose(x, &[1, 0, 2, 3])?, g.transpose(kernel, &[1, 0, 2, 3])?);
+        assert!(g.conv(x, kernel, None, &ConvSpec { groups: 2, ..ConvSpec::default() }).is_err());
+        Ok(vec![g.conv(x, kernel, None, &ConvSpec { pads: [1; 4], ..ConvSpec::default() })?])
+    });
+    let turned = |x: &Tensor| {
+        let [n, c, h, w] = lengths(x);
+        let at = |i: usize| ((i / (h * w)) % n * c + i / (n * h * w)) * h * w + i % (h * w);
+        f32s(&[c, n, h, w], (0..n * c * h * w).map(|i| floats(x)[at(i)]).collect())
+    };
+    let spec = ConvSpec { pads: [1; 4], ..ConvSpec::default() };
+    let want = convolved(&turned(&x), &turned(&kernel), &[0.0; 6], &spec);
+    check(graph, &[("x", x.clone()), ("kernel", kernel.clone())], vec![want], SUMS);
+}
+
+#[test]
+fn average_pooling_takes_the_means_of_squares() {
+    let x = random(19, &[2, 3, 4, 6]);
+    let graph = model("average_pool", |g| {
+        let x = batch(g, "x", &[3, 4, 6])?;
+        assert!(g.average_pool(x, 0).is_err() && g.average_pool(x, 4).is_err(), "4 does not divide 6");
+        Ok(vec![g.average_pool(x, 2)?])
+    });
+    let mean = |i: usize| {
+        let (image, y, z) = (i / 6, i / 3 % 2, i % 3);
+        let at = |v: usize, u: usize| f64::from(floats(&x)[image * 24 + (2 * y + v) * 6 + 2 * z + u]);
+        (0.25 * (at(0, 0) + at(0, 1) + at(1, 0) + at(1, 1))) as f32
+    };
+    check(graph, &[("x", x.clone())], vec![f32s(&[2, 3, 2, 3], (0..36).map(mean).collect())], ROUNDING);
 }
 
 #[test]

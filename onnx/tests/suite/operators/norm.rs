@@ -89,6 +89,34 @@ fn group_norm_standardises_runs_of_channels() {
     }
 }
 
+/// The parts are those of the whole: y is the normalised x, scaled and shifted.
+#[test]
+fn group_norm_gives_its_parts() {
+    let x = map(&random(26, &[2, 6, 2, 3]), |x| 3.0 * x + 1.0);
+    let (scale, shift) = (numbers(27, 6), numbers(28, 6));
+    let graph = model("parts", |g| {
+        let x = batch(g, "x", &[6, 2, 3])?;
+        let scale = g.initializer_f32("scale", &[6], &scale)?;
+        let shift = g.initializer_f32("shift", &[6], &shift)?;
+        let parts = g.group_norm_in_parts(x, 3, scale, shift, 1e-3)?;
+        Ok(vec![parts.y, parts.normal, parts.inverse_deviation])
+    });
+    let normal = standardised(floats(&x), 12, 1e-3);
+    let y = normal.iter().enumerate();
+    let y = y.map(|(i, y)| (y * f64::from(scale[i / 6 % 6]) + f64::from(shift[i / 6 % 6])) as f32).collect();
+    let inverse = floats(&x).chunks(12).map(|group| {
+        let mean = group.iter().map(|x| f64::from(*x)).sum::<f64>() / 12.0;
+        let variance = group.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / 12.0;
+        (1.0 / (variance + 1e-3).sqrt()) as f32
+    });
+    let want = vec![
+        f32s(&[2, 6, 2, 3], y),
+        f32s(&[2, 6, 2, 3], normal.iter().map(|x| *x as f32).collect()),
+        f32s(&[2, 3, 1], inverse.collect()),
+    ];
+    check(graph, &[("x", x.clone())], want, SUMS);
+}
+
 #[test]
 fn the_largest_come_in_their_order() {
     let x = f32s(&[2, 5], vec![0.5, -3.0, 2.0, 2.0, 1.0, 7.0, 8.0, -9.0, 0.0, 6.0]);
