@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::types::{ElementType, Tensor};
 use ::ort::environment::Environment;
+use ::ort::ep::cuda::ConvAlgorithmSearch;
 use ::ort::logging::LogLevel;
 use ::ort::session::builder::GraphOptimizationLevel;
 use ::ort::session::{Session, SessionInputValue};
@@ -41,6 +42,9 @@ pub struct OrtOptions {
     pub cuda_graph: bool,
     /// Whether [`Description::placement`] is filled in.
     pub placement: bool,
+    /// Whether a GPU takes algorithms whose results have the same bits every time, not those that a trial finds
+    /// fastest.
+    pub repeatable: bool,
 }
 
 /// A model loaded in ONNX Runtime.
@@ -85,8 +89,9 @@ impl OrtRunner {
         }
         let summary = model.summary()?;
         let (environment, library, version) = environment(options.library.as_deref())?;
+        let half = summary.weights.iter().any(|weight| weight.element == ElementType::F16);
         let fused =
-            prefers_channels_last(options, &version).then(|| model.with_fused_group_norms()).flatten();
+            prefers_channels_last(options, half, &version).then(|| model.with_fused_group_norms()).flatten();
         let channels_last = fused.is_some();
         let bytes = fused.as_ref().unwrap_or(model).runnable_bytes()?;
         let preloaded = match options.device {
@@ -161,6 +166,24 @@ impl Runner for OrtRunner {
     }
 
     fn step_loop<'a>(&'a mut self, spec: &LoopSpec<'_>) -> Result<Box<dyn StepLoop + 'a>> {
+        let (device, buffers) = (self.description.device, self.started(spec)?);
+        let buffers = self.buffers.insert(buffers);
+        Ok(Box::new(BoundLoop { session: &mut self.session, device, buffers }))
+    }
+}
+
+impl OrtRunner {
+    /// The same loop, which keeps the runner: for loops that go on as long as the program.
+    ///
+    /// # Errors
+    /// As [`Runner::step_loop`].
+    pub fn into_step_loop(mut self, spec: &LoopSpec<'_>) -> Result<OrtLoop> {
+        let buffers = self.started(spec)?;
+        Ok(OrtLoop { buffers, session: self.session, description: self.description })
+    }
+
+    /// Buffers with a loop's first values, those of the last loop if they fit.
+    fn started(&mut self, spec: &LoopSpec<'_>) -> Result<Buffers> {
         super::stepper::check_states(self, spec)?;
         match_inputs(&self.inputs, &spec.inputs())?;
         let device = self.description.device;
@@ -172,31 +195,83 @@ impl Runner for OrtRunner {
                 "install a newer one, or take the steps on the host",
             ));
         }
+        let wanted = self.outputs.iter().filter(|port| spec.wanted.contains(&port.name.as_str()));
+        let of_port = |name: &&str| wanted.clone().find(|port| port.name == **name);
+        let lengths = spec.wanted.iter().filter_map(of_port).map(super::stepper::known_lengths);
+        let lengths = lengths.collect::<Result<Vec<_>>>()?;
         let OrtRunner { buffers, graphs, session, cuda_graph, .. } = self;
         guarded(Backend::OnnxRuntime, "run", || {
             let refuse = |error: ::ort::Error| explain(device, "run", &error.to_string(), &[]);
-            let buffers = match buffers.take().filter(|buffers| buffers.serve(spec)) {
-                Some(mut kept) => {
-                    kept.restart(spec).map_err(refuse)?;
-                    buffers.insert(kept)
-                }
-                None => {
-                    // Graphs are numbered from 1; a loop captures two.
-                    let graph = cuda_graph.then_some(2 * *graphs + 1);
-                    *graphs += 1;
-                    buffers.insert(Buffers::new(session, device, graph, spec).map_err(refuse)?)
-                }
-            };
-            Ok(Box::new(BoundLoop::new(session, device, buffers, spec)?) as Box<dyn StepLoop>)
+            if let Some(mut kept) = buffers.take().filter(|buffers| buffers.serve(spec)) {
+                kept.restart(spec).map_err(refuse)?;
+                return Ok(kept);
+            }
+            // Graphs are numbered from 1; a loop captures two.
+            let graph = cuda_graph.then_some(2 * *graphs + 1);
+            *graphs += 1;
+            Buffers::new(session, device, graph, spec, &lengths).map_err(refuse)
         })
     }
 }
 
-/// Whether a network's images should have their channels last on the device. Tensor cores, which compute in TF32, want them so:
-/// on an H200 Ho et al.'s network takes 9.6 ms in place of 13.2 ms at batch 64. Without them the other order is
-/// a little faster.
-fn prefers_channels_last(options: &OrtOptions, version: &str) -> bool {
-    options.tf32 && options.device != Device::Cpu && locate::minor(version) >= CHANNELS_LAST_FROM
+/// A [`StepLoop`] with the model that it runs.
+pub struct OrtLoop {
+    // Dropped before the session, as in a runner.
+    buffers: Buffers,
+    session: Session,
+    description: Description,
+}
+
+impl OrtLoop {
+    /// The runtime, version and device that run the loop.
+    pub fn describe(&self) -> &Description {
+        &self.description
+    }
+
+    /// Begins again with the first values of `spec`, in the same buffers.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for other ports, types or lengths than the loop's, [`Error::Run`] from the runtime.
+    pub fn restart(&mut self, spec: &LoopSpec<'_>) -> Result<()> {
+        if !self.buffers.serve(spec) {
+            let expected = "the ports, types and lengths that it has";
+            return Err(Error::invalid("a loop that begins again", expected, "others", ""));
+        }
+        let device = self.description.device;
+        guarded(Backend::OnnxRuntime, "run", || {
+            self.buffers.restart(spec).map_err(|error| explain(device, "run", &error.to_string(), &[]))
+        })
+    }
+
+    fn bound(&mut self) -> BoundLoop<'_> {
+        let OrtLoop { buffers, session, description } = self;
+        BoundLoop { session, device: description.device, buffers }
+    }
+}
+
+impl StepLoop for OrtLoop {
+    fn set(&mut self, input: &str, value: &Tensor) -> Result<()> {
+        self.bound().set(input, value)
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.bound().step()
+    }
+
+    fn state(&mut self, input: &str) -> Result<Tensor> {
+        self.bound().state(input)
+    }
+
+    fn output(&mut self, name: &str) -> Result<Tensor> {
+        self.bound().output(name)
+    }
+}
+
+/// Whether a network's images should have their channels last on the device. Tensor cores, which compute in
+/// TF32 and on `half` floats, want them so: on an H200 Ho et al.'s network takes 9.6 ms in place of 13.2 ms at
+/// batch 64. Without them the other order is a little faster.
+fn prefers_channels_last(options: &OrtOptions, half: bool, version: &str) -> bool {
+    (options.tf32 || half) && options.device != Device::Cpu && locate::minor(version) >= CHANNELS_LAST_FROM
 }
 
 /// The process's runtime, found and loaded by the first call.
@@ -266,15 +341,19 @@ fn open(
     if let Some(threads) = options.threads {
         builder = builder.with_intra_threads(threads)?;
     }
+    if options.repeatable {
+        builder = builder.with_deterministic_compute(true)?;
+    }
     if let Device::Cuda(index) = options.device {
-        let provider = ::ort::ep::CUDA::default()
+        let mut provider = ::ort::ep::CUDA::default()
             .with_device_id(i32::try_from(index).unwrap_or(i32::MAX))
             .with_tf32(options.tf32)
             .with_cuda_graph(options.cuda_graph)
-            .with_prefer_nhwc(channels_last)
-            .build()
-            .error_on_failure();
-        builder = builder.with_execution_providers([provider])?;
+            .with_prefer_nhwc(channels_last);
+        if options.repeatable {
+            provider = provider.with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic);
+        }
+        builder = builder.with_execution_providers([provider.build().error_on_failure()])?;
     }
     builder.commit_from_memory(bytes)
 }

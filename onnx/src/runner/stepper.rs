@@ -11,6 +11,8 @@ pub struct LoopSpec<'a> {
     pub states: Vec<Carried<'a>>,
     /// A first value for every other input; [`StepLoop::set`] replaces it by one of the same shape.
     pub others: Vec<(&'a str, &'a Tensor)>,
+    /// Outputs that are no state's and are wanted after a step: [`StepLoop::output`]. Their lengths are known.
+    pub wanted: Vec<&'a str>,
 }
 
 /// One state of a loop.
@@ -51,9 +53,17 @@ pub trait StepLoop {
     /// # Errors
     /// [`Error::Invalid`] when that is no state's, [`Error::Run`] from the runtime.
     fn state(&mut self, input: &str) -> Result<Tensor>;
+
+    /// The last step's value of a [wanted](LoopSpec::wanted) output, copied to the host; of no meaning before the
+    /// first step.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the output is none of these, [`Error::Run`] from the runtime.
+    fn output(&mut self, name: &str) -> Result<Tensor>;
 }
 
-/// Checks that there are states and that each can go from its output to its input.
+/// Checks that there are states and that each can go from its output to its input, and that the wanted outputs
+/// are there.
 pub(crate) fn check_states(runner: &dyn Runner, spec: &LoopSpec<'_>) -> Result<()> {
     if spec.states.is_empty() {
         return Err(Error::invalid("loop states", "at least one", "none", ""));
@@ -76,7 +86,17 @@ pub(crate) fn check_states(runner: &dyn Runner, spec: &LoopSpec<'_>) -> Result<(
             ));
         }
     }
+    for name in &spec.wanted {
+        known_lengths(&find(runner.outputs(), name, "output")?)?;
+    }
     Ok(())
+}
+
+/// The lengths of a wanted output, which its port has to know.
+pub(crate) fn known_lengths(port: &Port) -> Result<Vec<usize>> {
+    port.shape.as_ref().and_then(|shape| shape.known()).ok_or_else(|| {
+        Error::invalid("a loop's wanted output", "one whose lengths are known", port.to_string(), "")
+    })
 }
 
 /// The loop for a runtime that takes and returns host tensors only.
@@ -84,6 +104,7 @@ pub struct HostLoop<'a> {
     runner: &'a mut dyn Runner,
     states: Vec<HostState>,
     others: Vec<(String, Tensor)>,
+    wanted: Vec<(String, Tensor)>,
 }
 
 struct HostState {
@@ -105,7 +126,14 @@ impl<'a> HostLoop<'a> {
             output: state.output.to_owned(),
             now: state.first.clone(),
         };
+        let wanted = |name: &&str| {
+            let port = runner.outputs().iter().find(|port| port.name == **name);
+            let shape = known_lengths(port.ok_or_else(|| unknown_output(name))?)?;
+            let zeros = vec![0.0; shape.iter().product()];
+            Ok(((*name).to_owned(), Tensor::f32(shape, zeros)?))
+        };
         Ok(HostLoop {
+            wanted: spec.wanted.iter().map(wanted).collect::<Result<_>>()?,
             runner,
             states: spec.states.iter().map(state).collect(),
             others: spec.others.iter().map(|(name, value)| ((*name).to_owned(), (*value).clone())).collect(),
@@ -133,12 +161,21 @@ impl StepLoop for HostLoop<'_> {
             check_same(&state.output, state.now.shape(), &next)?;
             state.now = next;
         }
+        for (name, value) in &mut self.wanted {
+            let place = outputs.iter().position(|(output, _)| output == name);
+            (_, *value) = outputs.swap_remove(place.ok_or_else(|| unknown_output(name))?);
+        }
         Ok(())
     }
 
     fn state(&mut self, input: &str) -> Result<Tensor> {
         let state = self.states.iter().find(|state| state.input == input);
         state.map(|state| state.now.clone()).ok_or_else(|| unknown_state(input))
+    }
+
+    fn output(&mut self, name: &str) -> Result<Tensor> {
+        let wanted = self.wanted.iter().find(|(wanted, _)| wanted == name);
+        wanted.map(|(_, value)| value.clone()).ok_or_else(|| unknown_output(name))
     }
 }
 
@@ -148,6 +185,10 @@ pub(crate) fn unknown_input(name: &str) -> Error {
 
 pub(crate) fn unknown_state(name: &str) -> Error {
     Error::invalid("loop state", "the input of one of the loop's states", name, "")
+}
+
+pub(crate) fn unknown_output(name: &str) -> Error {
+    Error::invalid("loop output", "one that the loop was asked for", name, "")
 }
 
 pub(crate) fn check_same(name: &str, shape: &[usize], value: &Tensor) -> Result<()> {

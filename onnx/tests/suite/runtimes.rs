@@ -59,7 +59,7 @@ fn a_loop_feeds_its_output_back() {
             let (first, second) = (f32s(&[1], vec![0.5]), f32s(&[1], vec![-0.25]));
             let (t, later) = (i64s(&[2], vec![0, 1]), i64s(&[2], vec![2, -3]));
             let states = vec![Carried { input: "x", output: "x_next", first: &x }];
-            let spec = LoopSpec { states, others: vec![("a", &first), ("z", &z), ("t", &t)] };
+            let spec = LoopSpec { states, others: vec![("a", &first), ("z", &z), ("t", &t)], wanted: vec![] };
             let mut steps = runner.step_loop(&spec).unwrap_or_else(|error| panic!("{who}: {error}"));
             assert_eq!(steps.state("x").expect("the first state"), x, "{who}");
             let mut want: Vec<f64> = floats(&x).iter().map(|&x| f64::from(x)).collect();
@@ -106,7 +106,7 @@ fn a_loop_carries_any_number_of_states() {
             let carried = |input, output, first| Carried { input, output, first };
             let states = vec![carried("x", "y0", &x), carried("y", "y1", &y)];
             for _ in 0..2 {
-                let spec = LoopSpec { states: states.clone(), others: vec![] };
+                let spec = LoopSpec { states: states.clone(), others: vec![], wanted: vec![] };
                 let mut turns = runner.step_loop(&spec).expect("a loop");
                 for (now, before) in [(1.0, 1.0), (2.0, 1.0), (3.0, 2.0), (5.0, 3.0), (8.0, 5.0)] {
                     turns.step().expect("a step");
@@ -116,7 +116,7 @@ fn a_loop_carries_any_number_of_states() {
                 let text = turns.state("y0").expect_err("an output's name").to_string();
                 assert!(text.contains("loop state") && text.contains("y0"), "{text}");
             }
-            let spec = LoopSpec { states: vec![], others: vec![("x", &x), ("y", &y)] };
+            let spec = LoopSpec { states: vec![], others: vec![("x", &x), ("y", &y)], wanted: vec![] };
             assert!(runner.step_loop(&spec).err().expect("no state").to_string().contains("at least one"));
         }
     });
@@ -133,8 +133,11 @@ fn later_loops_start_afresh() {
             for (seed, n, steps) in [(1, 2, 1), (2, 2, 2), (3, 3, 1), (4, 2, 3)] {
                 let (x, z, t) = (random(seed, &[n, 3]), random(seed + 10, &[n, 3]), t(n));
                 let others = vec![("a", &a), ("z", &z), ("t", &t)];
-                let spec =
-                    LoopSpec { states: vec![Carried { input: "x", output: "x_next", first: &x }], others };
+                let spec = LoopSpec {
+                    states: vec![Carried { input: "x", output: "x_next", first: &x }],
+                    others,
+                    wanted: vec![],
+                };
                 let mut turns = runner.step_loop(&spec).expect("a loop");
                 let mut want: Vec<f32> = floats(&x).to_vec();
                 for _ in 0..steps {
@@ -163,7 +166,8 @@ fn a_loop_needs_ports_that_match() {
                 [("y", "x_next", "got y"), ("x", "y", "got y"), ("a", "x_next", "an output like a f32 [1]")]
             {
                 let others = vec![("a", &a), ("z", &x), ("t", &t)];
-                let spec = LoopSpec { states: vec![Carried { input, output, first: &x }], others };
+                let spec =
+                    LoopSpec { states: vec![Carried { input, output, first: &x }], others, wanted: vec![] };
                 let text = runner.step_loop(&spec).err().expect("ports differ").to_string();
                 assert!(text.contains(words), "{text}");
             }
@@ -210,8 +214,8 @@ fn devices_are_read_from_text() {
 #[cfg(feature = "ort")]
 mod onnx_runtime {
     use super::*;
-    use performer_ddpm_onnx::runner::Runner;
     use performer_ddpm_onnx::runner::ort::{OrtOptions, OrtRunner};
+    use performer_ddpm_onnx::runner::{HostLoop, Runner, StepLoop};
     use std::process::Command;
 
     /// Set for the child process of a test, which does the work that its parent checks.
@@ -301,6 +305,47 @@ mod onnx_runtime {
         let options = OrtOptions { cuda_graph: true, ..OrtOptions::default() };
         let error = OrtRunner::load(&step().expect("a model"), &options).err().expect("contradiction");
         assert!(error.to_string().contains("cuda_graph"), "{error}");
+    }
+
+    /// y = 2 x is read after every step; x_next = x + y, from the loop that keeps its runner too.
+    #[test]
+    fn wanted_outputs_are_read_after_every_step() {
+        let model = model("tripled", |g| {
+            let x = g.input("x", ElementType::F32, [2])?;
+            let y = g.add(x, x)?;
+            Ok(vec![g.add(x, y)?, y])
+        });
+        let x = f32s(&[2], vec![1.0, -2.0]);
+        let states = vec![Carried { input: "x", output: "y0", first: &x }];
+        let spec = LoopSpec { states, others: vec![], wanted: vec!["y1"] };
+        let check = |who: &str, turns: &mut dyn StepLoop| {
+            for k in 0..4 {
+                turns.step().unwrap_or_else(|error| panic!("{who}: {error}"));
+                let power = 3f32.powi(k);
+                let y = turns.output("y1").expect("a wanted output");
+                assert_eq!(floats(&y), [2.0 * power, -4.0 * power], "{who}");
+                let x = turns.state("x").expect("a state");
+                assert_eq!(floats(&x), [3.0 * power, -6.0 * power], "{who}");
+            }
+            let text = turns.output("y0").expect_err("a state's output").to_string();
+            assert!(text.contains("y0"), "{text}");
+        };
+        let Some(mut runner) = common::ort(&model) else { return };
+        check("a host's loop", &mut HostLoop::new(&mut runner, &spec).expect("a loop"));
+        for _ in 0..2 {
+            check("a runner's loop", &mut *runner.step_loop(&spec).expect("a loop"));
+        }
+        let mut own = runner.into_step_loop(&spec).expect("a loop");
+        check("a loop of its own", &mut own);
+        own.step().expect("an odd number of steps");
+        own.restart(&spec).expect("the same ports");
+        check("the loop again", &mut own);
+        let other = f32s(&[1], vec![1.0]);
+        let states = vec![Carried { input: "x", output: "y0", first: &other }];
+        assert!(own.restart(&LoopSpec { states, ..spec.clone() }).is_err());
+        let absent = LoopSpec { wanted: vec!["y2"], ..spec.clone() };
+        let error = common::ort(&model).expect("as before").into_step_loop(&absent).err();
+        assert!(error.expect("no such output").to_string().contains("y2"));
     }
 
     #[test]

@@ -172,6 +172,7 @@ fn runtime(args: &SampleArgs, backend: BackendName) -> Result<Runtime> {
                 tf32: args.tf32,
                 cuda_graph: captured,
                 placement: args.verbose,
+                repeatable: false,
             }))
         }
         BackendName::Tract | BackendName::Native => {

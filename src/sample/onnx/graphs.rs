@@ -122,7 +122,7 @@ impl Loaded {
         let mut others = vec![("t", &t), ("coefficients", &c), ("z", &zeros)];
         let told_first = told.of_step(table[0].t)?;
         others.extend(told_first.iter().map(|(name, value)| (*name, value)));
-        let spec = LoopSpec { states, others };
+        let spec = LoopSpec { states, others, wanted: Vec::new() };
         let mut turns = self.runner.step_loop(&spec)?;
         for (k, step) in table.iter().enumerate() {
             if k > 0 {
