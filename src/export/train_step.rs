@@ -5,13 +5,14 @@
 //! time on starting a few operations for each of some hundred parameters than on the network.
 
 use super::backward;
+use super::masks::{self, Masks};
 use super::network::{Condition, Network, Weights, images};
 use super::source::Source;
 use crate::config::{Averaging, DiffusionConfig, LossWeight, Prediction, TrainConfig};
 use crate::equations::Schedule;
 use crate::equations::objective::{Objective, o01_target};
 use crate::error::{Error, Result};
-use crate::model::graph::{Graph, Op};
+use crate::model::graph::Graph;
 use performer_ddpm_onnx as onnx;
 use performer_ddpm_onnx::builder::{
     Binary, GraphBuilder, PadMode, Reduction, ReshapeDim, SliceRange, Unary, Value,
@@ -38,6 +39,9 @@ pub struct TrainStep {
     /// How the graph takes the parameters, their moments and their average.
     #[serde(default)]
     pub states: States,
+    /// How the graph takes the masks of the network's dropouts.
+    #[serde(default, skip_serializing_if = "Masks::is_default")]
+    pub masks: Masks,
 }
 
 /// How a training step's graph takes its states: the weights `w`, Adam's moments `m` and `v`, and the
@@ -71,6 +75,7 @@ impl From<&TrainConfig> for TrainStep {
             average: config.average,
             loss_weight: config.loss_weight,
             states: States::default(),
+            masks: Masks::default(),
         }
     }
 }
@@ -87,6 +92,7 @@ impl Default for TrainStep {
             average: Averaging::Exponential { decay: 0.9999 },
             loss_weight: LossWeight::None,
             states: States::default(),
+            masks: Masks::default(),
         }
     }
 }
@@ -119,7 +125,7 @@ pub(super) fn write(
     let step = g.input("step", ElementType::I64, [1])?;
     let takes_classes = graph.classes().is_some();
     let y = takes_classes.then(|| g.input("y", ElementType::I64, [Dim::from("N")])).transpose()?;
-    let masks = masks(g, graph)?;
+    let masks = masks::write(g, graph, spec.masks)?;
     let states = Inputs::new(g, graph, spec.states)?;
 
     let network = Network {
@@ -172,20 +178,6 @@ fn check(source: Source) -> Result<()> {
         return refuse(expected, model.graph.shape(model.graph.output).to_string(), "");
     }
     Ok(())
-}
-
-/// The inputs of the dropouts' masks, in the order of their indices.
-fn masks(g: &mut GraphBuilder, graph: &Graph) -> Result<Vec<Option<Value>>> {
-    let mut masks = vec![None; graph.dropouts];
-    for node in &graph.nodes {
-        if let Op::Dropout { p, index } = node.op
-            && p > 0.0
-        {
-            let shape = images(graph.shape(node.output));
-            masks[index] = Some(g.input(&format!("dropout.{index}"), ElementType::F32, shape)?);
-        }
-    }
-    Ok(masks)
 }
 
 /// The states as the graph is given them.

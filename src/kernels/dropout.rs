@@ -125,9 +125,18 @@ impl Kernel for DropOut {
     }
 }
 
+/// 65536 q for a probability p, at most 65535.
+fn threshold(p: f64) -> u32 {
+    (p * 65536.0).round().min(65535.0) as u32
+}
+
+/// What [`DropOut`] multiplies the elements by that it does not drop: 1 / (1 - q).
+pub(crate) fn dropped_scale(p: f64) -> f64 {
+    65536.0 / (65536.0 - f64::from(threshold(p)))
+}
+
 fn drop_out<T: Real>(isa: Isa, key: &[u8; 32], p: f64, x: &mut [T]) {
-    let threshold = (p * 65536.0).round().min(65535.0) as u32;
-    let scale = T::of(65536.0 / (65536.0 - f64::from(threshold)));
+    let (threshold, scale) = (threshold(p), T::of(dropped_scale(p)));
     for (r, x) in x.chunks_mut(ELEMENTS).enumerate() {
         let words = blocks(isa, key, (r * BLOCKS) as u64);
         vectorised(

@@ -29,6 +29,7 @@ pub use kernel::{Context, Element};
 pub use peak::peak_gflops;
 pub use team::{MAX_THREADS, Team};
 
+pub(crate) use dropout::dropped_scale;
 pub(crate) use internals::*;
 pub(crate) use kernel::Run;
 pub(crate) use product::transpose;

@@ -10,7 +10,7 @@ use super::graph::{Graph, Node, Op, ProjectionId, ValueId};
 use super::params::ParamId;
 use super::plan::{self, Plan, WeightedLayer};
 use crate::error::Result;
-use crate::kernels::{Activate, DropOut, Dropped, Element, Kernels, Pointwise, Run, Team};
+use crate::kernels::{Activate, DropOut, Dropped, Element, Isa, Kernels, Pointwise, Run, Team};
 use crate::nn::{
     self, Affine, AffineGradient, AttentionOutput, Context, GroupNormGradient, Projections, Qkv, QkvGradient,
     Update,
@@ -27,6 +27,16 @@ pub struct DropoutKey {
     pub step: u64,
     /// The place of the shard's first sample in the batch.
     pub first_sample: u64,
+}
+
+impl DropoutKey {
+    /// Drops out elements of one sample of the shard. The upper bits of the step tell the network's dropouts
+    /// apart.
+    pub fn drop_out<T: Element>(self, isa: Isa, p: f64, index: usize, sample: usize, x: &mut [T]) {
+        let step = self.step | (index as u64) << 48;
+        let key = &key(self.seed, Stream::Dropout, step, self.first_sample + sample as u64);
+        DropOut::run(isa, Dropped { key, p, x });
+    }
 }
 
 /// The network's numbers as the sweeps read them.
@@ -477,14 +487,11 @@ impl<'a, T: Element> Sweep<'a, T> {
         Ok(())
     }
 
-    /// Drops out elements of every sample in training. The upper bits of the step tell the network's dropouts
-    /// apart.
+    /// Drops out elements of every sample in training.
     fn drop_out<'b>(&self, p: f64, index: usize, samples: impl Iterator<Item = &'b mut [T]>) {
-        let Some(DropoutKey { seed, step, first_sample }) = self.dropout else { return };
+        let Some(dropout) = self.dropout else { return };
         for (s, x) in samples.enumerate() {
-            let step = step | (index as u64) << 48;
-            let key = &key(seed, Stream::Dropout, step, first_sample + s as u64);
-            DropOut::run(self.kernels.isa, Dropped { key, p, x });
+            dropout.drop_out(self.kernels.isa, p, index, s, x);
         }
     }
 

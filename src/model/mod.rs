@@ -13,6 +13,7 @@ pub mod unet;
 
 pub use condition::Condition;
 pub use engine::{Engine, Example, Gradient};
+pub(crate) use exec::DropoutKey;
 
 use crate::config::UnetConfig;
 use crate::equations::projection::Projection;

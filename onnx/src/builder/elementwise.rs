@@ -16,6 +16,8 @@ pub enum Unary {
     Erf,
     /// e^x.
     Exp,
+    /// The largest whole number that is not above x.
+    Floor,
     /// x.
     Identity,
     /// Natural logarithm.
@@ -41,6 +43,7 @@ impl Unary {
             Unary::Cos
             | Unary::Erf
             | Unary::Exp
+            | Unary::Floor
             | Unary::Log
             | Unary::Relu
             | Unary::Sigmoid

@@ -14,11 +14,12 @@ fn unary_operators() {
     let x = f32s(&[3, 5], numbers(1, 15).into_iter().map(|x| 6.0 * x).collect());
     let positive = map(&x, |x| x.abs() + 0.1);
     type Case = (Unary, fn(f64) -> f64, bool);
-    let cases: [Case; 12] = [
+    let cases: [Case; 13] = [
         (Unary::Abs, f64::abs, false),
         (Unary::Cos, f64::cos, false),
         (Unary::Erf, libm::erf, false),
         (Unary::Exp, f64::exp, false),
+        (Unary::Floor, f64::floor, false),
         (Unary::Identity, |x| x, false),
         (Unary::Log, f64::ln, true),
         (Unary::Neg, |x| -x, false),
