@@ -246,7 +246,7 @@ fn train(
         (None, None) => Limit::Configured,
     };
     let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
-    let options = RunOptions { limit, threads, kernels, grids: true };
+    let options = RunOptions { limit, threads, kernels, grids: true, library: None };
     let interrupts = watch_interrupts();
     let stop = || interrupts.load(Ordering::Relaxed) > 0;
     let outcome = run.train(&config, &data.train, options, stop, |event| match event {
@@ -255,6 +255,7 @@ fn train(
             format!("step {}  loss {:.4}  {images_per_second:.1} images/s", step.step, step.loss)
         }),
         Event::Planned { .. } | Event::Checkpoint(_) => {}
+        Event::Note(note) => progress.say(note),
         Event::Samples(path) => progress.say(&format!("samples: {}", path.display())),
     })?;
     let seconds = run.seconds()?;

@@ -27,6 +27,7 @@ mod interrupts;
 mod objective;
 mod progress;
 mod reverse;
+mod runtime;
 mod sample;
 mod train;
 

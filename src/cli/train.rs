@@ -5,10 +5,11 @@ use super::images::{ImageArgs, load};
 use super::interrupts::watch_interrupts;
 use super::objective::{OBJECTIVE, ObjectiveArgs};
 use super::progress::Progress;
+use super::runtime::RuntimeArgs;
 use super::{ComputeArgs, RUNS, latest};
 use clap::{Args, ValueEnum};
 use performer_ddpm::config::{AttentionKind, BlockAttention, Config, Preset};
-use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit};
+use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit, check_runtime};
 use performer_ddpm::{Error, Result, data};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -71,6 +72,8 @@ pub struct TrainArgs {
           conflicts_with_all = OBJECTIVE)]
     resume: Option<Option<PathBuf>>,
     #[command(flatten)]
+    runtime: RuntimeArgs,
+    #[command(flatten)]
     compute: ComputeArgs,
     #[command(flatten)]
     objective: ObjectiveArgs,
@@ -113,6 +116,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
             let folder = folder.clone().unwrap_or_else(latest);
             let (run, mut config) = Run::open(&folder)?;
             config.data = args.images.apply(config.data)?;
+            config.runtime = args.runtime.apply(config.runtime, &args.compute)?;
             let data = load(&config.data, config.train.seed, reading, &mut progress)?;
             (run, config, data)
         }
@@ -127,6 +131,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
             }
             config.validate()?;
             check_fit(&config, &data.train)?;
+            check_runtime(&config, args.runtime.ort_lib.as_deref())?;
             let folder = match &args.out {
                 Some(folder) => folder.clone(),
                 None => free_folder(args.preset.preset().name()),
@@ -142,25 +147,26 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         (None, Some(minutes)) => Limit::Minutes(minutes),
         (None, None) => Limit::Configured,
     };
-    let options =
-        RunOptions { limit, threads: args.compute.threads(), kernels: args.compute.kernels(), grids: true };
+    let options = RunOptions {
+        limit,
+        threads: args.compute.threads(),
+        kernels: args.compute.kernels(),
+        grids: true,
+        library: args.runtime.ort_lib.clone(),
+    };
 
     let interrupts = watch_interrupts();
-    let started = format!(
-        "training on {} ({} images), {} threads, {}; run {}",
-        data.train.name(),
-        data.train.len(),
-        options.threads,
-        options.kernels.isa,
-        run.folder().display()
-    );
-    progress.say(&started);
-    if config.unet.num_class_embeds.is_some() {
-        progress.say(&classes_in_words(&config));
+    if let Some(runtime) = &config.runtime {
+        progress.say(&format!("preparing the training step in ONNX Runtime on {}", runtime.device));
     }
+    let images = format!("training on {} ({} images)", data.train.name(), data.train.len());
     let stop = || interrupts.load(Ordering::Relaxed) > 0;
     let outcome = run.train(&config, &data.train, options, stop, |event| match event {
-        Event::Started { step, parameters, note } => {
+        Event::Started { step, parameters, by, note } => {
+            progress.say(&format!("{images}, {by}; run {}", run.folder().display()));
+            if config.unet.num_class_embeds.is_some() {
+                progress.say(&classes_in_words(&config));
+            }
             if let Some(note) = note {
                 progress.say(note);
             }
@@ -176,6 +182,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         Event::Planned { end, before: Some(_) } => {
             progress.say(&format!("at this speed the time holds {end} steps"));
         }
+        Event::Note(note) => progress.say(note),
         Event::Checkpoint(_) => {}
         Event::Samples(path) => progress.say(&format!("samples: {}", path.display())),
     })?;
@@ -227,6 +234,7 @@ fn command_to_resume(args: &TrainArgs, folder: &Path) -> String {
     let options = [
         ("--isa", args.compute.isa.map(|isa| isa.to_string())),
         ("--conv", args.compute.conv.map(|conv| conv.to_string())),
+        ("--ort-lib", args.runtime.ort_lib.as_ref().map(|path| path.display().to_string())),
     ];
     let mut command = format!("performer-ddpm train --resume {}", folder.display());
     for (flag, value) in options {
@@ -263,6 +271,7 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
         unet.set_attention(kind, |block| block != BlockAttention::None);
     }
     args.objective.apply(&mut config)?;
+    config.runtime = args.runtime.apply(config.runtime, &args.compute)?;
     Ok(config)
 }
 

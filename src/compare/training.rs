@@ -84,6 +84,7 @@ pub(super) fn train(
         threads: context.threads,
         kernels: context.kernels,
         grids: false,
+        library: None,
     };
     let mut parameters = 0;
     let outcome = {
@@ -94,7 +95,7 @@ pub(super) fn train(
                 let Step { step, loss, .. } = step;
                 progress(done, &format!("step {step}  loss {loss:.4}  {images_per_second:.1} images/s"));
             }
-            Event::Planned { .. } | Event::Checkpoint(_) | Event::Samples(_) => {}
+            Event::Planned { .. } | Event::Note(_) | Event::Checkpoint(_) | Event::Samples(_) => {}
         })
     };
     let diverged = match outcome {

@@ -24,6 +24,7 @@ mod images;
 mod objective;
 mod preset;
 mod residual;
+mod runtime;
 mod training;
 mod unet;
 
@@ -34,5 +35,6 @@ pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
 pub use objective::{LossWeight, TimestepSampling};
 pub use preset::Preset;
 pub use residual::{Activation, Resampling, TimeScaleShift};
+pub use runtime::{RuntimeConfig, RuntimeName};
 pub use training::{Averaging, Config, LrDecay, PlanEntry, TrainConfig};
 pub use unet::{BlockAttention, UnetConfig};

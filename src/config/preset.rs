@@ -107,6 +107,7 @@ fn fashion(kind: BlockAttention) -> Config {
             plan: Vec::new(),
         },
         data: DataConfig::default(),
+        runtime: None,
     }
 }
 
@@ -149,6 +150,7 @@ fn cifar10() -> Config {
             plan: Vec::new(),
         },
         data: DataConfig::default(),
+        runtime: None,
     }
 }
 
@@ -182,5 +184,6 @@ fn tiny() -> Config {
             ..config.train
         },
         data: config.data,
+        runtime: None,
     }
 }

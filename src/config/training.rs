@@ -1,6 +1,6 @@
 //! The training run's configuration.
 
-use super::{DataConfig, DiffusionConfig, LossWeight, TimestepSampling, UnetConfig};
+use super::{DataConfig, DiffusionConfig, LossWeight, RuntimeConfig, TimestepSampling, UnetConfig};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -289,6 +289,9 @@ pub struct Config {
     /// The images.
     #[serde(default)]
     pub data: DataConfig,
+    /// What computes the steps, where the engine does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeConfig>,
 }
 
 impl Config {

@@ -3,7 +3,8 @@
 //! A [`Trainer`] is a network in memory that takes one step at a time; its
 //! [`pipeline`](Trainer::pipeline) samples, saves, exports and is evaluated. A [`Run`] is training in a
 //! folder that survives being stopped: configuration, metrics, checkpoints, sample grids, loss curve and the
-//! model itself, with a callback for every [`Event`].
+//! model itself, with a callback for every [`Event`]. Its steps are the engine's, or ONNX Runtime's on a processor or a
+//! GPU where the [configuration](crate::config::Config::runtime) says so.
 //!
 //! ```no_run
 //! use performer_ddpm::config::Preset;
@@ -26,8 +27,11 @@
 
 mod budget;
 mod classes;
+mod draws;
 pub mod fine_tune;
 mod fit;
+mod graph;
+mod learner;
 mod metrics;
 mod optimizer;
 mod run;
@@ -35,6 +39,7 @@ mod trainer;
 
 pub use budget::Limit;
 pub use fit::check_fit;
+pub use graph::check_runtime;
 pub use metrics::Metric;
 pub use optimizer::Adam;
 #[doc(hidden)]
@@ -48,6 +53,7 @@ use crate::machine;
 impl From<Limit> for RunOptions {
     /// A run with sample grids, on the processor's threads and by its fastest kernels.
     fn from(limit: Limit) -> Self {
-        RunOptions { limit, threads: machine::threads(), kernels: Kernels::default(), grids: true }
+        let (threads, kernels) = (machine::threads(), Kernels::default());
+        RunOptions { limit, threads, kernels, grids: true, library: None }
     }
 }

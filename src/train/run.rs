@@ -2,6 +2,8 @@
 
 use super::budget::{Clock, Limit, decide_at};
 use super::fit::check_fit;
+use super::graph::GraphTrainer;
+use super::learner::Learner;
 use super::metrics::{self, Metric, Metrics, Pace};
 use super::optimizer::Adam;
 use super::trainer::{Progress, Step, Trainer};
@@ -12,25 +14,26 @@ use crate::equations::Schedule;
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
-use crate::model::{Engine, Model};
 use crate::output::{a_row_for_each, write_atomically, write_loss_curve, write_png};
-use crate::sample::{SampleOptions, images_for, sample};
+use crate::sample::{SampleOptions, images_for};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// How to run.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RunOptions {
     /// When to end.
     pub limit: Limit,
-    /// Threads.
+    /// Threads: the engine's, or those of a [runtime](Config::runtime) on the processor.
     pub threads: usize,
-    /// The kernels; a run resumed with others goes on well, but not to the same bits.
+    /// The engine's kernels; a run resumed with others goes on well, but not to the same bits.
     pub kernels: Kernels,
     /// Whether sample grids are made, on the way as the configuration says and at the end.
     pub grids: bool,
+    /// ONNX Runtime's library or its folder, for a run in it; `None` to look for it.
+    pub library: Option<PathBuf>,
 }
 
 /// What happens during a run, for whoever shows it.
@@ -42,6 +45,8 @@ pub enum Event<'a> {
         step: u64,
         /// Trained numbers.
         parameters: usize,
+        /// Who computes the steps, and where.
+        by: &'a str,
         /// Something the user should know, such as a damaged checkpoint that was passed over.
         note: Option<&'a str>,
     },
@@ -61,6 +66,8 @@ pub enum Event<'a> {
         /// How many it was to be before; `None` for the first decision.
         before: Option<u64>,
     },
+    /// Something that the user should know was done in another way than usual.
+    Note(&'a str),
     /// A checkpoint was written.
     Checkpoint(&'a Path),
     /// A sample grid was written.
@@ -178,6 +185,7 @@ impl Run {
         mut observer: impl FnMut(Event),
     ) -> Result<Outcome> {
         check_fit(given, data)?;
+        let start = Instant::now();
         let newest = checkpoint::state::newest(&self.folder)?;
         let (step, metrics_len) =
             newest.as_ref().map_or((0, 0), |newest| (newest.state.step, newest.state.metrics_len));
@@ -185,18 +193,19 @@ impl Run {
         let seconds = self.seconds_up_to(metrics_len)?;
         let mut config = given.clone();
         options.limit.apply(&mut config.train, step, seconds)?;
-        let mut trainer: Trainer<f32> = Trainer::new(&config, options.threads, options.kernels)?;
-        let mut note = None;
-        if let Some(newest) = newest {
-            note = newest.note;
-            trainer.restore(progress(newest.state))?;
-        }
+        let (note, begin) = match newest {
+            Some(newest) => (newest.note, Some(progress(newest.state))),
+            None => (None, None),
+        };
+        let trainer = learner(&config, &options, begin)?;
+        // With the version of the runtime that computes.
+        config.clone_from(trainer.config());
         if config != Run::open(&self.folder)?.1 {
             self.write_config(&config)?;
         }
         let metrics = Metrics::open(&self.folder.join(METRICS), metrics_len)?;
-        let parameters = trainer.model().weights.len();
-        observer(Event::Started { step, parameters, note: note.as_deref() });
+        let (parameters, by) = (trainer.parameters(), trainer.describe());
+        observer(Event::Started { step, parameters, by: &by, note: note.as_deref() });
         let clock = match (config.train.steps, config.train.minutes) {
             (None, Some(minutes)) => Some(Clock::new(60.0 * minutes, seconds)),
             _ => None,
@@ -206,10 +215,11 @@ impl Run {
         let mut call = Call {
             run: self,
             trainer,
+            schedule: Schedule::from_config(&config.diffusion)?,
             metrics,
             clock,
             before: seconds,
-            start: Instant::now(),
+            start,
             pace: Pace::new(),
             grids: if options.grids && can_be_shown { config.train.grids } else { 0 },
             saved: step,
@@ -244,9 +254,8 @@ impl Run {
             if !interrupted {
                 call.finish()?;
             }
-            let model = call.trainer.averaged_model();
-            let raw = Some(&call.trainer.model().weights[..]);
-            checkpoint::model_folder::save(&self.folder, &model, raw, &config.diffusion)?;
+            let (model, raw) = (call.trainer.averaged_model()?, call.trainer.progress()?.weights);
+            checkpoint::model_folder::save(&self.folder, &model, Some(&raw), &config.diffusion)?;
             self.plot()?;
             if call.grids > 0 && !interrupted {
                 grid = Some(call.samples()?);
@@ -315,28 +324,6 @@ impl Run {
         Ok(metrics.last().map_or(0.0, |metric| metric.seconds))
     }
 
-    fn grid(
-        &self,
-        model: &Model<f32>,
-        schedule: &Schedule,
-        config: &Config,
-        engine: &mut Engine<f32>,
-        path: &Path,
-    ) -> Result<()> {
-        let classes = config.unet.classes();
-        let count = images_for(classes, GRID);
-        let options =
-            SampleOptions { count, batch: count, seed: config.train.seed, ..SampleOptions::default() };
-        let steps = GRID_STEPS.min(schedule.steps());
-        let options = options.with_scheduler(&Scheduler::of(&config.diffusion), schedule, Some(steps));
-        let images = sample(model, schedule, engine, &options, None, |_| {})?;
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        }
-        let (images, columns) = a_row_for_each(images.view(), classes);
-        write_png(path, images.view(), columns)
-    }
-
     fn plot(&self) -> Result<()> {
         let points: Vec<(u64, f64)> = self.metrics()?.iter().map(|m| (m.step, m.loss)).collect();
         write_loss_curve(&self.folder.join("loss.svg"), &points)
@@ -364,7 +351,8 @@ impl Run {
 /// One call of [`Run::train`].
 struct Call<'a, O> {
     run: &'a Run,
-    trainer: Trainer<f32>,
+    trainer: Box<dyn Learner>,
+    schedule: Schedule,
     metrics: Metrics,
     /// Where the time decides the length.
     clock: Option<Clock>,
@@ -440,9 +428,9 @@ impl<O: FnMut(Event)> Call<'_, O> {
     fn seconds_a_grid(&self) -> f64 {
         let guess = || {
             let images = images_for(self.trainer.config().unet.classes(), GRID);
-            let images = (images * GRID_STEPS.min(self.trainer.schedule().steps())) as f64;
+            let images = (images * GRID_STEPS.min(self.schedule.steps())) as f64;
             let step = self.clock.as_ref().and_then(Clock::seconds_a_step).unwrap_or(0.0);
-            FORWARD_SHARE * images * step / self.train().batch as f64
+            self.trainer.preparation() + FORWARD_SHARE * images * step / self.train().batch as f64
         };
         self.sampling.unwrap_or_else(guess)
     }
@@ -481,7 +469,7 @@ impl<O: FnMut(Event)> Call<'_, O> {
     fn checkpoint(&mut self) -> Result<()> {
         let start = Instant::now();
         let metrics_len = self.metrics.sync()?;
-        let progress = self.trainer.progress();
+        let progress = self.trainer.progress()?;
         let state = TrainingState {
             config: self.trainer.config().clone(),
             step: progress.step,
@@ -500,12 +488,28 @@ impl<O: FnMut(Event)> Call<'_, O> {
         Ok(())
     }
 
+    /// Writes images of the averaged network, as many of each class.
+    fn grid(&mut self, path: &Path) -> Result<()> {
+        let (config, schedule) = (self.trainer.config(), &self.schedule);
+        let classes = config.unet.classes();
+        let count = images_for(classes, GRID);
+        let options =
+            SampleOptions { count, batch: count, seed: config.train.seed, ..SampleOptions::default() };
+        let steps = GRID_STEPS.min(schedule.steps());
+        let options = options.with_scheduler(&Scheduler::of(&config.diffusion), schedule, Some(steps));
+        let observer = &mut self.observer;
+        let images = self.trainer.sample(&options, &mut |note| observer(Event::Note(note)))?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        }
+        let (images, columns) = a_row_for_each(images.view(), classes);
+        write_png(path, images.view(), columns)
+    }
+
     fn samples(&mut self) -> Result<PathBuf> {
         let start = Instant::now();
-        let model = self.trainer.averaged_model();
-        let (schedule, config) = (self.trainer.schedule().clone(), self.trainer.config().clone());
         let path = self.run.folder.join("samples").join(format!("step-{:08}.png", self.trainer.step()));
-        self.run.grid(&model, &schedule, &config, self.trainer.engine(), &path)?;
+        self.grid(&path)?;
         let seconds = start.elapsed().as_secs_f64();
         self.sampling = Some(seconds);
         self.pace.pause();
@@ -525,6 +529,20 @@ impl<O: FnMut(Event)> Call<'_, O> {
         }
         Ok(())
     }
+}
+
+/// A network in training as the configuration and what was saved say.
+fn learner(config: &Config, options: &RunOptions, begin: Option<Progress<f32>>) -> Result<Box<dyn Learner>> {
+    let RunOptions { threads, kernels, library, .. } = options;
+    let host = (*threads, *kernels);
+    if let Some(runtime) = &config.runtime {
+        return Ok(Box::new(GraphTrainer::new(config, runtime, library.as_deref(), host, begin)?));
+    }
+    let mut trainer: Trainer<f32> = Trainer::new(config, *threads, *kernels)?;
+    if let Some(begin) = begin {
+        trainer.restore(begin)?;
+    }
+    Ok(Box::new(trainer))
 }
 
 fn progress(state: TrainingState) -> Progress<f32> {

@@ -1,21 +1,17 @@
 //! Algorithm 1, one step at a time.
 
-use super::classes::told_class;
+use super::draws::Order;
 use super::fit::check_fit;
 use super::optimizer::{Adam, Update, clip_factor, global_norm};
-use crate::config::{Config, TimestepSampling, TrainConfig};
+use crate::config::{Config, TrainConfig};
 use crate::data::Dataset;
 use crate::equations::Schedule;
-use crate::equations::algorithms::{alg1_noise, alg1_timestep};
-use crate::equations::objective::{Objective, o08_stratified};
+use crate::equations::objective::Objective;
 use crate::error::{Error, Result};
 use crate::kernels::{Element, Kernels};
 use crate::model::clock::{Work, timed_for_all};
-use crate::model::{Condition, Engine, Gradient, Model};
-use crate::rng::{Stream, rng};
+use crate::model::{Engine, Gradient, Model};
 use crate::sample::{Compute, Pipeline};
-use rand::Rng;
-use rand::seq::SliceRandom;
 use std::sync::Mutex;
 
 /// One training step's numbers.
@@ -63,6 +59,45 @@ pub struct Progress<T> {
     pub projections: Vec<Vec<T>>,
 }
 
+impl<T: Element> Progress<T> {
+    /// A network at step 0.
+    pub(super) fn beginning(model: &Model<T>) -> Progress<T> {
+        Progress {
+            step: 0,
+            weights: model.weights.clone(),
+            average: model.weights.clone(),
+            adam: Adam::new(model.weights.len()),
+            projections: model.projections.clone(),
+        }
+    }
+
+    /// Checks that it is one of this network's.
+    pub(super) fn check(&self, model: &Model<T>) -> Result<()> {
+        let n = model.weights.len();
+        let lengths = [
+            self.weights.len(),
+            self.average.len(),
+            self.adam.first_moment.len(),
+            self.adam.second_moment.len(),
+        ];
+        // Far more images than any run sees, and room to count on.
+        if self.step > u64::from(u32::MAX) {
+            let got = self.step.to_string();
+            return Err(Error::invalid("training state, step", format!("at most {}", u32::MAX), got, ""));
+        }
+        let projections = |p: &[Vec<T>]| p.iter().map(Vec::len).collect::<Vec<_>>();
+        if lengths != [n; 4] || projections(&self.projections) != projections(&model.projections) {
+            return Err(Error::invalid(
+                "training state",
+                format!("{n} numbers of each kind"),
+                format!("{lengths:?}"),
+                "the configuration is not the one the state was saved with",
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl<T: Element> Trainer<T> {
     /// A network at step 0.
     ///
@@ -105,27 +140,7 @@ impl<T: Element> Trainer<T> {
     /// # Errors
     /// [`Error::Invalid`] if its sizes are not this network's, or for more steps than can be counted.
     pub fn restore(&mut self, progress: Progress<T>) -> Result<()> {
-        let n = self.model.weights.len();
-        let lengths = [
-            progress.weights.len(),
-            progress.average.len(),
-            progress.adam.first_moment.len(),
-            progress.adam.second_moment.len(),
-        ];
-        // Far more images than any run sees, and room to count on.
-        if progress.step > u64::from(u32::MAX) {
-            let got = progress.step.to_string();
-            return Err(Error::invalid("training state, step", format!("at most {}", u32::MAX), got, ""));
-        }
-        let projections = |p: &[Vec<T>]| p.iter().map(Vec::len).collect::<Vec<_>>();
-        if lengths != [n; 4] || projections(&progress.projections) != projections(&self.model.projections) {
-            return Err(Error::invalid(
-                "training state",
-                format!("{n} numbers of each kind"),
-                format!("{lengths:?}"),
-                "the configuration is not the one the state was saved with",
-            ));
-        }
+        progress.check(&self.model)?;
         self.step = progress.step;
         self.model.weights = progress.weights;
         self.model.projections = progress.projections;
@@ -175,6 +190,11 @@ impl<T: Element> Trainer<T> {
         &self.schedule
     }
 
+    /// The engine that trains.
+    pub(super) fn engine_ref(&self) -> &Engine<T> {
+        &self.engine
+    }
+
     /// The engine, for sampling between steps.
     pub fn engine(&mut self) -> &mut Engine<T> {
         &mut self.engine
@@ -194,32 +214,19 @@ impl<T: Element> Trainer<T> {
         if redraw > 0 && self.step > 0 && self.step.is_multiple_of(redraw) {
             self.model.draw_projections(seed, self.step / redraw)?;
         }
-        let flips = train.flip && data.flip_makes_sense();
-        let first = self.step * batch as u64;
-        self.order.prepare(seed, data.len(), first, batch);
-        let (order, schedule, spare) = (&self.order, &self.schedule, &self.spare);
-        let (objective, timesteps) = (&self.objective, train.timesteps);
-        let (config, labels) = (&self.config, data.labels());
+        let draws = self.order.draws(&self.config, &self.schedule, data, step);
+        let (objective, spare) = (&self.objective, &self.spare);
         let unreadable = Mutex::new(None);
         let example = |sample: usize, x_t: &mut [T], notes: &mut [T]| {
             let mut x0 = spare.lock().expect("no thread panicked").pop().unwrap_or_default();
             x0.resize(x_t.len(), T::zero());
-            let flip = flips && rng(seed, Stream::Flip, step, sample as u64).next_u32() % 2 == 1;
-            let image = order.image(first + sample as u64);
-            if let Err(error) = data.image_into(image, flip, &mut x0) {
+            if let Err(error) = draws.image(sample, &mut x0) {
                 *unreadable.lock().expect("no thread panicked") = Some(error);
             }
-            let level = match timesteps {
-                TimestepSampling::Uniform => alg1_timestep(seed, step, sample as u64, schedule),
-                TimestepSampling::Stratified => {
-                    o08_stratified(seed, step, sample as u64, batch as u64, schedule)
-                }
-            };
-            alg1_noise(seed, step, sample as u64, level, &x0, &mut notes[..x0.len()], x_t);
+            let (level, condition) = draws.noise(sample, &x0, &mut notes[..x0.len()], x_t);
             objective.prepare(level, &x0, x_t, notes);
             spare.lock().expect("no thread panicked").push(x0);
-            let label = labels.map(|labels| labels[image]);
-            Condition { index: level.t.index(), class: told_class(config, label, step, sample as u64) }
+            condition
         };
         let dropout = Some((seed, step));
         self.engine.gradient_of(objective, &self.model, batch, &example, dropout, &mut self.gradient)?;
@@ -231,15 +238,7 @@ impl<T: Element> Trainer<T> {
         let norm = timed_for_all(clock, Work::Reduction, || {
             self.engine.install(|| global_norm(&self.gradient.weights))
         });
-        for (what, value) in [("the loss", loss), ("the gradient's norm", norm)] {
-            if !value.is_finite() {
-                return Err(Error::NotFinite {
-                    what: what.to_owned(),
-                    step,
-                    help: "lower the learning rate".to_owned(),
-                });
-            }
-        }
+        check_finite(step, loss, norm)?;
         let update = Update {
             lr: train.lr_at(step),
             number: step,
@@ -264,71 +263,13 @@ impl<T: Element> Trainer<T> {
     }
 }
 
-/// The order in which images are seen: a fresh permutation for every pass over the data, a function of the
-/// seed alone.
-#[derive(Debug, Default)]
-struct Order {
-    images: u64,
-    epochs: Vec<(u64, Vec<u32>)>,
-}
-
-impl Order {
-    /// Makes the permutations that samples first .. first + batch need.
-    fn prepare(&mut self, seed: u64, images: usize, first: u64, batch: usize) {
-        if self.images != images as u64 {
-            self.images = images as u64;
-            self.epochs.clear();
-        }
-        let needed = first / self.images..=(first + batch as u64 - 1) / self.images;
-        for epoch in needed.clone() {
-            if self.epochs.iter().any(|(kept, _)| *kept == epoch) {
-                continue;
-            }
-            let past = self.epochs.iter().position(|(kept, _)| !needed.contains(kept));
-            let place = past.unwrap_or_else(|| {
-                self.epochs.push(Default::default());
-                self.epochs.len() - 1
-            });
-            let (kept, order) = &mut self.epochs[place];
-            *kept = epoch;
-            order.clear();
-            order.extend(0..images as u32);
-            order.shuffle(&mut rng(seed, Stream::Order, epoch, 0));
+/// Refuses a step whose loss or gradient is no finite number.
+pub(super) fn check_finite(step: u64, loss: f64, norm: f64) -> Result<()> {
+    for (what, value) in [("the loss", loss), ("the gradient's norm", norm)] {
+        if !value.is_finite() {
+            let help = "lower the learning rate".to_owned();
+            return Err(Error::NotFinite { what: what.to_owned(), step, help });
         }
     }
-
-    fn image(&self, sample: u64) -> usize {
-        let epoch = sample / self.images;
-        let (_, order) = self.epochs.iter().find(|(e, _)| *e == epoch).expect("the epoch was prepared");
-        order[(sample % self.images) as usize] as usize
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_pass_shows_every_image_once_in_its_own_order() {
-        let mut order = Order::default();
-        let mut seen: Vec<Vec<usize>> = vec![Vec::new(); 3];
-        for first in (0..30).step_by(4) {
-            order.prepare(7, 10, first, 4);
-            for sample in first..(first + 4).min(30) {
-                seen[(sample / 10) as usize].push(order.image(sample));
-            }
-        }
-        assert!(seen[0] != seen[1] && seen[1] != seen[2]);
-        for mut pass in seen {
-            pass.sort_unstable();
-            assert_eq!(pass, (0..10).collect::<Vec<_>>());
-        }
-        let mut again = Order::default();
-        again.prepare(7, 10, 8, 4);
-        order.prepare(7, 10, 8, 4);
-        assert_eq!(
-            (8..12).map(|s| again.image(s)).collect::<Vec<_>>(),
-            (8..12).map(|s| order.image(s)).collect::<Vec<_>>()
-        );
-    }
+    Ok(())
 }

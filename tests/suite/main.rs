@@ -49,4 +49,5 @@ mod peer_networks;
 mod pipeline;
 mod shipped_model;
 mod support;
+mod train_ort;
 mod train_step;

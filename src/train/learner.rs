@@ -1,0 +1,98 @@
+//! What a run needs of a network in training, whoever computes its steps.
+
+use super::trainer::{Progress, Step, Trainer};
+use crate::config::{Config, TrainConfig};
+use crate::data::Dataset;
+use crate::error::Result;
+use crate::model::Model;
+use crate::sample::{SampleOptions, sample};
+use ndarray::Array4;
+
+/// A network in training.
+pub(super) trait Learner {
+    /// Who computes, and where, in a few words.
+    fn describe(&self) -> String;
+
+    /// The configuration.
+    fn config(&self) -> &Config;
+
+    /// The settings, for decisions about the run's length.
+    fn train_config(&mut self) -> &mut TrainConfig;
+
+    /// The number of trained numbers.
+    fn parameters(&self) -> usize;
+
+    /// Steps taken.
+    fn step(&self) -> u64;
+
+    /// One step of Algorithm 1 on the next batch of `data`, which is the same at every step.
+    ///
+    /// # Errors
+    /// As [`Trainer::advance`], and those of a runtime. What was saved before stays good.
+    fn advance(&mut self, data: &Dataset) -> Result<Step>;
+
+    /// What is to be saved.
+    ///
+    /// # Errors
+    /// Those of a runtime.
+    fn progress(&mut self) -> Result<Progress<f32>>;
+
+    /// The network with the weights' moving average: the one to sample from.
+    ///
+    /// # Errors
+    /// Those of a runtime.
+    fn averaged_model(&mut self) -> Result<Model<f32>>;
+
+    /// Seconds that it takes to make ready for samples, beside making them.
+    fn preparation(&self) -> f64;
+
+    /// Images \[n, h, w, c\] of the averaged network. Where others than usual make them, `note` is told why.
+    ///
+    /// # Errors
+    /// Those of [`sample()`].
+    fn sample(&mut self, options: &SampleOptions, note: &mut dyn FnMut(&str)) -> Result<Array4<f32>>;
+}
+
+impl Learner for Trainer<f32> {
+    fn describe(&self) -> String {
+        let engine = self.engine_ref();
+        format!("{} threads, {}", engine.threads(), engine.kernels().isa)
+    }
+
+    fn config(&self) -> &Config {
+        self.config()
+    }
+
+    fn train_config(&mut self) -> &mut TrainConfig {
+        self.train_config()
+    }
+
+    fn parameters(&self) -> usize {
+        self.model().weights.len()
+    }
+
+    fn step(&self) -> u64 {
+        self.step()
+    }
+
+    fn advance(&mut self, data: &Dataset) -> Result<Step> {
+        self.advance(data)
+    }
+
+    fn progress(&mut self) -> Result<Progress<f32>> {
+        Ok(Trainer::progress(self))
+    }
+
+    fn averaged_model(&mut self) -> Result<Model<f32>> {
+        Ok(Trainer::averaged_model(self))
+    }
+
+    fn preparation(&self) -> f64 {
+        0.0
+    }
+
+    fn sample(&mut self, options: &SampleOptions, _: &mut dyn FnMut(&str)) -> Result<Array4<f32>> {
+        let (model, schedule) = (Trainer::averaged_model(self), self.schedule().clone());
+        sample(&model, &schedule, self.engine(), options, None, |_| {})
+    }
+}
