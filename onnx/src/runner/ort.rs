@@ -42,8 +42,8 @@ pub struct OrtOptions {
     pub cuda_graph: bool,
     /// Whether [`Description::placement`] is filled in.
     pub placement: bool,
-    /// Whether a GPU takes algorithms whose results have the same bits every time, not those that a trial finds
-    /// fastest.
+    /// Whether to ask for algorithms whose results have the same bits every time, and on a GPU for convolutions by
+    /// rule, not by which one a trial finds fastest. A GPU may compute other bits all the same.
     pub repeatable: bool,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Weights, moments and the average stay on the device. The host draws what the engine would draw
 //! ([`Draws`](super::draws::Draws)), the next step's batch while the device computes this one's, and reads the loss
-//! and the gradient's norm. A step has the engine's numbers to rounding, and the same bits as before on the same device.
+//! and the gradient's norm. A step has the engine's numbers to rounding, and on a processor the same bits every time.
 
 mod batch;
 mod session;
