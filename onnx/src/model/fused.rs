@@ -192,11 +192,16 @@ impl<'a> Patterns<'a> {
         self.shapes.get(reshape.input.get(1)?).map(Vec::as_slice)
     }
 
-    /// The vector \[C\] that is the other input of a product or a sum, behind an `Unsqueeze`.
+    /// The vector \[C\] that is the other input of a product or a sum, behind an `Unsqueeze` and, where the
+    /// images are of 16 bits, a `Cast`: the operator takes it in 32.
     fn per_channel(&self, node: &'a NodeProto, known: &str) -> Option<&'a str> {
         let other = node.input.iter().find(|name| *name != known)?;
-        let spread = &self.graph.node[*self.writers.get(other.as_str())?];
-        (spread.op_type == "Unsqueeze").then(|| spread.input.first().map(String::as_str)).flatten()
+        let behind = |name: &str, operator: &str| {
+            let writer = &self.graph.node[*self.writers.get(name)?];
+            (writer.op_type == operator).then(|| writer.input.first().map(String::as_str)).flatten()
+        };
+        let vector = behind(other, "Unsqueeze")?;
+        Some(behind(vector, "Cast").unwrap_or(vector))
     }
 }
 
