@@ -6,7 +6,9 @@ use super::{check_ending, model_path, print_json};
 use clap::{Args, ValueEnum};
 use performer_ddpm::checkpoint::model_folder::LoadedModel;
 use performer_ddpm::equations::solver::Scheduler;
-use performer_ddpm::export::{self, Difference, ExportOptions, GraphSpec, Source, States, TrainStep};
+use performer_ddpm::export::{
+    self, Difference, ExportOptions, GraphSpec, Precision, Source, States, TrainStep,
+};
 use performer_ddpm::sample::Diffusion;
 use performer_ddpm::{Error, Result, checkpoint};
 use performer_ddpm_onnx::runner::{Backend, Description};
@@ -43,6 +45,10 @@ pub struct ExportArgs {
     /// The train-step graph with each state (w, m, v, ema) as one tensor of all parameters, in rows of 256
     #[arg(long)]
     rows: bool,
+    /// Numbers of the graph: f16 for GPUs (images between the layers, convolutions and weights; attention,
+    /// embedding and sampler stay in f32), bf16 for half the file (weights only)
+    #[arg(long, value_enum, default_value_t = DtypeName::F32, value_name = "NAME")]
+    dtype: DtypeName,
     /// Runtimes that have to agree with the engine, or none [default: those that are available]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "tract,ort|none")]
     check: Option<Vec<CheckName>>,
@@ -67,6 +73,26 @@ enum GraphName {
     Sampler,
     /// x_0, eps, t, weights and moments -> the loss and the next weights and moments: one training step
     TrainStep,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DtypeName {
+    /// 32 bits
+    F32,
+    /// IEEE 16 bits
+    F16,
+    /// Brain floats
+    Bf16,
+}
+
+impl From<DtypeName> for Precision {
+    fn from(name: DtypeName) -> Self {
+        match name {
+            DtypeName::F32 => Precision::F32,
+            DtypeName::F16 => Precision::F16,
+            DtypeName::Bf16 => Precision::Bf16,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -109,8 +135,9 @@ pub fn run(args: ExportArgs) -> Result<ExitCode> {
     }
     let (graph, scheduler) = spec(&args, &loaded)?;
     let options = ExportOptions { graph, check: runtimes(&args)?, threads: args.threads.map(usize::from) };
-    let (guided, step) = (args.guided, loaded.step);
-    let source = Source { scheduler, guided, step, ..Source::new(&loaded.model, &loaded.diffusion) };
+    let (guided, precision, step) = (args.guided, args.dtype.into(), loaded.step);
+    let source =
+        Source { scheduler, guided, precision, step, ..Source::new(&loaded.model, &loaded.diffusion) };
     let exported = export::write(&args.out, source, &options, &mut |done| {
         progress.update(done, || "the engine's own results, in double precision".to_owned());
     })?;

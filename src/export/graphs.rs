@@ -5,7 +5,7 @@ use super::chain::{Chain, chain};
 use super::guidance::{self, Guidance};
 use super::metadata::{GraphKind, Metadata, SamplerSummary, prediction_name};
 use super::network::{Condition, Network, Weights, images};
-use super::source::Source;
+use super::source::{Precision, Source};
 use super::step;
 use super::train_step::{self, TrainStep};
 use crate::equations::Schedule;
@@ -88,8 +88,13 @@ pub fn build(source: Source, spec: &GraphSpec) -> Result<onnx::Model> {
         weights: Weights::Stored(&model.weights),
         projections: &model.projections,
         timesteps: schedule.steps(),
+        precision: source.precision,
     };
     let kind = spec.kind();
+    if kind == GraphKind::TrainStep && source.precision != Precision::F32 {
+        let got = source.precision.name();
+        return Err(Error::invalid("the numbers of a training step", "f32", got, "leave out --dtype"));
+    }
     let null_class = if kind == GraphKind::Denoiser { None } else { null_class(source)? };
     let mut g = GraphBuilder::new(kind.name());
     let (mut sampler, mut training) = (None, None);

@@ -42,6 +42,6 @@ pub use file::write_checked;
 pub use graphs::{GraphSpec, build};
 pub use masks::{Masks, WORD};
 pub use metadata::{GraphKind, Metadata, SamplerSummary};
-pub use source::Source;
+pub use source::{Precision, Source};
 pub use train_step::{ROW, States, TrainStep};
 pub use write::{Check, ExportOptions, Exported, write};

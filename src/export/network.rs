@@ -7,6 +7,7 @@
 //! weight, a scaled projection) is part of the graph, and a runtime computes it once when it loads the file.
 
 use super::attention;
+use super::source::Precision;
 use crate::config::Activation;
 use crate::error::Result;
 use crate::model::graph::{Graph, Node, Op, Shape};
@@ -50,6 +51,8 @@ pub(super) struct Network<'a> {
     pub projections: &'a [Vec<f32>],
     /// T: t is an index from 0 to T - 1.
     pub timesteps: usize,
+    /// In which numbers it computes.
+    pub precision: Precision,
 }
 
 /// What a forward pass in training leaves for the backward pass.
@@ -95,10 +98,20 @@ impl Pass<'_> {
 }
 
 impl Network<'_> {
-    /// Writes the network into `g` and returns its output \[N, C', H, W\] for x \[N, C, H, W\].
+    /// Writes the network into `g` and returns its output \[N, C', H, W\] for x \[N, C, H, W\], both in 32
+    /// bits.
     pub fn write(&self, g: &mut GraphBuilder, x: Value, condition: Condition) -> Result<Value> {
+        let x = cast(g, x, self.images())?;
         let tape = self.walk(g, x, condition, Pass::Inference)?;
-        Ok(tape.values[self.graph.output.0])
+        Ok(cast(g, tape.values[self.graph.output.0], ElementType::F32)?)
+    }
+
+    /// The type of the images between the layers. Vectors are of 32 bits.
+    fn images(&self) -> ElementType {
+        match self.precision {
+            Precision::F32 | Precision::Bf16 => ElementType::F32,
+            Precision::F16 => ElementType::F16,
+        }
     }
 
     /// The same in training. `masks` are the factors \[N, C, H, W\] of the network's dropouts, in their
@@ -160,12 +173,12 @@ impl Network<'_> {
                 g.gather(table, 0, y)
             }
             Op::Center => {
-                let (two, one) = (g.scalar(2.0)?, g.scalar(1.0)?);
+                let (two, one) = (self.factor(g, 2.0)?, self.factor(g, 1.0)?);
                 let doubled = g.mul(inputs[0], two)?;
                 g.sub(doubled, one)
             }
             Op::Conv { weight, bias, kernel: _, stride, pad_before, pad_after } => {
-                let (weight, bias) = (self.param(g, weight)?, self.param(g, bias)?);
+                let (weight, bias) = (self.image_param(g, weight)?, self.image_param(g, bias)?);
                 let spec = ConvSpec {
                     strides: [stride; 2],
                     pads: [pad_before, pad_before, pad_after, pad_after],
@@ -174,19 +187,20 @@ impl Network<'_> {
                 g.conv(inputs[0], weight, Some(bias), &spec)
             }
             Op::Linear { weight, bias } => {
-                let (weight, bias) = (self.param(g, weight)?, self.param(g, bias)?);
                 if g.shape(inputs[0])?.rank() == 2 {
+                    let (weight, bias) = (self.param(g, weight)?, self.param(g, bias)?);
                     let weight = g.transpose(weight, &[1, 0])?;
                     let product = g.matmul(inputs[0], weight)?;
                     g.add(product, bias)
                 } else {
+                    let (weight, bias) = (self.image_param(g, weight)?, self.image_param(g, bias)?);
                     let is_kernel = g.shape(weight)?.rank() == 4;
                     let kernel = if is_kernel { weight } else { g.unsqueeze(weight, &[2, 3])? };
                     g.conv(inputs[0], kernel, Some(bias), &ConvSpec::default())
                 }
             }
             Op::GroupNorm { weight, bias, groups, eps, silu } => {
-                let (weight, bias) = (self.param(g, weight)?, self.param(g, bias)?);
+                let (weight, bias) = (self.affine(g, weight)?, self.affine(g, bias)?);
                 let Pass::Training(_) = pass else {
                     let z = g.group_norm(inputs[0], groups, weight, bias, eps as f32)?;
                     return Ok((if silu { g.silu(z)? } else { z }, Saved::Nothing));
@@ -203,18 +217,25 @@ impl Network<'_> {
                 let gate = g.unary(Unary::Sigmoid, inputs[0])?;
                 return Ok((g.mul(inputs[0], gate)?, Saved::Gate(gate)));
             }
-            Op::Activate { function } => activate(g, function, inputs[0]),
+            Op::Activate { function } => {
+                // In 16 bits the exponentials would overflow from 12 on.
+                let element = g.element_type(inputs[0])?;
+                let x = cast(g, inputs[0], ElementType::F32)?;
+                let y = activate(g, function, x)?;
+                cast(g, y, element)
+            }
             Op::AddChannels => {
-                let vector = g.unsqueeze(inputs[1], &[2, 3])?;
+                let vector = cast(g, inputs[1], self.images())?;
+                let vector = g.unsqueeze(vector, &[2, 3])?;
                 g.add(inputs[0], vector)
             }
             Op::ScaleShift => {
                 let c = self.graph.shape(node.output).c;
                 let parts = g.split(inputs[1], 1, &[c, c])?;
-                let [scale, shift] = [parts[0], parts[1]];
-                let (scale, shift) = (g.unsqueeze(scale, &[2, 3])?, g.unsqueeze(shift, &[2, 3])?);
                 let one = g.scalar(1.0)?;
-                let scale = g.add(scale, one)?;
+                let scale = g.add(parts[0], one)?;
+                let (scale, shift) = (cast(g, scale, self.images())?, cast(g, parts[1], self.images())?);
+                let (scale, shift) = (g.unsqueeze(scale, &[2, 3])?, g.unsqueeze(shift, &[2, 3])?);
                 let scaled = g.mul(inputs[0], scale)?;
                 g.add(scaled, shift)
             }
@@ -223,7 +244,7 @@ impl Network<'_> {
                 if scale == 1.0 {
                     Ok(sum)
                 } else {
-                    let scale = g.scalar(scale as f32)?;
+                    let scale = self.factor(g, scale as f32)?;
                     g.mul(sum, scale)
                 }
             }
@@ -231,7 +252,7 @@ impl Network<'_> {
             Op::Upsample => g.upsample_nearest(inputs[0], 2),
             Op::AveragePool => {
                 let c = self.graph.shape(node.output).c;
-                let kernel = g.constant_f32(&[c, 1, 2, 2], &vec![0.25; 4 * c])?;
+                let kernel = g.constant_rounded(self.images(), &[c, 1, 2, 2], &vec![0.25; 4 * c])?;
                 let spec = ConvSpec { strides: [2; 2], groups: c, ..ConvSpec::default() };
                 g.conv(inputs[0], kernel, None, &spec)
             }
@@ -241,7 +262,11 @@ impl Network<'_> {
                 None => Ok(inputs[0]),
             },
             Op::Attention { heads, kind, projection } => {
-                let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
+                let mut exact = [inputs[0]; 3];
+                for (exact, input) in exact.iter_mut().zip(inputs) {
+                    *exact = cast(g, *input, ElementType::F32)?;
+                }
+                let [q, k, v] = exact;
                 let features = match kind.map().zip(projection) {
                     None => None,
                     Some((map, id)) => {
@@ -251,22 +276,52 @@ impl Network<'_> {
                     }
                 };
                 let (out, saved) = attention::write(g, heads, features, q, k, v)?;
-                return Ok((out, Saved::Attention(saved)));
+                return Ok((cast(g, out, self.images())?, Saved::Attention(saved)));
             }
         };
         Ok((output?, Saved::Nothing))
     }
 
-    /// A parameter's value.
+    /// A parameter's value in 32 bits.
     fn param(&self, g: &mut GraphBuilder, id: ParamId) -> onnx::Result<Value> {
+        let stored = match self.precision {
+            Precision::F32 => ElementType::F32,
+            Precision::F16 => ElementType::F16,
+            Precision::Bf16 => ElementType::Bf16,
+        };
+        let value = self.stored(g, id, stored)?;
+        cast(g, value, ElementType::F32)
+    }
+
+    /// A parameter's value in the images' type.
+    fn image_param(&self, g: &mut GraphBuilder, id: ParamId) -> onnx::Result<Value> {
+        match self.images() {
+            ElementType::F16 => self.stored(g, id, ElementType::F16),
+            _ => self.param(g, id),
+        }
+    }
+
+    /// A normalisation's scale or shift in the images' type. These few numbers are stored in 32 bits, as ONNX
+    /// Runtime's own operator takes them.
+    fn affine(&self, g: &mut GraphBuilder, id: ParamId) -> onnx::Result<Value> {
+        let value = self.stored(g, id, ElementType::F32)?;
+        cast(g, value, self.images())
+    }
+
+    fn stored(&self, g: &mut GraphBuilder, id: ParamId, element: ElementType) -> onnx::Result<Value> {
         match self.weights {
             Weights::Given(values) => Ok(values[id.0]),
             Weights::Stored(weights) => {
                 let param = self.graph.params.get(id);
                 let data = param.kind.to_file_layout(&weights[param.range()]);
-                g.initializer_f32(&param.name, &param.kind.file_shape(), &data)
+                g.initializer_rounded(&param.name, element, &param.kind.file_shape(), &data)
             }
         }
+    }
+
+    /// A number that images are multiplied by or moved by.
+    fn factor(&self, g: &mut GraphBuilder, x: f32) -> onnx::Result<Value> {
+        g.constant_rounded(self.images(), &[], &[x])
     }
 
     /// What a node does, for a reader of the file.
@@ -312,6 +367,11 @@ impl Network<'_> {
             ),
         }
     }
+}
+
+/// A value in another type, if it is not in that already.
+fn cast(g: &mut GraphBuilder, x: Value, to: ElementType) -> onnx::Result<Value> {
+    if g.element_type(x)? == to { Ok(x) } else { g.cast(x, to) }
 }
 
 /// An activation, element by element.

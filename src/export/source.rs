@@ -4,6 +4,41 @@ use crate::config::DiffusionConfig;
 use crate::equations::solver::Scheduler;
 use crate::model::Model;
 
+/// The numbers in which a graph computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits throughout.
+    #[default]
+    F32,
+    /// Images between the layers, convolutions and their weights in IEEE 16-bit floats, which tensor cores
+    /// compute fastest. The time embedding, attention, the groups' means and variances and the sampler's
+    /// arithmetic stay in 32 bits.
+    F16,
+    /// Weights rounded to brain floats, in half of the space; the graph computes in 32 bits. (ONNX has
+    /// convolutions of brain floats from opset 22 on only.)
+    Bf16,
+}
+
+impl Precision {
+    /// The name in files and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::F16 => "f16",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
+    /// Half the distance of two neighbouring numbers, relative to them.
+    pub fn rounding(self) -> f64 {
+        match self {
+            Precision::F32 => 0.5_f64.powi(24),
+            Precision::F16 => 0.5_f64.powi(11),
+            Precision::Bf16 => 0.5_f64.powi(8),
+        }
+    }
+}
+
 /// What is exported.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
@@ -16,13 +51,23 @@ pub struct Source<'a> {
     /// Whether step and sampler graphs guide: they then compute the network twice a step, in one batch, for
     /// the images' classes and for its [null class](crate::config::UnetConfig::null_class).
     pub guided: bool,
+    /// In which numbers the graph computes; of a training step 32 bits only.
+    pub precision: Precision,
     /// The training step of the weights, where it is known.
     pub step: Option<u64>,
 }
 
 impl<'a> Source<'a> {
-    /// A network and the process that it was trained for, sampled by [`Scheduler::of`], without guidance.
+    /// A network and the process that it was trained for, sampled by [`Scheduler::of`], without guidance, in
+    /// 32 bits.
     pub fn new(model: &'a Model<f32>, diffusion: &'a DiffusionConfig) -> Self {
-        Source { model, diffusion, scheduler: Scheduler::of(diffusion), guided: false, step: None }
+        Source {
+            model,
+            diffusion,
+            scheduler: Scheduler::of(diffusion),
+            guided: false,
+            precision: Precision::F32,
+            step: None,
+        }
     }
 }

@@ -7,7 +7,7 @@
 use super::backward;
 use super::masks::{self, Masks};
 use super::network::{Condition, Network, Weights, images};
-use super::source::Source;
+use super::source::{Precision, Source};
 use crate::config::{Averaging, DiffusionConfig, LossWeight, Prediction, TrainConfig};
 use crate::equations::Schedule;
 use crate::equations::objective::{Objective, o01_target};
@@ -133,6 +133,7 @@ pub(super) fn write(
         weights: Weights::Given(&states.weights),
         projections: &model.projections,
         timesteps: schedule.steps(),
+        precision: Precision::F32,
     };
     let objective = Objective::new(source.diffusion, spec.loss_weight, schedule);
     let tables = Tables { schedule, objective: &objective, diffusion: source.diffusion, len: shape.len() };

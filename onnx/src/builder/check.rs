@@ -37,6 +37,15 @@ impl GraphBuilder {
         Ok(())
     }
 
+    /// Refuses what is not of 32-bit or 16-bit floats.
+    pub(super) fn expect_float(&self, op: Op, value: Value) -> Result<ElementType> {
+        let element = self.check(value)?.element;
+        if element != ElementType::F16 {
+            self.expect_type(op, value, ElementType::F32)?;
+        }
+        Ok(element)
+    }
+
     pub(super) fn expect_same_type(&self, op: Op, a: Value, b: Value) -> Result<ElementType> {
         let element = self.check(a)?.element;
         self.expect_type(op, b, element)?;

@@ -101,6 +101,7 @@ impl GraphBuilder {
         let taken = match element {
             ElementType::I64 => op.takes_integers(),
             ElementType::F64 => op == Unary::Sqrt,
+            ElementType::F16 => true,
             _ => false,
         };
         if !(op == Unary::Identity || taken) {
@@ -110,14 +111,14 @@ impl GraphBuilder {
         self.node(Op::Unary(op), &[Some(x)], vec![], element, shape)
     }
 
-    /// An operator of two operands, broadcast together: floats, 64-bit floats or integers.
+    /// An operator of two operands, broadcast together: floats of 16, 32 or 64 bits, or integers.
     ///
     /// # Errors
     /// [`Invalid`](crate::Error::Invalid) when the types differ or are others,
     /// [`Shape`](crate::Error::Shape) when the shapes cannot be broadcast.
     pub fn binary(&mut self, op: Binary, a: Value, b: Value) -> Result<Value> {
         let element = self.expect_same_type(Op::Binary(op), a, b)?;
-        if !matches!(element, ElementType::I64 | ElementType::F64) {
+        if !matches!(element, ElementType::I64 | ElementType::F64 | ElementType::F16) {
             self.expect_type(Op::Binary(op), a, ElementType::F32)?;
         }
         let shape = self.broadcast(Op::Binary(op), a, b)?;

@@ -81,7 +81,7 @@ impl GraphBuilder {
     /// or width is not fixed or the operands are not floats.
     pub fn conv(&mut self, x: Value, kernel: Value, bias: Option<Value>, spec: &ConvSpec) -> Result<Value> {
         let op = Op::Conv;
-        self.expect_conv_operands(op, x, kernel, bias)?;
+        let element = self.expect_conv_operands(op, x, kernel, bias)?;
         let ConvSpec { strides, pads, dilations, groups } = *spec;
         self.expect_numbers(op, &[&strides[..], &pads, &dilations, &[groups]].concat())?;
         let (image, taps) = (self.shape(x)?, self.shape(kernel)?);
@@ -115,7 +115,7 @@ impl GraphBuilder {
             ints("strides", &spec.strides),
         ];
         let inputs = with_bias(x, kernel, bias);
-        self.node(op, &inputs, attributes, ElementType::F32, dims.into())
+        self.node(op, &inputs, attributes, element, dims.into())
     }
 
     /// The transposed convolution of x `[N, C, H, W]` with a kernel `[C, M / groups, kh, kw]`, plus a bias
@@ -131,7 +131,7 @@ impl GraphBuilder {
         spec: &ConvTransposeSpec,
     ) -> Result<Value> {
         let op = Op::ConvTranspose;
-        self.expect_conv_operands(op, x, kernel, bias)?;
+        let element = self.expect_conv_operands(op, x, kernel, bias)?;
         let ConvTransposeSpec { strides, pads, output_padding, groups } = *spec;
         self.expect_numbers(op, &[&strides[..], &pads, &output_padding, &[groups]].concat())?;
         let (image, taps) = (self.shape(x)?, self.shape(kernel)?);
@@ -161,7 +161,7 @@ impl GraphBuilder {
             ints("strides", &spec.strides),
         ];
         let inputs = with_bias(x, kernel, bias);
-        self.node(op, &inputs, attributes, ElementType::F32, dims.into())
+        self.node(op, &inputs, attributes, element, dims.into())
     }
 
     /// x `[N, C, H, W]` with every pixel repeated `factor` times along height and width.
@@ -170,7 +170,7 @@ impl GraphBuilder {
     /// [`Error::Invalid`] when x is not a batch of images of fixed size or the factor is 0.
     pub fn upsample_nearest(&mut self, x: Value, factor: usize) -> Result<Value> {
         let op = Op::Resize;
-        self.expect_type(op, x, ElementType::F32)?;
+        let element = self.expect_float(op, x)?;
         self.expect_numbers(op, &[factor])?;
         let mut shape = self.shape(x)?.clone();
         if shape.rank() != 4 || factor == 0 {
@@ -190,7 +190,7 @@ impl GraphBuilder {
             text("mode", "nearest"),
             text("nearest_mode", "floor"),
         ];
-        self.node(op, &[Some(x), None, Some(scales)], attributes, ElementType::F32, shape)
+        self.node(op, &[Some(x), None, Some(scales)], attributes, element, shape)
     }
 
     /// The means of x `[N, C, H, W]` over squares of `side` x `side` pixels, which do not overlap and cover
@@ -220,15 +220,23 @@ impl GraphBuilder {
         self.node(op, &[Some(x)], attributes, ElementType::F32, shape)
     }
 
-    fn expect_conv_operands(&self, op: Op, x: Value, kernel: Value, bias: Option<Value>) -> Result<()> {
-        for value in [Some(x), Some(kernel), bias].into_iter().flatten() {
-            self.expect_type(op, value, ElementType::F32)?;
+    /// The operands' common type: floats of 32 or 16 bits.
+    fn expect_conv_operands(
+        &self,
+        op: Op,
+        x: Value,
+        kernel: Value,
+        bias: Option<Value>,
+    ) -> Result<ElementType> {
+        let element = self.expect_float(op, x)?;
+        for value in [Some(kernel), bias].into_iter().flatten() {
+            self.expect_type(op, value, element)?;
         }
         let (image, taps) = (self.shape(x)?, self.shape(kernel)?);
         if image.rank() != 4 || taps.rank() != 4 {
             return Err(self.shape_error(op, image, taps, "image and kernel have four axes"));
         }
-        Ok(())
+        Ok(element)
     }
 
     fn expect_bias(&self, op: Op, bias: Option<Value>, outputs: usize) -> Result<()> {

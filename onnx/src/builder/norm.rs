@@ -20,7 +20,8 @@ pub struct GroupNormParts {
 
 impl GraphBuilder {
     /// Layer normalisation (Ba et al. 2016) over all axes from `axis` on: mean 0, variance 1 (with `epsilon`
-    /// added to the variance), then scaled and shifted.
+    /// added to the variance), then scaled and shifted. Mean and variance of 16-bit floats are computed in 32
+    /// bits.
     ///
     /// # Errors
     /// [`Error::Shape`] when scale or shift do not have the shape of the normalised axes, [`Error::Invalid`]
@@ -33,7 +34,7 @@ impl GraphBuilder {
         shift: Option<Value>,
         epsilon: f32,
     ) -> Result<Value> {
-        let outputs = vec![(ElementType::F32, self.shape(x)?.clone())];
+        let outputs = vec![(self.element_type(x)?, self.shape(x)?.clone())];
         Ok(self.layer_norm_node(x, axis, scale, shift, (epsilon, outputs))?[0])
     }
 
@@ -49,8 +50,9 @@ impl GraphBuilder {
         let op = Op::LayerNormalization;
         self.expect_axis(op, x, axis)?;
         let normalised = Shape(self.shape(x)?.dims()[axis..].to_vec());
-        for value in [Some(x), Some(scale), shift].into_iter().flatten() {
-            self.expect_type(op, value, ElementType::F32)?;
+        let element = self.expect_float(op, x)?;
+        for value in [Some(scale), shift].into_iter().flatten() {
+            self.expect_type(op, value, element)?;
         }
         for value in [Some(scale), shift].into_iter().flatten() {
             let got = self.shape(value)?;
@@ -149,7 +151,7 @@ impl GraphBuilder {
             ));
         }
         let grouped = self.reshape(x, &[ReshapeDim::Copy, ReshapeDim::To(groups), ReshapeDim::Infer])?;
-        let ones = self.constant_f32(&[each], &vec![1.0; each])?;
+        let ones = self.constant_rounded(self.element_type(x)?, &[each], &vec![1.0; each])?;
         Ok((grouped, ones))
     }
 
