@@ -29,6 +29,7 @@ mod evaluate_nll;
 mod examples;
 mod export_file;
 mod export_graphs;
+mod export_precision;
 mod floors;
 mod golden2_edits;
 mod golden2_objectives;
