@@ -10,8 +10,7 @@ pub enum Precision {
     /// 32 bits throughout.
     #[default]
     F32,
-    /// Images between the layers, convolutions and their weights in IEEE 16-bit floats, which tensor cores
-    /// compute fastest. The time embedding, attention, the groups' means and variances, convolutions from or to
+    /// Images between the layers, convolutions and their weights in IEEE 16-bit floats. The time embedding, attention, the groups' means and variances, convolutions from or to
     /// a number of channels that 8 does not divide, and the sampler's arithmetic stay in 32 bits.
     F16,
     /// Weights rounded to brain floats, in half of the space; the graph computes in 32 bits. (ONNX has
