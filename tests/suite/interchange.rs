@@ -1,5 +1,5 @@
-//! Models as other programs leave them: names with a variant, damaged or mistaken files, files with more keys, ONNX
-//! graphs of other types.
+//! Models as other programs leave them: names with a variant, damaged or mistaken files, files with more
+//! keys, ONNX graphs of other types.
 
 use crate::support::binary::{run, succeed};
 use crate::support::foreign::Foreign;
@@ -157,8 +157,8 @@ fn a_folder_without_a_scheduler_takes_a_schedule() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("which has one"));
 }
 
-/// The network's prediction x0.9 + t / 1000 in the types that other exporters choose. Tolerance: half precision
-/// keeps eleven bits, and the values are below 4.
+/// The network's prediction x0.9 + t / 1000 in the types that other exporters choose. Tolerance: half
+/// precision keeps eleven bits, and the values are below 4.
 #[test]
 fn graphs_in_half_precision_and_with_short_timesteps_are_sampled() {
     for (image, time) in [

@@ -5,8 +5,8 @@ use crate::common::{check, f32s, floats, i64s, model, numbers, random};
 use performer_ddpm_onnx::builder::{Binary, Unary};
 use performer_ddpm_onnx::{Dim, ElementType};
 
-/// tract's error function is Abramowitz and Stegun's (7.1.28), 1 - 1/p(x)^16: 3e-7 by itself, and in f32 up to
-/// half an epsilon of p and of each of four squarings, 16, 8, 4, 2 and 1 times: 1.9e-6.
+/// tract's error function is Abramowitz and Stegun's (7.1.28), 1 - 1/p(x)^16: 3e-7 by itself, and in f32 up
+/// to half an epsilon of p and of each of four squarings, 16, 8, 4, 2 and 1 times: 1.9e-6.
 const ERF: f32 = 2.2e-6;
 
 #[test]
