@@ -21,8 +21,13 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// A network and the process that it was trained for, sampled by [`Scheduler::of`], without guidance.
+    /// A network and the process that it was trained for, without guidance, sampled by DDIM, or by Algorithm 2
+    /// where it has learned its variance: a step graph then carries nothing from step to step but x.
     pub fn new(model: &'a Model<f32>, diffusion: &'a DiffusionConfig) -> Self {
-        Source { model, diffusion, scheduler: Scheduler::of(diffusion), guided: false, step: None }
+        let scheduler = match diffusion.learned_range {
+            false => Scheduler::ddim_of(diffusion),
+            true => Scheduler::of(diffusion),
+        };
+        Source { model, diffusion, scheduler, guided: false, step: None }
     }
 }

@@ -123,7 +123,7 @@ fn samples_are_of_the_classes_that_are_asked_for() {
 #[test]
 fn a_file_has_images_of_its_classes() {
     let export = ["export", "step.onnx", "--model", "run", "--graph", "step", "--guided", "--check", "none"];
-    succeed(folder(), &[&export[..], &["--quiet"]].concat());
+    succeed(folder(), &[&export[..], &["--sampler", "dpm++", "--quiet"]].concat());
     let image = |model: &str, file: &str, more: &[&str]| -> Array4<f32> {
         let sample =
             ["sample", model, "--steps", "2", "-n", "4", "--class", "Striped,0", "--guidance", "2.5"];
