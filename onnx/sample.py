@@ -308,7 +308,8 @@ def dpm_step(levels, alphas, i, order, choices):
         difference = (d_1 * r_0 + d_2) / (r_0 + r_1)
         d_10, d_11 = d_1 + difference, -difference
         x0 = [x0[0] + d_10 / r_0, d_11 / r_1 - d_10 / r_0, -d_11 / r_1]
-    noise = sigma * math.sqrt(-e) if choices["sde"] else 0.0
+    # Karras' last two levels are the same but for a rounding.
+    noise = sigma * math.sqrt(max(-e, 0.0)) if choices["sde"] else 0.0
     return {"b_x": base, "sigma": noise} | of_x0("b", x0)
 
 

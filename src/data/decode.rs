@@ -10,7 +10,7 @@ use image::{Rgb, metadata::Orientation};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The largest side of a picture's file. Decoded pixels take at most [`MAX_DECODED`] bytes, and less where
 /// there is less memory.
@@ -187,24 +187,28 @@ impl Recipe {
 
 /// The pixels of a picture, \[H, W, C\].
 pub(super) fn decode(path: &Path, format: ImageFormat, recipe: &Recipe) -> Result<Box<[u8]>, Bad> {
-    let image = flat(read_as(path, format)?, recipe.channels, recipe.background);
+    let (image, _alone) = read_as(path, format)?;
+    let image = flat(image, recipe.channels, recipe.background);
     Ok(resize::fit(image, recipe.size).into_bytes().into_boxed_slice())
 }
 
-/// The picture in a file of a known format, turned as the camera noted.
-fn read_as(path: &Path, format: ImageFormat) -> Result<DynamicImage, Bad> {
+/// Holds other large pictures back.
+type Alone = Option<MutexGuard<'static, ()>>;
+
+/// The picture in a file of a known format, turned as the camera noted; a large one keeps others waiting.
+fn read_as(path: &Path, format: ImageFormat) -> Result<(DynamicImage, Alone), Bad> {
     let bad = |why: &dyn std::fmt::Display| Bad::new(path, why);
     let mut decoder = open(path, format).map_err(|e| bad(&e))?.into_decoder().map_err(|e| bad(&why(e)))?;
     let orientation = decoder.orientation().map_err(|e| bad(&why(e)))?;
     check_bytes(&decoder).map_err(|why| bad(&why))?;
     let is_large = decoder.total_bytes() >= LARGE;
-    let _alone = is_large.then(|| ONE_LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
+    let alone = is_large.then(|| ONE_LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| bad(&why(e)))?;
     if format == ImageFormat::Jpeg && !jpeg::is_whole(&std::fs::read(path).map_err(|e| bad(&e))?) {
         return Err(bad(&"a JPEG file that is cut short"));
     }
     image.apply_orientation(orientation);
-    Ok(image)
+    Ok((image, alone))
 }
 
 /// Eight bits a channel, `channels` of them; transparent parts are put on the background.

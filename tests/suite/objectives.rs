@@ -202,7 +202,7 @@ fn every_objective_s_model_samples_from_its_folder() {
         assert_eq!(is_learned(loaded.scheduler.method), config.diffusion.learned_range);
         let mut pipeline = Pipeline::load(folder.path()).unwrap();
         let usual = pipeline.options();
-        assert_eq!(usual.steps, Some(if config.diffusion.learned_range { 100 } else { 50 }));
+        assert_eq!(usual.steps, Some(if config.diffusion.learned_range { 100 } else { 15 }));
         let options = SampleOptions { count: 2, batch: 2, steps: Some(5), ..usual };
         let sampled = pipeline.sample(&options).unwrap();
         assert_eq!(trainer.pipeline().unwrap().sample(&options).unwrap(), sampled, "{}", name(&config));
