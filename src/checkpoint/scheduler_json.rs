@@ -290,7 +290,7 @@ pub(super) fn text(config: &DiffusionConfig) -> Result<String> {
         ];
         // Keys of the other classes, which diffusers carries along with a warning: only where they are not
         // the defaults.
-        let clip = (!config.clip_x0).then(|| ("clip_sample", json!(false)));
+        let clip = (!config.clip_x0).then_some(("clip_sample", Value::Bool(false)));
         let large = config.variance == VarianceKind::FixedLarge;
         let variance = large.then(|| ("variance_type", json!("fixed_large")));
         keys.into_iter().chain(clip).chain(variance).for_each(put);

@@ -50,7 +50,6 @@ mod tests {
             for _ in 0..pages {
                 encoder.write_image::<tiff::encoder::colortype::Gray8>(2, 2, &[0, 1, 2, 3]).unwrap();
             }
-            drop(encoder);
             bytes.into_inner()
         };
         let says = |pages| has_more(ImageFormat::Tiff, Cursor::new(tiff(pages)));
