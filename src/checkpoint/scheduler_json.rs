@@ -82,7 +82,7 @@ pub(super) fn read(file: &Path) -> Result<(DiffusionConfig, Scheduler)> {
     };
     // The multistep classes do not clip, but keep the key for those that do and are made from their file.
     let clip_x0 = match method {
-        Method::DpmSolver(_) | Method::UniPc(_) => clip(&mut keys)?,
+        Method::DpmSolver(_) | Method::UniPc(_) => clip(&mut keys).map(|usual| threshold.unwrap_or(usual))?,
         Method::Ddpm { .. } | Method::Ddim(_) => scheduler.limit,
     } == Limit::Clip { range: 1.0 };
     let config = DiffusionConfig {
@@ -118,12 +118,15 @@ fn betas(keys: &mut Keys) -> Result<BetaSchedule> {
     Ok(trained.map_or(named, |betas| BetaSchedule::Trained { betas }))
 }
 
-/// Dynamic thresholding, which has precedence over clipping.
+/// Dynamic thresholding, which has precedence over clipping. Where s can only be 1 it is clipping: the one way in
+/// which a file says it of the multistep classes.
 fn threshold(keys: &mut Keys) -> Result<Option<Limit>> {
     let ratio = keys.get("dynamic_thresholding_ratio", 0.995, "a number")?;
     let max = keys.get("sample_max_value", 1.0, "a number")?;
     let is_on = keys.get("thresholding", false, "true or false")?;
-    Ok(is_on.then_some(Limit::Threshold { ratio, max }))
+    let clips = max == 1.0 && (0.0..=1.0).contains(&ratio);
+    let limit = if clips { Limit::Clip { range: 1.0 } } else { Limit::Threshold { ratio, max } };
+    Ok(is_on.then_some(limit))
 }
 
 fn clip(keys: &mut Keys) -> Result<Limit> {
@@ -266,7 +269,7 @@ pub(super) fn text(config: &DiffusionConfig) -> Result<String> {
         "rescale_betas_zero_snr": config.zero_terminal_snr,
         "sample_max_value": 1.0,
         "steps_offset": 0,
-        "thresholding": false,
+        "thresholding": !config.learned_range && config.clip_x0,
         "timestep_spacing": "trailing",
         "trained_betas": trained,
     });

@@ -153,7 +153,7 @@ fn the_python_sampler_follows_the_file_s_scheduler() {
         dpm(DpmSolver { second_order: SecondOrder::Heun, karras: true, ..plain }),
         linspace(dpm(sde)),
         dpm(DpmSolver { order: 3, karras: true, ..DpmSolver { sde: true, ..ends } }),
-        dpm(DpmSolver { order: 1, euler_at_final: true, lambda_min: -3.0, ..ends }),
+        dpm(DpmSolver { order: 1, euler_at_final: true, ..ends }),
         unipc(UniPc::default()),
         leading(unipc(long)),
         linspace(unipc(UniPc { b: Bh::Bh1, corrector_off: uncorrected, ..long })),
@@ -167,8 +167,10 @@ fn the_python_sampler_follows_the_file_s_scheduler() {
         }
     }
     // By name, where the file has another sampler; and where its graph carries too little for it.
-    for (name, asked) in [("dpm++", usual), ("unipc", unipc(UniPc::default()))] {
-        subject.check(&GraphSpec::Denoiser, Scheduler::ddim_of(&diffusion), &asked, &["--sampler", name]);
+    let ddim = Scheduler::ddim_of(&diffusion);
+    for (name, method) in [("dpm++", usual.method), ("unipc", Method::UniPc(UniPc::default()))] {
+        let asked = ddim.with_method(method, true);
+        subject.check(&GraphSpec::Denoiser, ddim, &asked, &["--sampler", name]);
     }
     let output = subject.script(&GraphSpec::Step, usual, &["--sampler", "unipc"]);
     assert!(

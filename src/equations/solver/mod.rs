@@ -295,16 +295,14 @@ impl Multistep {
 impl Scheduler {
     /// The sampler of the models that are trained here: DPM-Solver++ of second order over the trailing
     /// timesteps, which needs a fifth of DDIM's steps for better images; Algorithm 2 where the network has
-    /// learned its variance, x_0 clipped where the process says so.
+    /// learned its variance. x_0 is clipped where the process says so: without that, what a solver makes of a
+    /// network that has just begun to learn is black or white.
     pub fn of(diffusion: &DiffusionConfig) -> Scheduler {
-        match diffusion.learned_range {
-            false => Self::ddim_of(diffusion)
-                .with_method(Method::DpmSolver(DpmSolver::default()), diffusion.clip_x0),
-            true => {
-                let method = Method::Ddpm { variance: Variance::LearnedRange, noise_at_last: true };
-                Scheduler { method, ..Self::ddim_of(diffusion) }
-            }
-        }
+        let method = match diffusion.learned_range {
+            false => Method::DpmSolver(DpmSolver::default()),
+            true => Method::Ddpm { variance: Variance::LearnedRange, noise_at_last: true },
+        };
+        Scheduler { method, ..Self::ddim_of(diffusion) }
     }
 
     /// DDIM without noise over the trailing timesteps, x_0 clipped and eps kept where the process says so.

@@ -399,7 +399,8 @@ fn another_method_takes_over_what_the_two_have_in_common() {
     let config = DiffusionConfig::default();
     let ddim = Scheduler::ddim_of(&config);
     let solver = ddim.with_method(Method::DpmSolver(DpmSolver::default()), true);
-    assert_eq!(solver, Scheduler::of(&config));
+    assert_eq!(Scheduler { limit: ddim.limit, ..solver }, Scheduler::of(&config), "which clips");
+    assert_eq!(Scheduler::of(&config).with_method(ddim.method, true), ddim);
     assert_eq!((solver.limit, solver.spacing), (Limit::Off, Spacing::Trailing));
     assert_eq!(solver.with_method(ddim.method, true), ddim);
     assert_eq!(solver.with_method(ddim.method, false), Scheduler { limit: Limit::Off, ..ddim });
