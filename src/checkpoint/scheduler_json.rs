@@ -118,8 +118,8 @@ fn betas(keys: &mut Keys) -> Result<BetaSchedule> {
     Ok(trained.map_or(named, |betas| BetaSchedule::Trained { betas }))
 }
 
-/// Dynamic thresholding, which has precedence over clipping. Where s can only be 1 it is clipping: the one way in
-/// which a file says it of the multistep classes.
+/// Dynamic thresholding, which has precedence over clipping. Where s can only be 1 it is clipping: the one
+/// way in which a file says it of the multistep classes.
 fn threshold(keys: &mut Keys) -> Result<Option<Limit>> {
     let ratio = keys.get("dynamic_thresholding_ratio", 0.995, "a number")?;
     let max = keys.get("sample_max_value", 1.0, "a number")?;

@@ -57,8 +57,8 @@ pub struct ExportArgs {
 enum GraphName {
     /// x, t -> eps: the network
     Denoiser,
-    /// x, t, coefficients, z -> x_next: the network and one step of samplers like the model's, or --sampler; for a
-    /// run of DDIM and Algorithm 2
+    /// x, t, coefficients, z -> x_next: the network and one step of samplers like the model's, or --sampler;
+    /// for a run of DDIM and Algorithm 2
     Step,
     /// x_T, noise -> images: all steps of one sampler
     Sampler,

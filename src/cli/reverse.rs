@@ -21,8 +21,8 @@ pub struct ReverseArgs {
     /// Which timesteps are kept when they are fewer than T [default: the model's; trailing for a run]
     #[arg(long, value_enum, value_name = "NAME")]
     pub spacing: Option<SpacingName>,
-    /// Clipping of the predicted x_0 to [-1, 1] [default: the model's; keep where it clips]; a solver's steps need it
-    /// for networks that are little trained, and are a little better without it for others
+    /// Clipping of the predicted x_0 to [-1, 1] [default: the model's; keep where it clips]; a solver's steps
+    /// need it for networks that are little trained, and are a little better without it for others
     #[arg(long, value_enum, value_name = "NAME")]
     pub clip: Option<ClipName>,
 }

@@ -21,8 +21,8 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// A network and the process that it was trained for, without guidance, sampled by DDIM, or by Algorithm 2
-    /// where it has learned its variance: a step graph then carries nothing from step to step but x.
+    /// A network and the process that it was trained for, without guidance, sampled by DDIM, or by Algorithm
+    /// 2 where it has learned its variance: a step graph then carries nothing from step to step but x.
     pub fn new(model: &'a Model<f32>, diffusion: &'a DiffusionConfig) -> Self {
         let scheduler = match diffusion.learned_range {
             false => Scheduler::ddim_of(diffusion),
