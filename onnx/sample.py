@@ -128,8 +128,12 @@ def scheduler(session, args):
         choices = dict(USUAL[asked])
         if asked == "ddpm":
             choices["variance"] = metadata(session, "variance")
-        if "threshold" not in limit:
-            limit = {"clip": {"range": 1.0}} if clips and asked in ("ddim", "ddpm") else "off"
+        # Solvers do not clip, unless their own file says so; the others do where the model's process does.
+        one_step = ("ddim", "ddpm")
+        if method in one_step and asked not in one_step and "threshold" not in limit:
+            limit = "off"
+        elif method not in one_step and asked in one_step and limit == "off" and clips:
+            limit = {"clip": {"range": 1.0}}
     if args.eta:
         choices = choices | {"eta": args.eta}
     if "threshold" in limit and metadata(session, "graph") == "denoiser":
