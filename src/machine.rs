@@ -32,8 +32,8 @@ pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Bytes of memory that may be used without others being pushed out: what the system says is available, or what
-/// is left of the process's control group where that is less. `None` where the system says nothing.
+/// Bytes of memory that may be used without others being pushed out: what the system says is available, or
+/// what is left of the process's control group where that is less. `None` where the system says nothing.
 pub(crate) fn available() -> Option<u64> {
     let read = |file: &str| std::fs::read_to_string(file).ok();
     let system = field(&read("/proc/meminfo")?, "MemAvailable:").map(|kib| kib << 10)?;

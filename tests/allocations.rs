@@ -64,9 +64,9 @@ fn config(preset: Preset, batch: usize, is_plain: bool) -> Config {
 
 /// One test, since the counters are those of the process. The thread pool's queue allocates a block of 1.5
 /// KiB for every 63 jobs submitted from outside, of which a training step has 5 and a forward pass 1: at most
-/// one block in 12 of either, and nothing else. A thread that a busy machine wakes late makes its own bookkeeping
-/// then, once; what a step allocates would show in each of the windows of 12 steps. The prediction must be right within 3 % and half a MiB, for
-/// tables and images.
+/// one block in 12 of either, and nothing else. A thread that a busy machine wakes late makes its own
+/// bookkeeping then, once; what a step allocates would show in each of the windows of 12 steps. The
+/// prediction must be right within 3 % and half a MiB, for tables and images.
 #[test]
 fn steps_after_the_first_allocate_nothing() {
     const STEPS: usize = 12;

@@ -211,7 +211,7 @@ class Yardstick:
         alpha_bar = np.cumprod(1 - np.linspace(scheduler["beta_start"], scheduler["beta_end"], total))
         kept = np.rint(np.arange(1, steps + 1) * (total / steps)).astype(int) - 1
         before = np.concatenate([[1.0], alpha_bar[kept[:-1]]])
-        self.clip = scheduler["clip_sample"]
+        self.clip = scheduler.get("clip_sample", True)
         self.levels = list(zip(kept, alpha_bar[kept], before))[::-1]
 
     @torch.inference_mode()

@@ -29,8 +29,8 @@ impl Model {
     /// Reads a model from a file, and its weights where they are in files beside it.
     ///
     /// # Errors
-    /// [`Error::Read`] when a file cannot be read, [`Error::Invalid`] when one of weights is too short, otherwise as
-    /// [`Model::from_bytes`].
+    /// [`Error::Read`] when a file cannot be read, [`Error::Invalid`] when one of weights is too short,
+    /// otherwise as [`Model::from_bytes`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let refuse = |source| Error::Read { path: path.to_path_buf(), source };
@@ -157,7 +157,8 @@ impl Model {
         })
     }
 
-    /// The first weight whose elements are in a file that was not there, if any: the model cannot run without.
+    /// The first weight whose elements are in a file that was not there, if any: the model cannot run
+    /// without.
     pub fn external_weight(&self) -> Option<&str> {
         self.external_tensor().map(|tensor| tensor.name.as_str())
     }

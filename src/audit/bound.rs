@@ -49,7 +49,7 @@ fn decoder_variance() -> f64 {
     walk[1].1 / walk[2].1 * schedule.levels()[1].beta
 }
 
-/// -ln p_theta(x_0) of [`image`], exactly: x_1 is Gaussian, and so is x_0 before it is cut into bins.
+/// -ln p_theta(x_0) of [`image()`], exactly: x_1 is Gaussian, and so is x_0 before it is cut into bins.
 pub fn exact_nll(variance: VarianceKind) -> f64 {
     let schedule = coarse();
     let x_1 = DATA.sampled(&schedule, variance, 2);

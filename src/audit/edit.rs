@@ -102,7 +102,8 @@ pub fn u04() -> Vec<Check> {
     ]
 }
 
-/// (S13): with the eps that x_0 was noised with, a step up leads along the signal and the noise of (2) iterated.
+/// (S13): with the eps that x_0 was noised with, a step up leads along the signal and the noise of (2)
+/// iterated.
 pub fn s13() -> Vec<Check> {
     let (schedule, walk) = (ho(), walk(&ho()));
     let (x0, eps) = (0.7, -1.3);

@@ -20,9 +20,9 @@ fn slope(x: f64, ln: impl Fn(f64) -> f64) -> f64 {
     (ln(x + 1e-4) - ln(x - 1e-4)) / 2e-4
 }
 
-/// (G1): what is best said of the noise is -sqrt(variance) times the slope of the logarithm of a density. Said
-/// of x_t and of x_t given the class and guided, it is the slope for p(x_t) p(class | x_t)^w (Ho & Salimans
-/// 2022, section 3). 1e-6 of the largest: the differences' truncation.
+/// (G1): what is best said of the noise is -sqrt(variance) times the slope of the logarithm of a density.
+/// Said of x_t and of x_t given the class and guided, it is the slope for p(x_t) p(class | x_t)^w (Ho &
+/// Salimans 2022, section 3). 1e-6 of the largest: the differences' truncation.
 pub fn g01() -> Vec<Check> {
     let (schedule, walk) = (ho(), walk(&ho()));
     let weights = [0.0, 1.0, 2.5, 7.0];

@@ -1,5 +1,5 @@
-//! The audit: every equation of [`INDEX`] and of [`ANNEX`] checked by independent means (numerical integration,
-//! simulation, another algebraic form), and every misprint of the slides refuted by a number.
+//! The audit: every equation of [`INDEX`] and of [`ANNEX`] checked by independent means (numerical
+//! integration, simulation, another algebraic form), and every misprint of the slides refuted by a number.
 //!
 //! [`run`] measures and returns a [`Report`]; printing is the caller's. Every random draw has a fixed seed,
 //! so a report is the same on every run of a build.

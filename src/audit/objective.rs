@@ -19,8 +19,8 @@ const PREDICTIONS: [Prediction; 3] = [Prediction::Epsilon, Prediction::Sample, P
 const GRID: f64 = 1e-9;
 
 /// (O1): v is the derivative of x_t in the angle whose cosine is sqrt(abar_t), by central differences of step
-/// 1e-4 (truncation 1e-9); eps and x_0 are themselves; and x_t less what the target says of the noise is what it
-/// says of x_0, with the factors of (2) iterated (3e-12 for the product of 1000 factors).
+/// 1e-4 (truncation 1e-9); eps and x_0 are themselves; and x_t less what the target says of the noise is what
+/// it says of x_0, with the factors of (2) iterated (3e-12 for the product of 1000 factors).
 pub fn o01() -> Vec<Check> {
     let target = |prediction, alpha_bar, x0, eps| {
         let [from_x0, from_eps] = o01_target(prediction, alpha_bar);
@@ -57,8 +57,9 @@ pub fn o02() -> Vec<Check> {
     vec![Check::new("signal over noise of (2) iterated", worst(errors), 1e-11)]
 }
 
-/// The largest relative error of the weighted square errors of eps, x_0 and v against `want(|eps error|^2, |x_0
-/// error|^2, snr)`, for two noises that a network may say of the same x_t. The errors' ratio is known to 1e-12.
+/// The largest relative error of the weighted square errors of eps, x_0 and v against `want(|eps error|^2,
+/// |x_0 error|^2, snr)`, for two noises that a network may say of the same x_t. The errors' ratio is known to
+/// 1e-12.
 fn in_every_form(weight: impl Fn(Prediction, f64) -> f64, want: impl Fn(f64, f64, f64) -> f64) -> f64 {
     let (schedule, walk) = (ho(), walk(&ho()));
     worst(schedule.levels().iter().zip(&walk[1..]).flat_map(|(level, &(signal, variance))| {
@@ -103,8 +104,8 @@ fn range(level: &Level) -> [f64; 2] {
     [level.log_posterior_variance, level.beta.ln()]
 }
 
-/// (O5): its ends against the best variances by Bayes' rule on a grid, for data at one point and from N(0, 1),
-/// and the middle against their geometric mean.
+/// (O5): its ends against the best variances by Bayes' rule on a grid, for data at one point and from N(0,
+/// 1), and the middle against their geometric mean.
 pub fn o05() -> Vec<Check> {
     let end =
         |u: f64, kind: VarianceKind| {
@@ -123,8 +124,8 @@ pub fn o05() -> Vec<Check> {
     ]
 }
 
-/// KL( q(x_{t-1}|x_t, x_0) || N(mean, variance) ) of a case by numerical integration, q by Bayes' rule on a grid
-/// and the mean likewise at the predicted x_0.
+/// KL( q(x_{t-1}|x_t, x_0) || N(mean, variance) ) of a case by numerical integration, q by Bayes' rule on a
+/// grid and the mean likewise at the predicted x_0.
 fn divergence(case: &Case, variance: f64) -> f64 {
     let (q, p) = (case.bayes(case.x0), case.bayes(case.x0_hat()));
     let log = |x: f64, mean: f64, variance: f64| -(x - mean).powi(2) / (2.0 * variance) - 0.5 * variance.ln();
@@ -134,9 +135,10 @@ fn divergence(case: &Case, variance: f64) -> f64 {
     })
 }
 
-/// (O6) for t >= 2 against the divergence by integration, at t = 1 against the bin's mass by Simpson's rule; its
-/// slope against central differences of step 1e-5 (rounding 1e-16 of a term over 1e-5); and the slope expected
-/// over Gaussian data is 0 where the variance is that of x_{t-1} given x_t, by their joint covariance.
+/// (O6) for t >= 2 against the divergence by integration, at t = 1 against the bin's mass by Simpson's rule;
+/// its slope against central differences of step 1e-5 (rounding 1e-16 of a term over 1e-5); and the slope
+/// expected over Gaussian data is 0 where the variance is that of x_{t-1} given x_t, by their joint
+/// covariance.
 pub fn o06() -> Vec<Check> {
     let us: [f64; 3] = [-1.3, -0.4, 0.6];
     let integrated = cases().into_iter().flat_map(|case| {
@@ -248,9 +250,9 @@ pub fn o07() -> Vec<Check> {
     ]
 }
 
-/// (O8): every t lies in its stratum; each is drawn as often (five standard deviations); and the mean t of a batch
-/// varies as much as theory says, 1/B^2 of what it does in Algorithm 1 (four standard errors of a variance of 4000
-/// draws, 9 %).
+/// (O8): every t lies in its stratum; each is drawn as often (five standard deviations); and the mean t of a
+/// batch varies as much as theory says, 1/B^2 of what it does in Algorithm 1 (four standard errors of a
+/// variance of 4000 draws, 9 %).
 pub fn o08() -> Vec<Check> {
     let schedule: Schedule = ho();
     const BATCH: u64 = 16;

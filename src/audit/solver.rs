@@ -24,8 +24,8 @@ fn truth(prediction: Prediction, [alpha, sigma]: [f64; 2], x0: f64, eps: f64) ->
     }
 }
 
-/// (S1): what x_t was made of, with the factors of (2) iterated, comes back: to the 3e-12 of a product of 1000
-/// factors, times the 1/sqrt(abar_T) = 157 or 1/sqrt(1 - abar_1) = 100 that divides.
+/// (S1): what x_t was made of, with the factors of (2) iterated, comes back: to the 3e-12 of a product of
+/// 1000 factors, times the 1/sqrt(abar_T) = 157 or 1/sqrt(1 - abar_1) = 100 that divides.
 pub fn s01() -> Vec<Check> {
     let (schedule, walk) = (ho(), walk(&ho()));
     let (x0, eps) = (0.7, -1.3);
@@ -68,8 +68,8 @@ pub fn s02() -> Vec<Check> {
     ]
 }
 
-/// A few steps with made-up numbers, and the x that (S3) and (S4) lead to, by a sum over the history; the error
-/// of [`State::advance`].
+/// A few steps with made-up numbers, and the x that (S3) and (S4) lead to, by a sum over the history; the
+/// error of [`State::advance`].
 fn by_hand(corrects: bool) -> f64 {
     let mut rng = draws(203 + u64::from(corrects));
     let mut state = State::new(vec![0.4], 1);
@@ -128,8 +128,8 @@ fn noise_of(step: &Step, u: f64) -> f64 {
     at(1.0) - at(0.0)
 }
 
-/// (S5): mean and variance against Bayes' rule on a grid, at the x_0 that the network means; a learned variance
-/// at its ends, and where it is said directly.
+/// (S5): mean and variance against Bayes' rule on a grid, at the x_0 that the network means; a learned
+/// variance at its ends, and where it is said directly.
 pub fn s05() -> Vec<Check> {
     let step =
         |case: &Case, prediction, variance| s05_ddpm(&case.level, prediction, Limit::Off, variance, true);
@@ -158,9 +158,9 @@ pub fn s05() -> Vec<Check> {
     ]
 }
 
-/// (S6) keeps the marginals of (3): from x_t with the true x_0 and noise, x_{t-1} has the mean sqrt(abar_{t-1})
-/// x_0 and, with the fresh noise, the variance 1 - abar_{t-1}, for every eta and prediction; with eta = 1 the
-/// fresh noise is that of the posterior by Bayes' rule.
+/// (S6) keeps the marginals of (3): from x_t with the true x_0 and noise, x_{t-1} has the mean
+/// sqrt(abar_{t-1}) x_0 and, with the fresh noise, the variance 1 - abar_{t-1}, for every eta and prediction;
+/// with eta = 1 the fresh noise is that of the posterior by Bayes' rule.
 pub fn s06() -> Vec<Check> {
     let (mut means, mut variances, mut posteriors) = (Vec::new(), Vec::new(), Vec::new());
     for case in cases() {
@@ -206,8 +206,8 @@ fn karras(steps: usize) -> Vec<f64> {
     (0..steps).map(|i| (high + (low - high) * i as f64 / last).powi(7)).collect()
 }
 
-/// The error of a run over the levels of Karras et al. for data from N(0, 1/4), whose best x_0 is known and whose
-/// ODE keeps x in proportion to its standard deviation.
+/// The error of a run over the levels of Karras et al. for data from N(0, 1/4), whose best x_0 is known and
+/// whose ODE keeps x in proportion to its standard deviation.
 fn error_of(method: Method, steps: usize) -> crate::Result<f64> {
     let plan = multistep(method, Prediction::Sample, steps)?;
     let (levels, c2) = (karras(steps), 0.25);
@@ -225,8 +225,8 @@ fn error_of(method: Method, steps: usize) -> crate::Result<f64> {
     Ok((x[0] - size(alpha_bar(levels[steps - 1]))).abs())
 }
 
-/// How much the measured order of a solver, the logarithm of the error's quotient as 50 steps become 100, falls
-/// short of `order`. Lower orders begin a run, which costs up to 0.4 at this number of steps.
+/// How much the measured order of a solver, the logarithm of the error's quotient as 50 steps become 100,
+/// falls short of `order`. Lower orders begin a run, which costs up to 0.4 at this number of steps.
 fn shortfall(method: Method, order: f64) -> f64 {
     match (error_of(method, 50), error_of(method, 100)) {
         (Ok(fifty), Ok(hundred)) => order - (fifty / hundred).log2(),
@@ -259,8 +259,8 @@ fn unipc(order: usize, b: Bh, corrects: bool) -> Method {
     })
 }
 
-/// (S7): its order; and coefficient by coefficient it is DDIM without noise, (S6), and the SDE's is DDIM with all
-/// of it, between neighbouring levels.
+/// (S7): its order; and coefficient by coefficient it is DDIM without noise, (S6), and the SDE's is DDIM with
+/// all of it, between neighbouring levels.
 pub fn s07() -> Vec<Check> {
     let schedule = ho();
     let same = |sde: bool, eta: f64| {
@@ -331,8 +331,8 @@ pub fn s11() -> Vec<Check> {
         .to_vec()
 }
 
-/// (S12): the levels that a plan visits, which stand in its (S1), against those evenly spaced in their seventh
-/// root between the ends of (2) iterated.
+/// (S12): the levels that a plan visits, which stand in its (S1), against those evenly spaced in their
+/// seventh root between the ends of (2) iterated.
 pub fn s12() -> Vec<Check> {
     let error = match multistep(dpm(2, SecondOrder::Midpoint), Prediction::Epsilon, 12) {
         Ok(plan) => {

@@ -1,9 +1,10 @@
 //! Models of others, made ours: any folder that [`model_folder::load`] takes, and single files.
 //!
-//! A single `.safetensors` file is the weights of a `config.json` beside it, a training state of ours, or a state
-//! dict of OpenAI's improved-diffusion or guided-diffusion. The U-Net of lucidrains' denoising-diffusion-pytorch is
-//! none of this library's: its convolutions standardise their weights, its first has a kernel of 7 and those
-//! that halve the resolution one of 4, and its blocks attend by another linear attention.
+//! A single `.safetensors` file is the weights of a `config.json` beside it, a training state of ours, or a
+//! state dict of OpenAI's improved-diffusion or guided-diffusion. The U-Net of lucidrains'
+//! denoising-diffusion-pytorch is none of this library's: its convolutions standardise their weights, its
+//! first has a kernel of 7 and those that halve the resolution one of 4, and its blocks attend by another
+//! linear attention.
 
 pub use super::openai::Untold;
 
@@ -30,8 +31,8 @@ pub struct Foreign {
     pub notes: Vec<String>,
 }
 
-/// Reads a model. `untold` and `named` are what a file of tensors does not tell: the latter the process, by default
-/// Ho et al.'s.
+/// Reads a model. `untold` and `named` are what a file of tensors does not tell: the latter the process, by
+/// default Ho et al.'s.
 ///
 /// # Errors
 /// [`Error::Invalid`] that says which network it is, where it is none of this library's; otherwise those of
@@ -122,8 +123,8 @@ fn assumed(path: &Path) -> String {
     )
 }
 
-/// OpenAI's process around a network: its schedules are those of 1000 steps stretched to T, and its sampler is
-/// Algorithm 2 with the variance that the network predicts, or else beta_t.
+/// OpenAI's process around a network: its schedules are those of 1000 steps stretched to T, and its sampler
+/// is Algorithm 2 with the variance that the network predicts, or else beta_t.
 fn of_openai(model: Model<f32>, named: Option<&DiffusionConfig>) -> Foreign {
     let mut diffusion = named.cloned().unwrap_or_default();
     diffusion.variance = VarianceKind::FixedLarge;
@@ -170,5 +171,13 @@ impl Foreign {
             }
             None => model_folder::save(folder, &self.model, None, &self.diffusion),
         }
+    }
+
+    /// Writes how it is sampled into the folder of a run that trains it on: what the run saves keeps it.
+    ///
+    /// # Errors
+    /// [`Error::Write`] where the system refuses.
+    pub fn save_scheduler(&self, run: &Path) -> Result<()> {
+        self.scheduler.as_ref().map_or(Ok(()), |(_, text)| model_folder::save_scheduler(run, text))
     }
 }

@@ -1,5 +1,4 @@
-//! Model folders: the layout of diffusers' DDIM pipeline, or of its DDPM pipeline where the network has learned
-//! its variance.
+//! Model folders: the layout of diffusers' DDPM pipeline, with a scheduler that samples in few steps.
 //!
 //! ```text
 //! model_index.json                            the pipeline's parts
@@ -9,9 +8,9 @@
 //! scheduler/scheduler_config.json             the diffusion process
 //! ```
 //!
-//! A model with softmax attention loads in Python with `DiffusionPipeline.from_pretrained(DIR)`, whose scheduler
-//! then samples as [`Scheduler::of`] says. One with FAVOR+ is refused there by its block types, since
-//! diffusers has no such attention.
+//! A model with softmax attention loads in Python with `DiffusionPipeline.from_pretrained(DIR)`, whose
+//! scheduler then samples as [`Scheduler::of`] says. One with FAVOR+ is refused there by its block types,
+//! since diffusers has no such attention.
 
 use super::safetensors_io::{self, Tensors};
 use super::state::{self, Newest, TrainingState};
@@ -31,7 +30,10 @@ const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 const RAW_WEIGHTS: &str = "raw_weights.safetensors";
 const INDEX: &str = "model_index.json";
+const SCHEDULERS: &str = "scheduler";
 const SCHEDULER: &str = "scheduler_config.json";
+/// A run's folder has it, and no model folder.
+const CHECKPOINTS: &str = "checkpoints";
 
 /// A model with what is needed to sample from it.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,7 +71,9 @@ pub struct LoadedModel<T> {
 /// [`Error::Read`].
 pub fn load<T: Real>(path: &Path) -> Result<LoadedModel<T>> {
     if let Some(found) = checkpoint(path)? {
-        return from_state(&found.state, found.file, found.note);
+        let loaded = from_state(&found.state, found.file, found.note)?;
+        let scheduler = run_scheduler(path, &loaded.diffusion).map_or(loaded.scheduler, |(of_run, _)| of_run);
+        return Ok(LoadedModel { scheduler, ..loaded });
     }
     let folder = unet_folder(path)?;
     check_index(&path.join(INDEX))?;
@@ -136,7 +140,8 @@ pub fn load_unet_config(path: &Path) -> Result<UnetConfig> {
 }
 
 /// Writes a model folder, each file whole or not at all. `raw`, in the layout of `average.weights`, are the
-/// weights at the end of training; without them an earlier file of such weights is removed.
+/// weights at the end of training; without them an earlier file of such weights is removed. A run's folder
+/// keeps the scheduler's file that it has, where that is for the same process.
 ///
 /// # Errors
 /// [`Error::Invalid`] for weights that are not as many as the network has, before anything is written;
@@ -147,10 +152,36 @@ pub fn save(
     raw: Option<&[f32]>,
     diffusion: &DiffusionConfig,
 ) -> Result<()> {
-    write(path, average, raw, diffusion, None)
+    let kept = if path.join(CHECKPOINTS).is_dir() { run_scheduler(path, diffusion) } else { None };
+    let kept = match &kept {
+        Some((_, file)) => Some((scheduler_class(file)?, files::read_text(file)?)),
+        None => None,
+    };
+    let kept = kept.as_ref().map(|(class, text)| (class.as_str(), text.as_str()));
+    write(path, average, raw, diffusion, kept)
 }
 
-/// Writes a model folder whose images are sampled as another scheduler's file says, whose `_class_name` is `class`.
+/// The scheduler of a run's folder with its file, if it has one that is for this process. How a sampler clips
+/// and which variance Algorithm 2 has do not matter: they are the sampler's.
+fn run_scheduler(path: &Path, diffusion: &DiffusionConfig) -> Option<(Scheduler, PathBuf)> {
+    let file = path.join(SCHEDULERS).join(SCHEDULER);
+    let (of_file, scheduler) = files::is_file(&file).then(|| scheduler_json::read(&file).ok())??;
+    let DiffusionConfig { variance, clip_x0, .. } = *diffusion;
+    (DiffusionConfig { variance, clip_x0, ..of_file } == *diffusion).then_some((scheduler, file))
+}
+
+/// Writes the scheduler's file alone, from which a run in that folder takes how its images are sampled.
+///
+/// # Errors
+/// [`Error::Write`] where the system refuses.
+pub(super) fn save_scheduler(path: &Path, text: &str) -> Result<()> {
+    let folder = path.join(SCHEDULERS);
+    fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+    write_atomically(&folder.join(SCHEDULER), |f| f.write_all(text.as_bytes()))
+}
+
+/// Writes a model folder whose images are sampled as another scheduler's file says, whose `_class_name` is
+/// `class`.
 ///
 /// # Errors
 /// As [`save`].
@@ -179,15 +210,13 @@ fn write(
         let expected = format!("{}, as many as the averaged ones", average.weights.len());
         return Err(Error::invalid("the raw weights", expected, raw.len().to_string(), ""));
     }
-    let (unet, scheduler) = (path.join("unet"), path.join("scheduler"));
-    for folder in [&unet, &scheduler] {
-        fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-    }
+    let unet = path.join("unet");
+    fs::create_dir_all(&unet).map_err(|e| Error::write(&unet, e))?;
     let (class, text) = match scheduler_text {
         Some((class, text)) => (class, text.to_owned()),
         None => (scheduler_json::class(diffusion), scheduler_json::text(diffusion)?),
     };
-    // diffusers' DDIMPipeline would make a DDIMScheduler of any other.
+    // diffusers' DDIMPipeline would make a DDIMScheduler of any other; its DDPMPipeline takes each as it is.
     let pipeline = if class == "DDIMScheduler" { "DDIMPipeline" } else { "DDPMPipeline" };
     let index = json!({
         "_class_name": pipeline,
@@ -201,11 +230,10 @@ fn write(
         None if raw_file.exists() => fs::remove_file(&raw_file).map_err(|e| Error::write(&raw_file, e))?,
         None => {}
     }
-    for (file, text) in [
-        (unet.join(CONFIG), unet_json::text(&average.config)),
-        (scheduler.join(SCHEDULER), text),
-        (path.join(INDEX), format!("{index:#}\n")),
-    ] {
+    save_scheduler(path, &text)?;
+    for (file, text) in
+        [(unet.join(CONFIG), unet_json::text(&average.config)), (path.join(INDEX), format!("{index:#}\n"))]
+    {
         write_atomically(&file, |f| f.write_all(text.as_bytes()))?;
     }
     Ok(())
@@ -238,8 +266,8 @@ fn from_state<T: Real>(state: &TrainingState, file: PathBuf, note: Option<String
     Ok(LoadedModel { model, diffusion, scheduler, has_schedule: true, file, step, train, note })
 }
 
-/// The folder with the network's `config.json`. Where diffusers' training left its average beside the network,
-/// the average is what is sampled from.
+/// The folder with the network's `config.json`. Where diffusers' training left its average beside the
+/// network, the average is what is sampled from.
 fn unet_folder(path: &Path) -> Result<PathBuf> {
     let places = [path.join("unet_ema"), path.join("unet"), path.to_owned()];
     let found = places.into_iter().find(|folder| files::is_file(&folder.join(CONFIG)));
@@ -286,8 +314,9 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
     Err(Error::invalid(file.display().to_string(), "a safetensors file", got, help))
 }
 
-/// The weights under a name with a variant in it, `diffusion_pytorch_model.fp16.safetensors`: of several, those of
-/// the highest precision that is in a name, then the first by name. The shards of one model are none.
+/// The weights under a name with a variant in it, `diffusion_pytorch_model.fp16.safetensors`: of several,
+/// those of the highest precision that is in a name, then the first by name. The shards of one model are
+/// none.
 fn variant(folder: &Path) -> Option<PathBuf> {
     let rank = |variant: &str| ["fp32", "fp16", "bf16"].iter().position(|name| *name == variant).unwrap_or(3);
     let mut found = Vec::new();
@@ -364,19 +393,23 @@ pub(super) fn load_diffusion(path: &Path) -> Result<Option<DiffusionConfig>> {
     file.map(|file| scheduler_json::read(&file).map(|(diffusion, _)| diffusion)).transpose()
 }
 
-/// The text of the scheduler's file of a folder that [`load`] takes, and the scheduler's class, if there is one.
+/// The text of the scheduler's file of a folder that [`load`] takes, and the scheduler's class, if there is
+/// one.
 pub(super) fn scheduler_text(path: &Path) -> Result<Option<(String, String)>> {
     let Some(file) = unet_folder(path).ok().and_then(|unet| scheduler_file(path, &unet)) else {
         return Ok(None);
     };
-    let class = Keys::read(&file)?.require("_class_name", "a scheduler's class", "")?;
-    Ok(Some((class, files::read_text(&file)?)))
+    Ok(Some((scheduler_class(&file)?, files::read_text(&file)?)))
+}
+
+fn scheduler_class(file: &Path) -> Result<String> {
+    Keys::read(file)?.require("_class_name", "a scheduler's class", "")
 }
 
 /// The scheduler's file: in a pipeline's subfolder, beside the network (diffusers' first models), or, where
 /// `path` is the `unet` folder of a pipeline, beside that folder.
 fn scheduler_file(path: &Path, unet: &Path) -> Option<PathBuf> {
-    let subfolder = Path::new("scheduler").join(SCHEDULER);
+    let subfolder = Path::new(SCHEDULERS).join(SCHEDULER);
     let pipeline = unet.join("..");
     let above = files::is_file(&pipeline.join(INDEX)).then(|| pipeline.join(&subfolder));
     [path.join(&subfolder), path.join(SCHEDULER)].into_iter().chain(above).find(|f| files::is_file(f))

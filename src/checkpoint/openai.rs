@@ -1,9 +1,9 @@
 //! State dicts of OpenAI's improved-diffusion and guided-diffusion (`UNetModel`), as safetensors.
 //!
 //! Where every level has as many residual blocks, the first level has the base number of channels and the
-//! resolution is changed by convolutions or residual blocks, the network is diffusers' `UNet2DModel` under other
-//! names, with the queries, keys and values of an attention in one tensor. The tensors do not tell the images'
-//! size, the number of heads and how these are laid out.
+//! resolution is changed by convolutions or residual blocks, the network is diffusers' `UNet2DModel` under
+//! other names, with the queries, keys and values of an attention in one tensor. The tensors do not tell the
+//! images' size, the number of heads and how these are laid out.
 
 use super::safetensors_io::Tensors;
 use crate::config::{Activation, BlockAttention, FavorConfig, Resampling, TimeScaleShift, UnetConfig};
@@ -18,8 +18,8 @@ pub struct Untold {
     pub size: Option<[usize; 2]>,
     /// Channels of an attention head.
     pub head: Option<usize>,
-    /// Whether queries, keys and values are apart first and heads within them (`use_new_attention_order`), and not
-    /// the other way round. It is the same for one head.
+    /// Whether queries, keys and values are apart first and heads within them (`use_new_attention_order`),
+    /// and not the other way round. It is the same for one head.
     pub new_attention_order: bool,
 }
 
@@ -74,8 +74,8 @@ pub(super) fn take(tensors: &mut Tensors, prefix: &str, untold: Untold) -> Resul
     Ok(Model { config, graph: graph.into(), weights, projections: Vec::new() })
 }
 
-/// The rows of queries (0), keys (1) or values (2) in a tensor where `run` rows of each follow each other again and
-/// again; a row has `row` numbers.
+/// The rows of queries (0), keys (1) or values (2) in a tensor where `run` rows of each follow each other
+/// again and again; a row has `row` numbers.
 fn rows_of_part(all: &[f32], part: usize, run: usize, row: usize) -> Vec<f32> {
     let block = run * row;
     all.chunks_exact(block).skip(part).step_by(3).flatten().copied().collect()

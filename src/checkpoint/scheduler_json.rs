@@ -1,5 +1,5 @@
 //! `scheduler_config.json` of diffusers' `DDPMScheduler`, `DDIMScheduler`, `DPMSolverMultistepScheduler` and
-//! `UniPCMultistepScheduler`, read; the second and, for a learned variance, the first, written.
+//! `UniPCMultistepScheduler`, read; the third and, for a learned variance, the first, written.
 
 use super::keys::Keys;
 use crate::config::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
@@ -59,7 +59,7 @@ pub(super) fn read(file: &Path) -> Result<(DiffusionConfig, Scheduler)> {
             (method, clip(&mut keys)?, "leading")
         }
         "DDIMScheduler" => (ddim(&mut keys)?, clip(&mut keys)?, "leading"),
-        "DPMSolverMultistepScheduler" => (dpm_solver(&mut keys)?, Limit::Off, "linspace"),
+        MULTISTEP => (dpm_solver(&mut keys)?, Limit::Off, "linspace"),
         "UniPCMultistepScheduler" => (uni_pc(&mut keys)?, Limit::Off, "linspace"),
         other => {
             return Err(keys.refuse("_class_name", classes, other, "other schedulers are not supported"));
@@ -80,6 +80,11 @@ pub(super) fn read(file: &Path) -> Result<(DiffusionConfig, Scheduler)> {
         (_, true) => variance_type(&mut keys)?,
         _ => Variance::FixedSmall,
     };
+    // The multistep classes do not clip, but keep the key for those that do and are made from their file.
+    let clip_x0 = match method {
+        Method::DpmSolver(_) | Method::UniPc(_) => clip(&mut keys).map(|usual| threshold.unwrap_or(usual))?,
+        Method::Ddpm { .. } | Method::Ddim(_) => scheduler.limit,
+    } == Limit::Clip { range: 1.0 };
     let config = DiffusionConfig {
         timesteps,
         schedule,
@@ -87,7 +92,7 @@ pub(super) fn read(file: &Path) -> Result<(DiffusionConfig, Scheduler)> {
             Variance::FixedLarge => VarianceKind::FixedLarge,
             Variance::FixedSmall | Variance::Learned | Variance::LearnedRange => VarianceKind::FixedSmall,
         },
-        clip_x0: scheduler.limit == Limit::Clip { range: 1.0 },
+        clip_x0,
         zero_terminal_snr,
         prediction,
         learned_range: variance == Variance::LearnedRange,
@@ -113,12 +118,15 @@ fn betas(keys: &mut Keys) -> Result<BetaSchedule> {
     Ok(trained.map_or(named, |betas| BetaSchedule::Trained { betas }))
 }
 
-/// Dynamic thresholding, which has precedence over clipping.
+/// Dynamic thresholding, which has precedence over clipping. Where s can only be 1 it is clipping: the one
+/// way in which a file says it of the multistep classes.
 fn threshold(keys: &mut Keys) -> Result<Option<Limit>> {
     let ratio = keys.get("dynamic_thresholding_ratio", 0.995, "a number")?;
     let max = keys.get("sample_max_value", 1.0, "a number")?;
     let is_on = keys.get("thresholding", false, "true or false")?;
-    Ok(is_on.then_some(Limit::Threshold { ratio, max }))
+    let clips = max == 1.0 && (0.0..=1.0).contains(&ratio);
+    let limit = if clips { Limit::Clip { range: 1.0 } } else { Limit::Threshold { ratio, max } };
+    Ok(is_on.then_some(limit))
 }
 
 fn clip(keys: &mut Keys) -> Result<Limit> {
@@ -219,13 +227,16 @@ fn uni_pc(keys: &mut Keys) -> Result<Method> {
     }))
 }
 
-/// The class of the `scheduler_config.json` that says to diffusers what [`Scheduler::of`] says here. Its
-/// `DDIMScheduler` does not know of a network's second output; its `DDPMScheduler` does.
+const MULTISTEP: &str = "DPMSolverMultistepScheduler";
+
+/// The class of the `scheduler_config.json` that says to diffusers what [`Scheduler::of`] says here. Of its
+/// classes, `DDPMScheduler` alone makes use of a network's second output.
 pub(super) fn class(config: &DiffusionConfig) -> &'static str {
-    if config.learned_range { "DDPMScheduler" } else { "DDIMScheduler" }
+    if config.learned_range { "DDPMScheduler" } else { MULTISTEP }
 }
 
-/// The text of the `scheduler_config.json` of [`class`]. `DDPMScheduler.from_config` makes Algorithm 2 of it.
+/// The text of the `scheduler_config.json` of [`class`]. `DDPMScheduler.from_config` makes Algorithm 2 of it,
+/// `DDIMScheduler.from_config` DDIM.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] where the process is out of range.
@@ -235,7 +246,7 @@ pub(super) fn text(config: &DiffusionConfig) -> Result<String> {
         BetaSchedule::Linear { start, end } => ("linear", *start, *end, None),
         BetaSchedule::ScaledLinear { start, end } => ("scaled_linear", *start, *end, None),
         BetaSchedule::Cosine => ("squaredcos_cap_v2", 1e-4, 0.02, None),
-        // Its DDIM does not know the name.
+        // Its DDIM and DPM-Solver++ do not know the name.
         BetaSchedule::Sigmoid { .. } => {
             let plain = DiffusionConfig { zero_terminal_snr: false, ..config.clone() };
             ("linear", 1e-4, 0.02, Some(Schedule::from_config(&plain)?.betas()))
@@ -252,27 +263,40 @@ pub(super) fn text(config: &DiffusionConfig) -> Result<String> {
         "beta_end": end,
         "beta_schedule": name,
         "beta_start": start,
-        "clip_sample": config.clip_x0,
-        "clip_sample_range": 1.0,
         "dynamic_thresholding_ratio": 0.995,
         "num_train_timesteps": config.timesteps,
         "prediction_type": prediction,
         "rescale_betas_zero_snr": config.zero_terminal_snr,
         "sample_max_value": 1.0,
         "steps_offset": 0,
-        "thresholding": false,
+        "thresholding": !config.learned_range && config.clip_x0,
         "timestep_spacing": "trailing",
         "trained_betas": trained,
     });
+    let put = |(key, of_class): (&str, Value)| value[key] = of_class;
     if config.learned_range {
-        value["variance_type"] = json!("learned_range");
+        let keys = [
+            ("clip_sample", json!(config.clip_x0)),
+            ("clip_sample_range", json!(1.0)),
+            ("variance_type", json!("learned_range")),
+        ];
+        keys.into_iter().for_each(put);
     } else {
-        value["set_alpha_to_one"] = json!(true);
-        // A key of Algorithm 2 alone, which diffusers carries along with a warning: only where it is not the
-        // default.
-        if config.variance == VarianceKind::FixedLarge {
-            value["variance_type"] = json!("fixed_large");
-        }
+        let keys = [
+            ("algorithm_type", json!("dpmsolver++")),
+            ("euler_at_final", json!(false)),
+            ("final_sigmas_type", json!("zero")),
+            ("lower_order_final", json!(true)),
+            ("solver_order", json!(2)),
+            ("solver_type", json!("midpoint")),
+            ("use_karras_sigmas", json!(false)),
+        ];
+        // Keys of the other classes, which diffusers carries along with a warning: only where they are not
+        // the defaults.
+        let clip = (!config.clip_x0).then_some(("clip_sample", Value::Bool(false)));
+        let large = config.variance == VarianceKind::FixedLarge;
+        let variance = large.then(|| ("variance_type", json!("fixed_large")));
+        keys.into_iter().chain(clip).chain(variance).for_each(put);
     }
     Ok(format!("{value:#}\n"))
 }

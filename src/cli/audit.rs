@@ -6,8 +6,8 @@ use performer_ddpm::Result;
 use performer_ddpm::audit;
 use std::process::ExitCode;
 
-/// Check every equation of the slides and of the annexes against independent computations, and show the slides'
-/// misprints.
+/// Check every equation of the slides and of the annexes against independent computations, and show the
+/// slides' misprints.
 ///
 /// Example: performer-ddpm audit
 #[derive(Debug, Args)]

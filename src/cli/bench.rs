@@ -179,15 +179,21 @@ fn subject(args: &BenchArgs) -> Result<(String, Config)> {
     };
     let name = path.display().to_string();
     let unet = checkpoint::model_folder::load_unet_config(&path)?;
-    if unet.out_channels != unet.in_channels {
-        return Err(Error::invalid(
-            format!("{name}: out_channels"),
-            format!("{}, like in_channels", unet.in_channels),
-            unet.out_channels.to_string(),
-            "a training step predicts only the noise, which has the image's size",
-        ));
-    }
-    Ok((name, Config { unet, ..Preset::Fashion.config() }))
+    let mut config = Config { unet, ..Preset::Fashion.config() };
+    let [image, out] = [config.unet.in_channels, config.unet.out_channels];
+    config.diffusion.learned_range = match out {
+        _ if out == image => false,
+        _ if out == 2 * image => true,
+        _ => {
+            return Err(Error::invalid(
+                format!("{name}: out_channels"),
+                format!("{image}, like in_channels, or {}, with a learned variance", 2 * image),
+                out.to_string(),
+                "a training step predicts an image, and at most a variance of each of its numbers",
+            ));
+        }
+    };
+    Ok((name, config))
 }
 
 fn print(figures: &Figures) {

@@ -63,7 +63,7 @@ fn vary(args: &VaryArgs) -> Result<ExitCode> {
 }
 
 fn inpaint(args: &InpaintArgs) -> Result<ExitCode> {
-    let mut session = Session::open(&args.common, args.n as usize)?;
+    let mut session = Session::open_to_paint(&args.common, args.n as usize)?;
     let picture = Picture::open(&args.image)?;
     let image = session.fitted(&args.image, &picture)?;
     let paint = mask(&args.mask, &picture, &image)?;
@@ -119,7 +119,7 @@ fn outpaint(args: &OutpaintArgs) -> Result<ExitCode> {
             "give a larger --canvas or another --place",
         ));
     }
-    let mut session = Session::open(&args.common, args.n as usize)?.on_canvas(args.canvas)?;
+    let mut session = Session::open_to_paint(&args.common, args.n as usize)?.on_canvas(args.canvas)?;
     let pixels = picture.pixels((h, w), session.channels())?;
     let mut image = Array3::zeros((canvas_h, canvas_w, session.channels()));
     image.slice_mut(s![top..top + h, left..left + w, ..]).assign(&pixels);

@@ -67,7 +67,8 @@ pub struct ExportArgs {
 enum GraphName {
     /// x, t -> eps: the network
     Denoiser,
-    /// x, t, coefficients, z -> x_next: the network and one step of samplers like the model's, or --sampler
+    /// x, t, coefficients, z -> x_next: the network and one step of samplers like the model's, or --sampler;
+    /// for a run of DDIM and Algorithm 2
     Step,
     /// x_T, noise -> images: all steps of one sampler
     Sampler,
@@ -204,7 +205,15 @@ fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<(GraphSpec, Sche
             "leave the option out, or export the sampler graph",
         ));
     }
-    let chosen = || args.reverse.choose(&Diffusion::of(loaded)?);
+    let diffusion = Diffusion::of(loaded)?;
+    // A step is x, t, its numbers and z to x_next. What a solver carries beside is for those who name one, or
+    // whose model does: a run's own is only the default.
+    let is_default = loaded.scheduler == Scheduler::of(&loaded.diffusion);
+    let reverse = match args.graph == GraphName::Step && is_default {
+        true => args.reverse.of_one_step(&diffusion),
+        false => args.reverse,
+    };
+    let chosen = || reverse.choose(&diffusion);
     match args.graph {
         GraphName::Denoiser => Ok((GraphSpec::Denoiser, loaded.scheduler)),
         GraphName::Step => Ok((GraphSpec::Step, chosen()?.scheduler())),

@@ -19,6 +19,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("NllConfig::batch", "--batch"),
     ("NllConfig::draws", "--draws"),
     ("NllConfig::timesteps", "--strata"),
+    ("NllConfig::given_class", "--given-class"),
     ("Resampling::jump", "--jump"),
     ("Resampling::times", "--resample"),
     ("ExportOptions::check", "--check"),

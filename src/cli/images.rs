@@ -16,7 +16,8 @@ pub struct ImageArgs {
     /// The images: a folder of IDX files, of CIFAR-10's binary batches, or of pictures, nested as they may be
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// Height and width, such as 32 or 32x48: every image's short side is resized, the long one cut at both ends
+    /// Height and width, such as 32 or 32x48: every image's short side is resized, the long one cut at both
+    /// ends
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub size: Option<[usize; 2]>,
     /// 1 to make all images grey, 3 to make all coloured [default: coloured if any is]
@@ -38,8 +39,8 @@ pub struct ReadingArgs {
     /// Refuse files that are no pictures, instead of passing over them
     #[arg(long)]
     strict: bool,
-    /// Memory for decoded pictures in MiB; the rest are decoded whenever they are needed [default: half of what
-    /// is free]
+    /// Memory for decoded pictures in MiB; the rest are decoded whenever they are needed [default: half of
+    /// what is free]
     #[arg(long, value_name = "MIB")]
     cache: Option<u32>,
 }

@@ -12,6 +12,7 @@ use performer_ddpm::checkpoint::foreign::{self, Foreign, Untold};
 use performer_ddpm::config::{AttentionKind, BetaSchedule, BlockAttention, Config, DiffusionConfig};
 use performer_ddpm::data::{Dataset, Datasets};
 use performer_ddpm::equations::Schedule;
+use performer_ddpm::equations::objective::Parameterisation;
 use performer_ddpm::evaluate::{Estimate, losses};
 use performer_ddpm::model::{Engine, Model};
 use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit, fine_tune};
@@ -21,9 +22,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-/// Make a model of others ours: a folder that diffusers wrote, in any of its layouts, or a single .safetensors
-/// file (the weights of a config.json beside it, or a state dict of OpenAI's improved-diffusion or
-/// guided-diffusion).
+/// Make a model of others ours: a folder that diffusers wrote, in any of its layouts, or a single
+/// .safetensors file (the weights of a config.json beside it, or a state dict of OpenAI's improved-diffusion
+/// or guided-diffusion).
 ///
 /// --attention converts softmax attention to FAVOR+ or back: the weights stay, the function changes, and it
 /// samples well again only after further training, which --finetune or --minutes does. The losses before and
@@ -31,7 +32,7 @@ use std::sync::atomic::Ordering;
 ///
 /// Examples:
 ///   performer-ddpm import ddpm-cifar10-32 --out ours
-///   performer-ddpm import ddpm-church-256 --out favor --attention favor --minutes 60 --data churches --size 256
+///   performer-ddpm import ddpm-church-256 --out favor --attention favor --minutes 60 --data churches
 ///   performer-ddpm import 64x64_diffusion.safetensors --out ours --size 64 --head 64 --schedule cosine
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
@@ -53,7 +54,8 @@ pub struct ImportArgs {
     /// Train on for this many minutes
     #[arg(long, value_name = "M", allow_negative_numbers = true)]
     minutes: Option<f64>,
-    /// The settings of training, of which the learning rate is divided by 5 [default: those of the preset fashion]
+    /// The settings of training, of which the learning rate is divided by 5 [default: those of the preset
+    /// fashion]
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     /// Images per step
@@ -104,8 +106,7 @@ struct Figures {
     image: [usize; 3],
     #[serde(skip_serializing_if = "Option::is_none")]
     attention: Option<String>,
-    /// The mean loss (21) on the same images, t and eps; none for networks that predict something else than eps
-    /// or take classes.
+    /// The mean loss (21) on the same images, t and eps; none for networks that take classes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     losses: Vec<Loss>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -223,9 +224,8 @@ fn train(
     let config = configuration(args, imported)?;
     let data = load(&config.data, config.train.seed, args.images.reading.into(), progress)?;
     check_fit(&config, &data.train)?;
-    // The loss (21) is that of a network that predicts eps and takes no classes.
-    let is_plain = config.diffusion.prediction.is_epsilon() && !config.diffusion.learned_range;
-    let is_measured = is_plain && source.config.num_class_embeds.is_none();
+    // The classes of pictures need not be those of a network of others.
+    let is_measured = source.config.num_class_embeds.is_none();
     let mut measure = |of: &'static str, model: &Model<f32>| -> Result<()> {
         if !is_measured {
             return Ok(());
@@ -239,6 +239,7 @@ fn train(
         measure("with the other attention", &imported.model)?;
     }
     let run = Run::create_new(&args.out, &config)?;
+    imported.save_scheduler(run.folder())?;
     fine_tune::begin_from(run.folder(), &config, &imported.model)?;
     let limit = match (args.finetune, args.minutes) {
         (Some(steps), _) => Limit::Steps(steps),
@@ -303,7 +304,8 @@ fn measured(args: &ImportArgs, model: &Model<f32>, config: &Config, data: &Datas
     let schedule = Schedule::from_config(&config.diffusion)?;
     let mut engine = Engine::new(model, args.compute.threads(), args.compute.kernels())?;
     let count = MEASURED.min(images.len());
-    let losses = losses(model, &schedule, &mut engine, images, count, args.seed)?;
+    let process = (&schedule, Parameterisation::from(&config.diffusion));
+    let losses = losses(model, process, &mut engine, images, count, args.seed)?;
     let Estimate { mean, standard_error } = Estimate::of(losses);
     Ok((mean, standard_error))
 }

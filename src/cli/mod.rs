@@ -69,7 +69,8 @@ struct ComputeArgs {
     /// Threads; may be more than the processor has [default: as many as it has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
     threads: Option<u16>,
-    /// Instruction set of the kernels: reference, portable, avx2, avx512 or neon [default: the fastest available]
+    /// Instruction set of the kernels: reference, portable, avx2, avx512 or neon [default: the fastest
+    /// available]
     #[arg(long, value_name = "NAME")]
     isa: Option<Isa>,
     /// Algorithm of convolutions: direct, or winograd with a quarter of the products. A resumed run has the
@@ -125,7 +126,8 @@ fn latest() -> PathBuf {
     Path::new(RUNS).join("latest")
 }
 
-/// The model to use: the named one, the newest run, or, before there is one, the model that the program carries.
+/// The model to use: the named one, the newest run, or, before there is one, the model that the program
+/// carries.
 fn model_path(named: Option<PathBuf>) -> Result<PathBuf> {
     match named {
         Some(path) if path.exists() || is_shipped(&path) => Ok(path),
@@ -142,8 +144,8 @@ fn model_path(named: Option<PathBuf>) -> Result<PathBuf> {
     }
 }
 
-/// Refuses a file whose name ends in another format than the one that is written; without an ending it may have any
-/// name.
+/// Refuses a file whose name ends in another format than the one that is written; without an ending it may
+/// have any name.
 fn check_ending(flag: &str, path: &Path, ending: &str) -> Result<()> {
     match path.extension() {
         Some(other) if !other.eq_ignore_ascii_case(ending) => Err(Error::invalid(

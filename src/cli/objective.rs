@@ -11,7 +11,8 @@ pub struct ObjectiveArgs {
     /// What the network predicts [default: epsilon, or what --config says; so with the others here]
     #[arg(long, value_enum, value_name = "NAME")]
     prediction: Option<PredictionName>,
-    /// The reverse variance: a fixed one, which samplers take, or learned between the two (twice the channels)
+    /// The reverse variance: a fixed one, which samplers take, or learned between the two (twice the
+    /// channels)
     #[arg(long, value_enum, value_name = "NAME")]
     variance: Option<VarianceName>,
     /// How much the loss counts at each timestep

@@ -6,13 +6,13 @@ use performer_ddpm::sample::{Diffusion, Spacing};
 use performer_ddpm::{Error, Result, SampleOptions};
 
 /// The options of the reverse process; all have defaults.
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 pub struct ReverseArgs {
-    /// Reverse process [default: the model folder's scheduler, or the sampler file's; for a run ddim, or ddpm where it
-    /// learned its variance]
+    /// Reverse process [default: the model folder's scheduler, or the sampler file's; for a run dpm++, or
+    /// ddpm where it learned its variance; ddim where --eta is given]
     #[arg(long, value_enum, value_name = "NAME")]
     pub sampler: Option<SamplerName>,
-    /// Steps of the reverse process [default: 50 for ddim, all T for ddpm, 20 for dpm++ and unipc]
+    /// Steps of the reverse process [default: 50 for ddim, all T for ddpm, 15 for dpm++ and unipc]
     #[arg(long, value_name = "K")]
     pub steps: Option<usize>,
     /// DDIM's noise: 0 none, 1 as much as Algorithm 2 [default: 0]
@@ -21,7 +21,8 @@ pub struct ReverseArgs {
     /// Which timesteps are kept when they are fewer than T [default: the model's; trailing for a run]
     #[arg(long, value_enum, value_name = "NAME")]
     pub spacing: Option<SpacingName>,
-    /// Clipping of the predicted x_0 to [-1, 1] [default: the model's; keep where it clips]
+    /// Clipping of the predicted x_0 to [-1, 1] [default: the model's; keep where it clips]; a solver's steps
+    /// need it for networks that are little trained, and are a little better without it for others
     #[arg(long, value_enum, value_name = "NAME")]
     pub clip: Option<ClipName>,
 }
@@ -65,20 +66,20 @@ impl ReverseArgs {
     /// two have in common.
     pub fn choose(&self, diffusion: &Diffusion) -> Result<SampleOptions> {
         let (scheduler, variance) = (&diffusion.scheduler, diffusion.variance);
-        let mut chosen = match (self.sampler, scheduler.method) {
+        let other = |method| scheduler.with_method(method, diffusion.clip_x0);
+        let sampler = self.sampler.or(self.eta.map(|_| SamplerName::Ddim));
+        let mut chosen = match (sampler, scheduler.method) {
             (None, _)
             | (Some(SamplerName::Ddpm), Method::Ddpm { .. })
             | (Some(SamplerName::Ddim), Method::Ddim(_))
             | (Some(SamplerName::DpmSolver), Method::DpmSolver(_))
             | (Some(SamplerName::UniPc), Method::UniPc(_)) => *scheduler,
             (Some(SamplerName::Ddpm), _) => {
-                scheduler.with_method(Method::Ddpm { variance: variance.into(), noise_at_last: true })
+                other(Method::Ddpm { variance: variance.into(), noise_at_last: true })
             }
-            (Some(SamplerName::Ddim), _) => scheduler.with_method(Method::Ddim(DdimChoice::default())),
-            (Some(SamplerName::DpmSolver), _) => {
-                scheduler.with_method(Method::DpmSolver(DpmSolver::default()))
-            }
-            (Some(SamplerName::UniPc), _) => scheduler.with_method(Method::UniPc(UniPc::default())),
+            (Some(SamplerName::Ddim), _) => other(Method::Ddim(DdimChoice::default())),
+            (Some(SamplerName::DpmSolver), _) => other(Method::DpmSolver(DpmSolver::default())),
+            (Some(SamplerName::UniPc), _) => other(Method::UniPc(UniPc::default())),
         };
         match (&mut chosen.method, self.eta) {
             (Method::Ddim(choice), Some(eta)) => choice.eta = eta,
@@ -106,6 +107,13 @@ impl ReverseArgs {
             };
         }
         Ok(SampleOptions::default().with_scheduler(&chosen, &diffusion.schedule, self.steps))
+    }
+
+    /// The same, with DDIM where the model's scheduler is a multistep one and no sampler was named.
+    pub fn of_one_step(&self, diffusion: &Diffusion) -> ReverseArgs {
+        let is_multistep = matches!(diffusion.scheduler.method, Method::DpmSolver(_) | Method::UniPc(_));
+        let sampler = self.sampler.or(is_multistep.then_some(SamplerName::Ddim));
+        ReverseArgs { sampler, ..*self }
     }
 
     /// The options that were given.

@@ -17,14 +17,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Sample images from a model (Algorithm 2 or DDIM); image i depends on the seed and i alone.
+/// Sample images from a model (DPM-Solver++, UniPC, DDIM or Algorithm 2); image i depends on the seed and i
+/// alone.
 ///
 /// A model folder runs in the engine, an .onnx file in ONNX Runtime; --backend and --device choose others,
 /// with the same images up to rounding. A runtime or device that is not available is an error; it is never
 /// replaced by another.
 ///
 /// Examples:
-///   performer-ddpm sample -n 64 --sampler ddim --steps 50 --out grid.png
+///   performer-ddpm sample -n 64 --out grid.png
+///   performer-ddpm sample --sampler ddim --steps 50
 ///   performer-ddpm sample --class Bag,Sneaker --guidance 2
 ///   performer-ddpm sample model.onnx --device cuda
 #[derive(Debug, Args)]

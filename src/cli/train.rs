@@ -31,11 +31,12 @@ pub struct TrainArgs {
     /// The run's folder [default: runs/PRESET-N]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Train for this many steps in all, those before a --resume included; the rate falls to its end with them
+    /// Train for this many steps in all, those before a --resume included; the rate falls to its end with
+    /// them
     #[arg(long, value_name = "N", conflicts_with = "minutes", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
-    /// Train for this many minutes from now, the last sample grid included; the plan of steps that this leads to is
-    /// written into the run's config.toml, which gives the same weights again with --config and --steps
+    /// Train for this many minutes from now, the last sample grid included; the plan of steps that this leads
+    /// to is written into the run's config.toml, which gives the same weights again with --config and --steps
     #[arg(long, value_name = "M", allow_negative_numbers = true)]
     minutes: Option<f64>,
     /// Images per step

@@ -6,12 +6,13 @@ use crate::config::DiffusionConfig;
 use crate::data::Dataset;
 use crate::equations::Schedule;
 use crate::equations::objective::Parameterisation;
+use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
-use crate::evaluate::nll::{Likelihood, NllConfig, Timesteps, bound};
+use crate::evaluate::nll::{Likelihood, NllConfig, Timesteps, bound, bound_given};
 use crate::evaluate::{self, Estimate, choose};
 use crate::model::{Engine, Model};
 use crate::output::write_png;
-use crate::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
+use crate::sample::{SampleOptions, sample};
 use ndarray::Array4;
 use std::path::Path;
 
@@ -20,7 +21,7 @@ pub(super) struct Subject {
     pub model: Model<f32>,
     pub schedule: Schedule,
     engine: Engine<f32>,
-    clip_x0: bool,
+    diffusion: DiffusionConfig,
     seed: u64,
 }
 
@@ -38,7 +39,7 @@ impl Subject {
         Ok(Subject {
             schedule: Schedule::from_config(diffusion)?,
             engine: Engine::new(&model, context.threads, context.kernels)?,
-            clip_x0: diffusion.clip_x0,
+            diffusion: diffusion.clone(),
             model,
             seed,
         })
@@ -49,14 +50,15 @@ impl Subject {
     /// # Errors
     /// [`Error::NotFinite`] if one is not finite.
     pub fn held_out_losses(&mut self, images: &Dataset, count: usize) -> Result<Vec<f64>> {
-        let losses =
-            evaluate::losses(&self.model, &self.schedule, &mut self.engine, images, count, self.seed)?;
+        let process = (&self.schedule, Parameterisation::from(&self.diffusion));
+        let losses = evaluate::losses(&self.model, process, &mut self.engine, images, count, self.seed)?;
         finite(&losses, "the loss on held-out images")?;
         Ok(losses)
     }
 
-    /// The bound (16)-(21) on the same images, at one timestep of each of `timesteps` strata; draws are a
-    /// function of the seed and of the image's index, as for the losses.
+    /// The bound (16)-(21) on the same images, where the network has classes without a null class given
+    /// theirs, at one timestep of each of `timesteps` strata; draws are a function of the seed and of the
+    /// image's index, as for the losses.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for a prediction that is not finite; [`Error::Invalid`] for fewer than two
@@ -68,33 +70,34 @@ impl Subject {
         timesteps: usize,
         observer: &mut dyn FnMut(f64),
     ) -> Result<Likelihood> {
-        let images = evaluate::images::<f32>(images, &choose(images.len(), count, self.seed)?)?;
+        let chosen = choose(images.len(), count, self.seed)?;
+        let labels = images.labels().unwrap_or_default();
+        let classes: Vec<usize> = chosen.iter().filter_map(|i| Some(*labels.get(*i)? as usize)).collect();
+        let images = evaluate::images::<f32>(images, &chosen)?;
         let config = NllConfig {
             timesteps: Timesteps::Stratified(timesteps),
-            clip_x0: self.clip_x0,
+            clip_x0: self.diffusion.clip_x0,
             seed: self.seed,
             batch: 2 * BATCH,
             ..NllConfig::default()
         };
-        let process = (&self.schedule, Parameterisation::default());
+        let process = (&self.schedule, Parameterisation::from(&self.diffusion));
+        let unet = &self.model.config;
+        if unet.num_class_embeds.is_some() && unet.null_class().is_none() {
+            let given = (images.view(), &classes[..]);
+            return bound_given(&self.model, &mut self.engine, process, given, &config, observer);
+        }
         bound(&self.model, &mut self.engine, process, images.view(), &config, observer)
     }
 
-    /// Images \[n, h, w, c\] by DDIM in `steps` steps from the seed's noise.
+    /// Images \[n, h, w, c\] by DDIM in `steps` steps from the seed's noise, of all classes in turn.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if one is not finite.
     pub fn samples(&mut self, count: usize, steps: usize) -> Result<Array4<f32>> {
-        let options = SampleOptions {
-            count,
-            batch: 2 * BATCH,
-            seed: self.seed,
-            sampler: Sampler::Ddim { eta: 0.0 },
-            steps: Some(steps),
-            spacing: Spacing::Trailing,
-            clip_x0: if self.clip_x0 { ClipX0::KeepEps } else { ClipX0::Off },
-            ..SampleOptions::default()
-        };
+        let scheduler = Scheduler::ddim_of(&self.diffusion);
+        let options = SampleOptions { count, batch: 2 * BATCH, seed: self.seed, ..SampleOptions::default() };
+        let options = options.with_scheduler(&scheduler, &self.schedule, Some(steps));
         sample(&self.model, &self.schedule, &mut self.engine, &options, None, |_| {})
     }
 }

@@ -140,15 +140,6 @@ impl Plan {
         if variants.is_empty() || unique.len() != variants.len() {
             return Err(Error::invalid("`Plan::variants`", "one or more, each once", list(variants), ""));
         }
-        let (prediction, learned) = (config.diffusion.prediction, config.diffusion.learned_range);
-        if !prediction.is_epsilon() || learned {
-            return Err(Error::invalid(
-                "the configuration",
-                "a network that predicts eps alone, which is what is compared",
-                format!("prediction {prediction:?}, learned_range {learned}"),
-                "set diffusion.prediction and learned_range",
-            ));
-        }
         if !attends(&config.unet) {
             return Err(Error::invalid(
                 "the configuration",
@@ -280,7 +271,7 @@ pub(super) fn list(variants: &[AttentionKind]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{FeatureMap, Prediction, Preset};
+    use crate::config::{FeatureMap, Preset};
     use crate::kernels::Isa;
 
     fn plan(preset: Preset, budget: Budget) -> Plan {
@@ -356,8 +347,5 @@ mod tests {
         plain.unet.up_attention.fill(BlockAttention::None);
         plain.unet.mid_attention = BlockAttention::None;
         refused(&plain, &AttentionKind::ALL, Budget::Steps(1), "attends somewhere");
-        let mut v = config.clone();
-        v.diffusion.prediction = Prediction::VPrediction;
-        refused(&v, &AttentionKind::ALL, Budget::Steps(1), "predicts eps alone");
     }
 }

@@ -50,8 +50,8 @@ pub struct CurvePoint {
 /// A curve's points at most.
 const POINTS: usize = 100;
 
-/// Trains in `folder` to the end of the configuration's length and reads the run's course; `None` where it was
-/// asked to stop.
+/// Trains in `folder` to the end of the configuration's length and reads the run's course; `None` where it
+/// was asked to stop.
 ///
 /// `begin` may put a first checkpoint into a new run's folder. Training that diverges is an outcome, not an
 /// error.

@@ -5,14 +5,14 @@ use crate::error::{Error, Result};
 
 /// The classes that a network is told, as its configuration or its file has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Labels<'a> {
+pub struct ClassEmbedding<'a> {
     /// [`UnetConfig::num_class_embeds`].
     pub embeds: Option<usize>,
     /// [`UnetConfig::class_names`].
     pub names: &'a [String],
 }
 
-impl Labels<'_> {
+impl ClassEmbedding<'_> {
     /// The number of classes that an image can be of, the null class left out; 0 for a network without
     /// classes.
     pub fn classes(&self) -> usize {
@@ -24,6 +24,12 @@ impl Labels<'_> {
     pub fn null_class(&self) -> Option<usize> {
         let named = self.names.len();
         (named > 0 && self.embeds == Some(named + 1)).then_some(named)
+    }
+
+    /// Whether these are the names of the classes that an image can be of: the same names, or as many where
+    /// the classes have none.
+    pub fn are(&self, names: &[String]) -> bool {
+        if self.names.is_empty() { names.len() == self.classes() } else { names == self.names }
     }
 
     /// A class as people call it: by its name, else by its index.
@@ -83,31 +89,31 @@ impl Labels<'_> {
 
 impl UnetConfig {
     /// The classes, by their number and their names.
-    pub fn labels(&self) -> Labels<'_> {
-        Labels { embeds: self.num_class_embeds, names: &self.class_names }
+    pub fn class_embedding(&self) -> ClassEmbedding<'_> {
+        ClassEmbedding { embeds: self.num_class_embeds, names: &self.class_names }
     }
 
-    /// [`Labels::classes`].
+    /// [`ClassEmbedding::classes`].
     pub fn classes(&self) -> usize {
-        self.labels().classes()
+        self.class_embedding().classes()
     }
 
-    /// [`Labels::null_class`].
+    /// [`ClassEmbedding::null_class`].
     pub fn null_class(&self) -> Option<usize> {
-        self.labels().null_class()
+        self.class_embedding().null_class()
     }
 
-    /// [`Labels::class_name`].
+    /// [`ClassEmbedding::class_name`].
     pub fn class_name(&self, class: usize) -> String {
-        self.labels().class_name(class)
+        self.class_embedding().class_name(class)
     }
 
-    /// [`Labels::find_class`].
+    /// [`ClassEmbedding::find_class`].
     ///
     /// # Errors
     /// As there.
     pub fn find_class(&self, text: &str) -> Result<usize> {
-        self.labels().find_class(text)
+        self.class_embedding().find_class(text)
     }
 
     /// Checks that every class has a name, or every class but the null class, or none.

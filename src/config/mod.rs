@@ -29,7 +29,7 @@ mod training;
 mod unet;
 
 pub use attention::{AttentionKind, FavorConfig, FeatureMap, ProjectionKind, RowNorms};
-pub use classes::Labels;
+pub use classes::ClassEmbedding;
 pub use data::{Background, DataConfig};
 pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
 pub use objective::{LossWeight, TimestepSampling};

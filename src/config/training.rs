@@ -33,12 +33,12 @@ pub enum Averaging {
         /// At least 0 and below 1.
         decay: f64,
     },
-    /// A power function average (Karras et al. 2024, "Analyzing and improving the training dynamics of diffusion
-    /// models", section 3.1): at update k its decay is (1 - 1/k)^(gamma + 1), so that it spans the same share of
-    /// the run however many steps there are.
+    /// A power function average (Karras et al. 2024, "Analyzing and improving the training dynamics of
+    /// diffusion models", section 3.1): at update k its decay is (1 - 1/k)^(gamma + 1), so that it spans the
+    /// same share of the run however many steps there are.
     Power {
-        /// sigma_rel, the standard deviation of the averaged updates' times as a share of the run so far: above
-        /// 0 and at most 0.25.
+        /// sigma_rel, the standard deviation of the averaged updates' times as a share of the run so far:
+        /// above 0 and at most 0.25.
         width: f64,
     },
 }
@@ -62,8 +62,8 @@ impl Averaging {
     }
 }
 
-/// The exponent gamma whose power function has the relative width sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^-1
-/// (gamma + 3)^(-1/2) (Karras et al. 2024, equation 126), by bisection: the width falls as gamma grows.
+/// The exponent gamma whose power function has the relative width sigma_rel = (gamma + 1)^(1/2) (gamma +
+/// 2)^-1 (gamma + 3)^(-1/2) (Karras et al. 2024, equation 126), by bisection: the width falls as gamma grows.
 fn gamma(width: f64) -> f64 {
     let wider = |gamma: f64| ((gamma + 1.0) / (gamma + 3.0)).sqrt() / (gamma + 2.0) > width;
     let (mut low, mut high) = (0.0, 1.0);
@@ -137,8 +137,8 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// Sample grids in equal shares of the run, the last at its end; 0 for none.
     pub grids: u64,
-    /// The decisions about the run's length in their order; none for a run that was `steps` long from the start.
-    /// A run by the clock records its own here, and one that is given them takes the same steps.
+    /// The decisions about the run's length in their order; none for a run that was `steps` long from the
+    /// start. A run by the clock records its own here, and one that is given them takes the same steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plan: Vec<PlanEntry>,
 }
@@ -242,12 +242,14 @@ impl TrainConfig {
 
     /// The share of the run that is done after a step, from 0 to 1.
     ///
-    /// Each decision leads in a straight line from the share that was done when it was made to 1 at its end. One
-    /// that lengthens a run which was at its end already begins anew, at step / end. Before the first decision
-    /// the share is 0.
+    /// Each decision leads in a straight line from the share that was done when it was made to 1 at its end.
+    /// One that lengthens a run which was at its end already begins anew, at step / end. Before the first
+    /// decision the share is 0.
     pub fn share_done(&self, step: u64) -> f64 {
-        let line = |from: f64, PlanEntry { step: start, end }: PlanEntry, step: u64| {
-            from + (1.0 - from) * ((step - start) as f64 / (end - start) as f64).min(1.0)
+        // At the end it is 1, where the sum may round to less.
+        let line = |from: f64, PlanEntry { step: start, end }: PlanEntry, step: u64| match step {
+            step if step >= end => 1.0,
+            step => from + (1.0 - from) * ((step - start) as f64 / (end - start) as f64),
         };
         let mut current: Option<(f64, PlanEntry)> = None;
         for next in self.decisions().take_while(|entry| entry.step < step) {
@@ -261,7 +263,9 @@ impl TrainConfig {
         current.map_or(0.0, |(from, entry)| line(from, entry, step))
     }
 
-    /// The learning rate of a step, counted from 1.
+    /// The learning rate of a step, counted from 1. A linear decay ends at a hundredth of the rate, exactly;
+    /// of a run that ends during its warm-up that is multiplied by the share of the warm-up, as every rate
+    /// is.
     pub fn lr_at(&self, step: u64) -> f64 {
         let warm = (step as f64 / self.warmup_steps.max(1) as f64).min(1.0);
         let fall = match self.lr_decay {
@@ -272,7 +276,8 @@ impl TrainConfig {
                 left.clamp(0.01, 1.0)
             }
         };
-        self.lr * warm * fall
+        // In this order, so that what the decay ends at is rounded once, whatever the warm-up.
+        self.lr * fall * warm
     }
 }
 
@@ -392,8 +397,8 @@ mod tests {
         assert_eq!([1, 2, 1000].map(|k| average.decay_at(k)), [2.0 / 11.0, 0.25, 0.9]);
     }
 
-    /// The average of w_k = k / n over n updates is its profile's mean time, (gamma + 1) / (gamma + 2), and the
-    /// times' spread is the width. Tolerance 2 / n: a sum for an integral.
+    /// The average of w_k = k / n over n updates is its profile's mean time, (gamma + 1) / (gamma + 2), and
+    /// the times' spread is the width. Tolerance 2 / n: a sum for an integral.
     #[test]
     fn power_averages_have_their_width_at_any_length() {
         for (width, n) in [(0.05, 2000), (0.1, 500), (0.1, 4000), (0.25, 1000)] {

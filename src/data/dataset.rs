@@ -15,8 +15,8 @@ const MAX_SIDE: usize = 4096;
 /// The most channels of an image: as many as a network may take.
 const MAX_CHANNELS: usize = 1 << 10;
 
-/// Images of one size, with labels where the source has them: bytes in memory or, for the pictures of a folder,
-/// as many of them as a bound on memory allows, the others decoded when they are asked for.
+/// Images of one size, with labels where the source has them: bytes in memory or, for the pictures of a
+/// folder, as many of them as a bound on memory allows, the others decoded when they are asked for.
 #[derive(Clone, PartialEq)]
 pub struct Dataset {
     name: String,
@@ -71,8 +71,8 @@ pub(super) fn check_size(what: &str, (height, width): (usize, usize)) -> Result<
 }
 
 impl Dataset {
-    /// `pixels` is `[N, H, W, C]` with `shape` = [H, W, C]; `labels` has a class for each image. Pictures have
-    /// 1 or 3 channels; other numbers train as well, but no grid of samples can show them.
+    /// `pixels` is `[N, H, W, C]` with `shape` = [H, W, C]; `labels` has a class for each image. Pictures
+    /// have 1 or 3 channels; other numbers train as well, but no grid of samples can show them.
     ///
     /// # Errors
     /// [`Error::Invalid`] for no images, a side of 0 or above 4096, other channels, pixels that are not a
@@ -122,8 +122,8 @@ impl Dataset {
         }
     }
 
-    /// Images of one's own: bytes \[N, H, W, C\], such as C = 1 for grey or 3 for red, green and blue. They are not
-    /// mirrored in training unless [`with_flips`](Self::with_flips) says that they may be.
+    /// Images of one's own: bytes \[N, H, W, C\], such as C = 1 for grey or 3 for red, green and blue. They
+    /// are not mirrored in training unless [`with_flips`](Self::with_flips) says that they may be.
     ///
     /// ```
     /// use performer_ddpm::data::Dataset;
@@ -221,8 +221,8 @@ impl Dataset {
     /// The bytes `[H, W, C]` of one image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `index` is not below [`len`](Self::len), and for a picture whose file can no longer
-    /// be decoded.
+    /// [`Error::Invalid`] if `index` is not below [`len`](Self::len), and for a picture whose file can no
+    /// longer be decoded.
     pub fn bytes(&self, index: usize) -> Result<Cow<'_, [u8]>> {
         self.check_indices(&[index])?;
         self.pixels.image(index, self.image_len())

@@ -1,18 +1,29 @@
 //! One picture: what its header says, and its pixels as they are trained on.
 
 use super::kind::{HEAD, Kind, ending};
-use super::{jpeg, resize};
+use super::{frames, jpeg, resize};
 use crate::config::Background;
 use crate::error::{Error, Result};
+use crate::machine;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use image::{Rgb, metadata::Orientation};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The largest side of a picture's file. Decoded pixels take at most [`MAX_DECODED`] bytes.
+/// The largest side of a picture's file. Decoded pixels take at most [`MAX_DECODED`] bytes, and less where
+/// there is less memory.
 const MAX_FILE_SIDE: u32 = 16_384;
 const MAX_DECODED: u64 = 1 << 30;
+
+/// Copies of a picture's pixels that are there at a time: as decoded, turned, and without transparency.
+const COPIES: u64 = 3;
+
+/// Bytes of pixels from which on a picture counts as large: of these one at a time is decoded, so that a
+/// folder of them takes no more memory on many threads than on one.
+const LARGE: u64 = 1 << 26;
+static ONE_LARGE_PICTURE: Mutex<()> = Mutex::new(());
 
 /// How much of a file's beginning and of its end a change is noticed in.
 const ENDS: u64 = 1 << 16;
@@ -31,6 +42,8 @@ pub(super) struct Picture {
     pub(super) is_turned: bool,
     /// Whether a sample has more than eight bits.
     pub(super) is_deep: bool,
+    /// Whether the file holds more pages or frames, of which this is the first.
+    pub(super) has_more: bool,
     /// The file's length in bytes.
     pub(super) length: u64,
     /// CRC-32 of its first and its last [`ENDS`] bytes.
@@ -90,7 +103,10 @@ pub(super) fn inspect(path: &Path) -> Result<Found, Bad> {
     if height == 0 || width == 0 {
         return Err(bad(&format!("{height}x{width} pixels")));
     }
+    check_bytes(&decoder).map_err(|why| bad(&why))?;
     let colour = decoder.color_type();
+    drop(decoder);
+    let has_more = frames::has_more(format, BufReader::new(File::open(path).map_err(|e| bad(&e))?));
     Ok(Found::Picture(Picture {
         path: path.to_path_buf(),
         format,
@@ -100,9 +116,24 @@ pub(super) fn inspect(path: &Path) -> Result<Found, Bad> {
         has_alpha: colour.has_alpha(),
         is_turned: orientation != Orientation::NoTransforms,
         is_deep: colour.bytes_per_pixel() > colour.channel_count(),
+        has_more,
         length,
         crc,
     }))
+}
+
+/// Refuses a picture whose pixels the memory does not hold: a file of a few bytes may claim a huge canvas.
+fn check_bytes(decoder: &impl ImageDecoder) -> Result<(), String> {
+    let bytes = decoder.total_bytes();
+    if bytes < LARGE {
+        return Ok(());
+    }
+    let most = machine::available().map_or(MAX_DECODED, |free| MAX_DECODED.min(free / COPIES));
+    if bytes <= most {
+        return Ok(());
+    }
+    let (w, h) = decoder.dimensions();
+    Err(format!("{h}x{w} pixels, {} MiB when decoded, of at most {} MiB", bytes >> 20, most >> 20))
 }
 
 /// Why a file cannot be decoded. What the image library does not know may be whole.
@@ -156,24 +187,28 @@ impl Recipe {
 
 /// The pixels of a picture, \[H, W, C\].
 pub(super) fn decode(path: &Path, format: ImageFormat, recipe: &Recipe) -> Result<Box<[u8]>, Bad> {
-    let image = flat(read_as(path, format)?, recipe.channels, recipe.background);
+    let (image, _alone) = read_as(path, format)?;
+    let image = flat(image, recipe.channels, recipe.background);
     Ok(resize::fit(image, recipe.size).into_bytes().into_boxed_slice())
 }
 
-/// The picture in a file of a known format, turned as the camera noted.
-fn read_as(path: &Path, format: ImageFormat) -> Result<DynamicImage, Bad> {
+/// Holds other large pictures back.
+type Alone = Option<MutexGuard<'static, ()>>;
+
+/// The picture in a file of a known format, turned as the camera noted; a large one keeps others waiting.
+fn read_as(path: &Path, format: ImageFormat) -> Result<(DynamicImage, Alone), Bad> {
     let bad = |why: &dyn std::fmt::Display| Bad::new(path, why);
     let mut decoder = open(path, format).map_err(|e| bad(&e))?.into_decoder().map_err(|e| bad(&why(e)))?;
     let orientation = decoder.orientation().map_err(|e| bad(&why(e)))?;
-    if decoder.total_bytes() > MAX_DECODED {
-        return Err(bad(&format!("{} bytes of pixels", decoder.total_bytes())));
-    }
+    check_bytes(&decoder).map_err(|why| bad(&why))?;
+    let is_large = decoder.total_bytes() >= LARGE;
+    let alone = is_large.then(|| ONE_LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| bad(&why(e)))?;
     if format == ImageFormat::Jpeg && !jpeg::is_whole(&std::fs::read(path).map_err(|e| bad(&e))?) {
         return Err(bad(&"a JPEG file that is cut short"));
     }
     image.apply_orientation(orientation);
-    Ok(image)
+    Ok((image, alone))
 }
 
 /// Eight bits a channel, `channels` of them; transparent parts are put on the background.

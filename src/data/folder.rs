@@ -72,8 +72,8 @@ pub(super) fn load(
 /// The names that a folder of test pictures may have beside `train`.
 const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
 
-/// The folders of training and of test pictures; the folder itself where it is not divided. Says what lies beside
-/// the parts.
+/// The folders of training and of test pictures; the folder itself where it is not divided. Says what lies
+/// beside the parts.
 fn parts(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
     let there = |part: &&str| folder.join(part).is_dir();
     if !there(&"train") {
@@ -176,6 +176,7 @@ fn describe(
         (count(&|p| p.has_alpha), format!("with transparency, put on {}", recipe.background)),
         (count(&|p| p.is_turned), "turned as their cameras noted".to_owned()),
         (count(&|p| p.is_deep), "of more than eight bits, rounded to eight".to_owned()),
+        (count(&|p| p.has_more), "of several pages or frames, of which the first is taken".to_owned()),
     ] {
         if count > 0 {
             done.push(format!("{count} {what}"));

@@ -75,8 +75,8 @@ impl Kind {
     }
 }
 
-/// The format of a picture that is read here. Where two bytes are all that begins a format, more is asked for:
-/// texts begin with "BM" and "P1" too.
+/// The format of a picture that is read here. Where two bytes are all that begins a format, more is asked
+/// for: texts begin with "BM" and "P1" too.
 fn format(head: &[u8]) -> Option<ImageFormat> {
     let format = image::guess_format(head).ok().filter(ImageFormat::reading_enabled)?;
     let fits = match format {

@@ -97,8 +97,8 @@ pub(super) fn refuse_others(folder: &Path, others: &[PathBuf]) -> Error {
     )
 }
 
-/// The classes of the pictures: the sub-folders of `folder` that they are in, by name, each with its number of
-/// pictures; `None` where pictures lie beside the sub-folders.
+/// The classes of the pictures: the sub-folders of `folder` that they are in, by name, each with its number
+/// of pictures; `None` where pictures lie beside the sub-folders.
 pub(super) fn classes(folder: &Path, pictures: &[Picture]) -> Option<Vec<(String, usize)>> {
     let mut classes: Vec<(String, usize)> = Vec::new();
     for picture in pictures {

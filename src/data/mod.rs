@@ -31,6 +31,7 @@ mod dataset;
 mod decode;
 mod embedded;
 mod folder;
+mod frames;
 mod given;
 mod held_out;
 pub mod idx;
@@ -63,8 +64,8 @@ pub struct Loaded {
     pub notes: Vec<String>,
 }
 
-/// Loads training images, and test images where there are some: [`read`] with nothing said but the path and the
-/// size (height, width).
+/// Loads training images, and test images where there are some: [`read`] with nothing said but the path and
+/// the size (height, width).
 ///
 /// # Errors
 /// Those of [`read`].
@@ -85,9 +86,9 @@ pub fn load(path: Option<&Path>, size: Option<(usize, usize)>) -> Result<Dataset
 ///   or gzip; labels and the test pair may be missing),
 /// - CIFAR-10's binary batches (`data_batch_1.bin` to `data_batch_5.bin`; `test_batch.bin` may be missing),
 /// - pictures, in it and in the folders in it, or under `train/` and, for the test images, `test/`, `val/`,
-///   `valid/` or `validation/`. PNG, JPEG (CMYK too), WebP, TIFF, GIF and BMP (of animations the first frame),
-///   PBM to PPM, by their content, whatever their ending. Where all lie in sub-folders, these are the classes,
-///   sorted by name.
+///   `valid/` or `validation/`. PNG, JPEG (CMYK too), WebP, TIFF, GIF and BMP (of animations the first
+///   frame), PBM to PPM, by their content, whatever their ending. Where all lie in sub-folders, these are the
+///   classes, sorted by name.
 ///
 /// Labels come with their names: Fashion-MNIST's and CIFAR-10's own, those of the sub-folders, and the
 /// numbers in other IDX files.
@@ -97,8 +98,8 @@ pub fn load(path: Option<&Path>, size: Option<(usize, usize)>) -> Result<Dataset
 /// All are grey if every file is, or as `channels` says. Other files are passed over, or refused by
 /// [`Reading::strict`]; a picture that cannot be read is always refused, and all of them are named.
 ///
-/// Where a share is held out, it is a function of `seed`, and becomes the test images. `watch` is told how far
-/// the work is.
+/// Where a share is held out, it is a function of `seed`, and becomes the test images. `watch` is told how
+/// far the work is.
 ///
 /// # Errors
 /// [`Error::Invalid`] or [`Error::Read`] naming the files or the folder that cannot be used.

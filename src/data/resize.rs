@@ -3,9 +3,10 @@
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, GrayImage, ImageBuffer, Pixel, RgbImage};
 
-/// Cuts the image of eight bits, grey or red, green and blue, to the aspect of `size` (height, width) around its
-/// centre and resizes it (Catmull-Rom, widened when shrinking so that nothing aliases): the short side is resized
-/// to its length, and of the long side both ends are cut off. An image of that size already is left as it is.
+/// Cuts the image of eight bits, grey or red, green and blue, to the aspect of `size` (height, width) around
+/// its centre and resizes it (Catmull-Rom, widened when shrinking so that nothing aliases): the short side is
+/// resized to its length, and of the long side both ends are cut off. An image of that size already is left
+/// as it is.
 pub(super) fn fit(image: DynamicImage, size: (usize, usize)) -> DynamicImage {
     match image {
         DynamicImage::ImageLuma8(image) => fit_pixels(image, size).into(),

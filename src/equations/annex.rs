@@ -2,8 +2,8 @@
 
 use super::Equation;
 
-/// Every equation of the annexes: (G1)-(G3), how images are led to their classes, (O1)-(O8), what a network may
-/// be trained on, (S1)-(S13), samplers, and (U1)-(U4), uses of a model on given images.
+/// Every equation of the annexes: (G1)-(G3), how images are led to their classes, (O1)-(O8), what a network
+/// may be trained on, (S1)-(S13), samplers, and (U1)-(U4), uses of a model on given images.
 pub const ANNEX: [Equation; 28] = [
     Equation {
         id: "g01",

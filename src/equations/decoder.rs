@@ -25,8 +25,8 @@ pub fn eq17_pixel_probability(x0: f64, mean: f64, sigma: f64) -> f64 {
     mass.max(PROBABILITY_FLOOR)
 }
 
-/// The derivative of the logarithm of [`eq17_pixel_probability`] in ln sigma^2: with the bin's ends l and h in
-/// standard deviations from the mean and phi the normal density, ( l phi(l) - h phi(h) ) / 2 over the
+/// The derivative of the logarithm of [`eq17_pixel_probability`] in ln sigma^2: with the bin's ends l and h
+/// in standard deviations from the mean and phi the normal density, ( l phi(l) - h phi(h) ) / 2 over the
 /// probability; 0 where the probability is the floor.
 pub fn eq17_pixel_slope(x0: f64, mean: f64, sigma: f64) -> f64 {
     let mass = eq17_pixel_probability(x0, mean, sigma);

@@ -3,8 +3,8 @@
 /// One numbered equation or algorithm of the slides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Equation {
-    /// `eq01` .. `eq26`, `alg1`, `alg2`, and the annexes' own numbers: the prefix of its functions and tests, and
-    /// the filter of `cargo test`.
+    /// `eq01` .. `eq26`, `alg1`, `alg2`, and the annexes' own numbers: the prefix of its functions and tests,
+    /// and the filter of `cargo test`.
     pub id: &'static str,
     /// What it is, in a few words.
     pub title: &'static str,

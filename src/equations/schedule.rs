@@ -155,9 +155,9 @@ impl Schedule {
         }
     }
 
-    /// As [`Schedule::strided`], but each step leads down by floor(T/K) timesteps, or to x_0, whichever the next
-    /// one is that is visited: the steps of diffusers' DDIM. For leading timesteps, and for trailing ones where K
-    /// divides T, the two are the same.
+    /// As [`Schedule::strided`], but each step leads down by floor(T/K) timesteps, or to x_0, whichever the
+    /// next one is that is visited: the steps of diffusers' DDIM. For leading timesteps, and for trailing
+    /// ones where K divides T, the two are the same.
     ///
     /// # Errors
     /// As [`Schedule::strided`].

@@ -1,5 +1,5 @@
-//! The slides' Algorithm 2 and DDIM as rows of the [table](super::solver) of samplers: what an ONNX graph or a
-//! GPU computes between two calls of the network.
+//! The slides' Algorithm 2 and DDIM as rows of the [table](super::solver) of samplers: what an ONNX graph or
+//! a GPU computes between two calls of the network.
 //!
 //! The rows are (15) and DDIM's step with their coefficients worked out in `f64`:
 //! [`algorithms::alg2_sample`](super::algorithms::alg2_sample) and
@@ -65,8 +65,8 @@ impl Scheduler {
     }
 }
 
-/// (15): with (11) at the clipped x_0, [`s05_ddpm`]; where nothing is clipped the mean is (12), which needs no
-/// x_0.
+/// (15): with (11) at the clipped x_0, [`s05_ddpm`]; where nothing is clipped the mean is (12), which needs
+/// no x_0.
 fn alg2(level: &Level, reverse: Reverse) -> Step {
     let limit = if reverse.clip_x0 { Limit::Clip { range: 1.0 } } else { Limit::Off };
     let step = s05_ddpm(level, Prediction::Epsilon, limit, reverse.variance.into(), false);

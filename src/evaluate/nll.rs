@@ -10,7 +10,7 @@ mod strata;
 mod tally;
 
 use super::images;
-use crate::config::VarianceKind;
+use crate::config::{ClassEmbedding, VarianceKind};
 use crate::data::Dataset;
 use crate::equations::bound::{
     bits_per_dim, eq17_decoder_term_around, eq17_middle_term_around, eq17_prior_term, widen,
@@ -55,6 +55,9 @@ pub struct NllConfig {
     /// Whether the predicted x_0 is clipped to [-1, 1] before the reverse mean is formed, as the code of Ho
     /// et al. does.
     pub clip_x0: bool,
+    /// Whether [`likelihood`] bounds p(x_0) given each image's class, for a network with classes; for one
+    /// without a null class it does so in any case.
+    pub given_class: bool,
     /// The seed of noises and timesteps.
     pub seed: u64,
     /// Predictions made together; this changes only memory and speed.
@@ -63,7 +66,14 @@ pub struct NllConfig {
 
 impl Default for NllConfig {
     fn default() -> Self {
-        NllConfig { draws: 1, timesteps: Timesteps::Stratified(32), clip_x0: true, seed: 0, batch: 64 }
+        NllConfig {
+            draws: 1,
+            timesteps: Timesteps::Stratified(32),
+            clip_x0: true,
+            given_class: false,
+            seed: 0,
+            batch: 64,
+        }
     }
 }
 
@@ -103,7 +113,8 @@ struct Found {
 ///
 /// # Errors
 /// As [`bound`], and [`Error::Invalid`] for a pipeline in a runtime, for a network that predicts eps where
-/// nothing of x_0 is left in x_T, and for one whose second output is the variance itself.
+/// nothing of x_0 is left in x_T, for one whose second output is the variance itself, and for images of other
+/// classes than the network's, or without, where they are to be given.
 pub fn likelihood(
     pipeline: &mut Pipeline,
     dataset: &Dataset,
@@ -141,13 +152,47 @@ pub fn likelihood(
     let all: Vec<usize> = (0..dataset.len()).collect();
     let images = images::<f32>(dataset, &all)?;
     let schedule = pipeline.diffusion().schedule.clone();
+    let needs_class =
+        pipeline.class_embedding().embeds.is_some() && pipeline.class_embedding().null_class().is_none();
+    let classes = match config.given_class || needs_class {
+        true => Some(classes_of(dataset, pipeline.class_embedding())?),
+        false => None,
+    };
     let (model, engine) = pipeline.engine()?;
-    bound(model, engine, (&schedule, says), images.view(), config, observer)
+    bound_told(model, engine, (&schedule, says), images.view(), classes.as_deref(), config, observer)
+}
+
+/// The class of each image, which the network knows by the same names.
+fn classes_of(dataset: &Dataset, known: ClassEmbedding) -> Result<Vec<usize>> {
+    let refuse = |expected: String, got: String| {
+        let help = "give the data that the model was trained on";
+        Err(Error::invalid(format!("{}, the images", dataset.name()), expected, got, help))
+    };
+    if known.classes() == 0 {
+        return Err(Error::invalid(
+            "`NllConfig::given_class`",
+            "a network with classes",
+            "one without",
+            "leave it out",
+        ));
+    }
+    let Some(labels) = dataset.labels() else {
+        return refuse("a class for each image".to_owned(), "images without labels".to_owned());
+    };
+    if !known.are(dataset.class_names()) {
+        let listed = |names: &[String]| names.join(", ");
+        let expected = match known.names {
+            [] => format!("{} classes, as the network's", known.classes()),
+            names => format!("the network's classes {}", listed(names)),
+        };
+        return refuse(expected, listed(dataset.class_names()));
+    }
+    Ok(labels.iter().map(|label| *label as usize).collect())
 }
 
 /// The bound of a model on `images` \[n, h w c\] in [-1, 1], with its schedule and what it says of x_t;
 /// `observer` gets the finished share. A network with classes is told the null class: the bound is on p(x_0),
-/// not on p(x_0) given the class.
+/// not on p(x_0) given the class, which is [`bound_given`]'s.
 ///
 /// # Errors
 /// As [`bound_by`], and [`Error::Invalid`] for images of another size than the network's.
@@ -156,6 +201,35 @@ pub fn bound<T: Element>(
     engine: &mut Engine<T>,
     (schedule, says): (&Schedule, Parameterisation),
     images: ArrayView2<T>,
+    config: &NllConfig,
+    observer: &mut dyn FnMut(f64),
+) -> Result<Likelihood> {
+    bound_told(model, engine, (schedule, says), images, None, config, observer)
+}
+
+/// The bound on p(x_0) given the class, which the network is told: as [`bound`], with the class of each
+/// image.
+///
+/// # Errors
+/// As [`bound`], and [`Error::Invalid`] for not as many classes as images and for one that the network does
+/// not know.
+pub fn bound_given<T: Element>(
+    model: &Model<T>,
+    engine: &mut Engine<T>,
+    process: (&Schedule, Parameterisation),
+    (images, classes): (ArrayView2<T>, &[usize]),
+    config: &NllConfig,
+    observer: &mut dyn FnMut(f64),
+) -> Result<Likelihood> {
+    bound_told(model, engine, process, images, Some(classes), config, observer)
+}
+
+fn bound_told<T: Element>(
+    model: &Model<T>,
+    engine: &mut Engine<T>,
+    (schedule, says): (&Schedule, Parameterisation),
+    images: ArrayView2<T>,
+    classes: Option<&[usize]>,
     config: &NllConfig,
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
@@ -170,20 +244,36 @@ pub fn bound<T: Element>(
             "evaluate on data of the size that the model was trained with",
         ));
     }
-    let class = model.config.null_class();
-    if class.is_none() && model.config.num_class_embeds.is_some() {
-        return Err(Error::invalid(
-            "the bound",
-            "a network without classes or with a null class",
-            "a network that needs a class for each image",
-            "compare the model's samples with images instead",
-        ));
+    let null = model.config.null_class();
+    let known = model.config.num_class_embeds.unwrap_or(0);
+    match classes {
+        Some(classes) if classes.len() != images.nrows() => {
+            let expected = format!("{}, one for each image", images.nrows());
+            return Err(Error::invalid("the images' classes", expected, classes.len().to_string(), ""));
+        }
+        Some(classes) => {
+            if let Some(class) = classes.iter().find(|class| **class >= known) {
+                let expected = format!("classes that the network knows, of which it has {known}");
+                return Err(Error::invalid("the images' classes", expected, class.to_string(), ""));
+            }
+        }
+        None if null.is_none() && known > 0 => {
+            return Err(Error::invalid(
+                "the bound",
+                "a network without classes or with a null class",
+                "a network that needs a class for each image",
+                "give the images' classes",
+            ));
+        }
+        None => {}
     }
     let channels = model.graph.shape(model.graph.output).c;
     let (mut conditions, mut both) = (Vec::new(), Vec::new());
-    let network = |x: &[T], t: &[Timestep], mut outputs: Outputs<T>| {
+    let network = |x: &[T], t: &[Timestep], of: &[usize], mut outputs: Outputs<T>| {
         conditions.clear();
-        conditions.extend(t.iter().map(|t| Condition { index: t.index(), class }));
+        let class = |image: &usize| classes.map_or(null, |classes| classes.get(*image).copied());
+        let told = t.iter().zip(of).map(|(t, of)| Condition { index: t.index(), class: class(of) });
+        conditions.extend(told);
         if !has_variance {
             return engine.forward(model, x, &conditions, outputs.prediction);
         }
@@ -192,7 +282,7 @@ pub fn bound<T: Element>(
         outputs.split(&both, channels);
         Ok(())
     };
-    bound_by(network, (schedule, says), images, config, observer)
+    bound_of(network, (schedule, says), images, config, observer)
 }
 
 /// The bound of anything that says of a batch x_t \[n, dims\] and its n timesteps what a network says:
@@ -204,6 +294,17 @@ pub fn bound<T: Element>(
 /// prediction that is not finite; those of `network`.
 pub fn bound_by<T: Real>(
     mut network: impl FnMut(&[T], &[Timestep], Outputs<T>) -> Result<()>,
+    process: (&Schedule, Parameterisation),
+    images: ArrayView2<T>,
+    config: &NllConfig,
+    observer: &mut dyn FnMut(f64),
+) -> Result<Likelihood> {
+    bound_of(|x, t, _, outputs| network(x, t, outputs), process, images, config, observer)
+}
+
+/// The same, where the network is also told of which image each x_t is.
+fn bound_of<T: Real>(
+    mut network: impl FnMut(&[T], &[Timestep], &[usize], Outputs<T>) -> Result<()>,
     (schedule, says): (&Schedule, Parameterisation),
     images: ArrayView2<T>,
     config: &NllConfig,
@@ -233,7 +334,8 @@ pub fn bound_by<T: Real>(
             eq03_q_sample(image(job.image), eps, job.level.alpha_bar, x);
         });
         let t: Vec<Timestep> = jobs.iter().map(|job| job.level.t).collect();
-        network(x, &t, Outputs { prediction: &mut *predicted, variance: &mut *variance })?;
+        let of: Vec<usize> = jobs.iter().map(|job| job.image).collect();
+        network(x, &t, &of, Outputs { prediction: &mut *predicted, variance: &mut *variance })?;
         let said = (predicted.par_chunks(dims), variance.par_chunks(dims));
         let found: Vec<Result<Found>> = (&jobs, x.par_chunks(dims), eps.par_chunks(dims), said.0, said.1)
             .into_par_iter()

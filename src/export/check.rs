@@ -457,12 +457,15 @@ impl Reference {
 
 /// w and phi at the k-th step: others at each of some steps.
 fn guidance_of(k: usize) -> [f64; 2] {
-    [[1.5, 0.0], [3.0, 0.75], [0.5, 0.25], [1.0, 0.0]][k % 4]
+    [[1.5, 0.0], [3.0, 0.75], [0.0, 0.0], [0.5, 0.25], [1.0, 0.0]][k % 5]
 }
 
 /// (G1) and (G3) for one image's outputs, of whose channels the first ones are the prediction's; the others
-/// keep what they are for the class.
+/// keep what they are for the class, unless w and phi are 0.
 fn guide(output: &mut [f64], without: &[f64], [of_prediction, c]: [usize; 2], [w, phi]: [f64; 2]) {
+    if [w, phi] == [0.0, 0.0] {
+        return output.copy_from_slice(without);
+    }
     let is_predicted = |i: &usize| i % c < of_prediction;
     let deviation = |values: &[f64]| {
         let of = || values.iter().enumerate().filter(|(i, _)| is_predicted(i)).map(|(_, x)| *x);

@@ -15,9 +15,9 @@ pub(super) struct Guidance {
     pub numbers: Value,
 }
 
-/// Writes the network's output for x \[N, C, H, W\]: without guidance the network's own, with it (G1) and (G3)
-/// of [`equations::guidance`](crate::equations::guidance) for its two predictions. A learned variance is the one
-/// for the class.
+/// Writes the network's output for x \[N, C, H, W\]: without guidance the network's own, with it (G1) and
+/// (G3) of [`equations::guidance`](crate::equations::guidance) for its two predictions. A learned variance is
+/// the one for the class, and where w and phi are 0, which is the prediction for none, the one for none.
 pub(super) fn write(
     g: &mut GraphBuilder,
     network: Network,
@@ -55,7 +55,10 @@ pub(super) fn write(
         let lengths = [shape.c, channels - shape.c];
         let (of_class, of_none) = (g.split(with_class, 1, &lengths)?, g.split(without, 1, &lengths)?);
         let prediction = combined(g, of_class[0], of_none[0], numbers)?;
-        g.concat(1, &[prediction, of_class[1]])
+        let (zero, sum) = (g.scalar(0.0)?, g.reduce(Reduction::Sum, numbers, &[0], false)?);
+        let leads = g.binary(Binary::Less, zero, sum)?;
+        let variance = g.choose(leads, of_class[1], of_none[1])?;
+        g.concat(1, &[prediction, variance])
     })?;
     Ok(guided)
 }

@@ -31,7 +31,7 @@
 use super::source::Source;
 use super::train_step::TrainStep;
 use crate::config::{BetaSchedule, BlockAttention, DiffusionConfig, FavorConfig, Prediction};
-use crate::config::{Labels, UnetConfig, VarianceKind};
+use crate::config::{ClassEmbedding, UnetConfig, VarianceKind};
 use crate::equations::solver::{Method, Scheduler, StepForm, Variance};
 use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
@@ -180,8 +180,8 @@ impl Metadata {
     }
 
     /// The classes that the network is told.
-    pub fn labels(&self) -> Labels<'_> {
-        Labels { embeds: self.classes, names: &self.class_names }
+    pub fn class_embedding(&self) -> ClassEmbedding<'_> {
+        ClassEmbedding { embeds: self.classes, names: &self.class_names }
     }
 
     /// What the steps of a step graph need.
@@ -208,7 +208,8 @@ impl Metadata {
         put("scheduler", json(&self.scheduler));
         put("data_range", json(&self.data_range));
         put("attention", json(&self.attention));
-        for (key, number) in [("classes", self.classes), ("null_class", self.labels().null_class())] {
+        for (key, number) in [("classes", self.classes), ("null_class", self.class_embedding().null_class())]
+        {
             if let Some(number) = number {
                 put(key, number.to_string());
             }
@@ -264,8 +265,9 @@ impl Metadata {
         let variance = reader.word("variance", "fixed_small or fixed_large")?;
         let clip_x0 = reader.json("clip_x0", "true or false")?;
         let scheduler = match (reader.find("scheduler"), graph) {
-            // Files of earlier versions have none; what they hold is sampled as a run's model is.
-            (None, GraphKind::Denoiser | GraphKind::Step) => Scheduler::of(&DiffusionConfig {
+            // Files of earlier versions have none; they are sampled as these did, and their step graphs carry
+            // nothing for other samplers.
+            (None, GraphKind::Denoiser | GraphKind::Step) => Scheduler::ddim_of(&DiffusionConfig {
                 variance,
                 clip_x0,
                 prediction,
@@ -481,11 +483,11 @@ mod tests {
         for lambda_min in [f64::NEG_INFINITY, -1.0] {
             let solver = DpmSolver { lambda_min, ..DpmSolver::default() };
             let trailing = Scheduler { spacing: Spacing::Trailing, ..usual };
-            schedulers.push(trailing.with_method(Method::DpmSolver(solver)));
+            schedulers.push(trailing.with_method(Method::DpmSolver(solver), true));
         }
         let corrector_off = StepSet::new(&[0, 127]).unwrap();
         let unipc = UniPc { sigma_max: Some(0.1 + 0.2), karras: true, corrector_off, ..UniPc::default() };
-        schedulers.push(usual.with_method(Method::UniPc(unipc)));
+        schedulers.push(usual.with_method(Method::UniPc(unipc), true));
         let threshold = Limit::Threshold { ratio: 0.9, max: 1.5 };
         schedulers.push(Scheduler { limit: threshold, steps_offset: 1, ..usual });
         let summaries = schedulers.into_iter().map(|scheduler| Some(summary(scheduler, &diffusion(), 9)));
@@ -544,7 +546,7 @@ mod tests {
             let graph = if sampler.is_some() { GraphKind::Sampler } else { GraphKind::Step };
             let original = Metadata::new(graph, source, sampler).unwrap();
             let read = Metadata::read(&model(original.write())).unwrap().unwrap();
-            assert_eq!((read.labels().classes(), read.labels().null_class()), (3, Some(3)));
+            assert_eq!((read.class_embedding().classes(), read.class_embedding().null_class()), (3, Some(3)));
             assert_eq!(read, original);
             let mut pairs = original.write();
             pairs.retain(|(key, _)| *key != format!("{PREFIX}alpha_bars"));
@@ -559,8 +561,10 @@ mod tests {
 
     /// Files from before there were other samplers.
     #[test]
-    fn a_file_that_names_no_scheduler_is_sampled_as_a_run_is() {
+    fn a_file_that_names_no_scheduler_is_sampled_by_ddim() {
         let original = metadata(None);
+        let scheduler = Scheduler::ddim_of(&diffusion());
+        let original = Metadata { scheduler, ..original };
         let mut pairs = original.write();
         pairs.retain(|(key, _)| *key != format!("{PREFIX}scheduler"));
         assert_eq!(Metadata::read(&model(pairs)).unwrap(), Some(original));

@@ -57,16 +57,14 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// A network and the process that it was trained for, sampled by [`Scheduler::of`], without guidance, in
-    /// 32 bits.
+    /// A network and the process that it was trained for, without guidance and in 32 bits, sampled by DDIM, or
+    /// by Algorithm 2 where it has learned its variance: a step graph then carries nothing from step to step but
+    /// x.
     pub fn new(model: &'a Model<f32>, diffusion: &'a DiffusionConfig) -> Self {
-        Source {
-            model,
-            diffusion,
-            scheduler: Scheduler::of(diffusion),
-            guided: false,
-            precision: Precision::F32,
-            step: None,
-        }
+        let scheduler = match diffusion.learned_range {
+            false => Scheduler::ddim_of(diffusion),
+            true => Scheduler::of(diffusion),
+        };
+        Source { model, diffusion, scheduler, guided: false, precision: Precision::F32, step: None }
     }
 }

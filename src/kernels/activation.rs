@@ -3,8 +3,8 @@
 //! SiLU is in `vector.rs`. The others, with e = exp(x) and n = e (e + 2) = (1 + e)^2 - 1:
 //!
 //! - mish(x) = x tanh(ln(1 + e)) = x n / (n + 2), in which nothing cancels, and mish'(x) = n / (n + 2) + x
-//!   (4 e / (n + 2)) ((1 + e) / (n + 2)), because 1 - tanh^2 = 4 (n + 1) / (n + 2)^2. At x = 40 the quotient is
-//!   1 to the last bit of either type, so e is computed for x <= 40 and does not overflow;
+//!   (4 e / (n + 2)) ((1 + e) / (n + 2)), because 1 - tanh^2 = 4 (n + 1) / (n + 2)^2. At x = 40 the quotient
+//!   is 1 to the last bit of either type, so e is computed for x <= 40 and does not overflow;
 //! - gelu(x) = x Phi(x) and gelu'(x) = Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi). The vectors take Phi(-|x|) =
 //!   erfc(|x| / sqrt 2) / 2 from the Chebyshev fit of Press et al. (Numerical Recipes, 6.2), whose relative
 //!   error is below 1.2e-7 everywhere; the reference takes libm's;

@@ -29,7 +29,8 @@ fn worst(
         .reduce(|| (0.0, 0.0), |a, b| if b.0 > a.0 { b } else { a })
 }
 
-/// The distance of a result from the exact one, in units of the last place at the exact one; infinite for NaN.
+/// The distance of a result from the exact one, in units of the last place at the exact one; infinite for
+/// NaN.
 fn ulps(got: f32, want: f64) -> f64 {
     let exponent = (want.abs().log2().floor() as i32).max(-126);
     let error = (f64::from(got) - want).abs() / 2f64.powi(exponent - 23);

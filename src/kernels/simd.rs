@@ -21,8 +21,8 @@ use portable::Portable;
 
 /// A vector of `LANES` floats and its operations. A lane is the place of one element in a vector.
 ///
-/// A value of the type proves that the processor has its features. Pointers must be valid for `LANES` elements
-/// (or for `n` of them, for the `partial` and `up_to` ones); no alignment is asked for.
+/// A value of the type proves that the processor has its features. Pointers must be valid for `LANES`
+/// elements (or for `n` of them, for the `partial` and `up_to` ones); no alignment is asked for.
 pub(super) trait Simd: Copy {
     /// The vector register.
     type V: Copy;

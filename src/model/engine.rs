@@ -82,8 +82,8 @@ impl<T: Element> Buffers<T> {
 }
 
 /// What training asks of one sample: to fill x_t and what its loss needs to know, which is eps for (21) and
-/// [`Objective::prepare`]'s notes for others, and to return its [`Condition`], or only the timestep's index t -
-/// 1 where the network takes no classes.
+/// [`Objective::prepare`]'s notes for others, and to return its [`Condition`], or only the timestep's index t
+/// - 1 where the network takes no classes.
 pub type Example<'a, T, C = usize> = dyn Fn(usize, &mut [T], &mut [T]) -> C + Sync + 'a;
 
 /// A batch's loss and gradients.
@@ -289,8 +289,8 @@ impl<T: Element> Engine<T> {
     /// The same for the loss (O7) of an objective.
     ///
     /// # Errors
-    /// As for [`Engine::gradient`], and [`Error::Invalid`] for a timestep that the objective's schedule has not,
-    /// and for a learned variance where the network's output has not twice the channels of x_t.
+    /// As for [`Engine::gradient`], and [`Error::Invalid`] for a timestep that the objective's schedule has
+    /// not, and for a learned variance where the network's output has not twice the channels of x_t.
     pub fn gradient_of<C: Into<Condition>>(
         &mut self,
         objective: &Objective,

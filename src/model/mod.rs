@@ -40,8 +40,8 @@ pub struct Model<T> {
 
 impl<T: Real> Model<T> {
     /// A network as Ho et al. (2020) start it: weights uniform with variance 2 / (fan_in + fan_out), scales
-    /// one, biases zero, classes' vectors normal with variance 1, and zero for the last convolution of each residual block, the attention's output
-    /// projection and the network's last convolution.
+    /// one, biases zero, classes' vectors normal with variance 1, and zero for the last convolution of each
+    /// residual block, the attention's output projection and the network's last convolution.
     ///
     /// # Errors
     /// What [`UnetConfig::validate`] finds.
@@ -94,8 +94,8 @@ impl<T: Real> Model<T> {
     /// `redraw` counts the draws.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the networks have other parameters than each other, which another attention never
-    /// causes.
+    /// [`Error::Invalid`] where the networks have other parameters than each other, which another attention
+    /// never causes.
     pub fn with_attention(&self, config: &UnetConfig, seed: u64, redraw: u64) -> Result<Model<T>> {
         let graph = unet::build(config)?;
         let parameters = |graph: &Graph| {

@@ -1,7 +1,7 @@
 //! What the network is told of a batch beside x_t and t: the images' classes, and how far to lead there.
 
 use super::SampleOptions;
-use crate::config::Labels;
+use crate::config::ClassEmbedding;
 use crate::equations::guidance::Guidance;
 use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
@@ -15,8 +15,8 @@ pub struct Classes {
     pub null: Option<usize>,
 }
 
-impl From<Labels<'_>> for Classes {
-    fn from(labels: Labels) -> Self {
+impl From<ClassEmbedding<'_>> for Classes {
+    fn from(labels: ClassEmbedding) -> Self {
         Classes { count: labels.classes(), null: labels.null_class() }
     }
 }

@@ -229,8 +229,9 @@ impl SampleOptions {
         SampleOptions { sampler, clip_x0, ..self }
     }
 
-    /// The same options with a scheduler's sampler in `steps` steps of a model trained with `schedule`, or in as
-    /// many as are usual for it. Where it is Algorithm 2 or DDIM over timesteps of their own, the options say so.
+    /// The same options with a scheduler's sampler in `steps` steps of a model trained with `schedule`, or in
+    /// as many as are usual for it. Where it is Algorithm 2 or DDIM over timesteps of their own, the options
+    /// say so.
     pub fn with_scheduler(self, scheduler: &Scheduler, schedule: &Schedule, steps: Option<usize>) -> Self {
         let steps = steps.unwrap_or(scheduler.usual_steps(schedule.steps()));
         let options = SampleOptions { steps: Some(steps), spacing: scheduler.spacing, ..self };

@@ -47,7 +47,7 @@ impl<T: Element> Denoiser<T> for Native<'_, T> {
     }
 
     fn classes(&self) -> Classes {
-        Classes::from(self.model.config.labels())
+        Classes::from(self.model.config.class_embedding())
     }
 
     fn denoise(

@@ -7,7 +7,7 @@ mod ports;
 mod told;
 
 use super::{Classes, Conditions, Denoiser, DrawNoise, Process, Watch};
-use crate::config::Labels;
+use crate::config::ClassEmbedding;
 use crate::equations::solver::StepForm;
 use crate::error::{Error, Result};
 use crate::export::{GraphKind, Metadata};
@@ -82,12 +82,13 @@ impl OnnxDenoiser {
         let plain = metadata.is_none().then(|| model.with_plain_ports());
         let model = plain.as_ref().unwrap_or(model);
         let summary = model.summary()?;
-        let labels = metadata.as_ref().map_or_else(Labels::default, Metadata::labels);
-        let takes = Takes {
+        let labels = metadata.as_ref().map_or_else(ClassEmbedding::default, Metadata::class_embedding);
+        let mut takes = Takes {
             classes: labels.embeds.is_some(),
             guidance: summary.inputs.iter().any(|port| port.name == "guidance"),
         };
-        let classes = Classes::from(labels);
+        let mut classes = Classes::from(labels);
+        let is_foreign = metadata.is_none();
         let (kind, frame) = match metadata {
             Some(Metadata { sampler: Some(sampler), scheduler, schedule, .. }) => {
                 let table = scheduler.steps(&schedule, sampler.steps)?;
@@ -104,6 +105,13 @@ impl OnnxDenoiser {
             }
             _ => {
                 let (ports, frame) = ports::denoiser(origin, &summary, takes.classes)?;
+                if let (Some(y), true) = (&ports.y, is_foreign) {
+                    takes.classes = true;
+                    classes.count = ports::rows_chosen_by(model, y).ok_or_else(|| {
+                        let expected = "an index of rows of a table, which shows how many classes there are";
+                        Error::invalid(format!("{origin}, input {y}"), expected, "another use of it", "")
+                    })?;
+                }
                 (Kind::Denoiser(ports), frame)
             }
         };
@@ -142,8 +150,8 @@ impl OnnxDenoiser {
     }
 }
 
-/// Checks a graph of our own: these inputs and the output, what it carries beside the images, and the inputs of
-/// the classes and of the guidance.
+/// Checks a graph of our own: these inputs and the output, what it carries beside the images, and the inputs
+/// of the classes and of the guidance.
 fn own(
     origin: &str,
     summary: &Summary,

@@ -6,7 +6,7 @@ use super::{
     sample_with,
 };
 use crate::checkpoint::model_folder::{self, LoadedModel};
-use crate::config::{DiffusionConfig, Labels, UnetConfig, VarianceKind};
+use crate::config::{ClassEmbedding, DiffusionConfig, UnetConfig, VarianceKind};
 use crate::equations::Schedule;
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
@@ -88,8 +88,8 @@ impl Diffusion {
         Ok(Diffusion { scheduler: loaded.scheduler, ..Self::new(&loaded.diffusion)? })
     }
 
-    /// How the process is sampled where nothing else is said: as its scheduler says, for a run 50 steps of
-    /// DDIM without noise.
+    /// How the process is sampled where nothing else is said: as its scheduler says, for a run 15 steps of
+    /// DPM-Solver++.
     pub fn options(&self) -> SampleOptions {
         SampleOptions::default().with_scheduler(&self.scheduler, &self.schedule, None)
     }
@@ -249,7 +249,10 @@ impl Pipeline {
                 Some(Metadata { graph, sampler, classes, class_names, .. }) => {
                     (graph, sampler, classes, class_names)
                 }
-                None => (GraphKind::Denoiser, None, None, Vec::new()),
+                None => {
+                    let count = denoiser.classes().count;
+                    (GraphKind::Denoiser, None, (count > 0).then_some(count), Vec::new())
+                }
             };
             Ok(Network::Graph(Box::new(Graph { denoiser, kind, fixed, class_embeds, class_names })))
         };
@@ -286,7 +289,7 @@ impl Pipeline {
     /// the batch that it is fixed to.
     pub fn options(&self) -> SampleOptions {
         let mut options = self.diffusion.options();
-        options.count = images_for(self.labels().classes(), options.count);
+        options.count = images_for(self.class_embedding().classes(), options.count);
         options.batch = options.count;
         if let Network::Graph(graph) = &self.network {
             let Graph { denoiser, fixed, .. } = &**graph;
@@ -373,10 +376,10 @@ impl Pipeline {
     }
 
     /// The classes that the network knows.
-    pub fn labels(&self) -> Labels<'_> {
+    pub fn class_embedding(&self) -> ClassEmbedding<'_> {
         match &self.network {
-            Network::Engine(trained) => trained.model.config.labels(),
-            Network::Graph(graph) => Labels { embeds: graph.class_embeds, names: &graph.class_names },
+            Network::Engine(trained) => trained.model.config.class_embedding(),
+            Network::Graph(graph) => ClassEmbedding { embeds: graph.class_embeds, names: &graph.class_names },
         }
     }
 

@@ -1,8 +1,8 @@
 //! How long a run is: a number of steps, or minutes that the clock turns into steps.
 //!
-//! The clock only decides numbers of steps. Each decision is an entry of the run's plan, recorded with the run,
-//! and learning rates, sample grids and the end follow the plan ([`TrainConfig::share_done`]): a run that is given
-//! the recorded plan takes the same steps without a clock.
+//! The clock only decides numbers of steps. Each decision is an entry of the run's plan, recorded with the
+//! run, and learning rates, sample grids and the end follow the plan ([`TrainConfig::share_done`]): a run
+//! that is given the recorded plan takes the same steps without a clock.
 
 use crate::config::{PlanEntry, TrainConfig};
 use crate::error::{Error, Result};
@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 /// When a call of [`Run::train`](super::Run::train) ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Limit {
-    /// At the end of the run as its configuration has it. A run by the clock that was stopped has the minutes that
-    /// it had left.
+    /// At the end of the run as its configuration has it. A run by the clock that was stopped has the minutes
+    /// that it had left.
     #[default]
     Configured,
     /// After this many steps in all, those of earlier calls included.
@@ -22,8 +22,8 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// Makes it the run's own limit, for a run that has taken `step` steps in `seconds`. What was decided about later
-    /// steps by a clock, or for another length, is forgotten.
+    /// Makes it the run's own limit, for a run that has taken `step` steps in `seconds`. What was decided
+    /// about later steps by a clock, or for another length, is forgotten.
     ///
     /// # Errors
     /// [`Error::Invalid`] for no steps, and for minutes that are no positive number.
@@ -63,7 +63,8 @@ impl Limit {
                 if step == 0 {
                     train.plan.clear();
                 } else {
-                    // As many steps as the time holds at the pace so far, until this call's clock knows better.
+                    // As many steps as the time holds at the pace so far, until this call's clock knows
+                    // better.
                     let more = (60.0 * minutes * step as f64 / seconds) as u64;
                     decide_at(train, step, step + more.clamp(1, 1 << 40));
                 }
@@ -82,11 +83,11 @@ pub(super) fn decide_at(train: &mut TrainConfig, step: u64, end: u64) {
 
 /// A deviation from the budget that is worth a new decision, as a share of the budget.
 const TOLERANCE: f64 = 0.01;
-/// Time between two decisions: at most these shares of the budget and of what is left of it. The less is left, the
-/// less a hasty decision can harm and the more a late one.
+/// Time between two decisions: at most these shares of the budget and of what is left of it. The less is
+/// left, the less a hasty decision can harm and the more a late one.
 const BETWEEN: (f64, f64) = (0.04, 0.2);
-/// The speed is taken from at least this share of the budget and this share of what is left: the more is to come,
-/// the less it should depend on the last moments.
+/// The speed is taken from at least this share of the budget and this share of what is left: the more is to
+/// come, the less it should depend on the last moments.
 const STRETCH: (f64, f64) = (0.02, 0.1);
 /// The share of the budget after which the first decision is made, if enough steps are done by then.
 const FIRST: f64 = 0.01;
@@ -95,8 +96,8 @@ const FIRST_AT_LAST: f64 = 0.1;
 /// Steps that the speed is taken from at least, where there are so many.
 const ENOUGH: usize = 8;
 
-/// Steers a run by the clock so that it ends when its time does: it measures the steps of late, and says at which
-/// step the run has to end.
+/// Steers a run by the clock so that it ends when its time does: it measures the steps of late, and says at
+/// which step the run has to end.
 #[derive(Debug)]
 pub(super) struct Clock {
     /// Seconds that the steps of the run may take, pauses included.
@@ -126,8 +127,8 @@ impl Clock {
         (last > first).then(|| (end - begin) / (last - first) as f64)
     }
 
-    /// The new end of the run, if it has to be another than `planned`, after `step` at `now`, seconds of the run;
-    /// `ahead` are the seconds of pauses before the end and of what follows it.
+    /// The new end of the run, if it has to be another than `planned`, after `step` at `now`, seconds of the
+    /// run; `ahead` are the seconds of pauses before the end and of what follows it.
     pub(super) fn decide(&mut self, step: u64, now: f64, ahead: f64, planned: Option<u64>) -> Option<u64> {
         let work = now - self.paused;
         self.recent.push_back((step, work));
@@ -165,9 +166,12 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Preset;
+    use crate::config::{LrDecay, Preset};
+    use crate::rng::{Stream, rng};
+    use rand::RngExt;
 
-    /// The time that a run takes on a machine whose steps take `pace(seconds)`, and the plan that it leads to.
+    /// The time that a run takes on a machine whose steps take `pace(seconds)`, and the plan that it leads
+    /// to.
     fn run(budget: f64, ahead: f64, pause: f64, pace: impl Fn(f64) -> f64) -> (f64, Vec<PlanEntry>) {
         let mut clock = Clock::new(budget, 0.0);
         let (mut now, mut step, mut plan) = (0.0, 0, Vec::<PlanEntry>::new());
@@ -229,7 +233,32 @@ mod tests {
         plan.iter().map(|&(step, end)| PlanEntry { step, end }).collect()
     }
 
-    /// (steps, minutes, plan) after a limit was applied to a run with (steps, plan) after `step` steps in 120 seconds.
+    /// To the last bit, over plans of up to four decisions at any steps, whatever the decay begins at.
+    #[test]
+    fn the_last_rate_of_any_plan_is_a_hundredth() {
+        let mut train = Preset::Tiny.config().train;
+        train.steps = None;
+        let mut draws = rng(5, Stream::Check, 0, 0);
+        let mut below = |n: u64| draws.random_range(0..n);
+        for _ in 0..20_000 {
+            train.plan.clear();
+            let mut step = below(40);
+            for _ in 0..=below(4) {
+                train.plan.push(PlanEntry { step, end: step + 1 + below(5000) });
+                step += 1 + below(900);
+            }
+            let end = train.end().expect("a plan");
+            train.lr = 1e-5 * (1 + below(1000)) as f64;
+            train.warmup_steps = [0, 1, 20, 500][below(4) as usize];
+            train.lr_decay = LrDecay::Linear { from: [0.0, 0.25, 0.3, 0.9][below(4) as usize] };
+            let warm = (end as f64 / train.warmup_steps.max(1) as f64).min(1.0);
+            assert_eq!(train.share_done(end), 1.0, "{:?}", train.plan);
+            assert_eq!(train.lr_at(end), 0.01 * train.lr * warm, "{train:?}");
+        }
+    }
+
+    /// (steps, minutes, plan) after a limit was applied to a run with (steps, plan) after `step` steps in 120
+    /// seconds.
     fn applied(
         limit: Limit,
         (steps, plan): (Option<u64>, &[(u64, u64)]),

@@ -9,8 +9,8 @@ use std::path::Path;
 /// Steps of the warm-up where the length of the training is not known.
 const WARMUP: u64 = 100;
 
-/// Makes the settings of training from the start those of fine-tuning: a fifth of the learning rate, decaying to
-/// the end, after a warm-up of a tenth of the steps, on other batches than the run began with.
+/// Makes the settings of training from the start those of fine-tuning: a fifth of the learning rate, decaying
+/// to the end, after a warm-up of a tenth of the steps, on other batches than the run began with.
 pub fn settings(train: &mut TrainConfig, steps: Option<u64>) {
     train.lr /= 5.0;
     train.seed = train.seed.wrapping_add(1);

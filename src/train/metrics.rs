@@ -22,7 +22,8 @@ pub struct Metric {
     pub images_per_s: f64,
     /// Seconds of training so far, those of earlier calls included.
     pub seconds: f64,
-    /// The step at which the run was planned to end when this one was taken; `None` before the clock had decided.
+    /// The step at which the run was planned to end when this one was taken; `None` before the clock had
+    /// decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned_steps: Option<u64>,
 }

@@ -95,8 +95,12 @@ const REMAINS: [&str; 7] =
 
 /// Images in a run's sample grids, or some more for as many of each class.
 const GRID: usize = 64;
-/// Steps of the sampler that makes them.
+/// Steps of the sampler that makes them, where its usual ones are not fewer.
 const GRID_STEPS: usize = 50;
+
+fn grid_steps(scheduler: &Scheduler, schedule: &Schedule) -> usize {
+    GRID_STEPS.min(scheduler.usual_steps(schedule.steps()))
+}
 
 /// A run's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -428,7 +432,8 @@ impl<O: FnMut(Event)> Call<'_, O> {
     fn seconds_a_grid(&self) -> f64 {
         let guess = || {
             let images = images_for(self.trainer.config().unet.classes(), GRID);
-            let images = (images * GRID_STEPS.min(self.schedule.steps())) as f64;
+            let scheduler = Scheduler::of(&self.trainer.config().diffusion);
+            let images = (images * grid_steps(&scheduler, &self.schedule)) as f64;
             let step = self.clock.as_ref().and_then(Clock::seconds_a_step).unwrap_or(0.0);
             self.trainer.preparation() + FORWARD_SHARE * images * step / self.train().batch as f64
         };
@@ -495,8 +500,9 @@ impl<O: FnMut(Event)> Call<'_, O> {
         let count = images_for(classes, GRID);
         let options =
             SampleOptions { count, batch: count, seed: config.train.seed, ..SampleOptions::default() };
-        let steps = GRID_STEPS.min(schedule.steps());
-        let options = options.with_scheduler(&Scheduler::of(&config.diffusion), schedule, Some(steps));
+        let scheduler = Scheduler::of(&config.diffusion);
+        let steps = Some(grid_steps(&scheduler, schedule));
+        let options = options.with_scheduler(&scheduler, schedule, steps);
         let observer = &mut self.observer;
         let images = self.trainer.sample(&options, &mut |note| observer(Event::Note(note)))?;
         if let Some(folder) = path.parent() {

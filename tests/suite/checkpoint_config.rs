@@ -165,7 +165,8 @@ fn what_changes_nothing_is_accepted() {
     }
 }
 
-/// diffusers has one `downsample_type` for the levels that attend and block types of their own for the others.
+/// diffusers has one `downsample_type` for the levels that attend and block types of their own for the
+/// others.
 #[test]
 fn every_mixture_of_settings_survives_the_file() {
     let (plain, softmax_block, favor) =

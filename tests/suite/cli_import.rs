@@ -88,6 +88,11 @@ fn small(channels: usize) -> TempDir {
 fn softmax_becomes_favor_and_is_trained_on() {
     let folder = small(1);
     let at = folder.path();
+    let unipc = json!({"_class_name": "UniPCMultistepScheduler", "num_train_timesteps": 10});
+    fs::write(at.join("model/scheduler/scheduler_config.json"), unipc.to_string()).expect("a file");
+    let index = fs::read_to_string(at.join("model/model_index.json")).expect("a file");
+    let index = index.replace("DPMSolverMultistepScheduler", "UniPCMultistepScheduler");
+    fs::write(at.join("model/model_index.json"), index).expect("a file");
     let told = succeed(at, &["import", "model", "--out", "favor", "--attention", "favor", "--features", "8"]);
     assert!(told.contains("attention: favor") && told.contains("--finetune"), "{told}");
     let [source, favor] = ["model", "favor"].map(|name| load::<f32>(&at.join(name)).expect("a model"));
@@ -107,7 +112,13 @@ fn softmax_becomes_favor_and_is_trained_on() {
     // A new network predicts zero whatever its attention: both losses are the noise's mean square.
     let means: Vec<f64> = losses.iter().filter_map(|loss| loss["mean"].as_f64()).collect();
     assert!(means[0] == means[1] && means[2] != means[1], "{means:?}");
+    let scheduler = load::<f32>(&at.join("model")).expect("a model").scheduler;
+    assert!(matches!(scheduler.method, Method::UniPc(_)), "another than a run's own");
+    let kept = |run: &str| load::<f32>(&at.join(run)).expect("a run").scheduler == scheduler;
+    assert!(kept("tuned"), "the run is sampled as its source");
     succeed(at, &["train", "--resume", "tuned", "--steps", "4", "-q"]);
+    fs::rename(at.join("tuned/checkpoints"), at.join("checkpoints")).expect("they move");
+    assert!(kept("tuned"), "and so is the model in its folder");
     refused(at, &train, &["go on with it", "--out"]);
 }
 

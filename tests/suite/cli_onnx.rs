@@ -170,7 +170,7 @@ fn a_foreign_denoiser_needs_a_schedule_and_no_more() {
         ("batch".into(), (ElementType::F32, [Dim::from(1)].into())),
         (Dim::from(2), (ElementType::F32, [Dim::from(2)].into())),
     ] {
-        Foreign { batch, time }.model().write(&file).expect("a file");
+        Foreign { batch, time, ..Foreign::default() }.model().write(&file).expect("a file");
         for backend in backends() {
             let options =
                 ["-n", "3", "--schedule", "linear", "--timesteps", "50", "--steps", "1", "--clip", "off"];
@@ -198,6 +198,35 @@ fn a_foreign_denoiser_needs_a_schedule_and_no_more() {
     for backend in backends() {
         let arguments = ["sample", path, "--schedule", "cosine", "--batch", "3", "--backend", backend];
         refusal(folder(), &arguments, &["--batch", "at most 2"]);
+    }
+}
+
+/// The input of the classes is known by its name, and their number by the table that it chooses rows of.
+#[test]
+fn a_foreign_denoiser_may_take_classes() {
+    let files = tempfile::tempdir().expect("a folder");
+    let file = files.path().join("classes.onnx");
+    let path = file.to_str().expect("a path in UTF-8");
+    Foreign { takes_classes: true, ..Foreign::default() }.model().write(&file).expect("a file");
+    let plain = files.path().join("plain.onnx");
+    Foreign::default().model().write(&plain).expect("a file");
+    let plain = plain.to_str().expect("a path in UTF-8");
+    for backend in backends() {
+        let options = ["--schedule", "linear", "--timesteps", "50", "--steps", "1", "--backend", backend];
+        let of = |path: &str, more: &[&str]| images(path, &[&options[..], &["-n", "3"], more].concat());
+        let (in_turn, of_none) = (of(path, &[]), of(plain, &[]));
+        let first = |images: &Array4<f32>, i: usize| images.index_axis(ndarray::Axis(0), i).to_owned();
+        assert_eq!(first(&in_turn, 0), first(&of_none, 0), "the table's first row is 0");
+        assert_ne!(first(&in_turn, 1), first(&of_none, 1));
+        let named = of(path, &["--class", "0,0,2"]);
+        assert_eq!(first(&named, 1), first(&of_none, 1));
+        assert_eq!(first(&named, 2), first(&in_turn, 2));
+        refusal(
+            folder(),
+            &[&["sample", path][..], &options, &["--class", "3"]].concat(),
+            &["--class", "from 0 to 2"],
+        );
+        refusal(folder(), &[&["sample", path][..], &options, &["--guidance", "2"]].concat(), &["--guidance"]);
     }
 }
 

@@ -125,8 +125,8 @@ fn planned(folder: &Path, run: &str) -> performer_ddpm::config::TrainConfig {
     performer_ddpm::train::Run::open(&folder.join(run)).expect("a run").1.train
 }
 
-/// The clock changes nothing but the plan: its record gives the same weights to a run that knows no clock, killed or
-/// not, and a run by the clock that is killed goes on with the minutes that it has left.
+/// The clock changes nothing but the plan: its record gives the same weights to a run that knows no clock,
+/// killed or not, and a run by the clock that is killed goes on with the minutes that it has left.
 #[cfg(unix)]
 #[test]
 fn the_recorded_plan_of_a_run_by_the_clock_gives_the_same_bits() {

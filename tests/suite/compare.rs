@@ -4,8 +4,8 @@
 use crate::support::runtimes::at_hand;
 use performer_ddpm::compare::report::{report, write_report};
 use performer_ddpm::compare::{Budget, Comparison, Event, FeatureSource, Features, Findings, Part, Plan};
-use performer_ddpm::config::{AttentionKind, Config, FeatureMap, Preset};
-use performer_ddpm::data::{Dataset, Datasets};
+use performer_ddpm::config::{AttentionKind, Config, FeatureMap, Prediction, Preset};
+use performer_ddpm::data::{Dataset, Datasets, Labels};
 use performer_ddpm::evaluate::features::{FeatureOptions, PixelRange};
 use performer_ddpm::kernels::Isa;
 use performer_ddpm::sample::onnx::Runtime;
@@ -65,13 +65,22 @@ fn plan_for(config: &Config, variants: &[AttentionKind], budget: Budget) -> Plan
 
 /// Does the parts until `stages` stages have begun, then asks to stop.
 fn run(folder: &Path, plan: &Plan, parts: &[Part], stages: usize) -> (bool, Comparison, Vec<String>) {
-    let data = data();
-    let mut comparison = Comparison::open(folder, plan.clone(), &data).expect("a comparison");
+    run_on(&data(), folder, plan, parts, stages)
+}
+
+fn run_on(
+    data: &Datasets,
+    folder: &Path,
+    plan: &Plan,
+    parts: &[Part],
+    stages: usize,
+) -> (bool, Comparison, Vec<String>) {
+    let mut comparison = Comparison::open(folder, plan.clone(), data).expect("a comparison");
     let begun = Cell::new(0);
     let mut notes = Vec::new();
     let finished = comparison.run(
         parts,
-        &data,
+        data,
         None,
         &|_, _| None,
         || begun.get() >= stages,
@@ -261,6 +270,37 @@ fn an_interrupted_comparison_ends_with_the_findings_of_a_straight_one_and_its_re
     assert_eq!(std::fs::read_to_string(straight.join("report.html")).expect("the page"), html);
 }
 
+/// A network that predicts v, with a variance that it learns and classes, with and without a null class.
+#[test]
+fn other_objectives_and_classes_are_compared_too() {
+    let names = ["even", "odd"].map(str::to_owned);
+    let labelled = |count: usize| {
+        let labels = Labels::new((0..count as u32).map(|i| i % 2).collect(), names.to_vec()).expect("labels");
+        images(count).with_labels(labels).expect("images with labels")
+    };
+    let data = Datasets::new(labelled(24), Some(labelled(8))).expect("images of one shape");
+    for drop_label in [0.3, 0.0] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = config().for_classes(&names, drop_label);
+        config.diffusion.prediction = Prediction::VPrediction;
+        config.diffusion.learned_range = true;
+        config.unet.out_channels = 2;
+        let plan = plan(&config, &[AttentionKind::Softmax, AttentionKind::FAVOR], 3);
+        let (finished, comparison, notes) = run_on(&data, folder.path(), &plan, &Part::ALL, usize::MAX);
+        assert!(finished && notes.is_empty(), "{notes:?}");
+        let findings = comparison.findings();
+        for run in &findings.runs {
+            let quality = run.quality.as_ref().expect("a model");
+            let loss = quality.held_out_loss();
+            assert!(loss.mean > 0.0 && quality.likelihood.is_some() && quality.grid, "{:?}", run.notes);
+        }
+        let conversion = findings.conversion.as_ref().expect("the softmax run left a model");
+        assert!(conversion.fine_tuned.iter().all(|tuned| tuned.measured.held_out_loss.is_some()));
+        let html = report(folder.path(), findings, &BTreeMap::new()).expect("a report").html;
+        assert!(html.contains("the noise that follows from") && html.contains("told each image"), "{html}");
+    }
+}
+
 #[test]
 fn a_variant_that_diverges_is_told_and_the_others_go_on() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -287,9 +327,9 @@ fn a_variant_that_diverges_is_told_and_the_others_go_on() {
     assert!(html.contains(&more), "{html}");
 }
 
-/// The minutes count training in all calls, and nothing else. Of 1.2 seconds the clock's plan may miss 3 %, and
-/// as many steps as a busy machine takes at once: a third is far from the half that a call without memory would
-/// leave out.
+/// The minutes count training in all calls, and nothing else. Of 1.2 seconds the clock's plan may miss 3 %,
+/// and as many steps as a busy machine takes at once: a third is far from the half that a call without memory
+/// would leave out.
 #[test]
 fn minutes_are_trained_in_full_however_often_it_is_stopped() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -40,7 +40,7 @@ _, info = diffusers.UNet2DModel.from_pretrained(ours, subfolder='unet', output_l
 for kind in ('missing_keys', 'unexpected_keys', 'mismatched_keys', 'error_msgs'):
     assert not info[kind], (kind, info[kind])
 pipeline = diffusers.DiffusionPipeline.from_pretrained(ours)
-assert type(pipeline).__name__ == 'DDIMPipeline', pipeline
+assert type(pipeline).__name__ == 'DDPMPipeline', pipeline
 pipeline.save_pretrained(theirs)
 print(pipeline.unet.mid_block.attentions[0].heads, pipeline.unet.mid_block.attentions[0].group_norm.eps)
 print(repr(pipeline.unet.time_proj.downscale_freq_shift), pipeline.unet.time_proj.flip_sin_to_cos)
@@ -128,8 +128,8 @@ print(len(scheduler.timesteps))
 ";
 
 /// The defaults of a folder are the same on both sides: `DDIMScheduler.from_config` and `sample --sampler
-/// ddim` with no further option, and what can be said of both. The bound is that of the issue, 1e-4 of the
-/// largest value; diffusers' tables are f32.
+/// ddim` with no further option, the folder's own scheduler and `sample`, and what can be said of both. The
+/// bound is that of the issue, 1e-4 of the largest value; diffusers' tables are f32.
 #[test]
 fn diffusers_samples_our_folders_as_we_do() {
     if !python::has_diffusers() {
@@ -162,6 +162,12 @@ fn diffusers_samples_our_folders_as_we_do() {
         (&large, "DDPMScheduler", 50, all_large, "{}"),
         (&large, "DDPMScheduler", 8, all_large, "{}"),
         (&ours, "DPMSolverMultistepScheduler", 12, Method::DpmSolver(DpmSolver::default()), "{}"),
+        (&cosine, "DPMSolverMultistepScheduler", 15, Method::DpmSolver(DpmSolver::default()), "{}"),
+        // All T steps; and no clipping for those that would.
+        (&large, "DPMSolverMultistepScheduler", 50, Method::DpmSolver(DpmSolver::default()), "{}"),
+        (&large, "DDIMScheduler", 9, Method::Ddim(ddim), "{}"),
+        (&v, "DPMSolverMultistepScheduler", 20, Method::DpmSolver(DpmSolver::default()), "{}"),
+        (&x0, "DPMSolverMultistepScheduler", 20, Method::DpmSolver(DpmSolver::default()), "{}"),
         (&ours, "UniPCMultistepScheduler", 12, Method::UniPc(UniPc::default()), "{}"),
         (&v, "DDIMScheduler", 20, Method::Ddim(ddim), "{}"),
         (&x0, "DDIMScheduler", 20, Method::Ddim(ddim), "{}"),
@@ -172,8 +178,8 @@ fn diffusers_samples_our_folders_as_we_do() {
         let unet = softmax();
         let mut model = random(&UnetConfig { out_channels: unet.out_channels * config.outputs(), ..unet }, 5);
         if config.learned_range {
-            // The logarithm of the variance between bounds as far apart as 1e-20 and beta: a weight of hundreds
-            // would raise the f32 rounding of these logarithms above the bound.
+            // The logarithm of the variance between bounds as far apart as 1e-20 and beta: a weight of
+            // hundreds would raise the f32 rounding of these logarithms above the bound.
             model.weights.iter_mut().for_each(|w| *w *= 0.25);
         }
         let image = model.graph.shape(model.graph.input);
@@ -194,8 +200,8 @@ fn diffusers_samples_our_folders_as_we_do() {
         let want = channels_last(want, shape[..].try_into().unwrap());
 
         let loaded = load::<f64>(folder.path()).unwrap();
-        let scheduler = loaded.scheduler.with_method(method);
-        let is_its_own = class == "DDIMScheduler" || config.learned_range;
+        let scheduler = loaded.scheduler.with_method(method, loaded.diffusion.clip_x0);
+        let is_its_own = class == "DPMSolverMultistepScheduler" || config.learned_range;
         if is_its_own && arguments == "{}" {
             assert_eq!(scheduler, loaded.scheduler, "no option is needed");
         }
@@ -245,8 +251,8 @@ print(type(pipeline).__name__, len(images), c.variance_type, c.prediction_type, 
     assert_eq!(told, "DDPMPipeline 2 learned_range v_prediction trailing\n");
 }
 
-/// Every scheduler of `asked.json` from the same noise, around a network of one line; each one's timesteps and
-/// images go to `images.safetensors`. diffusers' f32 is f64 here, tables included.
+/// Every scheduler of `asked.json` from the same noise, around a network of one line; each one's timesteps
+/// and images go to `images.safetensors`. diffusers' f32 is f64 here, tables included.
 const SWEEP: &str = "
 import sys, json, math, numpy, torch, diffusers
 from safetensors.torch import load_file, save_file
@@ -345,8 +351,8 @@ fn schedulers() -> Vec<(Value, usize, f64)> {
 }
 
 /// Every choice of the four classes, against diffusers itself in f64: 1e-7 of the largest value, for its
-/// differences of logarithms of levels that are almost equal (Karras' last two), which lose half of the digits.
-/// Where a root of a rounding error below 0 makes its images no numbers, ours are numbers.
+/// differences of logarithms of levels that are almost equal (Karras' last two), which lose half of the
+/// digits. Where a root of a rounding error below 0 makes its images no numbers, ours are numbers.
 #[test]
 fn diffusers_takes_the_same_steps_for_every_choice() {
     if !python::has_diffusers() {

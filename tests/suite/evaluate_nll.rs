@@ -54,7 +54,7 @@ fn predictor(
 }
 
 fn config(timesteps: Timesteps, draws: usize, seed: u64) -> NllConfig {
-    NllConfig { draws, timesteps, clip_x0: false, seed, batch: 64 }
+    NllConfig { draws, timesteps, clip_x0: false, seed, ..NllConfig::default() }
 }
 
 fn evaluate(images: &Array2<f64>, factor: f64, config: &NllConfig) -> Likelihood {
@@ -293,6 +293,47 @@ fn a_network_s_bound_depends_on_neither_threads_nor_batch() {
     }
 }
 
+/// The network is told of every x_t the class of its own image, however the evaluations are batched: with the
+/// null class for all it is the bound without, and each image's share of the bound depends on its own class
+/// alone.
+#[test]
+fn the_bound_given_the_class_tells_each_image_its_own() {
+    let names = ["a", "b"].map(str::to_owned);
+    let config = Preset::Tiny.config().for_images([8, 8, 1]).for_classes(&names, 0.1);
+    let mut model: Model<f64> = Model::new(&config.unet, 3).unwrap();
+    let mut noise = vec![0.0; model.weights.len()];
+    fill_normal(&mut rng(3, Stream::Check, 0, 0), &mut noise);
+    model.weights.iter_mut().zip(&noise).for_each(|(w, z)| *w += 0.05 * z);
+    let schedule = Schedule::from_config(&config.diffusion).unwrap();
+    let process = (&schedule, Parameterisation::default());
+    let pictures = Array2::from_shape_fn((4, 64), |(i, j)| ((i * 31 + j * 7) % 200) as f64 / 100.0 - 1.0);
+    let mut engine = Engine::new(&model, 1, Isa::detect()).unwrap();
+    let mut given = |classes: &[usize], batch: usize| {
+        let config = NllConfig { batch, timesteps: Timesteps::Stratified(3), ..NllConfig::default() };
+        let images = (pictures.view(), classes);
+        nll::bound_given(&model, &mut engine, process, images, &config, &mut |_| {}).unwrap()
+    };
+    let mean = |found: &nll::Likelihood| found.bounds[0].bits_per_dim.mean;
+    let [mixed, other, all_a, all_b] =
+        [[0, 1, 1, 0], [1, 0, 0, 1], [0; 4], [1; 4]].map(|classes| given(&classes, 64));
+    for batch in [1, 3, 7] {
+        assert_eq!(given(&[0, 1, 1, 0], batch), mixed, "batch {batch}");
+    }
+    assert!((mean(&mixed) - mean(&all_a)).abs() > 1e-6 && (mean(&mixed) - mean(&all_b)).abs() > 1e-6);
+    // Sums over images, added in another order: 1e-12 of bits of order 10.
+    let (one, two) = (mean(&mixed) + mean(&other), mean(&all_a) + mean(&all_b));
+    assert!((one - two).abs() < 1e-12 * two, "{one} {two}");
+    let of_none = given(&[2; 4], 64);
+    let config = NllConfig { timesteps: Timesteps::Stratified(3), ..NllConfig::default() };
+    let plain = nll::bound(&model, &mut engine, process, pictures.view(), &config, &mut |_| {}).unwrap();
+    assert_eq!(of_none, plain);
+    for (classes, word) in [(&[0, 1][..], "one for each image"), (&[0, 1, 2, 3], "of which it has 3")] {
+        let images = (pictures.view(), classes);
+        let refused = nll::bound_given(&model, &mut engine, process, images, &config, &mut |_| {});
+        assert!(refused.unwrap_err().to_string().contains(word), "{classes:?}");
+    }
+}
+
 #[test]
 fn what_cannot_be_evaluated_is_refused() {
     let schedule = schedule();
@@ -345,8 +386,8 @@ fn reworded(
     }
 }
 
-/// Networks that say the same in eps, x_0 and v have the same bound, term by term, with x_0 clipped or not: to the
-/// digits that dividing by the least sigma, 0.1, and differences of means leave, 1e-10.
+/// Networks that say the same in eps, x_0 and v have the same bound, term by term, with x_0 clipped or not:
+/// to the digits that dividing by the least sigma, 0.1, and differences of means leave, 1e-10.
 #[test]
 fn the_bound_is_the_same_whatever_is_predicted() {
     let (schedule, images) = (schedule(), gaussian_images(40, 9));
@@ -374,8 +415,8 @@ fn the_bound_is_the_same_whatever_is_predicted() {
             let other = bound(prediction, true, 0.3);
             eps.all().zip(other.all()).for_each(|(a, b)| close(a, b));
         }
-        // At both ends of the range the learned variance is a fixed one, but for L_0 at the upper end, whose fixed
-        // variance is beta~_2 (see eq07_log_sigma2).
+        // At both ends of the range the learned variance is a fixed one, but for L_0 at the upper end, whose
+        // fixed variance is beta~_2 (see eq07_log_sigma2).
         let ends = [-1.0, 1.0].map(|u| bound(Prediction::VPrediction, true, u));
         close(ends[0].learned.as_ref().unwrap(), &ends[0].bounds[0]);
         let (upper, fixed) = (ends[1].learned.as_ref().unwrap(), &ends[1].bounds[1]);

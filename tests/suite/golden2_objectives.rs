@@ -1,9 +1,10 @@
-//! The losses of other predictions, weights and a learned variance against PyTorch's automatic differentiation:
-//! `objectives.safetensors` of `tests/golden2`, or of the folder that `PERFORMER_DDPM_GOLDEN2` names.
+//! The losses of other predictions, weights and a learned variance against PyTorch's automatic
+//! differentiation: `objectives.safetensors` of `tests/golden2`, or of the folder that
+//! `PERFORMER_DDPM_GOLDEN2` names.
 //!
-//! Everything is f64. Bound: 1e-9 of the largest value of a tensor. The file's decoder takes the probability of a
-//! bin as the difference of two numbers up to 1, so it may be off by 2^-52, and its logarithm and what follows from
-//! it by 2^-52 over the probability, which is allowed where t = 1.
+//! Everything is f64. Bound: 1e-9 of the largest value of a tensor. The file's decoder takes the probability
+//! of a bin as the difference of two numbers up to 1, so it may be off by 2^-52, and its logarithm and what
+//! follows from it by 2^-52 over the probability, which is allowed where t = 1.
 
 use crate::support::golden::{channels_last, tensors};
 use crate::support::parity::{compare, largest};

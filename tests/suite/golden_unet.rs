@@ -29,8 +29,8 @@ fn dims(shape: &[usize]) -> [usize; 4] {
     shape.try_into().expect("an image tensor")
 }
 
-/// Compares the output, for the classes in the file where there are any, within `relative` of its largest value, and gradients within `relative_d` of each
-/// tensor's largest value plus `floor` of the model's.
+/// Compares the output, for the classes in the file where there are any, within `relative` of its largest
+/// value, and gradients within `relative_d` of each tensor's largest value plus `floor` of the model's.
 pub fn check<T: Element>(path: &Path, kernels: Kernels, (relative, relative_d): (f64, f64), floor: f64) {
     let model: Model<T> = load_unet(path).expect("the golden model loads");
     let golden: Tensors = tensors(&path.join("golden.safetensors"));

@@ -1,5 +1,5 @@
-//! Directional derivatives through the whole U-Net, for every attention and every kind of residual block, with
-//! every parameter random.
+//! Directional derivatives through the whole U-Net, for every attention and every kind of residual block,
+//! with every parameter random.
 
 use performer_ddpm::config::{
     Activation, BlockAttention, FeatureMap, Preset, Resampling, TimeScaleShift, UnetConfig,

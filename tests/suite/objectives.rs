@@ -56,7 +56,8 @@ fn images() -> Dataset {
     garments.select(&few).and_then(|few| few.resized((8, 8))).expect("500 small garments")
 }
 
-/// The first losses are those of a network that says 0; of every objective a fifth goes in the first sixty steps.
+/// The first losses are those of a network that says 0; of every objective a fifth goes in the first sixty
+/// steps.
 #[test]
 fn the_loss_of_every_objective_falls() {
     let images = images();
@@ -110,9 +111,9 @@ fn random(config: &Config) -> Model<f64> {
     model
 }
 
-/// The engine's gradient in the weights is that of the objective's gradient in the output: a plain square loss
-/// whose target is chosen so that its gradient in the output is the same has the same gradient in the weights, to
-/// rounding (1e-12 of the largest).
+/// The engine's gradient in the weights is that of the objective's gradient in the output: a plain square
+/// loss whose target is chosen so that its gradient in the output is the same has the same gradient in the
+/// weights, to rounding (1e-12 of the largest).
 #[test]
 fn the_gradient_of_every_objective_goes_through_the_network() {
     const N: usize = 5;
@@ -183,7 +184,8 @@ fn the_gradient_of_every_objective_goes_through_the_network() {
     assert!(refused.unwrap_err().to_string().contains("twice the channels"));
 }
 
-/// What a folder of the model says of it, what a loaded one samples by default, and that its images are finite.
+/// What a folder of the model says of it, what a loaded one samples by default, and that its images are
+/// finite.
 #[test]
 fn every_objective_s_model_samples_from_its_folder() {
     let images = images();
@@ -200,7 +202,7 @@ fn every_objective_s_model_samples_from_its_folder() {
         assert_eq!(is_learned(loaded.scheduler.method), config.diffusion.learned_range);
         let mut pipeline = Pipeline::load(folder.path()).unwrap();
         let usual = pipeline.options();
-        assert_eq!(usual.steps, Some(if config.diffusion.learned_range { 100 } else { 50 }));
+        assert_eq!(usual.steps, Some(if config.diffusion.learned_range { 100 } else { 15 }));
         let options = SampleOptions { count: 2, batch: 2, steps: Some(5), ..usual };
         let sampled = pipeline.sample(&options).unwrap();
         assert_eq!(trainer.pipeline().unwrap().sample(&options).unwrap(), sampled, "{}", name(&config));

@@ -3,6 +3,7 @@
 use performer_ddpm::config::{DiffusionConfig, Preset, VarianceKind};
 use performer_ddpm::data::Dataset;
 use performer_ddpm::equations::Schedule;
+use performer_ddpm::equations::solver::{Limit, Scheduler};
 use performer_ddpm::kernels::Isa;
 use performer_ddpm::sample::{ClipX0, Compute, Sampler};
 use performer_ddpm::{Pipeline, SampleOptions, Trainer};
@@ -38,13 +39,19 @@ fn what_is_saved_is_loaded_with_the_same_bits() {
 fn the_usual_options_follow_the_model() {
     let mut trainer = trainer();
     let options = trainer.pipeline().expect("a pipeline").options();
-    assert_eq!(options, SampleOptions { steps: Some(20), ..SampleOptions::default() });
+    let diffusion = trainer.config().diffusion.clone();
+    let schedule = Schedule::from_config(&diffusion).expect("a schedule");
+    let wanted = SampleOptions::default().with_scheduler(&Scheduler::of(&diffusion), &schedule, Some(15));
+    assert_eq!(options, wanted);
     // The engine that trains goes on after its pipeline has been made.
     assert_eq!(trainer.engine().threads(), 2);
-    let mut unclipped = trainer.config().diffusion.clone();
-    unclipped.clip_x0 = false;
-    let pipeline = Pipeline::new(trainer.averaged_model(), unclipped, &Compute::default());
-    assert_eq!(pipeline.expect("a pipeline").options().clip_x0, ClipX0::Off);
+    // Algorithm 2 is what a learned variance is sampled by; it clips where the process says so.
+    let learned = |clip_x0| {
+        let diffusion = DiffusionConfig { clip_x0, learned_range: true, ..diffusion.clone() };
+        let pipeline = Pipeline::new(trainer.averaged_model(), diffusion, &Compute::default());
+        pipeline.expect("a pipeline").options().scheduler().limit
+    };
+    assert_eq!([true, false].map(learned), [Limit::Clip { range: 1.0 }, Limit::Off]);
 }
 
 #[test]

@@ -90,8 +90,8 @@ impl GraphBuilder {
         })
     }
 
-    /// Refuses numbers, such as a stride or a length, that no runtime counts to: sums and products of a few of
-    /// them with lengths stay within 64 bits.
+    /// Refuses numbers, such as a stride or a length, that no runtime counts to: sums and products of a few
+    /// of them with lengths stay within 64 bits.
     pub(super) fn expect_numbers(&self, op: Op, numbers: &[usize]) -> Result<()> {
         match numbers.iter().find(|number| **number > MOST) {
             None => Ok(()),

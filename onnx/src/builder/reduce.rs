@@ -53,8 +53,8 @@ impl GraphBuilder {
     /// were, is not used).
     ///
     /// # Errors
-    /// [`Invalid`](crate::Error::Invalid) when x is not of floats, or the axis' length is not fixed or less than
-    /// `k`.
+    /// [`Invalid`](crate::Error::Invalid) when x is not of floats, or the axis' length is not fixed or less
+    /// than `k`.
     pub fn largest(&mut self, x: Value, axis: usize, k: usize) -> Result<Value> {
         self.expect_type(Op::TopK, x, ElementType::F32)?;
         let length = self.expect_known(Op::TopK, x, axis)?;

@@ -6,8 +6,8 @@ use crate::proto::{DataLocation, GraphProto, TensorProto};
 use std::collections::HashMap;
 use std::path::{Component, Path};
 
-/// Puts the elements of tensors that are in other files of `folder` into the message. Where such a file is not
-/// there, or is named outside of the folder, the tensor stays as it is.
+/// Puts the elements of tensors that are in other files of `folder` into the message. Where such a file is
+/// not there, or is named outside of the folder, the tensor stays as it is.
 ///
 /// # Errors
 /// [`Error::Read`] for a file that cannot be read; [`Error::Invalid`] for one that is too short.

@@ -82,7 +82,8 @@ fn cast(from: &str, to: &str, element: ElementType) -> NodeProto {
     }
 }
 
-/// Renames a value in every node that reads or writes it, sub-graphs included, which see the names around them.
+/// Renames a value in every node that reads or writes it, sub-graphs included, which see the names around
+/// them.
 fn rename(graph: &mut GraphProto, from: &str, to: &str) {
     for node in &mut graph.node {
         for name in node.input.iter_mut().chain(&mut node.output).filter(|name| *name == from) {

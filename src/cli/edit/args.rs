@@ -61,7 +61,8 @@ pub struct VaryArgs {
 
 /// Paint a part of a picture anew (RePaint, Lugmayr et al. 2022); all other pixels stay exactly as they are.
 ///
-/// A multistep sampler takes steps of first order here.
+/// DDIM unless --sampler says otherwise, where the model's scheduler is a multistep one: such take steps of
+/// first order here.
 ///
 /// Example: performer-ddpm edit inpaint shoe.png --mask heel.png -n 4 --out painted.png
 #[derive(Debug, Args)]

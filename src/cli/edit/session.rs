@@ -38,6 +38,17 @@ struct Figures {
 }
 
 impl<'a> Session<'a> {
+    /// Loads the model, to paint so many images anew: by DDIM where the model's own scheduler looks back on
+    /// earlier steps, which do not hold where pixels are put back between them, and the arguments name no
+    /// sampler.
+    pub fn open_to_paint(common: &'a Common, count: usize) -> Result<Self> {
+        let mut session = Self::open(common, count)?;
+        session.options =
+            common.reverse.of_one_step(session.pipeline.diffusion()).choose(session.pipeline.diffusion())?;
+        session.count(count);
+        Ok(session)
+    }
+
     /// Loads the model, to make so many images as the arguments and the model's scheduler say.
     pub fn open(common: &'a Common, count: usize) -> Result<Self> {
         for file in common.npy.iter().chain([&common.out]) {
@@ -67,12 +78,13 @@ impl<'a> Session<'a> {
     }
 
     /// The same for a way between images: by DDIM where the model's own scheduler adds noise and the
-    /// arguments name no other sampler. Where pictures are `encoded`, which clips nothing, the way back clips
-    /// nothing either, unless the arguments say so: clipped, it would not lead back to them.
+    /// arguments name no other sampler. Where pictures are `encoded`, the way back is DDIM's too, as the way
+    /// up is, and clips nothing, as that does, unless the arguments say so: it would not lead back to them.
     pub fn open_between(common: &'a Common, count: usize, encoded: bool) -> Result<Self> {
         let mut session = Self::open(common, count)?;
         let diffusion = session.pipeline.diffusion();
-        let ReverseArgs { mut sampler, mut eta, steps, spacing, clip } = common.reverse;
+        let given = if encoded { common.reverse.of_one_step(diffusion) } else { common.reverse };
+        let ReverseArgs { mut sampler, mut eta, steps, spacing, clip } = given;
         let adds_noise = session.options.process(&diffusion.schedule)?.adds_noise();
         if adds_noise && sampler.is_none() && eta.is_none() {
             session.progress.say("the model's scheduler adds noise: this is DDIM, which does not");

@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 /// Which samples are compared with which images.
 #[derive(Debug, Args)]
 pub struct FeatureArgs {
-    /// Compare these samples, f32 [N,C,H,W] in [-1,1] or a folder of pictures, instead of fresh ones
+    /// Compare these samples, f32 [N,C,H,W] in [-1,1] or a folder of pictures, instead of fresh ones; those
+    /// in folders with the names of the images' classes class by class, too
     #[arg(long, value_name = "FILE.npy|DIR")]
     pub samples: Option<PathBuf>,
     /// Images to compare with [default: 10000, or all if they are fewer]
@@ -57,7 +58,7 @@ pub struct Figures {
     /// better.
     #[serde(skip_serializing_if = "Option::is_none")]
     held_out: Option<Comparison>,
-    /// The same class by class, where the model and the images have classes.
+    /// The same class by class, where the model, or the folders of the samples, and the images have classes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     classes: Vec<ClassFigures>,
     /// What could not be compared, and why.
@@ -101,7 +102,7 @@ pub fn run(
         Some(path) => Some(given_samples(args, path, dataset, progress)?),
         None => None,
     };
-    if let Some(samples) = &given {
+    if let Some(Given { images: samples, .. }) = &given {
         check_shape(samples, dataset, args.network.samples.as_deref().unwrap_or(Path::new("")))?;
     }
     let split = if std::ptr::eq(dataset, &subject.data.train) { "train" } else { "test" };
@@ -110,13 +111,21 @@ pub fn run(
     // hours of sampling.
     let dimensions = extractor.features_of(dataset, &[0], &mut |_| {})?.ncols();
     let usual = SAMPLES.max(fewest(dimensions));
-    let wanted = given.as_ref().map_or(args.n.map_or(usual, |n| n as usize), |x| x.len_of(Axis(0)));
+    let wanted = given.as_ref().map_or(args.n.map_or(usual, |n| n as usize), |x| x.images.len_of(Axis(0)));
     enough(dimensions, count.min(dataset.len()), "the images (--images)")?;
     enough(dimensions, wanted, if given.is_some() { "the samples (--samples)" } else { "the samples (-n)" })?;
     let images = features_of(&mut extractor, dataset, count, args.seed, progress, "images")?;
     let mut notes = Vec::new();
     let (classes, samples) = match given {
-        Some(samples) => (None, samples),
+        Some(Given { images: samples, classes }) => {
+            let classes = match &classes {
+                Some((names, labels)) => {
+                    Classes::of_given((names, labels), dataset, count, args.seed, &mut notes)?
+                }
+                None => None,
+            };
+            (classes, samples)
+        }
         None => {
             let classes = Classes::of(subject, dataset, [count, wanted], args.seed, &mut notes)?;
             let of_samples = classes.as_ref().map_or(&[][..], |classes| &classes.samples);
@@ -196,13 +205,22 @@ fn enough(features: usize, got: usize, what: &str) -> Result<()> {
     ))
 }
 
-/// The samples that were given, \[n, c, h, w\]: those of a folder grey or coloured as the dataset is.
+/// Samples that were given.
+struct Given {
+    /// \[n, c, h, w\].
+    images: Array4<f32>,
+    /// The names of their classes and the class of each, where the folders that they lie in tell.
+    classes: Option<(Vec<String>, Vec<u32>)>,
+}
+
+/// The samples that were given: those of a folder grey or coloured as the dataset is.
 fn given_samples(
     args: &EvaluateArgs,
     path: &Path,
     dataset: &Dataset,
     progress: &mut Progress,
-) -> Result<Array4<f32>> {
+) -> Result<Given> {
+    let mut classes = None;
     let mut samples = if path.is_dir() {
         let config = DataConfig {
             path: Some(path.to_path_buf()),
@@ -212,6 +230,8 @@ fn given_samples(
             held_out: None,
         };
         let pictures = load(&config, args.seed, args.pictures.reading.into(), progress)?.train;
+        let labels = pictures.labels().map(<[u32]>::to_vec);
+        classes = labels.map(|labels| (pictures.class_names().to_vec(), labels));
         let all: Vec<usize> = (0..pictures.len()).collect();
         images_nchw(&pictures, &all)?
     } else {
@@ -237,8 +257,9 @@ fn given_samples(
             ));
         }
         samples = samples.slice_move(s![..n, .., .., ..]);
+        classes.iter_mut().for_each(|(_, labels)| labels.truncate(n));
     }
-    Ok(samples)
+    Ok(Given { images: samples, classes })
 }
 
 fn check_shape(samples: &Array4<f32>, dataset: &Dataset, path: &Path) -> Result<()> {

@@ -25,14 +25,23 @@ pub struct NllArgs {
     /// Evaluate each image with N draws of noise and timesteps [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     draws: Option<u32>,
+    /// Bound the images given their classes, for a model with classes; one without a null class is in any
+    /// case
+    #[arg(long)]
+    given_class: bool,
 }
 
 impl NllArgs {
     /// The options that were given.
     pub fn given(&self) -> impl Iterator<Item = &'static str> {
-        [("--full", self.full), ("--strata", self.strata.is_some()), ("--draws", self.draws.is_some())]
-            .into_iter()
-            .filter_map(|(flag, given)| given.then_some(flag))
+        [
+            ("--full", self.full),
+            ("--strata", self.strata.is_some()),
+            ("--draws", self.draws.is_some()),
+            ("--given-class", self.given_class),
+        ]
+        .into_iter()
+        .filter_map(|(flag, given)| given.then_some(flag))
     }
 }
 
@@ -43,6 +52,8 @@ pub struct Figures {
     split: &'static str,
     /// The variance of the model's configuration.
     variance: Variance,
+    /// Whether the network was told the images' classes.
+    given_class: bool,
     #[serde(flatten)]
     likelihood: Likelihood,
 }
@@ -65,6 +76,8 @@ pub fn run(
     let clip_x0 = pipeline.diffusion().clip_x0;
     let diffusion = pipeline.source()?.diffusion;
     let variance = if diffusion.learned_range { Variance::LearnedRange } else { diffusion.variance.into() };
+    let labels = pipeline.class_embedding();
+    let needs_class = labels.embeds.is_some() && labels.null_class().is_none();
     let usual = NllConfig::default();
     let config = NllConfig {
         draws: args.bound.draws.map_or(usual.draws, |draws| draws as usize),
@@ -74,13 +87,14 @@ pub fn run(
             (false, None) => usual.timesteps,
         },
         clip_x0: args.reverse.clip.map_or(clip_x0, |clip| clip != ClipName::Off),
+        given_class: args.bound.given_class || needs_class,
         seed: args.seed,
         batch: args.batch as usize,
     };
     let message = format!("the bound on {} images", chosen.len());
     let observer = &mut |done| progress.update(done, || message.clone());
     let likelihood = likelihood(pipeline, &pictures, &config, observer)?;
-    let figures = Figures { split, variance, likelihood };
+    let figures = Figures { split, variance, given_class: config.given_class, likelihood };
     if let Some(folder) = &args.out {
         figures.plot(folder, files)?;
     }
@@ -137,9 +151,10 @@ impl Figures {
     pub fn print(&self, quiet: bool) {
         let Likelihood { images, draws, timesteps, evaluated, .. } = &self.likelihood;
         println!(
-            "bound in bits/dim on {images} {} images, {evaluated} of {timesteps} timesteps an image, {draws} \
+            "bound in bits/dim on {images} {} images{}, {evaluated} of {timesteps} timesteps an image, {draws} \
              draw(s), x_0 {}; mean and standard error",
             self.split,
+            if self.given_class { " given their classes" } else { "" },
             if self.likelihood.clip_x0 { "clipped" } else { "not clipped" },
         );
         let row = |name: &str, value: &dyn Fn(&Bound) -> String| {

@@ -16,7 +16,7 @@ pub struct ClassFigures {
     held_out: Option<f64>,
 }
 
-/// The classes of fresh samples and of the images that they are compared with.
+/// The classes of samples and of the images that they are compared with.
 pub struct Classes {
     names: Vec<String>,
     /// One for each image.
@@ -38,12 +38,7 @@ impl Classes {
         let unet = subject.model.as_ref().and_then(|(_, pipeline)| pipeline.unet());
         let Some(unet) = unet.filter(|unet| unet.classes() > 0) else { return Ok(None) };
         let names = dataset.class_names();
-        let are_known = if unet.class_names.is_empty() {
-            names.len() == unet.classes()
-        } else {
-            names == unet.class_names
-        };
-        if names.is_empty() || !are_known {
+        if names.is_empty() || !unet.class_embedding().are(names) {
             let whose =
                 if names.is_empty() { "the images have no labels" } else { "the images have other classes" };
             notes.push(format!("{whose}: the samples are of the model's {} classes in turn", unet.classes()));
@@ -52,6 +47,33 @@ impl Classes {
         let drawn = of_images(dataset, samples, seed)?;
         let samples = drawn.iter().copied().cycle().take(samples).collect();
         Ok(Some(Classes { names: names.to_vec(), images: of_images(dataset, count, seed)?, samples }))
+    }
+
+    /// The same for given samples, whose classes are found among the images' by their names. Where these are
+    /// others, a note says so.
+    pub fn of_given(
+        (names, labels): (&[String], &[u32]),
+        dataset: &Dataset,
+        count: usize,
+        seed: u64,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Classes>> {
+        let known = dataset.class_names();
+        let place = |name: &String| known.iter().position(|known| known.eq_ignore_ascii_case(name));
+        let Some(places) = names.iter().map(place).collect::<Option<Vec<usize>>>() else {
+            let strange: Vec<&str> =
+                names.iter().filter(|name| place(name).is_none()).map(String::as_str).collect();
+            notes.push(match known {
+                [] => "the images have no labels: the samples are not compared class by class".to_owned(),
+                _ => format!(
+                    "the samples are not compared class by class: the images have no class called {}",
+                    strange.join(", ")
+                ),
+            });
+            return Ok(None);
+        };
+        let samples = labels.iter().map(|label| places[*label as usize]).collect();
+        Ok(Some(Classes { names: known.to_vec(), images: of_images(dataset, count, seed)?, samples }))
     }
 
     /// The distances by class of samples, and of the `held_out` images where there are some.

@@ -51,8 +51,8 @@ pub fn open(args: &EvaluateArgs, progress: &mut Progress) -> Result<Subject> {
     Ok(Subject { data, model })
 }
 
-/// The images that the arguments name, or those that the run was trained on, and the seed of what is held out.
-/// Other images are made as the run's were, but none of them is held out unless the arguments say so.
+/// The images that the arguments name, or those that the run was trained on, and the seed of what is held
+/// out. Other images are made as the run's were, but none of them is held out unless the arguments say so.
 pub fn data_config(args: &EvaluateArgs, model: Option<&Path>) -> Result<(DataConfig, u64)> {
     let file = model.map(|path| path.join("config.toml")).filter(|file| file.is_file());
     let (mut config, seed) = match file {

@@ -3,7 +3,7 @@
 use super::SampleArgs;
 use crate::cli::reverse::{ClipName, SamplerName, SpacingName};
 use clap::ValueEnum;
-use performer_ddpm::config::Labels;
+use performer_ddpm::config::ClassEmbedding;
 use performer_ddpm::equations::Schedule;
 use performer_ddpm::equations::solver::{Limit, Method};
 use performer_ddpm::export::SamplerSummary;
@@ -11,7 +11,11 @@ use performer_ddpm::sample::{Diffusion, Spacing, images_for};
 use performer_ddpm::{Error, Result, SampleOptions};
 
 /// The options for a model that knows these classes and whose graph does not fix the sampler.
-pub fn of_arguments(args: &SampleArgs, diffusion: &Diffusion, labels: Labels) -> Result<SampleOptions> {
+pub fn of_arguments(
+    args: &SampleArgs,
+    diffusion: &Diffusion,
+    labels: ClassEmbedding,
+) -> Result<SampleOptions> {
     common(args, args.reverse.choose(diffusion)?, labels)
 }
 
@@ -20,7 +24,7 @@ pub fn of_graph(
     args: &SampleArgs,
     summary: &SamplerSummary,
     schedule: &Schedule,
-    labels: Labels,
+    labels: ClassEmbedding,
 ) -> Result<SampleOptions> {
     let SamplerSummary { scheduler, steps, .. } = summary;
     let asked = &args.reverse;
@@ -55,7 +59,7 @@ pub fn of_graph(
     common(args, SampleOptions::default().with_scheduler(scheduler, schedule, Some(*steps)), labels)
 }
 
-fn common(args: &SampleArgs, chosen: SampleOptions, labels: Labels) -> Result<SampleOptions> {
+fn common(args: &SampleArgs, chosen: SampleOptions, labels: ClassEmbedding) -> Result<SampleOptions> {
     let classes = args.class.iter().map(|text| labels.find_class(text)).collect::<Result<Vec<_>>>()?;
     let in_turn = if classes.is_empty() { labels.classes() } else { classes.len() };
     let count = args.n.map_or(images_for(in_turn, chosen.count), |n| n as usize);

@@ -3,7 +3,7 @@
 use super::{BackendName, LoopName, SampleArgs, ScheduleName, options};
 use crate::cli::progress::Progress;
 use performer_ddpm::checkpoint::model_folder::{self, LoadedModel};
-use performer_ddpm::config::{BetaSchedule, DiffusionConfig, Labels};
+use performer_ddpm::config::{BetaSchedule, ClassEmbedding, DiffusionConfig};
 use performer_ddpm::equations::solver::Scheduler;
 use performer_ddpm::export::{GraphKind, GraphSpec, Metadata};
 use performer_ddpm::sample::onnx::Runtime;
@@ -60,7 +60,7 @@ pub fn open(args: &SampleArgs, path: &Path, progress: &Progress) -> Result<Job> 
         }
         None => loaded.note.iter().for_each(|note| progress.say(note)),
     }
-    let labels = loaded.model.config.labels();
+    let labels = loaded.model.config.class_embedding();
     let options = options::of_arguments(args, &Diffusion::of(&loaded)?, labels)?;
     let classes = names(labels, &options.classes);
     let (compute, how) = match args.backend.unwrap_or(BackendName::Native) {
@@ -114,18 +114,20 @@ fn open_file(args: &SampleArgs, path: &Path) -> Result<Job> {
     let named = diffusion(args, metadata.is_some());
     let pipeline = Pipeline::from_onnx(&model, &runtime, options::batch(args), named.as_ref())?;
     let mut options = match pipeline.fixed_sampler() {
-        Some(summary) => options::of_graph(args, summary, &pipeline.diffusion().schedule, pipeline.labels())?,
-        None => options::of_arguments(args, pipeline.diffusion(), pipeline.labels())?,
+        Some(summary) => {
+            options::of_graph(args, summary, &pipeline.diffusion().schedule, pipeline.class_embedding())?
+        }
+        None => options::of_arguments(args, pipeline.diffusion(), pipeline.class_embedding())?,
     };
     if let (Some(fixed), None) = (pipeline.fixed_batch(), args.batch) {
         options.batch = fixed;
     }
-    let classes = names(pipeline.labels(), &options.classes);
+    let classes = names(pipeline.class_embedding(), &options.classes);
     Ok(Job { pipeline, options, classes, how: Some(how(kind, &runtime)) })
 }
 
 /// The names of the chosen classes, or of all.
-fn names(labels: Labels, chosen: &[usize]) -> Vec<String> {
+fn names(labels: ClassEmbedding, chosen: &[usize]) -> Vec<String> {
     match chosen {
         [] => (0..labels.classes()).map(|class| labels.class_name(class)).collect(),
         chosen => chosen.iter().map(|class| labels.class_name(*class)).collect(),

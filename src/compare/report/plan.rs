@@ -7,7 +7,7 @@ use crate::compare::plan::list;
 use crate::compare::store::CONFIG;
 use crate::compare::store::Findings;
 use crate::compare::{Budget, FeatureSource, Training};
-use crate::config::{AttentionKind, Preset};
+use crate::config::{AttentionKind, Config, Preset};
 
 /// What was compared, and the main results.
 pub(super) fn section(findings: &Findings) -> String {
@@ -83,6 +83,19 @@ pub(super) fn step_times(softmax: &Training, favor: &Training) -> Option<String>
     ))
 }
 
+/// What the losses and the bound are of, where the networks predict something else than eps or are told
+/// classes.
+fn what_is_predicted(config: &Config) -> String {
+    let mut text = String::new();
+    if !config.diffusion.prediction.is_epsilon() {
+        text += " They are of the noise that follows from what the networks predict.";
+    }
+    if config.unet.num_class_embeds.is_some() {
+        text += " The networks are told each image's class, for the bound none where they know of none.";
+    }
+    text
+}
+
 /// How the figures were measured, and what a short budget left out.
 pub(super) fn how(draft: &Draft) -> String {
     let findings = draft.findings;
@@ -97,7 +110,8 @@ pub(super) fn how(draft: &Draft) -> String {
             "Times per step are medians over the run. Peak memory is the largest resident size of a separate \
              process that only trains the network; the planned memory is the sum of its buffers. Held-out \
              losses are of {held_out}, one t and eps each, the same for every model; differences are taken \
-             image by image."
+             image by image.{}",
+            what_is_predicted(&plan.config),
         ),
         format!(
             "The bound is evaluated on the same images at one timestep of each of {} strata; its errors \

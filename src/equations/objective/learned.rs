@@ -24,9 +24,10 @@ impl LearnedRange {
         }
     }
 
-    /// (O6) One value's part of L_{t-1}, in nats, with the mean (11) at the predicted x_0 and the variance (O5):
-    /// for t >= 2 KL( q(x_{t-1}|x_t, x_0) || p_theta(x_{t-1}|x_t) ), and at t = 1 the discretised decoder. Then
-    /// its derivative in u; that in the mean is not wanted (see [`Objective`](super::Objective)).
+    /// (O6) One value's part of L_{t-1}, in nats, with the mean (11) at the predicted x_0 and the variance
+    /// (O5): for t >= 2 KL( q(x_{t-1}|x_t, x_0) || p_theta(x_{t-1}|x_t) ), and at t = 1 the discretised
+    /// decoder. Then its derivative in u; that in the mean is not wanted (see
+    /// [`Objective`](super::Objective)).
     ///
     /// Source: Nichol & Dhariwal (2021), section 3.1; the terms: (17).
     pub fn o06_term(&self, x0: f64, x_t: f64, x0_hat: f64, u: f64) -> [f64; 2] {

@@ -14,8 +14,8 @@ use crate::real::Real;
 /// What a network is trained on.
 ///
 /// The loss of a sample is (21) with the target (O1), times the timestep's weight (O3) or (O4). Where the
-/// variance is learned, 0.001 T L_vb is added: L_vb is (O6) in bits per dimension, and of it only the variance
-/// learns, since its gradient in the mean is left out.
+/// variance is learned, 0.001 T L_vb is added: L_vb is (O6) in bits per dimension, and of it only the
+/// variance learns, since its gradient in the mean is left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objective {
     says: Parameterisation,
@@ -106,9 +106,9 @@ impl Objective {
         }
     }
 
-    /// (O7) The sum of the losses of a shard's samples; and the gradient of the batch's mean loss in the shard's
-    /// output, written to `d_output`. A timestep that [`Objective::check`] refuses counts with weight 1 and
-    /// learns no variance.
+    /// (O7) The sum of the losses of a shard's samples; and the gradient of the batch's mean loss in the
+    /// shard's output, written to `d_output`. A timestep that [`Objective::check`] refuses counts with weight
+    /// 1 and learns no variance.
     ///
     /// Source: Ho et al. (2020), equation 14; Nichol & Dhariwal (2021), section 3.1, equation 16, with their
     /// code's lambda = 0.001 and L_vb in bits per dimension times T.

@@ -125,8 +125,8 @@ fn o06_is_eq17_at_both_ends() {
 }
 
 /// The derivative in u against central differences with step 1e-5: rounding of a term up to 1e3 gives 1e-16 x
-/// 1e3 / 1e-5 = 1e-8, truncation 1e-10 of a third derivative. Inner, lowest and highest pixel values at t = 1,
-/// and one on the decoder's floor, where the derivative is 0.
+/// 1e3 / 1e-5 = 1e-8, truncation 1e-10 of a third derivative. Inner, lowest and highest pixel values at t =
+/// 1, and one on the decoder's floor, where the derivative is 0.
 #[test]
 fn o06_derivative_by_central_differences() {
     let schedule = linear();
@@ -222,9 +222,9 @@ fn o07_is_eq21_where_nothing_else_is_chosen() {
 }
 
 /// The gradient in every number of the output by central differences with step 1e-5, for every objective: the
-/// first half's against the loss without the bound's term, whose mean must not learn, the second half's against
-/// all of it. Losses are below 1e4 and their sums are rounded by 1e-12, so the differences by 1e-7; terms
-/// that are square have no truncation.
+/// first half's against the loss without the bound's term, whose mean must not learn, the second half's
+/// against all of it. Losses are below 1e4 and their sums are rounded by 1e-12, so the differences by 1e-7;
+/// terms that are square have no truncation.
 #[test]
 fn o07_gradient_by_central_differences() {
     for prediction in PREDICTIONS {
@@ -303,7 +303,8 @@ fn o07_timesteps_that_the_schedule_has_not_are_refused() {
     }
 }
 
-/// One timestep in each stratum of the batch, whatever the sizes are, and the same for the same seed and step.
+/// One timestep in each stratum of the batch, whatever the sizes are, and the same for the same seed and
+/// step.
 #[test]
 fn o08_has_one_timestep_in_each_stratum() {
     let schedule = linear().respaced(&linear().levels()[..100].iter().map(|l| l.t).collect::<Vec<_>>());
@@ -327,8 +328,8 @@ fn o08_has_one_timestep_in_each_stratum() {
     assert_eq!((seen.len(), seen.first(), seen.last()), (100, Some(&0), Some(&99)));
 }
 
-/// Over many steps every timestep is drawn as often, though 3 strata of 7 timesteps are not whole: five standard
-/// deviations of the counts of 21000 draws.
+/// Over many steps every timestep is drawn as often, though 3 strata of 7 timesteps are not whole: five
+/// standard deviations of the counts of 21000 draws.
 #[test]
 fn o08_draws_every_timestep_as_often() {
     let schedule = Schedule::from_betas(&[0.1; 7]).unwrap();

@@ -4,12 +4,12 @@ use crate::equations::{Level, Schedule};
 use crate::rng::{self, Stream};
 use rand::Rng;
 
-/// (O8) The level of sample `sample` of a batch of `batch`: the timesteps are cut into as many equal strata as
-/// there are samples, and each sample's t is drawn from its own. Over samples in random order each t is as
+/// (O8) The level of sample `sample` of a batch of `batch`: the timesteps are cut into as many equal strata
+/// as there are samples, and each sample's t is drawn from its own. Over samples in random order each t is as
 /// likely as in Algorithm 1.
 ///
-/// t = floor(T (sample + r) / batch) + 1 with r ~ Uniform\[0, 1), a function of (`seed`, `step`, `sample`) and
-/// of the two sizes.
+/// t = floor(T (sample + r) / batch) + 1 with r ~ Uniform\[0, 1), a function of (`seed`, `step`, `sample`)
+/// and of the two sizes.
 ///
 /// Source: Kingma et al. (2021), appendix (low-discrepancy sampler), with a draw of its own in each
 /// stratum.

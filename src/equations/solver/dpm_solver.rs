@@ -15,9 +15,9 @@ use super::{DpmSolver, SecondOrder};
 /// (S9) with + alpha_next (E/h + 1) D_1 - alpha_next ((E + h)/h^2 - 1/2) D_2 added.
 ///
 /// The SDE has x scaled by e^-h once more and sigma_next sqrt(1 - e^-2h) z added. In its (S9), diffusers
-/// writes the D_2 term as alpha_next ((1 - e^-2h - 2h)/(2h)^2 - 1/2), where the integral has + 1/2; and in both
-/// its D_2 is half of the second derivative that it is weighed as, so that the measured order of (S9) is two,
-/// with a smaller error than (S8). Images are to be the same as there, so both are kept.
+/// writes the D_2 term as alpha_next ((1 - e^-2h - 2h)/(2h)^2 - 1/2), where the integral has + 1/2; and in
+/// both its D_2 is half of the second derivative that it is weighed as, so that the measured order of (S9) is
+/// two, with a smaller error than (S8). Images are to be the same as there, so both are kept.
 ///
 /// Source: Lu et al. (2022b), DPM-Solver++, algorithm 2 and equations 11-14 (its appendix for the SDE and the
 /// third order); heun: Lu et al. (2022a).
@@ -58,8 +58,8 @@ pub(super) fn s07_s08_s09_dpm_solver(
         } else {
             -alpha * ((e + h_or_2h) / (h_or_2h * h_or_2h) - 0.5)
         };
-        // D_1 = D_10 + r_0/(r_0 + r_1) (D_10 - D_11), D_2 = (D_10 - D_11)/(r_0 + r_1) with D_10 = (x0 - x0')/r_0
-        // and D_11 = (x0' - x0'')/r_1.
+        // D_1 = D_10 + r_0/(r_0 + r_1) (D_10 - D_11), D_2 = (D_10 - D_11)/(r_0 + r_1) with D_10 = (x0 -
+        // x0')/r_0 and D_11 = (x0' - x0'')/r_1.
         let difference = (d_1 * r_0 + d_2) / (r_0 + r_1);
         let (d_10, d_11) = (d_1 + difference, -difference);
         x0[0] += d_10 / r_0;

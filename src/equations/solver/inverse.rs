@@ -47,7 +47,7 @@ mod tests {
     fn s13_is_diffusers_inverse_scheduler_for_eps() {
         let config = DiffusionConfig::default();
         let schedule = Schedule::from_config(&config).unwrap();
-        let down = Scheduler::of(&config).plan(&schedule, 10).unwrap();
+        let down = Scheduler::ddim_of(&config).plan(&schedule, 10).unwrap();
         let timesteps: Vec<Timestep> = down.steps().iter().map(|step| step.t).collect();
         let up = Plan::upwards(Prediction::Epsilon, &timesteps, down.alpha_bars());
         let mut x = [0.6, -0.9, 0.1];

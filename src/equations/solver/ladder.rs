@@ -102,19 +102,23 @@ fn index_of(table: &[f64], level: f64) -> f64 {
     low as f64 + ((level.ln() - below) / (above - below)).clamp(0.0, 1.0)
 }
 
-/// The evenly spaced indices from the noisiest down: as for the samplers of one step, but for one more, the
-/// lowest, which is where the last step leads and not visited.
+/// The evenly spaced indices from the noisiest down: as for the samplers of one step, but where they are not
+/// trailing for one more, the lowest, which is where the last step leads and not visited.
 fn indices(multistep: &Multistep, table: &[f64], steps: usize) -> Result<Vec<usize>> {
     let total = table.len();
     // Levels whose lambda is below the bound are left out.
     let kept = table.partition_point(|s| -s.ln() >= multistep.lambda_min);
     let refuse =
         |expected: String, got: usize| Err(Error::invalid("sampling steps", expected, got.to_string(), ""));
-    if kept < 2 {
-        return refuse("a smallest lambda that leaves two timesteps".into(), kept);
+    // The other spacings have one more index than steps, and Karras' levels lie between two.
+    let is_trailing = multistep.spacing == Spacing::Trailing;
+    let fewest = if is_trailing && !multistep.karras { 1 } else { 2 };
+    if kept < fewest {
+        return refuse(format!("a smallest lambda that leaves {fewest} timesteps"), kept);
     }
-    if !(1..total).contains(&steps) {
-        return refuse(format!("1 to {}", total - 1), steps);
+    let most = if is_trailing { total } else { total - 1 };
+    if !(1..=most).contains(&steps) {
+        return refuse(format!("1 to {most}"), steps);
     }
     let mut indices: Vec<usize> = match multistep.spacing {
         Spacing::Linspace => {

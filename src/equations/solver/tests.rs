@@ -396,13 +396,19 @@ fn choices_out_of_range_are_refused() {
 /// Clipping is the other samplers', thresholding everyone's.
 #[test]
 fn another_method_takes_over_what_the_two_have_in_common() {
-    let ddim = Scheduler::of(&DiffusionConfig::default());
-    let solver = ddim.with_method(Method::DpmSolver(DpmSolver::default()));
+    let config = DiffusionConfig::default();
+    let ddim = Scheduler::ddim_of(&config);
+    let solver = ddim.with_method(Method::DpmSolver(DpmSolver::default()), true);
+    assert_eq!(Scheduler { limit: ddim.limit, ..solver }, Scheduler::of(&config), "which clips");
+    assert_eq!(Scheduler::of(&config).with_method(ddim.method, true), ddim);
     assert_eq!((solver.limit, solver.spacing), (Limit::Off, Spacing::Trailing));
-    assert_eq!(solver.with_method(ddim.method), ddim);
+    assert_eq!(solver.with_method(ddim.method, true), ddim);
+    assert_eq!(solver.with_method(ddim.method, false), Scheduler { limit: Limit::Off, ..ddim });
     let threshold = Limit::Threshold { ratio: 0.9, max: 2.0 };
-    let kept = Scheduler { limit: threshold, ..ddim }.with_method(solver.method);
+    let kept = Scheduler { limit: threshold, ..ddim }.with_method(solver.method, true);
     assert_eq!(kept.limit, threshold);
     assert_eq!([1000, 30].map(|t| ddim.usual_steps(t)), [50, 30]);
-    assert_eq!([1000, 20].map(|t| solver.usual_steps(t)), [20, 19]);
+    assert_eq!([1000, 15, 1].map(|t| solver.usual_steps(t)), [15, 15, 1]);
+    let linspace = Scheduler { spacing: Spacing::Linspace, ..solver };
+    assert_eq!([1000, 15].map(|t| linspace.usual_steps(t)), [15, 14]);
 }

@@ -94,8 +94,8 @@ pub(super) fn s10_uni_p(ladder: &Ladder, i: usize, order: usize, unipc: &UniPc) 
 /// (S11) UniC-p, the corrector, which redoes the step from level `i - 1` to level `i` once the x_0 there is
 /// known: c of (S3), p = `order` of the step that is redone.
 ///
-/// base = sigma/sigma' base' - alpha (e^-h - 1) x_0' - alpha B(h) ( sum_k a_k (x_0^(k) - x_0')/r_k + a_p (x_0 -
-/// x_0') ); at p = 1 their a_1 = 1/2.
+/// base = sigma/sigma' base' - alpha (e^-h - 1) x_0' - alpha B(h) ( sum_k a_k (x_0^(k) - x_0')/r_k + a_p (x_0
+/// - x_0') ); at p = 1 their a_1 = 1/2.
 ///
 /// Source: Zhao et al. (2023), section 3.2 and equation 5; the x_0 form: appendix A.
 pub(super) fn s11_uni_c(ladder: &Ladder, i: usize, order: usize, unipc: &UniPc) -> [f64; 5] {

@@ -77,8 +77,8 @@ pub struct Term {
     pub last: usize,
     /// The sum of their terms, in bits per dimension.
     pub bits: Estimate,
-    /// The sum of the constants C_t of (18) in it, which training does not change; 0 for L_0 and for a variance
-    /// that is learned.
+    /// The sum of the constants C_t of (18) in it, which training does not change; 0 for L_0 and for a
+    /// variance that is learned.
     pub constant: f64,
     /// |eps - eps_theta|^2 as a mean over pixels and the timesteps, (21).
     pub mse: Estimate,

@@ -78,7 +78,7 @@ impl Loaded {
         variance: &mut [f32],
     ) -> Result<()> {
         let mut inputs: Vec<(&str, &Tensor)> = vec![(&ports.x, x), (&ports.t, t)];
-        inputs.extend(ports.takes_classes.then_some(("y", y)));
+        inputs.extend(ports.y.as_ref().map(|name| (name.as_str(), y)));
         let output = self.run(&inputs, &ports.eps)?;
         if ports.has_variance {
             return self.frame.leave_both(&ports.eps, &output, [prediction, variance]);

@@ -5,14 +5,15 @@ use crate::equations::Timestep;
 use crate::error::{Error, Result};
 use crate::machine;
 use performer_ddpm_onnx::model::{Port, Summary};
-use performer_ddpm_onnx::{Dim, ElementType, Tensor};
+use performer_ddpm_onnx::proto::NodeProto;
+use performer_ddpm_onnx::{Dim, ElementType, Model, Tensor};
 
-/// A denoiser's inputs and output: eps = f(x, t), or f(x, t, y) with the classes `y`.
+/// A denoiser's inputs and output: eps = f(x, t), or f(x, t, y) with the classes y.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct DenoiserPorts {
     pub(super) x: String,
     pub(super) t: String,
-    pub(super) takes_classes: bool,
+    pub(super) y: Option<String>,
     pub(super) eps: String,
     /// Whether the output has twice an image's channels, the second half being the variance.
     pub(super) has_variance: bool,
@@ -46,8 +47,8 @@ impl DenoiserPorts {
     }
 }
 
-/// The roles of a denoiser's inputs: x is the one of type f32 and rank 4, t the other one, of rank 0 or 1,
-/// beside `y` where the file says that its network takes classes.
+/// The roles of a denoiser's inputs: x is the one of type f32 and rank 4, t another, of rank 0 or 1, and y
+/// the classes, where there are three: the one whose name says so, as `y`, `label` and `class_labels` do.
 ///
 /// # Errors
 /// [`Error::Invalid`] for inputs or outputs that cannot be a denoiser's, listing them.
@@ -59,18 +60,26 @@ pub(super) fn denoiser(
     let refuse = || {
         Error::invalid(
             format!("{origin}, inputs"),
-            "a denoiser's: x_t f32 [N, C, H, W] and the timestep's index, i64 or f32 [N], [1] or []",
+            "a denoiser's: x_t f32 [N, C, H, W], the timestep's index, i64 or f32 [N], [1] or [], and at most the \
+             classes, i64 [N], named y, label or class_labels",
             listed(&summary.inputs),
-            "export a graph that predicts eps from x_t and t alone",
+            "export a graph that predicts eps from them alone",
         )
     };
     let dims = |port: &Port| port.shape.as_ref().map(|shape| shape.dims().to_vec());
     let is_image = |port: &Port| port.element == ElementType::F32 && dims(port).is_some_and(|d| d.len() == 4);
-    let is_class = |port: &&Port| takes_classes && port.name == "y" && port.element == ElementType::I64;
+    let has_three = summary.inputs.len() == 3;
+    let is_class = |port: &&Port| {
+        let name = port.name.to_lowercase();
+        let says_so = name == "y" || name.contains("label") || name.contains("class");
+        has_three && says_so && port.element == ElementType::I64 && dims(port).is_some_and(|d| d.len() == 1)
+    };
     let (y, others): (Vec<&Port>, Vec<&Port>) = summary.inputs.iter().partition(is_class);
-    if takes_classes && y.is_empty() {
-        return Err(refuse());
-    }
+    let y = match y[..] {
+        [] if !takes_classes => None,
+        [y] => Some(y.name.clone()),
+        _ => return Err(refuse()),
+    };
     let (x, t) = match others[..] {
         [a, b] if is_image(a) && !is_image(b) => (a, b),
         [a, b] if is_image(b) && !is_image(a) => (b, a),
@@ -107,13 +116,36 @@ pub(super) fn denoiser(
     let ports = DenoiserPorts {
         x: x.name.clone(),
         t: t.name.clone(),
-        takes_classes,
+        y,
         eps: eps.name.clone(),
         has_variance,
         time,
         element: t.element,
     };
     Ok((ports, frame))
+}
+
+/// The rows of the table that an input chooses from: the number of classes of an embedding. `None` where the
+/// graph has no such table.
+pub(super) fn rows_chosen_by(model: &Model, input: &str) -> Option<usize> {
+    let graph = model.proto().graph.as_ref()?;
+    let mut names = vec![input];
+    // What only changes the type or the shape of the indices is still they.
+    for node in &graph.node {
+        let passes =
+            matches!(node.op_type.as_str(), "Cast" | "Identity" | "Reshape" | "Unsqueeze" | "Squeeze");
+        if passes && node.input.first().is_some_and(|name| names.contains(&name.as_str())) {
+            names.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    let chooses = |node: &&NodeProto| {
+        node.op_type == "Gather" && node.input.get(1).is_some_and(|name| names.contains(&name.as_str()))
+    };
+    let table = graph.node.iter().find(chooses)?.input.first()?;
+    match model.initializer(table).ok()?.shape() {
+        [rows, _] => Some(*rows),
+        _ => None,
+    }
 }
 
 /// Checks that a graph of our own has the inputs and the outputs of its kind; the first input is \[N, C, H,

@@ -76,8 +76,9 @@ fn a_variance_and_classes_are_found() {
     let classes = port("y", ElementType::I64, [Dim::from("N")]);
     for inputs in [[vec![classes.clone()], inputs()].concat(), [inputs(), vec![classes]].concat()] {
         let (ports, _) = ports::denoiser("f.onnx", &summary(inputs.clone(), eps()), true).unwrap();
-        assert_eq!((ports.takes_classes, ports.t.as_str()), (true, "t"));
-        assert!(ports::denoiser("f.onnx", &summary(inputs, eps()), false).is_err());
+        assert_eq!((ports.y.as_deref(), ports.t.as_str()), (Some("y"), "t"));
+        let (foreign, _) = ports::denoiser("f.onnx", &summary(inputs, eps()), false).unwrap();
+        assert_eq!(foreign.y, ports.y, "its name says what it is in a file of others too");
     }
     assert!(ports::denoiser("f.onnx", &summary(inputs(), eps()), true).is_err());
 }
@@ -90,10 +91,11 @@ fn what_is_no_denoiser_is_listed() {
     for (inputs, outputs, words) in [
         (vec![x()], eps(), ["inputs", "got x f32 [N, 3, 4, 5]"]),
         (vec![], eps(), ["inputs", "got none"]),
+        (vec![x(), t(), port("mask", ElementType::I64, [Dim::from("N")])], eps(), ["inputs", "mask i64 [N]"]),
         (
-            vec![x(), t(), port("class", ElementType::I64, [Dim::from("N")])],
+            vec![x(), t(), port("class", ElementType::F32, [Dim::from("N")])],
             eps(),
-            ["inputs", "class i64 [N]"],
+            ["inputs", "class f32 [N]"],
         ),
         (vec![x(), image("y", "N", [3, 4, 5])], eps(), ["inputs", "y f32 [N, 3, 4, 5]"]),
         (vec![x(), port("t", ElementType::F64, [Dim::from("N")])], eps(), ["inputs", "t f64 [N]"]),

@@ -65,8 +65,7 @@ impl Told<'_> {
         let mut inputs = Vec::new();
         let is_null = passes.iter().all(|passes| *passes == Passes::Null);
         if self.takes.guidance {
-            // As in one step; but where only some steps of a run are the null class's, their variance is the
-            // one for the class.
+            // As in one step; where only some steps of a run are the null class's, their numbers say so.
             let y = if is_null { Passes::Null } else { Passes::Class };
             inputs.push(("y", self.classes(y)?));
             let alone = |passes: Passes| if is_null { Passes::Class } else { passes };

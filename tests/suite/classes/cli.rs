@@ -13,8 +13,8 @@ use std::sync::OnceLock;
 const TRAIN: [&str; 9] =
     ["train", "--config", "short.toml", "--data", "pictures", "--classes", "--drop-label", "0.3", "--quiet"];
 
-/// Pictures of 8x8: 20 of each class to train on, and 8 that are held out. They differ from each other, so that
-/// their features do.
+/// Pictures of 8x8: 20 of each class to train on, and 8 that are held out. They differ from each other, so
+/// that their features do.
 fn write_pictures(folder: &Path) {
     for (part, count) in [("train", 20u8), ("test", 8)] {
         for (class, name) in (0u8..).zip(NAMES) {
@@ -94,13 +94,15 @@ fn info_names_the_classes() {
 
 #[test]
 fn samples_are_of_the_classes_that_are_asked_for() {
+    // With DDIM's clipped steps the little that so short a training makes of the class shows in f32.
+    let ddim = ["--sampler", "ddim"];
     let sample = ["sample", "run", "--steps", "2", "--npy", "all.npy", "--out", "all.png"];
-    let found = json(&sample);
+    let found = json(&[&sample[..], &ddim].concat());
     assert_eq!((&found["images"], &found["classes"]), (&66.into(), &NAMES[..].into()));
     assert_eq!(grid("all.png"), [3, 22]);
 
     let named = ["sample", "run", "--steps", "2", "--class", "Striped,0", "-n", "10"];
-    let found = json(&[&named[..], &["--npy", "two.npy", "--out", "two.png"]].concat());
+    let found = json(&[&named[..], &ddim, &["--npy", "two.npy", "--out", "two.png"]].concat());
     assert_eq!(found["classes"], serde_json::json!(["striped", "dark"]));
     assert_eq!(grid("two.png"), [2, 5]);
     // The same noise and the same class: images 0 to 9 are dark, light, striped, .. and striped, dark, ..
@@ -112,7 +114,7 @@ fn samples_are_of_the_classes_that_are_asked_for() {
     let guided =
         ["sample", "run", "--steps", "2", "-n", "10", "--npy", "led.npy", "--out", "led.png", "--quiet"];
     let options = ["--guidance", "2.5", "--guidance-interval", "0.01,inf", "--guidance-rescale", "0.7"];
-    succeed(folder(), &[&guided[..], &options].concat());
+    succeed(folder(), &[&guided[..], &ddim, &options].concat());
     let led: Array4<f32> = read_npy(&folder().join("led.npy")).expect("an array");
     assert_ne!(led, all.slice(ndarray::s![..10, .., .., ..]));
 }
@@ -121,7 +123,7 @@ fn samples_are_of_the_classes_that_are_asked_for() {
 #[test]
 fn a_file_has_images_of_its_classes() {
     let export = ["export", "step.onnx", "--model", "run", "--graph", "step", "--guided", "--check", "none"];
-    succeed(folder(), &[&export[..], &["--quiet"]].concat());
+    succeed(folder(), &[&export[..], &["--sampler", "dpm++", "--quiet"]].concat());
     let image = |model: &str, file: &str, more: &[&str]| -> Array4<f32> {
         let sample =
             ["sample", model, "--steps", "2", "-n", "4", "--class", "Striped,0", "--guidance", "2.5"];
@@ -151,7 +153,14 @@ fn what_cannot_be_is_refused_in_one_message() {
     refused(&["sample", "run", "--guidance-rescale", "0.5"], &["--guidance"]);
     let interval = ["sample", "run", "--guidance", "2", "--guidance-interval", "3,1"];
     refused(&interval, &["--guidance-interval", "the lower one first", "3, 1"]);
-    refused(&["evaluate", "unguided", "--nll"], &["the bound", "null class"]);
+    refused(&["evaluate", "fashion", "--nll", "--given-class"], &["--given-class", "a network with classes"]);
+    let others = ["evaluate", "run", "--nll", "--given-class", "--data", "strange", "--against", "train"];
+    std::fs::create_dir_all(folder().join("strange/hat")).expect("a folder");
+    std::fs::copy(folder().join("pictures/test/dark/0.png"), folder().join("strange/hat/0.png"))
+        .expect("one");
+    std::fs::copy(folder().join("pictures/test/dark/1.png"), folder().join("strange/hat/1.png"))
+        .expect("one");
+    refused(&others, &["strange", "dark, light, striped", "hat"]);
     refused(&["evaluate", "run", "--guidance", "2"], &["--guidance", "--features"]);
     let train =
         ["train", "--config", "short.toml", "--classes", "--data", "pictures/test/dark", "--out", "no"];
@@ -167,7 +176,15 @@ fn what_cannot_be_is_refused_in_one_message() {
 #[test]
 fn the_bound_of_a_model_with_classes_is_reported() {
     let found = json(&["evaluate", "run", "--nll", "-n", "3", "--strata", "2"]);
-    assert!(found.pointer("/nll/bounds/0/bits_per_dim/mean").and_then(Value::as_f64).expect("bits") > 0.0);
+    let bits = |found: &Value| {
+        found.pointer("/nll/bounds/0/bits_per_dim/mean").and_then(Value::as_f64).expect("bits")
+    };
+    assert!(bits(&found) > 0.0 && found["nll"]["given_class"] == false);
+    let given = json(&["evaluate", "run", "--nll", "-n", "3", "--strata", "2", "--given-class"]);
+    assert!(bits(&given) > 0.0 && bits(&given) != bits(&found) && given["nll"]["given_class"] == true);
+    // One without a null class knows no other bound.
+    let needed = json(&["evaluate", "unguided", "--nll", "-n", "3", "--strata", "2"]);
+    assert!(bits(&needed) > 0.0 && needed["nll"]["given_class"] == true);
 }
 
 /// One feature, the mean of the pixels, so that two images of a class have a distance. The samples are of the
@@ -195,4 +212,17 @@ fn distances_are_reported_class_by_class() {
     let found = json(&[&arguments[..], &["--data", "others"]].concat());
     assert!(found["features"].get("classes").is_none());
     assert!(found["features"]["notes"].to_string().contains("other classes"), "{found}");
+    // Given samples whose folders are the classes: their own images have no distance.
+    let given =
+        ["evaluate", "--features", "mean.onnx", "--features-backend", name(runtime), "--data", "pictures"];
+    let found = json(&[&given[..], &["--samples", "pictures/train"]].concat());
+    let classes = found["features"]["classes"].as_array().expect("classes");
+    assert_eq!(
+        (classes.len(), &classes[2]["class"], &classes[2]["samples"]),
+        (3, &"striped".into(), &20.into())
+    );
+    let distance = |class: &Value| class["frechet_distance"].as_f64().expect("a distance");
+    assert!(classes.iter().all(|class| distance(class).abs() < 1e-9), "{found}");
+    let found = json(&[&given[..], &["--samples", "others/train"]].concat());
+    assert!(found["features"]["notes"].to_string().contains("no class called black"), "{found}");
 }

@@ -79,7 +79,8 @@ fn deviation(values: &[f64]) -> f64 {
 }
 
 /// Both predictions image by image, put together by Ho & Salimans' and Lin et al.'s own formulas. 1e-11 of
-/// the largest value, 1: roundings of predictions of order 10, three times through the network of random weights.
+/// the largest value, 1: roundings of predictions of order 10, three times through the network of random
+/// weights.
 #[test]
 fn two_passes_in_one_batch_are_the_two_put_together_by_hand() {
     let model: Model<f64> = network(1).cast();
@@ -155,7 +156,7 @@ fn a_learned_variance_is_that_of_the_class() {
     let model: Model<f64> = network(2).cast();
     let mut engine = Engine::new(&model, 1, Isa::Reference).expect("an engine");
     let method = Method::Ddpm { variance: Variance::LearnedRange, noise_at_last: false };
-    let scheduler = Scheduler::of(&process()).with_method(method);
+    let scheduler = Scheduler::of(&process()).with_method(method, true);
     let guidance = Guidance::weight(2.0);
     let options =
         SampleOptions { sampler: Sampler::Scheduler(scheduler), classes: vec![1], ..options(2, guidance) };

@@ -49,8 +49,9 @@ fn pipeline(source: Source, spec: &GraphSpec, runtime: &performer_ddpm::sample::
     Pipeline::from_onnx(&graph, runtime, 1, None).unwrap_or_else(|error| panic!("{}: {error}", name(runtime)))
 }
 
-/// Five images in batches of three: guided everywhere, in an interval and rescaled, by nothing, and by the
-/// null class alone. Rounding as in the graphs without classes: 1e-4 of the largest value.
+/// Five images in batches of three: guided everywhere, in an interval and rescaled, by nothing, by the null
+/// class alone, and by it in an interval. Rounding as in the graphs without classes: 1e-4 of the largest
+/// value.
 #[test]
 fn guided_images_are_the_engine_s() {
     let diffusion = DiffusionConfig::default();
@@ -59,8 +60,9 @@ fn guided_images_are_the_engine_s() {
     let learned = Method::Ddpm { variance: Variance::LearnedRange, noise_at_last: true };
     let interval = Guidance { interval: [0.5, 20.0], rescale: 0.7, ..Guidance::weight(3.0) };
     for (model, method) in [(calm(1), Method::UniPc(UniPc::default())), (calm(2), learned)] {
-        let scheduler = usual.with_method(method);
-        for guidance in [Guidance::weight(2.5), interval, Guidance::default(), Guidance::weight(0.0)] {
+        let scheduler = usual.with_method(method, true);
+        let none = Guidance { interval: [0.5, 20.0], ..Guidance::weight(0.0) };
+        for guidance in [Guidance::weight(2.5), interval, Guidance::default(), Guidance::weight(0.0), none] {
             let options = SampleOptions {
                 count: 5,
                 batch: 3,
@@ -73,7 +75,7 @@ fn guided_images_are_the_engine_s() {
             let largest = want.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
             let chain = |per_run| GraphSpec::Sampler { scheduler, steps: Some(STEPS), per_run };
             // Without guidance the graphs need it not, and for the null class alone neither.
-            let is_plain = guidance.weight < 1.5;
+            let is_plain = guidance.weight < 1.5 && guidance.interval == Guidance::default().interval;
             let kinds = [(GraphSpec::Denoiser, false), (GraphSpec::Step, true), (chain(None), true)];
             let plain = [(GraphSpec::Step, false), (chain(Some(3)), false)];
             let of_runs = [(chain(Some(3)), true)];
@@ -87,7 +89,7 @@ fn guided_images_are_the_engine_s() {
                         let who = format!("{:?} {guided} in {}, {guidance:?}", spec.kind(), name(runtime));
                         let source = Source { scheduler, guided, ..Source::new(&model, &diffusion) };
                         let mut pipeline = pipeline(source, &spec, runtime);
-                        assert_eq!(pipeline.labels().names, NAMES, "{who}");
+                        assert_eq!(pipeline.class_embedding().names, NAMES, "{who}");
                         let images = pipeline.sample_watched(&options, Some(noise.view()), |_| {});
                         let images = images.unwrap_or_else(|error| panic!("{who}: {error}"));
                         let errors = images.iter().zip(&want).map(|(x, want)| (f64::from(*x) - want).abs());
@@ -143,8 +145,9 @@ fn the_python_sampler_guides() {
     let source = Source { guided: true, ..Source::new(&model, &diffusion) };
     let guidance = Guidance { rescale: 0.5, ..Guidance::weight(2.5) };
     let steps = Some(STEPS);
-    let options =
-        SampleOptions { count: 5, batch: 5, steps, classes: vec![2, 0], guidance, ..Default::default() };
+    let schedule = Schedule::from_config(&diffusion).expect("a schedule");
+    let options = SampleOptions { count: 5, batch: 5, classes: vec![2, 0], guidance, ..Default::default() };
+    let options = options.with_scheduler(&source.scheduler, &schedule, steps);
     let want = engine(&model, &options, &noise(5));
     write_npy(&file("noise.npy"), noise(5).view()).expect("a file");
     for spec in [GraphSpec::Step, GraphSpec::Sampler { scheduler: source.scheduler, steps, per_run: Some(3) }]

@@ -71,5 +71,5 @@ out = unet(x, 5, class_labels=torch.tensor([0, 3])).sample
 print(type(pipeline).__name__, unet.class_embedding.num_embeddings)
 print(tuple(out.shape), bool((out[0] != out[1]).any()))
 ";
-    assert_eq!(python::output(script, &[folder.path()]), "DDIMPipeline 4\n(2, 1, 28, 28) True\n");
+    assert_eq!(python::output(script, &[folder.path()]), "DDPMPipeline 4\n(2, 1, 28, 28) True\n");
 }

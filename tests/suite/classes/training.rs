@@ -57,7 +57,8 @@ fn a_model_with_classes_has_images_of_each() {
     let usual = pipeline.options();
     assert_eq!((usual.count, usual.batch), (66, 66));
     assert_eq!(pipeline.unet().expect("the engine's").class_names, super::NAMES);
-    let all = SampleOptions { count: 4, steps: Some(3), ..usual };
+    // By DDIM: what the solver makes of so little training is black or white in every class.
+    let all = SampleOptions { count: 4, batch: 4, steps: Some(3), ..SampleOptions::default() };
     let images = pipeline.sample(&all).expect("images");
     let turned = SampleOptions { classes: vec![0, 1, 2], ..all.clone() };
     assert_eq!(pipeline.sample(&turned).expect("images"), images);

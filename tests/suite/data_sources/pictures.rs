@@ -42,6 +42,50 @@ fn close(got: &[u8], wanted: &[u8], tolerance: u8) {
     assert!(far.is_none(), "{got:?} for {wanted:?}");
 }
 
+/// The first page of several is taken, and a line says of how many files.
+#[test]
+fn of_several_frames_the_first_is_taken_and_said_to_be() {
+    let f = folder();
+    let frame = |value: u8| image::Frame::new(RgbaImage::from_pixel(3, 2, Rgba([value, value, value, 255])));
+    let gif = |values: &[u8]| {
+        let mut bytes = Vec::new();
+        let frames = values.iter().map(|value| frame(*value));
+        image::codecs::gif::GifEncoder::new(&mut bytes).encode_frames(frames).expect("a picture");
+        bytes
+    };
+    put(&f, "a.gif", &gif(&[200, 10]));
+    put(&f, "b.gif", &gif(&[100]));
+    put(&f, "c.png", &colour(3, 2, [50; 3]));
+    let (train, said) = told(&at(&f));
+    assert_eq!([0, 1, 2].map(|i| bytes(&train, i)[0]), [200, 100, 50]);
+    assert!(said.contains("1 of several pages or frames, of which the first is taken"), "{said}");
+}
+
+/// A file of a few bytes that claims a huge canvas is named while the folder is looked through, and nothing
+/// is allocated for it.
+#[test]
+fn a_huge_canvas_is_refused_by_its_file() {
+    let f = folder();
+    put(&f, "a.png", &grey(3, 2, 9));
+    // Pixels of eight bytes: red, green, blue and transparency of sixteen bits.
+    let claims = |width: u32, height: u32| {
+        let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
+        let header = [&b"IHDR"[..], &size, &[16, 6, 0, 0, 0]].concat();
+        let chunk = |body: &[u8]| {
+            let length = (body.len() as u32 - 4).to_be_bytes();
+            [&length[..], body, &crc32fast::hash(body).to_be_bytes()].concat()
+        };
+        [&b"\x89PNG\r\n\x1a\n"[..], &chunk(&header), &chunk(b"IDAT\x78\x9c"), &chunk(b"IEND")].concat()
+    };
+    put(&f, "bomb.png", &claims(16_000, 16_000));
+    put(&f, "wide.png", &claims(20_000, 1));
+    let message = read(&DataConfig { size: Some([8, 8]), ..at(&f) }).expect_err("refused").to_string();
+    assert!(message.contains("wide.png"), "{message}");
+    std::fs::remove_file(f.path().join("wide.png")).expect("it goes");
+    let message = read(&DataConfig { size: Some([8, 8]), ..at(&f) }).expect_err("refused").to_string();
+    assert!(message.contains("bomb.png") && message.contains("16000x16000 pixels"), "{message}");
+}
+
 /// Lossless formats are exact, whatever their files are called.
 #[test]
 fn every_format_is_known_by_its_content_under_any_name() {
@@ -109,8 +153,8 @@ fn transparency_is_put_on_the_background_and_said() {
     assert_eq!(bytes(&told(&red).0, 0), [206, 1, 1], "a grey picture on red is coloured");
 }
 
-/// Adobe's files store 255 less the ink: red = cyan' black' / 255, and so on. Tolerance: one level for each of
-/// the two roundings, of the transform and of the product.
+/// Adobe's files store 255 less the ink: red = cyan' black' / 255, and so on. Tolerance: one level for each
+/// of the two roundings, of the transform and of the product.
 #[test]
 fn cmyk_jpegs_become_red_green_and_blue() {
     let f = folder();
@@ -122,7 +166,8 @@ fn cmyk_jpegs_become_red_green_and_blue() {
     close(&bytes(&train, 1), &[255; 192], 2);
 }
 
-/// The eight orientations of Exif 2.32, table 6, on four quadrants. Flat blocks of a JPEG are off by two at most.
+/// The eight orientations of Exif 2.32, table 6, on four quadrants. Flat blocks of a JPEG are off by two at
+/// most.
 #[test]
 fn all_orientations_are_followed_in_every_format_that_notes_them() {
     let quadrants = |order: [usize; 4]| -> Vec<u8> {

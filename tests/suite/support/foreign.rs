@@ -9,16 +9,23 @@ pub struct Foreign {
     pub batch: Dim,
     /// The type and shape of its timestep.
     pub time: (ElementType, Shape),
+    /// Whether it takes a class, of which there are [`CLASSES`].
+    pub takes_classes: bool,
 }
+
+/// The number of classes.
+pub const CLASSES: usize = 3;
 
 impl Default for Foreign {
     fn default() -> Self {
-        Foreign { batch: Dim::from("batch"), time: (ElementType::I64, [Dim::from("batch")].into()) }
+        let time = (ElementType::I64, [Dim::from("batch")].into());
+        Foreign { batch: Dim::from("batch"), time, takes_classes: false }
     }
 }
 
 impl Foreign {
-    /// noise_pred = 0.9 sample + timestep / 1000, for images of 3 x 4 x 4; t comes first.
+    /// noise_pred = 0.9 sample + timestep / 1000, and the class's tenths, for images of 3 x 4 x 4; t comes
+    /// first.
     pub fn model(&self) -> Model {
         let mut g = GraphBuilder::new("foreign");
         let (element, shape) = &self.time;
@@ -40,7 +47,15 @@ impl Foreign {
         let shift = g.binary(Binary::Mul, column, thousandth).expect("a product");
         let factor = g.scalar(0.9).expect("a constant");
         let scaled = g.binary(Binary::Mul, x, factor).expect("a product");
-        let eps = g.binary(Binary::Add, scaled, shift).expect("a sum");
+        let mut eps = g.binary(Binary::Add, scaled, shift).expect("a sum");
+        if self.takes_classes {
+            let classes = g.input("class_labels", ElementType::I64, [self.batch.clone()]).expect("an input");
+            let tenths: Vec<f32> = (0..CLASSES).map(|class| class as f32 / 10.0).collect();
+            let table = g.initializer_f32("label_emb.weight", &[CLASSES, 1], &tenths).expect("a table");
+            let rows = g.gather(table, 0, classes).expect("rows");
+            let column = g.unsqueeze(rows, &[2, 3]).expect("a column");
+            eps = g.binary(Binary::Add, eps, column).expect("a sum");
+        }
         g.output("noise_pred", eps).expect("an output");
         g.into_model(ModelInfo::default()).expect("a model")
     }
