@@ -136,14 +136,15 @@ fn a_convolution_may_go_over_the_batch() {
         assert!(g.conv(x, kernel, None, &ConvSpec { groups: 2, ..ConvSpec::default() }).is_err());
         Ok(vec![g.conv(x, kernel, None, &ConvSpec { pads: [1; 4], ..ConvSpec::default() })?])
     });
-    let turned = |x: &Tensor| {
+    let swapped = |x: &Tensor| {
         let [n, c, h, w] = lengths(x);
         let at = |i: usize| ((i / (h * w)) % n * c + i / (n * h * w)) * h * w + i % (h * w);
         f32s(&[c, n, h, w], (0..n * c * h * w).map(|i| floats(x)[at(i)]).collect())
     };
     let spec = ConvSpec { pads: [1; 4], ..ConvSpec::default() };
-    let want = convolved(&turned(&x), &turned(&kernel), &[0.0; 6], &spec);
-    check(graph, &[("x", x.clone()), ("kernel", kernel.clone())], vec![want], SUMS);
+    let want = convolved(&swapped(&x), &swapped(&kernel), &[0.0; 6], &spec);
+    // tract takes kernels of a known size only.
+    check(graph.with_length("N", 3), &[("x", x.clone()), ("kernel", kernel.clone())], vec![want], SUMS);
 }
 
 #[test]
