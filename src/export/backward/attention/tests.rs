@@ -174,7 +174,7 @@ fn eq26_the_guard_s_gradient_is_the_engine_s() {
     // There it cancels what the guarded queries give by way of the features, so the sum is compared with its
     // terms.
     let slopes = input.d_out[..DIM * TOKENS].iter().zip(&out).enumerate();
-    let of_guarded = slopes.filter(|(i, _)| i % TOKENS % 2 == 0);
+    let of_guarded = slopes.filter(|(i, _)| (i % TOKENS).is_multiple_of(2));
     let along: f64 = of_guarded.map(|(_, (slope, out))| f64::from(*slope) * out).sum();
     let term = along.abs() * 13.5 / (DIM as f64).sqrt();
     assert!(term > 1.0, "{term}");
