@@ -45,8 +45,8 @@ pub struct ExportArgs {
     /// The train-step graph with each state (w, m, v, ema) as one tensor of all parameters, in rows of 256
     #[arg(long)]
     rows: bool,
-    /// Numbers of the graph: f16 (images between the layers, convolutions and weights; attention, embedding and
-    /// sampler stay in f32) or bf16 (weights only), for half the file
+    /// Numbers of the graph: f16 (images between the layers, convolutions and weights; attention, embedding
+    /// and sampler stay in f32) or bf16 (weights only), for half the file
     #[arg(long, value_enum, default_value_t = DtypeName::F32, value_name = "NAME")]
     dtype: DtypeName,
     /// Runtimes that have to agree with the engine, or none [default: those that are available]

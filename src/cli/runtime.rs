@@ -10,8 +10,8 @@ use std::path::PathBuf;
 /// What computes the steps.
 #[derive(Debug, Args)]
 pub struct RuntimeArgs {
-    /// What computes the steps: the engine, or ONNX Runtime by the training step as an ONNX graph [default: native,
-    /// or as the run or the configuration file has it]
+    /// What computes the steps: the engine, or ONNX Runtime by the training step as an ONNX graph [default:
+    /// native, or as the run or the configuration file has it]
     #[arg(long, value_enum, value_name = "NAME")]
     backend: Option<BackendName>,
     /// Where ONNX Runtime computes: cpu, cuda or cuda:INDEX [default: cpu, or as the run has it]
@@ -37,8 +37,8 @@ enum BackendName {
 }
 
 impl RuntimeArgs {
-    /// The runtime of a run that had `recorded` so far. A device that is named starts without the other options of
-    /// the one before.
+    /// The runtime of a run that had `recorded` so far. A device that is named starts without the other
+    /// options of the one before.
     ///
     /// # Errors
     /// [`Error::Invalid`] for options that mean nothing to what computes.

@@ -11,8 +11,8 @@ pub enum RuntimeName {
     Ort,
 }
 
-/// What computes the steps of a run's training in the engine's place. A run may go on in another runtime or in the
-/// engine; it has the same bits only in the same one on the same processor.
+/// What computes the steps of a run's training in the engine's place. A run may go on in another runtime or
+/// in the engine; it has the same bits only in the same one on the same processor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuntimeConfig {
@@ -27,11 +27,12 @@ pub struct RuntimeConfig {
     /// Whether a GPU replays the steps as a CUDA graph, where that can be.
     #[serde(default = "yes", skip_serializing_if = "is_on")]
     pub cuda_graph: bool,
-    /// Whether a GPU takes algorithms that ONNX Runtime and cuDNN call repeatable. Without, or where they are not, a
-    /// resumed run goes on as well, but not to the same bits.
+    /// Whether a GPU takes algorithms that ONNX Runtime and cuDNN call repeatable. Without, or where they are
+    /// not, a resumed run goes on as well, but not to the same bits.
     #[serde(default = "yes", skip_serializing_if = "is_on")]
     pub repeatable: bool,
-    /// The runtime's version, which a run writes down; that of the configuration it was made from plays no part.
+    /// The runtime's version, which a run writes down; that of the configuration it was made from plays no
+    /// part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }

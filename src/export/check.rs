@@ -28,9 +28,9 @@ pub const BOUND: f64 = 2e-5;
 /// rounding.
 pub const IMAGE_BOUND: f64 = 1e-3;
 
-/// The largest difference allowed of a graph in 16 bits, in roundings of those. A trained network of `fashion`
-/// comes to 1 of f16 and 0.2 of bf16 in one evaluation in ONNX Runtime on a CPU, and its images to 4 and 16
-/// after 50 steps; a GPU rounds between more layers.
+/// The largest difference allowed of a graph in 16 bits, in roundings of those. A trained network of
+/// `fashion` comes to 1 of f16 and 0.2 of bf16 in one evaluation in ONNX Runtime on a CPU, and its images to
+/// 4 and 16 after 50 steps; a GPU rounds between more layers.
 const ROUNDINGS: f64 = 50.0;
 
 /// How far x_T is moved to measure how much the chain amplifies a change: some ten roundings.

@@ -16,8 +16,9 @@ pub enum Masks {
     /// The factors, f32 \[N, C, H, W\]: 0 or 1 / (1 - p).
     #[default]
     Factors,
-    /// f32 \[N, K\]: whole numbers whose [`WORD`] binary digits, from the lowest on, say of as many elements of \[H, W,
-    /// C\] which of them are kept; K = ceil(H W C / [`WORD`]). A sixteenth of the numbers to send to a device.
+    /// f32 \[N, K\]: whole numbers whose [`WORD`] binary digits, from the lowest on, say of as many elements
+    /// of \[H, W, C\] which of them are kept; K = ceil(H W C / [`WORD`]). A sixteenth of the numbers to send
+    /// to a device.
     Bits,
 }
 

@@ -178,8 +178,8 @@ impl Network<'_> {
                 g.sub(doubled, one)
             }
             Op::Conv { weight, bias, kernel: _, stride, pad_before, pad_after } => {
-                // Tensor cores take 16-bit channels in eights. The convolutions at a network's ends, from and to
-                // images of 1 or 3 channels, are in 32 bits.
+                // Tensor cores take 16-bit channels in eights. The convolutions at a network's ends, from and
+                // to images of 1 or 3 channels, are in 32 bits.
                 let channels = [node.inputs[0], node.output].map(|value| self.graph.shape(value).c);
                 let element = if channels.iter().all(|c| c.is_multiple_of(8)) {
                     self.images()
@@ -392,23 +392,50 @@ fn activate(g: &mut GraphBuilder, function: Activation, x: Value) -> onnx::Resul
         Activation::Silu => g.silu(x),
         Activation::Relu => g.unary(Unary::Relu, x),
         Activation::Mish => {
-            // Beyond 40 the quotient is 1, and the exponential could overflow.
-            let bounded = g.clip(x, None, Some(40.0))?;
-            let (e, two) = (g.unary(Unary::Exp, bounded)?, g.scalar(2.0)?);
-            let sum = g.add(e, two)?;
-            let n = g.mul(e, sum)?;
-            let rest = g.add(n, two)?;
-            let quotient = g.div(n, rest)?;
-            g.mul(x, quotient)
+            let gate = mish_gate(g, x)?;
+            g.mul(x, gate.value)
         }
         Activation::Gelu => {
-            let (root, one, half) =
-                (g.scalar(std::f32::consts::FRAC_1_SQRT_2)?, g.scalar(1.0)?, g.scalar(0.5)?);
-            let z = g.mul(x, root)?;
-            let erf = g.unary(Unary::Erf, z)?;
-            let sum = g.add(erf, one)?;
-            let phi = g.mul(sum, half)?;
-            g.mul(x, phi)
+            let gate = gelu_gate(g, x)?;
+            g.mul(x, gate.phi)
         }
     }
+}
+
+/// What Mish multiplies x by, and what its slope is made of too.
+pub(super) struct MishGate {
+    /// e = exp(x).
+    pub e: Value,
+    /// n + 2 with n = e (e + 2).
+    pub rest: Value,
+    /// tanh(ln(1 + e)) = n / (n + 2).
+    pub value: Value,
+}
+
+/// The gate of Mish.
+pub(super) fn mish_gate(g: &mut GraphBuilder, x: Value) -> onnx::Result<MishGate> {
+    // Beyond 40 the quotient is 1, and the exponential could overflow.
+    let bounded = g.clip(x, None, Some(40.0))?;
+    let (e, two) = (g.unary(Unary::Exp, bounded)?, g.scalar(2.0)?);
+    let sum = g.add(e, two)?;
+    let n = g.mul(e, sum)?;
+    let rest = g.add(n, two)?;
+    Ok(MishGate { e, rest, value: g.div(n, rest)? })
+}
+
+/// What GELU multiplies x by.
+pub(super) struct GeluGate {
+    /// x / sqrt(2).
+    pub z: Value,
+    /// Phi(x) = (1 + erf(z)) / 2.
+    pub phi: Value,
+}
+
+/// The gate of GELU.
+pub(super) fn gelu_gate(g: &mut GraphBuilder, x: Value) -> onnx::Result<GeluGate> {
+    let (root, one, half) = (g.scalar(std::f32::consts::FRAC_1_SQRT_2)?, g.scalar(1.0)?, g.scalar(0.5)?);
+    let z = g.mul(x, root)?;
+    let erf = g.unary(Unary::Erf, z)?;
+    let sum = g.add(erf, one)?;
+    Ok(GeluGate { z, phi: g.mul(sum, half)? })
 }

@@ -10,8 +10,9 @@ pub enum Precision {
     /// 32 bits throughout.
     #[default]
     F32,
-    /// Images between the layers, convolutions and their weights in IEEE 16-bit floats. The time embedding, attention, the groups' means and variances, convolutions from or to
-    /// a number of channels that 8 does not divide, and the sampler's arithmetic stay in 32 bits.
+    /// Images between the layers, convolutions and their weights in IEEE 16-bit floats. The time embedding,
+    /// attention, the groups' means and variances, convolutions from or to a number of channels that 8 does
+    /// not divide, and the sampler's arithmetic stay in 32 bits.
     F16,
     /// Weights rounded to brain floats, in half of the space; the graph computes in 32 bits. (ONNX has
     /// convolutions of brain floats from opset 22 on only.)
@@ -57,9 +58,9 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// A network and the process that it was trained for, without guidance and in 32 bits, sampled by DDIM, or
-    /// by Algorithm 2 where it has learned its variance: a step graph then carries nothing from step to step but
-    /// x.
+    /// A network and the process that it was trained for, without guidance and in 32 bits, sampled by DDIM,
+    /// or by Algorithm 2 where it has learned its variance: a step graph then carries nothing from step to
+    /// step but x.
     pub fn new(model: &'a Model<f32>, diffusion: &'a DiffusionConfig) -> Self {
         let scheduler = match diffusion.learned_range {
             false => Scheduler::ddim_of(diffusion),

@@ -13,8 +13,8 @@ use crate::rng::{Stream, rng};
 use rand::Rng;
 use rand::seq::SliceRandom;
 
-/// The draws of one step. All are functions of (seed, step, sample): whoever asks for them, in whatever order, gets
-/// the same.
+/// The draws of one step. All are functions of (seed, step, sample): whoever asks for them, in whatever
+/// order, gets the same.
 #[derive(Debug)]
 pub(super) struct Draws<'a> {
     config: &'a Config,

@@ -3,8 +3,8 @@
 //! A [`Trainer`] is a network in memory that takes one step at a time; its
 //! [`pipeline`](Trainer::pipeline) samples, saves, exports and is evaluated. A [`Run`] is training in a
 //! folder that survives being stopped: configuration, metrics, checkpoints, sample grids, loss curve and the
-//! model itself, with a callback for every [`Event`]. Its steps are the engine's, or ONNX Runtime's on a processor or a
-//! GPU where the [configuration](crate::config::Config::runtime) says so.
+//! model itself, with a callback for every [`Event`]. Its steps are the engine's, or ONNX Runtime's on a
+//! processor or a GPU where the [configuration](crate::config::Config::runtime) says so.
 //!
 //! ```no_run
 //! use performer_ddpm::config::Preset;

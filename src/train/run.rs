@@ -173,13 +173,13 @@ impl Run {
     /// Trains on `data` until the limit or until `stop` says so, from the newest checkpoint if there is one.
     ///
     /// The limit becomes the run's own: it and every decision of the clock are written into the run's
-    /// configuration, so that the run can be gone on with, or made again, without them. So does a folder of images
-    /// that was moved.
+    /// configuration, so that the run can be gone on with, or made again, without them. So does a folder of
+    /// images that was moved.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the system
-    /// refuses. [`Error::Invalid`] for a limit that is none, for images that do not fit the network, and for other
-    /// images than the run has been trained on, naming some.
+    /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the
+    /// system refuses. [`Error::Invalid`] for a limit that is none, for images that do not fit the network,
+    /// and for other images than the run has been trained on, naming some.
     pub fn train(
         &self,
         given: &Config,

@@ -203,8 +203,8 @@ impl<T: Element> Trainer<T> {
     /// One step of Algorithm 1 on the next batch of `data`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for images of another size than the network's, and for a picture that can no longer be
-    /// decoded; [`Error::NotFinite`] if the loss or
+    /// [`Error::Invalid`] for images of another size than the network's, and for a picture that can no longer
+    /// be decoded; [`Error::NotFinite`] if the loss or
     /// the gradient is no finite number. Nothing has changed then.
     pub fn advance(&mut self, data: &Dataset) -> Result<Step> {
         check_fit(&self.config, data)?;

@@ -1,5 +1,5 @@
-//! Training in ONNX Runtime, on the processor: it follows the engine, goes on in it and from it, and ends with the
-//! same bits when it was stopped.
+//! Training in ONNX Runtime, on the processor: it follows the engine, goes on in it and from it, and ends
+//! with the same bits when it was stopped.
 
 use crate::support::binary::{command, succeed};
 use crate::support::runtimes::at_hand;
@@ -74,8 +74,8 @@ fn images() -> Dataset {
     data.expect("images").with_flips()
 }
 
-/// Everything that a batch may hold: colours, flips, strata, classes, some of them dropped, dropout; and projections
-/// that are drawn again on the way.
+/// Everything that a batch may hold: colours, flips, strata, classes, some of them dropped, dropout; and
+/// projections that are drawn again on the way.
 fn everything() -> Config {
     let names = ["dark", "light", "striped"].map(str::to_owned).to_vec();
     let mut config = Preset::Tiny.config().for_images([8, 8, 3]).for_classes(&names, 0.3);
@@ -88,8 +88,8 @@ fn everything() -> Config {
     config
 }
 
-/// The losses' bound of the tiny preset is the one that is promised. Both compute in f32, and their roundings are
-/// about 1e-7 of a number; training amplifies what they differ by.
+/// The losses' bound of the tiny preset is the one that is promised. Both compute in f32, and their roundings
+/// are about 1e-7 of a number; training amplifies what they differ by.
 fn follow_tiny(steps: u64) {
     if !is_here() {
         return;
@@ -149,8 +149,9 @@ fn a_stopped_run_goes_on_to_the_same_bits() {
     assert_eq!(a, b);
 }
 
-/// Ends where the engine does, to what rounding makes of twelve steps of Adam, each of which moves a weight by up to
-/// the learning rate whatever its gradient: a hundredth of the largest weight is far less than the steps' sum.
+/// Ends where the engine does, to what rounding makes of twelve steps of Adam, each of which moves a weight
+/// by up to the learning rate whatever its gradient: a hundredth of the largest weight is far less than the
+/// steps' sum.
 #[test]
 fn a_run_changes_from_the_engine_to_onnx_runtime_and_back() {
     if !is_here() {

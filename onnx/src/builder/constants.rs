@@ -19,12 +19,12 @@ impl GraphBuilder {
         self.initializer(name, ElementType::F32, shape, bytes)
     }
 
-    /// Adds an initialiser of this shape whose elements are rounded to floats of another type: `F32`, `F16` or
-    /// `Bf16`.
+    /// Adds an initialiser of this shape whose elements are rounded to floats of another type: `F32`, `F16`
+    /// or `Bf16`.
     ///
     /// # Errors
-    /// As [`GraphBuilder::initializer_f32`]; [`Invalid`](crate::Error::Invalid) for another type, and for a number
-    /// that is beyond the type's largest.
+    /// As [`GraphBuilder::initializer_f32`]; [`Invalid`](crate::Error::Invalid) for another type, and for a
+    /// number that is beyond the type's largest.
     pub fn initializer_rounded(
         &mut self,
         name: &str,
@@ -63,7 +63,8 @@ impl GraphBuilder {
         self.constant(ElementType::F32, shape, bytes)
     }
 
-    /// [`GraphBuilder::constant_f32`] with the elements rounded to floats of another type: `F32`, `F16` or `Bf16`.
+    /// [`GraphBuilder::constant_f32`] with the elements rounded to floats of another type: `F32`, `F16` or
+    /// `Bf16`.
     ///
     /// # Errors
     /// As [`GraphBuilder::initializer_rounded`].

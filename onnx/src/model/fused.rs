@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 /// The operator set of `GroupNorm`.
 const DOMAIN: &str = "com.microsoft";
 
-/// Replaces every group normalisation that [`group_norm`](crate::builder::GraphBuilder::group_norm) wrote, and
-/// the SiLU behind it, by one operator between two transpositions, and returns how many there were.
+/// Replaces every group normalisation that [`group_norm`](crate::builder::GraphBuilder::group_norm) wrote,
+/// and the SiLU behind it, by one operator between two transpositions, and returns how many there were.
 ///
 /// The transpositions are those that ONNX Runtime puts around convolutions when it is asked for channels
 /// last, so that they cancel and a whole network runs in that order. The operator stands in ONNX Runtime's

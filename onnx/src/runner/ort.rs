@@ -42,8 +42,9 @@ pub struct OrtOptions {
     pub cuda_graph: bool,
     /// Whether [`Description::placement`] is filled in.
     pub placement: bool,
-    /// Whether to ask for algorithms whose results have the same bits every time, and on a GPU for convolutions by
-    /// rule, not by which one a trial finds fastest. A GPU may compute other bits all the same.
+    /// Whether to ask for algorithms whose results have the same bits every time, and on a GPU for
+    /// convolutions by rule, not by which one a trial finds fastest. A GPU may compute other bits all the
+    /// same.
     pub repeatable: bool,
 }
 
@@ -268,8 +269,8 @@ impl StepLoop for OrtLoop {
 }
 
 /// Whether a network's images should have their channels last on the device. Tensor cores, which compute in
-/// TF32 and on `half` floats, want them so: on an H200 Ho et al.'s network takes 9.6 ms in place of 13.2 ms at
-/// batch 64. Without them the other order is a little faster.
+/// TF32 and on `half` floats, want them so: on an H200 Ho et al.'s network takes 9.6 ms in place of 13.2 ms
+/// at batch 64. Without them the other order is a little faster.
 fn prefers_channels_last(options: &OrtOptions, half: bool, version: &str) -> bool {
     (options.tf32 || half) && options.device != Device::Cpu && locate::minor(version) >= CHANNELS_LAST_FROM
 }

@@ -11,7 +11,8 @@ pub struct LoopSpec<'a> {
     pub states: Vec<Carried<'a>>,
     /// A first value for every other input; [`StepLoop::set`] replaces it by one of the same shape.
     pub others: Vec<(&'a str, &'a Tensor)>,
-    /// Outputs that are no state's and are wanted after a step: [`StepLoop::output`]. Their lengths are known.
+    /// Outputs that are no state's and are wanted after a step: [`StepLoop::output`]. Their lengths are
+    /// known.
     pub wanted: Vec<&'a str>,
 }
 
@@ -54,16 +55,16 @@ pub trait StepLoop {
     /// [`Error::Invalid`] when that is no state's, [`Error::Run`] from the runtime.
     fn state(&mut self, input: &str) -> Result<Tensor>;
 
-    /// The last step's value of a [wanted](LoopSpec::wanted) output, copied to the host; of no meaning before the
-    /// first step.
+    /// The last step's value of a [wanted](LoopSpec::wanted) output, copied to the host; of no meaning before
+    /// the first step.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the output is none of these, [`Error::Run`] from the runtime.
     fn output(&mut self, name: &str) -> Result<Tensor>;
 }
 
-/// Checks that there are states and that each can go from its output to its input, and that the wanted outputs
-/// are there.
+/// Checks that there are states and that each can go from its output to its input, and that the wanted
+/// outputs are there.
 pub(crate) fn check_states(runner: &dyn Runner, spec: &LoopSpec<'_>) -> Result<()> {
     if spec.states.is_empty() {
         return Err(Error::invalid("loop states", "at least one", "none", ""));

@@ -1,6 +1,7 @@
 //! The gradients of the activations. `kernels/activation.rs` derives the derivatives.
 
 use crate::config::Activation;
+use crate::export::network::{GeluGate, MishGate, gelu_gate, mish_gate};
 use performer_ddpm_onnx::Result;
 use performer_ddpm_onnx::builder::{Binary, GraphBuilder, Unary, Value};
 
@@ -28,30 +29,20 @@ pub(super) fn backward(g: &mut GraphBuilder, function: Activation, x: Value, d_y
         }
         Activation::Mish => {
             // With e = exp(x), n = e (e + 2): n / (n + 2) + x (4 e / (n + 2)) ((1 + e) / (n + 2)).
-            let bounded = g.clip(x, None, Some(40.0))?;
-            let (e, one, two, four) =
-                (g.unary(Unary::Exp, bounded)?, g.scalar(1.0)?, g.scalar(2.0)?, g.scalar(4.0)?);
-            let sum = g.add(e, two)?;
-            let n = g.mul(e, sum)?;
-            let rest = g.add(n, two)?;
-            let quotient = g.div(n, rest)?;
+            let MishGate { e, rest, value } = mish_gate(g, x)?;
+            let (one, four) = (g.scalar(1.0)?, g.scalar(4.0)?);
             let share = g.div(e, rest)?;
             let share = g.mul(share, four)?;
             let more = g.add(e, one)?;
             let more = g.div(more, rest)?;
             let square = g.mul(share, more)?;
             let bend = g.mul(x, square)?;
-            let slope = g.add(quotient, bend)?;
+            let slope = g.add(value, bend)?;
             g.mul(d_y, slope)
         }
         Activation::Gelu => {
             // Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi).
-            let (root, one, half) =
-                (g.scalar(std::f32::consts::FRAC_1_SQRT_2)?, g.scalar(1.0)?, g.scalar(0.5)?);
-            let z = g.mul(x, root)?;
-            let erf = g.unary(Unary::Erf, z)?;
-            let sum = g.add(erf, one)?;
-            let phi = g.mul(sum, half)?;
+            let GeluGate { z, phi } = gelu_gate(g, x)?;
             let square = g.mul(z, z)?;
             let minus = g.unary(Unary::Neg, square)?;
             let bell = g.unary(Unary::Exp, minus)?;

@@ -21,7 +21,8 @@ const LEAST: f64 = 1e-3;
 
 impl Reference {
     /// The first step from moments of 0, in which each parameter's first moment becomes 1 - beta1 times its
-    /// clipped gradient: batches of 3 and of 1, nothing dropped out. `progress` gets the share of images done.
+    /// clipped gradient: batches of 3 and of 1, nothing dropped out. `progress` gets the share of images
+    /// done.
     pub(super) fn train_step(
         &mut self,
         source: Source,

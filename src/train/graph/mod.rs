@@ -1,8 +1,9 @@
 //! Algorithm 1 with the whole training step as one ONNX graph in ONNX Runtime, on the processor or on a GPU.
 //!
 //! Weights, moments and the average stay on the device. The host draws what the engine would draw
-//! ([`Draws`](super::draws::Draws)), the next step's batch while the device computes this one's, and reads the loss
-//! and the gradient's norm. A step has the engine's numbers to rounding, and on a processor the same bits every time.
+//! ([`Draws`](super::draws::Draws)), the next step's batch while the device computes this one's, and reads
+//! the loss and the gradient's norm. A step has the engine's numbers to rounding, and on a processor the same
+//! bits every time.
 
 mod batch;
 mod session;
@@ -54,8 +55,8 @@ pub(super) struct GraphTrainer {
     pool: rayon::ThreadPool,
 }
 
-/// Checks that a configuration's training step has a graph, that its runtime is here and that its device can be
-/// used; passes where the engine computes.
+/// Checks that a configuration's training step has a graph, that its runtime is here and that its device can
+/// be used; passes where the engine computes.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a network or an objective that has none, [`Error::Onnx`] of the runtime.
@@ -84,9 +85,9 @@ impl GraphTrainer {
     /// A network at step 0, or after what was saved. `threads` and `kernels` are the host's.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a configuration out of range, for what is not the network's and for one that has no
-    /// training step as a graph; [`Error::Onnx`] where there is no ONNX Runtime, its device cannot be used or it
-    /// refuses the graph; [`Error::OutOfMemory`].
+    /// [`Error::Invalid`] for a configuration out of range, for what is not the network's and for one that
+    /// has no training step as a graph; [`Error::Onnx`] where there is no ONNX Runtime, its device cannot be
+    /// used or it refuses the graph; [`Error::OutOfMemory`].
     pub(super) fn new(
         config: &Config,
         runtime: &RuntimeConfig,
@@ -145,8 +146,8 @@ impl GraphTrainer {
         Ok(())
     }
 
-    /// The error of a runtime with what can be done about it. Where memory is short, half the batch is tried, a
-    /// quarter, and so on; the graph has then left its device.
+    /// The error of a runtime with what can be done about it. Where memory is short, half the batch is tried,
+    /// a quarter, and so on; the graph has then left its device.
     fn explain(&mut self, error: Error) -> Error {
         let Error::Onnx(OnnxError::OutOfMemory { device, .. }) = error else { return error };
         self.turns = None;
@@ -267,8 +268,8 @@ impl Learner for GraphTrainer {
         self.loading
     }
 
-    /// On the training's own device. Where its memory does not hold the images beside the training, or the runtime
-    /// refuses, the engine makes them.
+    /// On the training's own device. Where its memory does not hold the images beside the training, or the
+    /// runtime refuses, the engine makes them.
     fn sample(&mut self, options: &SampleOptions, note: &mut dyn FnMut(&str)) -> Result<Array4<f32>> {
         let (model, step) = (self.averaged_model()?, Some(self.step));
         let by = |compute: &Compute| {

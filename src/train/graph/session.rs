@@ -48,8 +48,8 @@ impl Session {
         Session { options, replay: Replay::Unwanted }
     }
 
-    /// The same device and library for other graphs, none of which is replayed. A repeatable choice of algorithms is
-    /// made sooner than one by trial, too.
+    /// The same device and library for other graphs, none of which is replayed. A repeatable choice of
+    /// algorithms is made sooner than one by trial, too.
     pub(super) fn options(&self) -> OrtOptions {
         OrtOptions { cuda_graph: false, ..self.options.clone() }
     }
@@ -66,7 +66,8 @@ impl Session {
         }
     }
 
-    /// A loop over batches like this one from the `first` states on, replayed where that is wanted and can be.
+    /// A loop over batches like this one from the `first` states on, replayed where that is wanted and can
+    /// be.
     ///
     /// # Errors
     /// Those of the runtime.
@@ -87,9 +88,9 @@ impl Session {
         self.start(graph, batch, first)
     }
 
-    /// The loop after a trial, and whether that had the same bits twice: both turns are run, which captures them, and
-    /// again from the same states. A captured copy from the host may read what the other capture has written there
-    /// since, and would give other results.
+    /// The loop after a trial, and whether that had the same bits twice: both turns are run, which captures
+    /// them, and again from the same states. A captured copy from the host may read what the other capture
+    /// has written there since, and would give other results.
     fn tried(&self, graph: &Model, batch: &Batch, first: &[Tensor; 4]) -> Result<(OrtLoop, bool)> {
         let trial = somewhere(first)?;
         let mut turns = self.start(graph, batch, &trial)?;
@@ -163,8 +164,8 @@ mod tests {
     use crate::model::Model as Network;
     use crate::train::trainer::Progress;
 
-    /// The trial of a CUDA graph leaves no trace: what it needs of a loop can be seen on the processor, which has the
-    /// same bits every time.
+    /// The trial of a CUDA graph leaves no trace: what it needs of a loop can be seen on the processor, which
+    /// has the same bits every time.
     #[test]
     fn after_the_trial_the_loop_is_at_its_beginning() {
         let config: Config = Preset::Tiny.config().for_images([8, 8, 1]);

@@ -1,5 +1,5 @@
-//! The numbers of a network in training as the graph's states: the weights, Adam's moments and the average, each one
-//! tensor with every parameter in the files' layout.
+//! The numbers of a network in training as the graph's states: the weights, Adam's moments and the average,
+//! each one tensor with every parameter in the files' layout.
 
 use crate::error::Result;
 use crate::export::ROW;
@@ -20,8 +20,8 @@ pub(super) const MOMENT: &str = "m";
 /// The input of the average.
 pub(super) const AVERAGE: &str = "ema";
 
-/// How a graph has a network's parameters in each state: in rows, of which each parameter has its own and fills up the
-/// last with zeros.
+/// How a graph has a network's parameters in each state: in rows, of which each parameter has its own and
+/// fills up the last with zeros.
 #[derive(Clone, Debug)]
 pub(super) struct Layout(Arc<Graph>);
 

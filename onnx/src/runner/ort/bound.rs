@@ -35,8 +35,8 @@ struct State {
     buffers: [DynTensor; 2],
 }
 
-/// An input that is no state. A captured graph reads it where it was captured, on the device. Otherwise it is on the
-/// host, and the runtime copies it to wherever its reader needs it.
+/// An input that is no state. A captured graph reads it where it was captured, on the device. Otherwise it is
+/// on the host, and the runtime copies it to wherever its reader needs it.
 struct Other {
     input: String,
     buffer: DynTensor,
@@ -133,8 +133,8 @@ impl StepLoop for BoundLoop<'_> {
 }
 
 impl Buffers {
-    /// Buffers with the loop's first values. `wanted` are the lengths of the wanted outputs. Captured graphs need
-    /// distinct numbers: `graph`, and the next one for the second alternative.
+    /// Buffers with the loop's first values. `wanted` are the lengths of the wanted outputs. Captured graphs
+    /// need distinct numbers: `graph`, and the next one for the second alternative.
     pub(super) fn new(
         session: &Session,
         device: Device,
