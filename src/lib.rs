@@ -86,7 +86,7 @@
 //! The modules stand on floors, the lowest first, and import only from the floors below their own:
 //!
 //! 0. [`error`], [`real`]
-//! 1. [`config`], `machine`, [`rng`]
+//! 1. [`config`], [`group`], `machine`, [`rng`]
 //! 2. [`equations`], [`kernels`]
 //! 3. [`nn`]
 //! 4. [`model`]
@@ -108,6 +108,7 @@ pub mod equations;
 pub mod error;
 pub mod evaluate;
 pub mod export;
+pub mod group;
 pub mod kernels;
 mod machine;
 pub mod model;

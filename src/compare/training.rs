@@ -176,7 +176,7 @@ mod tests {
             lr: 1.0,
             images_per_s: 1.0,
             seconds: *seconds,
-            planned_steps: None,
+            ..Metric::default()
         };
         seconds.iter().enumerate().map(metric).collect()
     }

@@ -1,10 +1,9 @@
 //! Batches over threads. A batch is cut into shards, and each thread walks the whole graph for one shard at a
 //! time.
 //!
-//! The cut depends only on the size of the batch, and gradients are added up in an order that the batch and
-//! the network decide (see `super::partial_sums`), so the result has the same bits on any number of threads.
-//! Where there are more threads than shards, or than partial sums, the threads form teams that share the work
-//! inside the layers.
+//! The cut depends only on the size of the batch, and so does the order in which gradients are added up (see
+//! `super::gradient_tree`), so the result has the same bits on any number of threads. Where there are more
+//! threads than shards in work at a time, they form teams that share the work inside the layers.
 //!
 //! After the first call an engine allocates nothing as large as a tensor. Without gradients in the input it
 //! allocates nothing at all, except that the queue of the thread pool takes a block for every 63 jobs.
@@ -13,19 +12,24 @@ use super::Model;
 use super::clock::{OpClock, Work, timed, timed_for_all};
 use super::condition::Condition;
 use super::exec::{Arena, DropoutKey, Sweep, Weights, transpose_weights};
+use super::gradient_tree::{GradientTree, Node, ShardGradient, Shards, at_once};
 use super::graph::Graph;
-use super::partial_sums::{PartialSum, PartialSums};
 use super::plan::{Mode, Plan};
 use crate::equations::objective::{Objective, Shard};
 use crate::error::{Error, Result};
 use crate::kernels::{Crew, Element, Kernels, MAX_THREADS, Team, transpose};
-use crate::nn::Update;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// The number of samples in a shard. They share the reading of the weights, which small images spend most of
 /// their time on; but their activations have to stay in cache, and there should be a shard for every thread.
 pub(super) fn shard_len(batch: usize) -> usize {
     batch.div_ceil(2).clamp(1, 4)
+}
+
+/// The number of shards of a batch.
+pub(crate) fn shard_count(batch: usize) -> usize {
+    batch.div_ceil(shard_len(batch))
 }
 
 /// The most samples in a batch.
@@ -42,7 +46,7 @@ pub struct Engine<T> {
     training: Buffers<T>,
     transposed: Vec<T>,
     projections: Vec<(Vec<T>, Vec<T>)>,
-    partial_sums: PartialSums<T>,
+    tree: GradientTree<T>,
     clock: Option<OpClock>,
 }
 
@@ -137,7 +141,7 @@ impl<T: Element> Engine<T> {
             training: Buffers::new(training),
             transposed: Vec::new(),
             projections: Vec::new(),
-            partial_sums: PartialSums::default(),
+            tree: GradientTree::default(),
             clock: None,
         })
     }
@@ -224,8 +228,7 @@ impl<T: Element> Engine<T> {
         if n == 0 {
             return Ok(());
         }
-        let size = shard_len(n);
-        let shards = n.div_ceil(size);
+        let (size, shards) = (shard_len(n), shard_count(n));
         let leaders = self.leaders(shards);
         self.inference.fit(size, leaders);
         transpose_projections(model, &mut self.projections);
@@ -247,7 +250,6 @@ impl<T: Element> Engine<T> {
                     team,
                     samples: conditions.len(),
                     dropout: None,
-                    update: Update::Set,
                     clock: this.clock(),
                 };
                 let (input, of_shard) = sweep.input(arena);
@@ -300,6 +302,42 @@ impl<T: Element> Engine<T> {
         dropout: Option<(u64, u64)>,
         result: &mut Gradient<T>,
     ) -> Result<()> {
+        let all = 0..shard_count(n);
+        self.gradient_of_shards(objective, model, n, all, example, dropout, result)?;
+        self.take_gradient(&mut result.weights);
+        result.loss = self.tree.losses().iter().sum::<f64>() / n as f64;
+        Ok(())
+    }
+
+    /// The losses of the shards that [`Engine::gradient_of_shards`] was given, each the sum over its samples.
+    pub(crate) fn shard_losses(&mut self) -> &[f64] {
+        self.tree.losses()
+    }
+
+    /// The sums of the gradients that [`Engine::gradient_of_shards`] left, of the largest subtrees that its
+    /// shards make up.
+    pub(crate) fn gradient_roots(&mut self) -> impl Iterator<Item = (Node, &[T])> {
+        self.tree.roots()
+    }
+
+    /// The sum over the batch that [`Engine::gradient_of_shards`] left, if it was given all shards.
+    pub(crate) fn take_gradient(&mut self, weights: &mut Vec<T>) {
+        self.tree.finish(weights);
+    }
+
+    /// The same for some shards of the batch. Their losses and gradients are kept here: `result` gets the
+    /// gradient in x_t, and its weights' memory is used.
+    #[expect(clippy::too_many_arguments, reason = "those of `gradient_of`, and which of its shards")]
+    pub(crate) fn gradient_of_shards<C: Into<Condition>>(
+        &mut self,
+        objective: &Objective,
+        model: &Model<T>,
+        n: usize,
+        shards: Range<usize>,
+        example: &Example<T, C>,
+        dropout: Option<(u64, u64)>,
+        result: &mut Gradient<T>,
+    ) -> Result<()> {
         self.check(model, n)?;
         if n == 0 {
             return Err(Error::invalid("the batch", "at least one sample", "0", ""));
@@ -327,20 +365,20 @@ impl<T: Element> Engine<T> {
         let wants_input = self.training.plan.gradient[self.graph.input.0].is_some();
         result.input.resize(if wants_input { n * len_in } else { 0 }, T::zero());
 
-        let shards = n.div_ceil(size);
         let input: Vec<Mutex<&mut [T]>> = result.input.chunks_mut(size * len_in).map(Mutex::new).collect();
-        let mut sums = std::mem::take(&mut self.partial_sums);
+        let mut tree = std::mem::take(&mut self.tree);
+        let leaders = at_once(shards.len(), model.weights.len(), self.threads);
         timed_for_all(self.clock(), Work::Reduction, || {
-            sums.start(shards, model.weights.len(), &mut result.weights);
+            let shards = Shards { range: shards, of: shard_count(n), at_once: leaders };
+            tree.start(shards, model.weights.len(), &mut result.weights);
         });
-        let leaders = self.leaders(sums.count());
         self.training.fit(size, leaders);
         let this = &*self;
         let classes = self.graph.classes();
         let refused = Mutex::new(None);
-        let run = |team: Team<'_>, shard: usize, part: &mut PartialSum<T>, update: Update| {
+        let run = |team: Team<'_>, shard: usize, of_shard: &mut ShardGradient<T>| {
             let samples = size.min(n - shard * size);
-            let PartialSum { sum, notes, indices } = part;
+            let ShardGradient { gradient, notes, indices } = of_shard;
             notes.resize(samples * len_notes, T::zero());
             indices.clear();
             this.training.with(|arena| {
@@ -360,7 +398,6 @@ impl<T: Element> Engine<T> {
                         step,
                         first_sample: (shard * size) as u64,
                     }),
-                    update,
                     clock: this.clock(),
                 };
                 let (x_t, conditions) = sweep.input(arena);
@@ -383,22 +420,19 @@ impl<T: Element> Engine<T> {
                     let (output, d_output) = sweep.output_gradient(arena);
                     objective.o07_gradient(Shard { indices, notes, output, channels, batch: n }, d_output)
                 });
-                sweep.backward(arena, sum);
+                sweep.backward(arena, gradient);
                 if let (Some(d_x), Some(part)) = (sweep.input_gradient(arena), input.get(shard)) {
                     part.lock().expect("no thread panicked").copy_from_slice(d_x);
                 }
                 loss
             })
         };
-        this.share_out(sums.count(), |team| {
-            sums.work(|shard, part, update| run(team, shard, part, update));
+        this.share_out(leaders, |team| {
+            let clock = this.clock();
+            tree.work(this.kernels.isa, team, clock, |shard, of_shard| run(team, shard, of_shard));
         });
-        let loss = timed_for_all(this.clock(), Work::Reduction, || {
-            this.install(|| sums.finish(this.kernels.isa, &mut result.weights))
-        });
-        result.loss = loss / n as f64;
         drop(input);
-        self.partial_sums = sums;
+        self.tree = tree;
         self.transposed = transposed;
         refused.into_inner().expect("no thread panicked").map_or(Ok(()), Err)
     }
@@ -445,7 +479,6 @@ fn transpose_projections<T: Element>(model: &Model<T>, pairs: &mut Vec<(Vec<T>, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::partial_sums::sum_count;
     use super::*;
     use crate::config::Preset;
     use crate::kernels::Isa;
@@ -487,11 +520,11 @@ mod tests {
             engine
                 .gradient(&model, batch, &example, None, &mut Gradient::default())
                 .expect("lengths that fit");
-            let shards = batch.div_ceil(shard_len(batch));
-            let sums = sum_count(shards, model.weights.len());
+            let shards = shard_count(batch);
+            let most = at_once(shards, model.weights.len(), threads);
             let made = |buffers: &Buffers<f32>| buffers.free.lock().expect("no thread panicked").len();
             assert_eq!(made(&engine.inference), threads.min(shards), "{threads} threads, batch {batch}");
-            assert_eq!(made(&engine.training), threads.min(sums), "{threads} threads, batch {batch}");
+            assert_eq!(made(&engine.training), most, "{threads} threads, batch {batch}");
         }
     }
 

@@ -13,7 +13,6 @@ use crate::error::Result;
 use crate::kernels::{Activate, DropOut, Dropped, Element, Isa, Kernels, Pointwise, Run, Team};
 use crate::nn::{
     self, Affine, AffineGradient, AttentionOutput, Context, GroupNormGradient, Projections, Qkv, QkvGradient,
-    Update,
 };
 use crate::real::Real;
 use crate::rng::{Stream, key};
@@ -127,8 +126,6 @@ pub struct Sweep<'a, T> {
     pub samples: usize,
     /// What dropout's masks are drawn from in training; `None` when sampling.
     pub dropout: Option<DropoutKey>,
-    /// Whether the backward sweep sets the gradients in the parameters or adds to them.
-    pub update: Update,
     /// What counts the time by kind of operation, if anything does.
     pub clock: Option<&'a OpClock>,
 }
@@ -313,8 +310,7 @@ impl<'a, T: Element> Sweep<'a, T> {
         Ok(())
     }
 
-    /// Adds the loss's gradient in every parameter to `gradient`, a vector like the weights, or sets it
-    /// there. Reads what [`Sweep::forward`] left in the arena and the gradient in the output.
+    /// Sets `gradient`, a vector like the weights, to the loss's gradient in every parameter. Reads what [`Sweep::forward`] left in the arena and the gradient in the output.
     pub fn backward(&self, arena: &mut Arena<T>, gradient: &mut [T]) {
         for (i, node) in self.graph.nodes.iter().enumerate().rev() {
             timed(self.clock, self.team, Work::Backward(OpKind::of(&node.op)), || {
@@ -369,9 +365,7 @@ impl<'a, T: Element> Sweep<'a, T> {
             Op::TimeEmbedding { .. } => {}
             Op::ClassEmbedding { weight } => {
                 let d_table = &mut params[self.graph.params.get(weight).range()];
-                if self.update == Update::Set {
-                    d_table.fill(T::zero());
-                }
+                d_table.fill(T::zero());
                 for (d_y, class) in d_y.chunks_exact(each).zip(classes(arena)) {
                     nn::class_embedding_backward(d_y, class, d_table);
                 }
@@ -495,8 +489,8 @@ impl<'a, T: Element> Sweep<'a, T> {
         }
     }
 
-    /// The gradients in a weight and in the bias that stands behind it in the table. Where the sweep is to
-    /// set them they become 0 here, while they are in cache: every parameter belongs to one node.
+    /// The gradients in a weight and in the bias that stands behind it in the table. They become 0 here, while
+    /// they are in cache: every parameter belongs to one node.
     fn affine_gradient<'g>(
         &self,
         gradient: &'g mut [T],
@@ -505,9 +499,7 @@ impl<'a, T: Element> Sweep<'a, T> {
     ) -> AffineGradient<'g, T> {
         let (weight, bias) = (self.graph.params.get(weight).range(), self.graph.params.get(bias).range());
         let both = &mut gradient[weight.start..bias.end];
-        if self.update == Update::Set {
-            both.fill(T::zero());
-        }
+        both.fill(T::zero());
         let (weight, bias) = both.split_at_mut(weight.len());
         AffineGradient { weight, bias }
     }

@@ -4,16 +4,18 @@ pub mod clock;
 mod condition;
 mod engine;
 mod exec;
+mod gradient_tree;
 pub mod graph;
 pub mod params;
-mod partial_sums;
 mod plan;
 pub mod report;
 pub mod unet;
 
 pub use condition::Condition;
+pub(crate) use engine::shard_count;
 pub use engine::{Engine, Example, Gradient};
 pub(crate) use exec::DropoutKey;
+pub(crate) use gradient_tree::{Node, Tree, roots};
 
 use crate::config::UnetConfig;
 use crate::equations::projection::Projection;

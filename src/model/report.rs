@@ -1,8 +1,8 @@
 //! What a network is made of and what it costs: the data behind `info`.
 
-use super::engine::shard_len;
+use super::engine::{shard_count, shard_len};
+use super::gradient_tree::{Shards, at_once, gradients_kept};
 use super::graph::{Graph, Op, Shape};
-use super::partial_sums::sum_count;
 use super::plan::{Mode, Plan};
 use crate::config::{AttentionKind, FeatureMap};
 use crate::error::Result;
@@ -104,11 +104,12 @@ pub fn report(graph: &Graph, batch: usize, threads: usize) -> Result<GraphReport
             multiply_adds: graph.multiply_adds(node),
         });
     }
-    let shards = batch.div_ceil(shard_len(batch));
-    let sums = sum_count(shards, graph.params.total());
-    let arenas = sums.min(threads) * (plan.elements() * shard_len(batch) + plan.work);
-    // Weights, average, two moments, transposed weights, and the gradient's partial sums.
-    let flat = (5 + sums) * graph.params.total();
+    let shards = shard_count(batch);
+    let at_once = at_once(shards, graph.params.total(), threads);
+    let arenas = at_once * (plan.elements() * shard_len(batch) + plan.work);
+    // Weights, average, two moments, transposed weights, and the shards' gradients.
+    let gradients = gradients_kept(&Shards { range: 0..shards, of: shards, at_once });
+    let flat = (5 + gradients) * graph.params.total();
     Ok(GraphReport {
         parameters: graph.params.total(),
         multiply_adds: layers.iter().map(|layer| layer.multiply_adds).sum(),

@@ -155,7 +155,7 @@ impl<'a, T: Real> Editor<'a, T> {
             denoiser.as_mut(),
             (process, &turns),
             options,
-            Noise::Seed(options.seed),
+            (Noise::Seed(options.seed), 0),
             x,
             |now| {
                 let (done, total) = (now.batch * now.steps + now.step, now.batches * now.steps);

@@ -66,13 +66,15 @@ use crate::equations::solver::{Plan, Scheduler, Step};
 use crate::equations::update::ReverseProcess;
 use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
+use crate::group::{Group, shares};
 use crate::kernels::Element;
 use crate::machine;
 use crate::model::{Engine, Model};
 use crate::real::Real;
 use conditions::Turns;
-use ndarray::{Array4, ArrayView5};
+use ndarray::{Array4, ArrayView5, s};
 use noise::Noise;
+use std::ops::Range;
 
 /// The reverse process.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -397,6 +399,46 @@ pub fn sample_with<T: Real>(
     noise: Option<ArrayView5<f32>>,
     observer: impl FnMut(SampleProgress<T>),
 ) -> Result<Array4<T>> {
+    let all = 0..options.count;
+    sample_some(denoiser, schedule, options, noise, all, observer)
+}
+
+/// The same in the ranks of a group, each of which makes its share of the images; all ranks return all images,
+/// which are those of a group of one. A rank's `observer` sees its own share.
+///
+/// # Errors
+/// As for [`sample_with`], in the rank that finds them.
+pub fn sample_in<T: Real>(
+    group: &dyn Group<T>,
+    denoiser: &mut dyn Denoiser<T>,
+    schedule: &Schedule,
+    options: &SampleOptions,
+    noise: Option<ArrayView5<f32>>,
+    observer: impl FnMut(SampleProgress<T>),
+) -> Result<Array4<T>> {
+    if group.ranks() == 1 {
+        return sample_with(denoiser, schedule, options, noise, observer);
+    }
+    let [h, w, c] = denoiser.image();
+    let shares = shares(options.count, group.ranks());
+    let own = shares[group.rank()].clone();
+    let images = sample_some(denoiser, schedule, options, noise, own.clone(), observer)?;
+    let mut all = Array4::from_elem((options.count, h, w, c), T::zero());
+    all.slice_mut(s![own, .., .., ..]).assign(&images);
+    let parts: Vec<_> = shares.into_iter().map(|part| part.start * h * w * c..part.end * h * w * c).collect();
+    group.all_gather(all.as_slice_mut().expect("images of standard layout"), &parts);
+    Ok(all)
+}
+
+/// Some of the images, each the same as among all.
+fn sample_some<T: Real>(
+    denoiser: &mut dyn Denoiser<T>,
+    schedule: &Schedule,
+    options: &SampleOptions,
+    noise: Option<ArrayView5<f32>>,
+    which: Range<usize>,
+    observer: impl FnMut(SampleProgress<T>),
+) -> Result<Array4<T>> {
     options.check_numbers()?;
     let process = options.process(schedule)?;
     let turns = Turns::new(denoiser.classes(), options, schedule)?;
@@ -404,30 +446,31 @@ pub fn sample_with<T: Real>(
     let [h, w, c] = denoiser.image();
     let noise = noise.map_or(Noise::Seed(options.seed), Noise::Array);
     noise.check(steps, options.count, [h, w, c])?;
-    let mut images = machine::filled("`SampleOptions::count`", &[options.count, h, w, c], T::zero())?;
-    if images.is_empty() {
+    let (first, count) = (which.start, which.len());
+    let mut images = machine::filled("`SampleOptions::count`", &[count, h, w, c], T::zero())?;
+    if h * w * c == 0 {
         return Err(Error::invalid("the denoiser's images", "at least one number each", "none", ""));
     }
-    noise.start(0, h * w * c, &mut images);
-    denoise_batches(denoiser, (&process, &turns), options, noise, &mut images, observer)?;
-    let images = Array4::from_shape_vec((options.count, h, w, c), images);
-    Ok(images.expect("as many numbers as count images have"))
+    noise.start(first, h * w * c, &mut images);
+    denoise_batches(denoiser, (&process, &turns), options, (noise, first), &mut images, observer)?;
+    Ok(Array4::from_shape_vec((count, h, w, c), images).expect("as many numbers as count images have"))
 }
 
-/// Takes the steps of a process for all images `x` \[n, h, w, c\], a batch at a time.
+/// Takes the steps of a process for images `x` \[n, h, w, c\], a batch at a time, with the noise of the images
+/// from some number on.
 fn denoise_batches<T: Real>(
     denoiser: &mut dyn Denoiser<T>,
     (process, turns): (&Process, &Turns),
     options: &SampleOptions,
-    noise: Noise,
+    (noise, first_image): (Noise, usize),
     x: &mut [T],
     mut observer: impl FnMut(SampleProgress<T>),
 ) -> Result<()> {
     let (len, steps) = (denoiser.image().iter().product::<usize>(), process.steps());
-    let size = options.batch.min(x.len() / len);
+    let size = options.batch.min(x.len() / len).max(1);
     let batches = x.len().div_ceil(size * len);
     for (batch, x) in x.chunks_mut(size * len).enumerate() {
-        let first = batch * size;
+        let first = first_image + batch * size;
         let mut z = |k: usize, t: Timestep, out: &mut [T]| noise.step(k, t, first, len, out);
         let mut watch = |k: usize, fetch: &mut dyn FnMut() -> Result<Vec<T>>| {
             observer(SampleProgress { batch, batches, step: k + 1, steps, fetch });

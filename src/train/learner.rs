@@ -1,11 +1,13 @@
 //! What a run needs of a network in training, whoever computes its steps.
 
+use super::exchange::Elsewhere;
 use super::trainer::{Progress, Step, Trainer};
 use crate::config::{Config, TrainConfig};
 use crate::data::Dataset;
 use crate::error::Result;
+use crate::group::Group;
 use crate::model::Model;
-use crate::sample::{SampleOptions, sample};
+use crate::sample::{Native, SampleOptions, sample_in};
 use ndarray::Array4;
 
 /// A network in training.
@@ -31,6 +33,11 @@ pub(super) trait Learner {
     /// As [`Trainer::advance`], and those of a runtime. What was saved before stays good.
     fn advance(&mut self, data: &Dataset) -> Result<Step>;
 
+    /// Where the last step's time went beside computing, in a group of several ranks.
+    fn elsewhere(&self) -> Option<Elsewhere> {
+        None
+    }
+
     /// What is to be saved.
     ///
     /// # Errors
@@ -49,42 +56,56 @@ pub(super) trait Learner {
     /// Images \[n, h, w, c\] of the averaged network. Where others than usual make them, `note` is told why.
     ///
     /// # Errors
-    /// Those of [`sample()`].
+    /// Those of [`sample_in()`].
     fn sample(&mut self, options: &SampleOptions, note: &mut dyn FnMut(&str)) -> Result<Array4<f32>>;
 }
 
-impl Learner for Trainer<f32> {
+/// A network in training by the engine, in the ranks of a group.
+pub(super) struct EngineLearner<'g> {
+    pub(super) trainer: Trainer<f32>,
+    pub(super) group: &'g dyn Group<f32>,
+}
+
+impl Learner for EngineLearner<'_> {
     fn describe(&self) -> String {
-        let engine = self.engine_ref();
-        format!("{} threads, {}", engine.threads(), engine.kernels().isa)
+        let engine = self.trainer.engine_ref();
+        let ranks = match self.group.ranks() {
+            1 => String::new(),
+            ranks => format!("{ranks} ranks of "),
+        };
+        format!("{ranks}{} threads, {}", engine.threads(), engine.kernels().isa)
     }
 
     fn config(&self) -> &Config {
-        self.config()
+        self.trainer.config()
     }
 
     fn train_config(&mut self) -> &mut TrainConfig {
-        self.train_config()
+        self.trainer.train_config()
     }
 
     fn parameters(&self) -> usize {
-        self.model().weights.len()
+        self.trainer.model().weights.len()
     }
 
     fn step(&self) -> u64 {
-        self.step()
+        self.trainer.step()
     }
 
     fn advance(&mut self, data: &Dataset) -> Result<Step> {
-        self.advance(data)
+        self.trainer.advance_in(self.group, data)
+    }
+
+    fn elsewhere(&self) -> Option<Elsewhere> {
+        (self.group.ranks() > 1).then(|| self.trainer.elsewhere())
     }
 
     fn progress(&mut self) -> Result<Progress<f32>> {
-        Ok(Trainer::progress(self))
+        Ok(self.trainer.progress_in(self.group))
     }
 
     fn averaged_model(&mut self) -> Result<Model<f32>> {
-        Ok(Trainer::averaged_model(self))
+        Ok(self.trainer.averaged_model_in(self.group))
     }
 
     fn preparation(&self) -> f64 {
@@ -92,7 +113,8 @@ impl Learner for Trainer<f32> {
     }
 
     fn sample(&mut self, options: &SampleOptions, _: &mut dyn FnMut(&str)) -> Result<Array4<f32>> {
-        let (model, schedule) = (Trainer::averaged_model(self), self.schedule().clone());
-        sample(&model, &schedule, self.engine(), options, None, |_| {})
+        let (model, schedule) = (self.trainer.averaged_model_in(self.group), self.trainer.schedule().clone());
+        let engine = self.trainer.engine();
+        sample_in(self.group, &mut Native::new(&model, engine)?, &schedule, options, None, |_| {})
     }
 }

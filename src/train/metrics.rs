@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// A line of `metrics.jsonl`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     /// The step, from 1.
     pub step: u64,
@@ -26,6 +26,15 @@ pub struct Metric {
     /// decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub planned_steps: Option<u64>,
+    /// The ranks that took the step together; `None` for one alone, as are the two below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<usize>,
+    /// Seconds that rank 0 waited for others to finish their shards of the batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_s: Option<f64>,
+    /// Seconds of sending and receiving.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub communication_s: Option<f64>,
 }
 
 /// The metrics in the first `len` bytes of a file.

@@ -28,6 +28,7 @@
 mod budget;
 mod classes;
 mod draws;
+mod exchange;
 pub mod fine_tune;
 mod fit;
 mod graph;
@@ -35,6 +36,7 @@ mod learner;
 mod metrics;
 mod optimizer;
 mod run;
+mod together;
 mod trainer;
 
 pub use budget::Limit;

@@ -7,9 +7,7 @@ use crate::real::Real;
 use rayon::prelude::*;
 
 /// Elements that one task updates; fixed, so that the norm's sum has one order.
-const CHUNK: usize = 1 << 15;
-/// Chunks whose sums are kept at a time, on the stack: enough for any number of threads to share.
-const AT_ONCE: usize = 256;
+pub(super) const BLOCK: usize = 1 << 15;
 
 /// Adam's moments.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,15 +31,21 @@ pub struct Update {
     pub ema_decay: f64,
 }
 
-/// The square root of the sum of squares, summed in `f64` in chunks of fixed length.
+/// The square root of the sum of squares, summed in `f64` in blocks of fixed length.
 pub fn global_norm<T: Real>(gradient: &[T]) -> f64 {
-    let mut total = 0.0;
-    for chunks in gradient.chunks(AT_ONCE * CHUNK) {
-        let mut sums = [0.0; AT_ONCE];
-        sums.par_iter_mut().zip(chunks.par_chunks(CHUNK)).for_each(|(sum, g)| *sum = sum_of_squares(g));
-        total = sums.iter().fold(total, |total, sum| total + sum);
-    }
-    total.sqrt()
+    let mut sums = vec![0.0; gradient.len().div_ceil(BLOCK)];
+    sums_of_squares(gradient, &mut sums);
+    norm(&sums)
+}
+
+/// The sum of squares of every block.
+pub(super) fn sums_of_squares<T: Real>(gradient: &[T], sums: &mut [f64]) {
+    sums.par_iter_mut().zip(gradient.par_chunks(BLOCK)).for_each(|(sum, g)| *sum = sum_of_squares(g));
+}
+
+/// The norm, from every block's sum of squares.
+pub(super) fn norm(sums: &[f64]) -> f64 {
+    sums.iter().sum::<f64>().sqrt()
 }
 
 fn sum_of_squares<T: Real>(g: &[T]) -> f64 {
@@ -88,11 +92,11 @@ impl<T: Real> Adam<T> {
         let (eps, clip) = (T::of(config.adam_eps), T::of(update.clip));
         let decay = T::of(1.0 - update.ema_decay);
         self.first_moment
-            .par_chunks_mut(CHUNK)
-            .zip(self.second_moment.par_chunks_mut(CHUNK))
-            .zip(gradient.par_chunks(CHUNK))
-            .zip(weights.par_chunks_mut(CHUNK))
-            .zip(average.par_chunks_mut(CHUNK))
+            .par_chunks_mut(BLOCK)
+            .zip(self.second_moment.par_chunks_mut(BLOCK))
+            .zip(gradient.par_chunks(BLOCK))
+            .zip(weights.par_chunks_mut(BLOCK))
+            .zip(average.par_chunks_mut(BLOCK))
             .for_each(|((((m, v), g), w), average)| {
                 vectorised(
                     isa,
@@ -130,8 +134,8 @@ mod tests {
 
     /// Exact: every partial sum is a multiple of 1/4 below 2^53.
     #[test]
-    fn the_norm_counts_what_is_beyond_the_sums_kept_at_a_time() {
-        let len = AT_ONCE * CHUNK + CHUNK + 3;
+    fn the_norm_counts_every_block() {
+        let len = 5 * BLOCK + 3;
         assert_eq!(global_norm(&vec![0.5f32; len]), (0.25 * len as f64).sqrt());
     }
 
@@ -164,7 +168,7 @@ mod tests {
 
     const UPDATES: u64 = 5;
     /// Two tasks, the second of a length that no vector divides.
-    const LEN: usize = CHUNK + 37;
+    const LEN: usize = BLOCK + 37;
 
     /// Normal numbers of some hundredths, the first 0.
     fn numbers<T: Real>(id: u64) -> Vec<T> {

@@ -3,9 +3,10 @@
 use super::budget::{Clock, Limit, decide_at};
 use super::fit::check_fit;
 use super::graph::GraphTrainer;
-use super::learner::Learner;
+use super::learner::{EngineLearner, Learner};
 use super::metrics::{self, Metric, Metrics, Pace};
 use super::optimizer::Adam;
+use super::together::{Beginning, check_ranks, share};
 use super::trainer::{Progress, Step, Trainer};
 use crate::checkpoint::{self, state::TrainingState};
 use crate::config::{Config, TrainConfig};
@@ -13,6 +14,7 @@ use crate::data::{Contents, Dataset};
 use crate::equations::Schedule;
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
+use crate::group::{Group, Solo};
 use crate::kernels::Kernels;
 use crate::output::{a_row_for_each, write_atomically, write_loss_curve, write_png};
 use crate::sample::{SampleOptions, images_for};
@@ -165,6 +167,11 @@ impl Run {
         Ok((Run { folder: folder.to_path_buf() }, Config::from_toml(&text, &file.display().to_string())?))
     }
 
+    /// The run of a rank that leaves the folder to rank 0, which has opened it: see [`Run::train_in`].
+    pub fn of_rank_0(folder: &Path) -> Run {
+        Run { folder: folder.to_path_buf() }
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -186,28 +193,56 @@ impl Run {
         data: &Dataset,
         options: RunOptions,
         stop: impl Fn() -> bool,
+        observer: impl FnMut(Event),
+    ) -> Result<Outcome> {
+        self.train_in(&Solo, given, data, options, stop, observer)
+    }
+
+    /// The same in the ranks of a group, to the same bits whatever their number, which may be another in every
+    /// call. All ranks call this with the same images; rank 0 alone reads and writes the folder, decides by
+    /// the clock, and has a `note`. Training stops where any rank's `stop` says so.
+    ///
+    /// # Errors
+    /// Those of [`Run::train`], in all ranks or in the one that finds them, and [`Error::Invalid`] for more
+    /// ranks than a batch can be shared out over and for ranks that differ in images or kernels.
+    pub fn train_in(
+        &self,
+        group: &dyn Group<f32>,
+        given: &Config,
+        data: &Dataset,
+        options: RunOptions,
+        stop: impl Fn() -> bool,
         mut observer: impl FnMut(Event),
     ) -> Result<Outcome> {
         check_fit(given, data)?;
+        check_ranks(group, data, options.kernels)?;
         let start = Instant::now();
-        let newest = checkpoint::state::newest(&self.folder)?;
-        let (step, metrics_len) =
-            newest.as_ref().map_or((0, 0), |newest| (newest.state.step, newest.state.metrics_len));
-        self.check_contents(data, step)?;
-        let seconds = self.seconds_up_to(metrics_len)?;
-        let mut config = given.clone();
-        options.limit.apply(&mut config.train, step, seconds)?;
-        let (note, begin) = match newest {
-            Some(newest) => (newest.note, Some(progress(newest.state))),
-            None => (None, None),
-        };
-        let trainer = learner(&config, &options, begin)?;
+        let (mut found, mut note, mut metrics_len) = (None, None, 0);
+        if group.leads() {
+            let newest = checkpoint::state::newest(&self.folder)?;
+            let step = newest.as_ref().map_or(0, |newest| newest.state.step);
+            metrics_len = newest.as_ref().map_or(0, |newest| newest.state.metrics_len);
+            self.check_contents(data, step)?;
+            let seconds = self.seconds_up_to(metrics_len)?;
+            let mut config = given.clone();
+            options.limit.apply(&mut config.train, step, seconds)?;
+            let progress = newest.map(|newest| {
+                note = newest.note;
+                progress(newest.state)
+            });
+            found = Some(Beginning { config, step, seconds, progress });
+        }
+        let Beginning { mut config, step, seconds, progress: begin } = share(group, found)?;
+        let trainer = learner(group, &config, &options, begin)?;
         // With the version of the runtime that computes.
         config.clone_from(trainer.config());
-        if config != Run::open(&self.folder)?.1 {
-            self.write_config(&config)?;
+        let mut metrics = None;
+        if group.leads() {
+            if config != Run::open(&self.folder)?.1 {
+                self.write_config(&config)?;
+            }
+            metrics = Some(Metrics::open(&self.folder.join(METRICS), metrics_len)?);
         }
-        let metrics = Metrics::open(&self.folder.join(METRICS), metrics_len)?;
         let (parameters, by) = (trainer.parameters(), trainer.describe());
         observer(Event::Started { step, parameters, by: &by, note: note.as_deref() });
         let clock = match (config.train.steps, config.train.minutes) {
@@ -218,6 +253,7 @@ impl Run {
         let can_be_shown = matches!(data.channels(), 1 | 3);
         let mut call = Call {
             run: self,
+            group,
             trainer,
             schedule: Schedule::from_config(&config.diffusion)?,
             metrics,
@@ -238,7 +274,7 @@ impl Run {
         let mut interrupted = false;
         let mut grid = None;
         while !call.is_done(last) {
-            if stop() {
+            if group.any(stop()) {
                 interrupted = true;
                 break;
             }
@@ -259,8 +295,10 @@ impl Run {
                 call.finish()?;
             }
             let (model, raw) = (call.trainer.averaged_model()?, call.trainer.progress()?.weights);
-            checkpoint::model_folder::save(&self.folder, &model, Some(&raw), &config.diffusion)?;
-            self.plot()?;
+            if group.leads() {
+                checkpoint::model_folder::save(&self.folder, &model, Some(&raw), &config.diffusion)?;
+                self.plot()?;
+            }
             if call.grids > 0 && !interrupted {
                 grid = Some(call.samples()?);
             }
@@ -355,9 +393,11 @@ impl Run {
 /// One call of [`Run::train`].
 struct Call<'a, O> {
     run: &'a Run,
-    trainer: Box<dyn Learner>,
+    group: &'a dyn Group<f32>,
+    trainer: Box<dyn Learner + 'a>,
     schedule: Schedule,
-    metrics: Metrics,
+    /// Rank 0's.
+    metrics: Option<Metrics>,
     /// Where the time decides the length.
     clock: Option<Clock>,
     /// Seconds of earlier calls.
@@ -401,29 +441,41 @@ impl<O: FnMut(Event)> Call<'_, O> {
         let planned_steps = self.train().end();
         let step = self.trainer.advance(data).map_err(|error| self.run.advise(error, self.saved))?;
         let images_per_second = self.pace.step(self.train().batch);
-        self.metrics.write(&Metric {
-            step: step.step,
-            loss: step.loss,
-            gradient_norm: step.gradient_norm,
-            lr: step.lr,
-            images_per_s: images_per_second,
-            seconds: self.seconds(),
-            planned_steps,
-        })?;
+        let (seconds, elsewhere) = (self.seconds(), self.trainer.elsewhere());
+        if let Some(metrics) = &mut self.metrics {
+            metrics.write(&Metric {
+                step: step.step,
+                loss: step.loss,
+                gradient_norm: step.gradient_norm,
+                lr: step.lr,
+                images_per_s: images_per_second,
+                seconds,
+                planned_steps,
+                ranks: elsewhere.map(|_| self.group.ranks()),
+                waiting_s: elsewhere.map(|elsewhere| elsewhere.waiting.as_secs_f64()),
+                communication_s: elsewhere.map(|elsewhere| elsewhere.communication.as_secs_f64()),
+            })?;
+        }
         let done = self.train().share_done(step.step);
         (self.observer)(Event::Step { step, images_per_second, done });
         self.steer()
     }
 
-    /// Lets the clock decide about the run's length, and records what it decides.
+    /// Lets rank 0's clock decide about the run's length, and records what it decides.
     fn steer(&mut self) -> Result<()> {
         let (now, step) = (self.seconds(), self.trainer.step());
         let ahead = self.seconds_of_grids_ahead() + 2.0 * self.saving;
         let planned = self.train().end();
         let Some(clock) = &mut self.clock else { return Ok(()) };
-        let Some(end) = clock.decide(step, now, ahead, planned) else { return Ok(()) };
+        let mut end = clock.decide(step, now, ahead, planned);
+        if self.group.ranks() > 1 {
+            let says =
+                self.group.broadcast_bytes(end.map_or_else(Vec::new, |end| end.to_le_bytes().to_vec()));
+            end = says.try_into().ok().map(u64::from_le_bytes);
+        }
+        let Some(end) = end else { return Ok(()) };
         decide_at(self.trainer.train_config(), step, end);
-        self.run.write_config(self.trainer.config())?;
+        self.write_config()?;
         (self.observer)(Event::Planned { end, before: planned });
         Ok(())
     }
@@ -465,16 +517,24 @@ impl<O: FnMut(Event)> Call<'_, O> {
         every > 0 && self.trainer.step().is_multiple_of(every) && !self.is_done(None)
     }
 
-    /// Whether the last step passed a share of the run that a grid on the way belongs to.
+    /// Whether the last step passed a share of the run that a grid on the way belongs to, and rank 0 has the
+    /// time for it.
     fn grid_is_due(&self) -> bool {
         let step = self.trainer.step();
-        !self.is_done(None) && self.grids_up_to(step) > self.grids_up_to(step - 1) && self.grids_fit()
+        let passed = !self.is_done(None) && self.grids_up_to(step) > self.grids_up_to(step - 1);
+        passed && self.group.broadcast_bytes(vec![u8::from(self.grids_fit())]) == [1]
+    }
+
+    fn write_config(&self) -> Result<()> {
+        if self.group.leads() { self.run.write_config(self.trainer.config()) } else { Ok(()) }
     }
 
     fn checkpoint(&mut self) -> Result<()> {
         let start = Instant::now();
-        let metrics_len = self.metrics.sync()?;
         let progress = self.trainer.progress()?;
+        self.saved = progress.step;
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        let metrics_len = metrics.sync()?;
         let state = TrainingState {
             config: self.trainer.config().clone(),
             step: progress.step,
@@ -487,7 +547,6 @@ impl<O: FnMut(Event)> Call<'_, O> {
             projections: progress.projections,
         };
         let path = checkpoint::state::save(&self.run.folder, &state)?;
-        self.saved = state.step;
         self.saving = start.elapsed().as_secs_f64();
         (self.observer)(Event::Checkpoint(&path));
         Ok(())
@@ -505,6 +564,9 @@ impl<O: FnMut(Event)> Call<'_, O> {
         let options = options.with_scheduler(&scheduler, schedule, steps);
         let observer = &mut self.observer;
         let images = self.trainer.sample(&options, &mut |note| observer(Event::Note(note)))?;
+        if !self.group.leads() {
+            return Ok(());
+        }
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         }
@@ -531,24 +593,33 @@ impl<O: FnMut(Event)> Call<'_, O> {
         let train = self.trainer.train_config();
         if train.steps.is_none() {
             train.steps = train.end();
-            self.run.write_config(self.trainer.config())?;
+            self.write_config()?;
         }
         Ok(())
     }
 }
 
 /// A network in training as the configuration and what was saved say.
-fn learner(config: &Config, options: &RunOptions, begin: Option<Progress<f32>>) -> Result<Box<dyn Learner>> {
+fn learner<'g>(
+    group: &'g dyn Group<f32>,
+    config: &Config,
+    options: &RunOptions,
+    begin: Option<Progress<f32>>,
+) -> Result<Box<dyn Learner + 'g>> {
     let RunOptions { threads, kernels, library, .. } = options;
     let host = (*threads, *kernels);
     if let Some(runtime) = &config.runtime {
+        if group.ranks() > 1 {
+            let help = "leave the runtime out: the engine trains in ranks";
+            return Err(Error::invalid("the ranks", "1 with a `runtime`", group.ranks().to_string(), help));
+        }
         return Ok(Box::new(GraphTrainer::new(config, runtime, library.as_deref(), host, begin)?));
     }
-    let mut trainer: Trainer<f32> = Trainer::new(config, *threads, *kernels)?;
+    let mut trainer: Trainer<f32> = Trainer::in_group(group, config, *threads, *kernels)?;
     if let Some(begin) = begin {
         trainer.restore(begin)?;
     }
-    Ok(Box::new(trainer))
+    Ok(Box::new(EngineLearner { trainer, group }))
 }
 
 fn progress(state: TrainingState) -> Progress<f32> {

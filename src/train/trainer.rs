@@ -1,13 +1,15 @@
 //! Algorithm 1, one step at a time.
 
 use super::draws::Order;
+use super::exchange::{Elsewhere, Exchange, Shares};
 use super::fit::check_fit;
-use super::optimizer::{Adam, Update, clip_factor, global_norm};
+use super::optimizer::{Adam, Update, clip_factor};
 use crate::config::{Config, TrainConfig};
 use crate::data::Dataset;
 use crate::equations::Schedule;
 use crate::equations::objective::Objective;
 use crate::error::{Error, Result};
+use crate::group::{Group, Solo};
 use crate::kernels::{Element, Kernels};
 use crate::model::clock::{Work, timed_for_all};
 use crate::model::{Engine, Gradient, Model};
@@ -34,11 +36,17 @@ pub struct Trainer<T> {
     schedule: Schedule,
     objective: Objective,
     model: Model<T>,
+    /// Who computes what, of a group of which this is `rank`.
+    shares: Shares,
+    rank: usize,
+    /// The weights' moving average, their moments and the batch's gradient, of the parameters that this rank
+    /// owns.
     average: Vec<T>,
     adam: Adam<T>,
+    gradient: Gradient<T>,
+    exchange: Exchange<T>,
     step: u64,
     engine: Engine<T>,
-    gradient: Gradient<T>,
     order: Order,
     /// Buffers for images, one for each thread that makes a sample.
     spare: Mutex<Vec<Vec<T>>>,
@@ -104,14 +112,33 @@ impl<T: Element> Trainer<T> {
     /// # Errors
     /// [`Error::Invalid`] for a configuration out of range, or threads that cannot be started.
     pub fn new(config: &Config, threads: usize, kernels: impl Into<Kernels>) -> Result<Trainer<T>> {
+        Self::in_group(&Solo, config, threads, kernels)
+    }
+
+    /// A rank's share of a network at step 0. Beside the group's own, the methods that need the whole average
+    /// and all moments are those of a group of one.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::new`], and [`Error::Invalid`] for more ranks than the batch can be shared out over.
+    pub(super) fn in_group(
+        group: &dyn Group<T>,
+        config: &Config,
+        threads: usize,
+        kernels: impl Into<Kernels>,
+    ) -> Result<Trainer<T>> {
         config.validate()?;
         let model: Model<T> = Model::new(&config.unet, config.train.seed)?;
         let schedule = Schedule::from_config(&config.diffusion)?;
+        let shares = Shares::new(config.train.batch, model.weights.len(), group.ranks())?;
+        let part = shares.part(group.rank());
         Ok(Trainer {
             objective: Objective::new(&config.diffusion, config.train.loss_weight, &schedule),
             schedule,
-            average: model.weights.clone(),
-            adam: Adam::new(model.weights.len()),
+            average: model.weights[part.clone()].to_vec(),
+            adam: Adam::new(part.len()),
+            shares,
+            rank: group.rank(),
+            exchange: Exchange::default(),
             step: 0,
             engine: Engine::new(&model, threads, kernels)?,
             gradient: Gradient::default(),
@@ -142,22 +169,55 @@ impl<T: Element> Trainer<T> {
     pub fn restore(&mut self, progress: Progress<T>) -> Result<()> {
         progress.check(&self.model)?;
         self.step = progress.step;
+        let part = self.shares.part(self.rank);
+        let own = |mut whole: Vec<T>| {
+            whole.truncate(part.end);
+            whole.drain(..part.start);
+            whole
+        };
         self.model.weights = progress.weights;
         self.model.projections = progress.projections;
-        self.average = progress.average;
-        self.adam = progress.adam;
+        self.average = own(progress.average);
+        let Adam { first_moment, second_moment } = progress.adam;
+        self.adam = Adam { first_moment: own(first_moment), second_moment: own(second_moment) };
         Ok(())
     }
 
     /// What is to be saved.
     pub fn progress(&self) -> Progress<T> {
+        self.progress_in(&Solo)
+    }
+
+    /// What is to be saved, of all ranks of its group.
+    pub(super) fn progress_in(&self, group: &dyn Group<T>) -> Progress<T> {
         Progress {
             step: self.step,
             weights: self.model.weights.clone(),
-            average: self.average.clone(),
-            adam: self.adam.clone(),
+            average: self.whole(group, &self.average),
+            adam: Adam {
+                first_moment: self.whole(group, &self.adam.first_moment),
+                second_moment: self.whole(group, &self.adam.second_moment),
+            },
             projections: self.model.projections.clone(),
         }
+    }
+
+    /// The network with the weights' moving average, of all ranks of its group.
+    pub(super) fn averaged_model_in(&self, group: &dyn Group<T>) -> Model<T> {
+        Model { weights: self.whole(group, &self.average), ..self.model.clone() }
+    }
+
+    /// A vector of which every rank has its part.
+    fn whole(&self, group: &dyn Group<T>, part: &[T]) -> Vec<T> {
+        let mut whole = vec![T::zero(); self.model.weights.len()];
+        whole[self.shares.part(self.rank)].copy_from_slice(part);
+        group.all_gather(&mut whole, self.shares.parts());
+        whole
+    }
+
+    /// Seconds of the last step that were no computing.
+    pub(super) fn elsewhere(&self) -> Elsewhere {
+        self.exchange.elsewhere
     }
 
     /// Steps taken.
@@ -182,7 +242,7 @@ impl<T: Element> Trainer<T> {
 
     /// The network with the weights' moving average: the one to sample from.
     pub fn averaged_model(&self) -> Model<T> {
-        Model { weights: self.average.clone(), ..self.model.clone() }
+        self.averaged_model_in(&Solo)
     }
 
     /// The forward process.
@@ -207,6 +267,14 @@ impl<T: Element> Trainer<T> {
     /// be decoded; [`Error::NotFinite`] if the loss or
     /// the gradient is no finite number. Nothing has changed then.
     pub fn advance(&mut self, data: &Dataset) -> Result<Step> {
+        self.advance_in(&Solo, data)
+    }
+
+    /// The same in a group, all of whose ranks have made their trainers in it.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::advance`]. Where an image cannot be decoded, only the rank that needs it says so.
+    pub(super) fn advance_in(&mut self, group: &dyn Group<T>, data: &Dataset) -> Result<Step> {
         check_fit(&self.config, data)?;
         let train = &self.config.train;
         let (seed, step, batch) = (train.seed, self.step + 1, train.batch);
@@ -229,15 +297,17 @@ impl<T: Element> Trainer<T> {
             condition
         };
         let dropout = Some((seed, step));
-        self.engine.gradient_of(objective, &self.model, batch, &example, dropout, &mut self.gradient)?;
+        let (shares, shards) = (&self.shares, self.shares.shards(self.rank));
+        let gradient = &mut self.gradient;
+        let engine = &mut self.engine;
+        engine.gradient_of_shards(objective, &self.model, batch, shards, &example, dropout, gradient)?;
         if let Some(error) = unreadable.into_inner().expect("no thread panicked") {
             return Err(error);
         }
-        let loss = self.gradient.loss;
-        let clock = self.engine.clock();
-        let norm = timed_for_all(clock, Work::Reduction, || {
-            self.engine.install(|| global_norm(&self.gradient.weights))
-        });
+        let loss = self.exchange.losses(group, shares, engine) / batch as f64;
+        self.exchange.gradient(group, shares, engine, &mut gradient.weights);
+        let engine = &self.engine;
+        let norm = self.exchange.norm(group, shares, engine, &gradient.weights);
         check_finite(step, loss, norm)?;
         let update = Update {
             lr: train.lr_at(step),
@@ -245,19 +315,13 @@ impl<T: Element> Trainer<T> {
             clip: clip_factor(norm, train.clip_norm),
             ema_decay: train.average.decay_at(step),
         };
-        let isa = self.engine.kernels().isa;
-        timed_for_all(self.engine.clock(), Work::Optimiser, || {
-            self.engine.install(|| {
-                self.adam.update(
-                    isa,
-                    &self.config.train,
-                    update,
-                    &self.gradient.weights,
-                    &mut self.model.weights,
-                    &mut self.average,
-                );
-            });
+        let weights = &mut self.model.weights;
+        let own = &mut weights[shares.part(self.rank)];
+        let (adam, average, isa) = (&mut self.adam, &mut self.average, engine.kernels().isa);
+        timed_for_all(engine.clock(), Work::Optimiser, || {
+            engine.install(|| adam.update(isa, train, update, &gradient.weights, own, average));
         });
+        self.exchange.all_gather(group, shares, weights);
         self.step = step;
         Ok(Step { step, loss, gradient_norm: norm, lr: update.lr })
     }

@@ -1,0 +1,111 @@
+//! The processes that work on one thing together, each a rank: what they tell each other.
+//!
+//! Whatever is computed in a [`Group`] is written once and has the same bits for any number of ranks: a rank
+//! computes its share, and what is added up is added up in an order that the ranks do not change. [`Solo`] is
+//! a group of one. Built with the feature `mpi`, `mpi::World` is the group of the processes that `mpirun` or
+//! `srun` has started.
+
+#[cfg(test)]
+pub(crate) mod local;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+
+use std::fmt::Debug;
+use std::ops::Range;
+
+/// Processes that work together. All of them call the same methods in the same order; each call waits for
+/// the others as far as it needs them.
+pub trait Group<T>: Debug {
+    /// This process, from 0.
+    fn rank(&self) -> usize;
+
+    /// How many there are.
+    fn ranks(&self) -> usize;
+
+    /// Sends part r of `whole` to every rank r, if this rank is among `senders`, and sets `received` to what
+    /// they send of this rank's part, in their order.
+    fn all_to_all(&self, senders: &[bool], whole: &[T], parts: &[Range<usize>], received: &mut [T]);
+
+    /// Sets part r of `whole` to what rank r has there, for all r. The parts are adjacent.
+    fn all_gather(&self, whole: &mut [T], parts: &[Range<usize>]);
+
+    /// [`Group::all_gather`] for numbers of control.
+    fn all_gather_numbers(&self, whole: &mut [f64], parts: &[Range<usize>]);
+
+    /// Sets `values` to what rank 0 has there.
+    fn broadcast(&self, values: &mut [T]);
+
+    /// The bytes that rank 0 has.
+    fn broadcast_bytes(&self, bytes: Vec<u8>) -> Vec<u8>;
+
+    /// Whether this rank writes files and speaks with the user.
+    fn leads(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// What every rank says, in their order.
+    fn gather_number(&self, number: f64) -> Vec<f64> {
+        let mut all = vec![0.0; self.ranks()];
+        all[self.rank()] = number;
+        self.all_gather_numbers(&mut all, &shares(self.ranks(), self.ranks()));
+        all
+    }
+
+    /// Whether any rank says so.
+    fn any(&self, says: bool) -> bool {
+        match self.ranks() {
+            1 => says,
+            _ => self.gather_number(f64::from(u8::from(says))).contains(&1.0),
+        }
+    }
+}
+
+/// `items` shared out over `ranks` in order, as evenly as can be.
+pub fn shares(items: usize, ranks: usize) -> Vec<Range<usize>> {
+    let first = |rank: usize| (rank as u128 * items as u128 / ranks as u128) as usize;
+    (0..ranks).map(|rank| first(rank)..first(rank + 1)).collect()
+}
+
+/// A group of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Solo;
+
+impl<T: Copy> Group<T> for Solo {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn ranks(&self) -> usize {
+        1
+    }
+
+    fn all_to_all(&self, _: &[bool], whole: &[T], _: &[Range<usize>], received: &mut [T]) {
+        received.copy_from_slice(whole);
+    }
+
+    fn all_gather(&self, _: &mut [T], _: &[Range<usize>]) {}
+
+    fn all_gather_numbers(&self, _: &mut [f64], _: &[Range<usize>]) {}
+
+    fn broadcast(&self, _: &mut [T]) {}
+
+    fn broadcast_bytes(&self, bytes: Vec<u8>) -> Vec<u8> {
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_even_and_leave_nothing_out() {
+        for (items, ranks) in [(32, 3), (4, 4), (7, 2), (2, 5), (0, 3)] {
+            let shares = shares(items, ranks);
+            assert_eq!((shares[0].start, shares[ranks - 1].end), (0, items));
+            assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let lengths = shares.iter().map(Range::len);
+            assert!(lengths.clone().max().unwrap() - lengths.min().unwrap() <= 1, "{shares:?}");
+        }
+    }
+}
