@@ -8,6 +8,7 @@ mod subject;
 use super::classes::GuidanceArgs;
 use super::images::ImageArgs;
 use super::progress::Progress;
+use super::ranks::Ranks;
 use super::reverse::ReverseArgs;
 use super::{ComputeArgs, print_json};
 use clap::{Args, ValueEnum};
@@ -149,32 +150,35 @@ struct Figures {
 }
 
 /// Evaluates; prints tables or a JSON object.
-pub fn run(args: EvaluateArgs) -> Result<ExitCode> {
+pub fn run(args: EvaluateArgs, ranks: &Ranks) -> Result<ExitCode> {
     args.check()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.compute.threads()).build();
     let pool = pool.map_err(|error| {
         Error::invalid("--threads", "a number of threads this system can start", error.to_string(), "")
     })?;
-    pool.install(|| evaluate(&args))
+    pool.install(|| evaluate(&args, ranks))
 }
 
-fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
+fn evaluate(args: &EvaluateArgs, ranks: &Ranks) -> Result<ExitCode> {
     let start = Instant::now();
-    let mut progress = Progress::new(args.compute.quiet);
-    if let Some(folder) = &args.out {
+    let mut progress = Progress::new(args.compute.quiet || !ranks.leads());
+    if let Some(folder) = args.out.as_ref().filter(|_| ranks.leads()) {
         std::fs::create_dir_all(folder).map_err(|error| Error::write(folder, error))?;
     }
     let mut subject = subject::open(args, &mut progress)?;
     let mut files = Vec::new();
     let features = match &args.features {
-        Some(file) => Some(features::run(args, file, &mut subject, &mut progress, &mut files)?),
+        Some(file) => features::run(args, ranks, file, &mut subject, &mut progress, &mut files)?,
         None => None,
     };
     let nll = match args.wants_nll() {
-        true => Some(nll::run(args, &mut subject, &mut progress, &mut files)?),
+        true => Some(nll::run(args, ranks, &mut subject, &mut progress, &mut files)?),
         false => None,
     };
     progress.finish();
+    if !ranks.leads() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut figures = Figures {
         model: subject.model.as_ref().map(|(path, _)| path.display().to_string()),
         step: subject.model.as_ref().and_then(|(_, pipeline)| pipeline.step()),

@@ -26,6 +26,7 @@ mod info;
 mod interrupts;
 mod objective;
 mod progress;
+mod ranks;
 mod reverse;
 mod runtime;
 mod sample;
@@ -33,9 +34,11 @@ mod train;
 
 use clap::{Args, Parser, Subcommand};
 use performer_ddpm::checkpoint::{SHIPPED, is_shipped};
+use performer_ddpm::group::Solo;
 use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels};
 use performer_ddpm::output::write_atomically;
 use performer_ddpm::{Error, Result};
+use ranks::Ranks;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -98,24 +101,28 @@ impl ComputeArgs {
 /// Parses the arguments, runs the command and reports an error. Exit status: 0 done, 1 the work failed, 2 bad
 /// input.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Train(args) => train::run(args),
-        Command::Sample(args) => sample::run(args),
-        Command::Edit(args) => edit::run(args),
-        Command::Export(args) => export::run(args),
-        Command::Import(args) => import::run(args),
-        Command::Evaluate(args) => evaluate::run(args),
-        Command::Info(args) => info::run(args),
-        Command::Bench(args) => bench::run(args),
-        Command::Audit(args) => audit::run(args),
-        Command::Compare(args) => compare::run(args),
+    let command = Cli::parse().command;
+    let ranks = match ranks::join() {
+        Ok(ranks) => ranks,
+        Err(error) => return ranks::fail(&Solo, &flags::message(&error), error.exit_status()),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {}", flags::message(&error));
-            ExitCode::from(error.exit_status())
-        }
+    let result = run(command, &*ranks);
+    result.unwrap_or_else(|error| ranks::fail(&*ranks, &flags::message(&error), error.exit_status()))
+}
+
+fn run(command: Command, ranks: &Ranks) -> Result<ExitCode> {
+    let alone = |name: &str| ranks::only_one(ranks, name);
+    match command {
+        Command::Train(args) => train::run(args, ranks),
+        Command::Sample(args) => sample::run(args, ranks),
+        Command::Edit(args) => alone("edit").and_then(|()| edit::run(args)),
+        Command::Export(args) => alone("export").and_then(|()| export::run(args)),
+        Command::Import(args) => alone("import").and_then(|()| import::run(args)),
+        Command::Evaluate(args) => evaluate::run(args, ranks),
+        Command::Info(args) => info::run(args),
+        Command::Bench(args) => alone("bench").and_then(|()| bench::run(args)),
+        Command::Audit(args) => alone("audit").and_then(|()| audit::run(args)),
+        Command::Compare(args) => alone("compare").and_then(|()| compare::run(args)),
     }
 }
 

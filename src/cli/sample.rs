@@ -5,6 +5,7 @@ mod source;
 
 use super::classes::GuidanceArgs;
 use super::progress::Progress;
+use super::ranks::{self, Ranks};
 use super::reverse::ReverseArgs;
 use super::{ComputeArgs, check_ending, check_writable, model_path, print_json};
 use clap::{Args, ValueEnum};
@@ -191,13 +192,16 @@ struct Figures {
 }
 
 /// Samples; prints the files' paths.
-pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
+pub fn run(mut args: SampleArgs, ranks: &Ranks) -> Result<ExitCode> {
     let path = model_path(args.model.clone())?;
     let noise: Option<Array5<f32>> = args.noise.as_deref().map(read_npy).transpose()?;
     let given = noise.as_ref().and_then(|noise| u32::try_from(noise.len_of(Axis(1))).ok());
     args.n = args.n.or(given.filter(|count| *count > 0));
-    let mut progress = Progress::new(args.compute.quiet);
+    let mut progress = Progress::new(args.compute.quiet || !ranks.leads());
     let follow = args.gif.is_some() || args.strip.is_some();
+    if follow {
+        ranks::only_one(ranks, "--gif or --strip")?;
+    }
     let mut job = source::open(&args, &path, &progress)?;
     if follow && !job.pipeline.is_watchable() {
         let help = "take the denoiser or the step graph";
@@ -216,11 +220,13 @@ pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
         progress.say(&format!("classes in turn, a row for each: {}", job.classes.join(", ")));
     }
     args.check_endings()?;
-    args.outputs().try_for_each(|path| check_writable(path))?;
+    if ranks.leads() {
+        args.outputs().try_for_each(|path| check_writable(path))?;
+    }
     let mut moments = Moments { images: Vec::new(), failure: None };
     let mut clock = vec![Instant::now()];
     let noise = noise.as_ref().map(|noise| noise.view());
-    let mut images = job.pipeline.sample_watched(&job.options, noise, |mut now| {
+    let mut images = job.pipeline.sample_in(ranks, &job.options, noise, |mut now| {
         let (step, steps) = (now.step, now.steps);
         let done = (now.batch * steps + step) as f64 / (now.batches * steps) as f64;
         progress.update(done, || format!("step {step}/{steps} of batch {}/{}", now.batch + 1, now.batches));
@@ -232,6 +238,9 @@ pub fn run(mut args: SampleArgs) -> Result<ExitCode> {
         }
     })?;
     progress.finish();
+    if !ranks.leads() {
+        return Ok(ExitCode::SUCCESS);
+    }
     // The files' images are in [-1, 1]; the last step of some samplers leaves it.
     images.mapv_inplace(|x| x.clamp(-1.0, 1.0));
     let moments = moments.finish(images.dim());

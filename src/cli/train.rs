@@ -5,11 +5,12 @@ use super::images::{ImageArgs, load};
 use super::interrupts::watch_interrupts;
 use super::objective::{OBJECTIVE, ObjectiveArgs};
 use super::progress::Progress;
+use super::ranks::Ranks;
 use super::runtime::RuntimeArgs;
 use super::{ComputeArgs, RUNS, latest};
 use clap::{Args, ValueEnum};
 use performer_ddpm::config::{AttentionKind, BlockAttention, Config, Preset};
-use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit, check_runtime};
+use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit, check_ranks, check_runtime};
 use performer_ddpm::{Error, Result, data};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -104,18 +105,18 @@ impl PresetName {
 }
 
 /// Trains; prints the run's folder and the sample grid's path.
-pub fn run(args: TrainArgs) -> Result<ExitCode> {
+pub fn run(args: TrainArgs, ranks: &Ranks) -> Result<ExitCode> {
     if let Some(minutes) = args.minutes
         && !(minutes > 0.0 && minutes.is_finite())
     {
         return Err(Error::invalid("--minutes", "a positive number", minutes.to_string(), ""));
     }
-    let mut progress = Progress::new(args.compute.quiet);
+    let mut progress = Progress::new(args.compute.quiet || !ranks.leads());
     let reading = args.images.reading.into();
     let (run, config, data) = match &args.resume {
         Some(folder) => {
             let folder = folder.clone().unwrap_or_else(latest);
-            let (run, mut config) = Run::open(&folder)?;
+            let (run, mut config) = open(&folder, ranks)?;
             config.data = args.images.apply(config.data)?;
             config.runtime = args.runtime.apply(config.runtime, &args.compute)?;
             let data = load(&config.data, config.train.seed, reading, &mut progress)?;
@@ -132,15 +133,22 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
             }
             config.validate()?;
             check_fit(&config, &data.train)?;
+            check_ranks(&config, ranks.ranks())?;
             check_runtime(&config, args.runtime.ort_lib.as_deref())?;
             let folder = match &args.out {
                 Some(folder) => folder.clone(),
                 None => free_folder(args.preset.preset().name()),
             };
-            (Run::create_new(&folder, &config)?, config, data)
+            let run = match ranks.leads() {
+                true => Run::create_new(&folder, &config)?,
+                false => Run::of_rank_0(&folder),
+            };
+            (run, config, data)
         }
     };
-    if let Err(error) = link_latest(run.folder()) {
+    if ranks.leads()
+        && let Err(error) = link_latest(run.folder())
+    {
         eprintln!("warning: {} does not point to this run: {error}", latest().display());
     }
     let limit = match (args.steps, args.minutes) {
@@ -162,7 +170,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     }
     let images = format!("training on {} ({} images)", data.train.name(), data.train.len());
     let stop = || interrupts.load(Ordering::Relaxed) > 0;
-    let outcome = run.train(&config, &data.train, options, stop, |event| match event {
+    let outcome = run.train_in(ranks, &config, &data.train, options, stop, |event| match event {
         Event::Started { step, parameters, by, note } => {
             progress.say(&format!("{images}, {by}; run {}", run.folder().display()));
             if config.unet.num_class_embeds.is_some() {
@@ -189,6 +197,9 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     })?;
     progress.finish();
     let folder = run.folder().display();
+    if !ranks.leads() {
+        return Ok(ExitCode::SUCCESS);
+    }
     if outcome.interrupted {
         let command = command_to_resume(&args, run.folder());
         println!("stopped after step {}; go on with: {command}", outcome.step);
@@ -199,6 +210,18 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Opens a run in rank 0, which tells the others its configuration.
+fn open(folder: &Path, ranks: &Ranks) -> Result<(Run, Config)> {
+    if ranks.ranks() == 1 {
+        return Run::open(folder);
+    }
+    let opened = if ranks.leads() { Some(Run::open(folder)?) } else { None };
+    let text = opened.as_ref().map_or_else(String::new, |(_, config)| config.to_toml());
+    let text = String::from_utf8_lossy(&ranks.broadcast_bytes(text.into_bytes())).into_owned();
+    let config = Config::from_toml(&text, "the configuration that rank 0 sends")?;
+    Ok((opened.map_or_else(|| Run::of_rank_0(folder), |(run, _)| run), config))
 }
 
 /// The names of the images' classes.

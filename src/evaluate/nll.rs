@@ -21,6 +21,7 @@ use crate::equations::objective::{LearnedRange, Parameterisation};
 use crate::equations::solver::{Method, Outputs, Variance};
 use crate::equations::{Level, Schedule, Timestep};
 use crate::error::{Error, Result};
+use crate::group::{Group, Solo, shares};
 use crate::kernels::Element;
 use crate::machine;
 use crate::model::{Condition, Engine, Model};
@@ -30,6 +31,7 @@ use crate::sample::Pipeline;
 use ndarray::ArrayView2;
 use rand::RngExt;
 use rayon::prelude::*;
+use std::ops::Range;
 use tally::Tally;
 
 pub use tally::{Bound, Likelihood, RatePoint, Term};
@@ -109,6 +111,20 @@ struct Found {
     x0_mse: f64,
 }
 
+impl Found {
+    /// How many numbers it is.
+    const NUMBERS: usize = 2 * KINDS.len() + 2;
+
+    fn numbers(self) -> [f64; Self::NUMBERS] {
+        let ([a, b, c], [d, e, f]) = (self.nats, self.received);
+        [a, b, c, d, e, f, self.eps_mse, self.x0_mse]
+    }
+
+    fn of_numbers([a, b, c, d, e, f, eps_mse, x0_mse]: [f64; Self::NUMBERS]) -> Found {
+        Found { nats: [a, b, c], received: [d, e, f], eps_mse, x0_mse }
+    }
+}
+
 /// The bound of a pipeline's model on all images of a dataset.
 ///
 /// # Errors
@@ -116,6 +132,21 @@ struct Found {
 /// nothing of x_0 is left in x_T, for one whose second output is the variance itself, and for images of other
 /// classes than the network's, or without, where they are to be given.
 pub fn likelihood(
+    pipeline: &mut Pipeline,
+    dataset: &Dataset,
+    config: &NllConfig,
+    observer: &mut dyn FnMut(f64),
+) -> Result<Likelihood> {
+    likelihood_in(&Solo, pipeline, dataset, config, observer)
+}
+
+/// The same in the ranks of a group, which share the evaluations out; all have the bound, in the same bits
+/// whatever their number.
+///
+/// # Errors
+/// As [`likelihood`], some in the rank alone that finds them.
+pub fn likelihood_in(
+    group: &dyn Group<f32>,
     pipeline: &mut Pipeline,
     dataset: &Dataset,
     config: &NllConfig,
@@ -159,7 +190,8 @@ pub fn likelihood(
         false => None,
     };
     let (model, engine) = pipeline.engine()?;
-    bound_told(model, engine, (&schedule, says), images.view(), classes.as_deref(), config, observer)
+    let told = (images.view(), classes.as_deref());
+    bound_told(group, model, engine, (&schedule, says), told, config, observer)
 }
 
 /// The class of each image, which the network knows by the same names.
@@ -204,7 +236,7 @@ pub fn bound<T: Element>(
     config: &NllConfig,
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
-    bound_told(model, engine, (schedule, says), images, None, config, observer)
+    bound_told(&Solo, model, engine, (schedule, says), (images, None), config, observer)
 }
 
 /// The bound on p(x_0) given the class, which the network is told: as [`bound`], with the class of each
@@ -221,15 +253,15 @@ pub fn bound_given<T: Element>(
     config: &NllConfig,
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
-    bound_told(model, engine, process, images, Some(classes), config, observer)
+    bound_told(&Solo, model, engine, process, (images, Some(classes)), config, observer)
 }
 
 fn bound_told<T: Element>(
+    group: &dyn Group<T>,
     model: &Model<T>,
     engine: &mut Engine<T>,
     (schedule, says): (&Schedule, Parameterisation),
-    images: ArrayView2<T>,
-    classes: Option<&[usize]>,
+    (images, classes): (ArrayView2<T>, Option<&[usize]>),
     config: &NllConfig,
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
@@ -282,7 +314,7 @@ fn bound_told<T: Element>(
         outputs.split(&both, channels);
         Ok(())
     };
-    bound_of(network, (schedule, says), images, config, observer)
+    bound_of(group, network, (schedule, says), images, config, observer)
 }
 
 /// The bound of anything that says of a batch x_t \[n, dims\] and its n timesteps what a network says:
@@ -299,11 +331,12 @@ pub fn bound_by<T: Real>(
     config: &NllConfig,
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
-    bound_of(|x, t, _, outputs| network(x, t, outputs), process, images, config, observer)
+    bound_of(&Solo, |x, t, _, outputs| network(x, t, outputs), process, images, config, observer)
 }
 
-/// The same, where the network is also told of which image each x_t is.
+/// The same in a group, where the network is also told of which image each x_t is.
 fn bound_of<T: Real>(
+    group: &dyn Group<T>,
     mut network: impl FnMut(&[T], &[Timestep], &[usize], Outputs<T>) -> Result<()>,
     (schedule, says): (&Schedule, Parameterisation),
     images: ArrayView2<T>,
@@ -321,10 +354,12 @@ fn bound_of<T: Real>(
     let batch = config.batch.min(total);
     let zeros = || machine::filled("`NllConfig::batch`", &[batch, dims], T::zero());
     let (mut x, mut eps, mut predicted, mut variance) = (zeros()?, zeros()?, zeros()?, zeros()?);
-    for first in (0..total).step_by(batch) {
-        let jobs: Vec<Job> = (first..total.min(first + batch))
-            .map(|index| job(index, per_image, schedule, &strata, config.seed))
-            .collect();
+    for first in (0..total).step_by(batch * group.ranks()) {
+        let count = (total - first).min(batch * group.ranks());
+        let shares = shares(count, group.ranks());
+        let job = |index| job(index, per_image, schedule, &strata, config.seed);
+        let own = shares[group.rank()].clone();
+        let jobs: Vec<Job> = own.map(|index| job(first + index)).collect();
         let len = jobs.len() * dims;
         let (x, eps, predicted) = (&mut x[..len], &mut eps[..len], &mut predicted[..len]);
         let variance = &mut variance[..len];
@@ -335,24 +370,42 @@ fn bound_of<T: Real>(
         });
         let t: Vec<Timestep> = jobs.iter().map(|job| job.level.t).collect();
         let of: Vec<usize> = jobs.iter().map(|job| job.image).collect();
-        network(x, &t, &of, Outputs { prediction: &mut *predicted, variance: &mut *variance })?;
+        if !jobs.is_empty() {
+            network(x, &t, &of, Outputs { prediction: &mut *predicted, variance: &mut *variance })?;
+        }
         let said = (predicted.par_chunks(dims), variance.par_chunks(dims));
-        let found: Vec<Result<Found>> = (&jobs, x.par_chunks(dims), eps.par_chunks(dims), said.0, said.1)
+        let found: Result<Vec<Found>> = (&jobs, x.par_chunks(dims), eps.par_chunks(dims), said.0, said.1)
             .into_par_iter()
             .map(|(job, x, eps, predicted, variance)| {
                 let drawn = [image(job.image), x, eps];
                 evaluate(job, says, drawn, [predicted, variance], config.clip_x0)
             })
             .collect();
-        for (job, found) in jobs.iter().zip(found) {
-            tally.add(job.slot, found?);
+        for (index, found) in (first..).zip(of_all(group, found?, &shares)) {
+            let job = job(index);
+            tally.add(job.slot, found);
             if tally.image_is_complete() {
                 tally.finish_image(eq17_prior_term(image(job.image), schedule.last()));
             }
         }
-        observer((first + jobs.len()) as f64 / total as f64);
+        observer((first + count) as f64 / total as f64);
     }
     Ok(tally.finish(count))
+}
+
+/// What every rank has found in its share, in their order.
+fn of_all<T>(group: &dyn Group<T>, found: Vec<Found>, shares: &[Range<usize>]) -> Vec<Found> {
+    if group.ranks() == 1 {
+        return found;
+    }
+    let count = shares.last().map_or(0, |share| share.end);
+    let mut all = vec![[0.0; Found::NUMBERS]; count];
+    let own = &mut all[shares[group.rank()].clone()];
+    own.iter_mut().zip(found).for_each(|(numbers, found)| *numbers = found.numbers());
+    let in_numbers = |share: &Range<usize>| share.start * Found::NUMBERS..share.end * Found::NUMBERS;
+    let parts: Vec<Range<usize>> = shares.iter().map(in_numbers).collect();
+    group.all_gather_numbers(all.as_flattened_mut(), &parts);
+    all.into_iter().map(Found::of_numbers).collect()
 }
 
 /// The most evaluations of an image: a draw's number has 32 bits of the random numbers' key, and all of a

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 /// Processes that work together. All of them call the same methods in the same order; each call waits for
 /// the others as far as it needs them.
-pub trait Group<T>: Debug {
+pub trait Group<T>: Debug + Sync {
     /// This process, from 0.
     fn rank(&self) -> usize;
 

@@ -3,7 +3,7 @@
 use super::onnx::{OnnxDenoiser, Runtime};
 use super::{
     ClipX0, Denoiser, Editor, Guidance, Native, SampleOptions, SampleProgress, Sampler, Spacing, images_for,
-    sample_with,
+    sample_in,
 };
 use crate::checkpoint::model_folder::{self, LoadedModel};
 use crate::config::{ClassEmbedding, DiffusionConfig, UnetConfig, VarianceKind};
@@ -11,6 +11,7 @@ use crate::equations::Schedule;
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
 use crate::export::{self, ExportOptions, Exported, GraphKind, GraphSpec, Metadata, SamplerSummary, Source};
+use crate::group::{Group, Solo};
 use crate::kernels::Kernels;
 use crate::machine;
 use crate::model::{Engine, Model};
@@ -311,7 +312,7 @@ impl Pipeline {
         self.sample_watched(options, None, |_| {})
     }
 
-    /// The same with given noise and an observer of every step, both as for [`sample_with`].
+    /// The same with given noise and an observer of every step, both as for [`sample_with`](super::sample_with).
     ///
     /// # Errors
     /// As [`Pipeline::sample`], and [`Error::Invalid`] for noise of another shape.
@@ -321,13 +322,29 @@ impl Pipeline {
         noise: Option<ArrayView5<f32>>,
         observer: impl FnMut(SampleProgress<f32>),
     ) -> Result<Array4<f32>> {
+        self.sample_in(&Solo, options, noise, observer)
+    }
+
+    /// The same in the ranks of a group, each of which has loaded the model: [`sample_in`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::sample_watched`], in the rank that finds them.
+    pub fn sample_in(
+        &mut self,
+        group: &dyn Group<f32>,
+        options: &SampleOptions,
+        noise: Option<ArrayView5<f32>>,
+        observer: impl FnMut(SampleProgress<f32>),
+    ) -> Result<Array4<f32>> {
         let schedule = &self.diffusion.schedule;
         match &mut self.network {
             Network::Engine(trained) => {
                 let mut native = Native::new(&trained.model, &mut trained.engine)?;
-                sample_with(&mut native, schedule, options, noise, observer)
+                sample_in(group, &mut native, schedule, options, noise, observer)
             }
-            Network::Graph(graph) => sample_with(&mut graph.denoiser, schedule, options, noise, observer),
+            Network::Graph(graph) => {
+                sample_in(group, &mut graph.denoiser, schedule, options, noise, observer)
+            }
         }
     }
 

@@ -3,14 +3,16 @@
 //! A rank computes the gradients of its shards of the batch and adds up the subtrees that they make up
 //! (`model/gradient_tree.rs`). Part r of every such sum travels to rank r, which adds up the rest of the tree
 //! for its part, updates that part of the weights, their average and the moments, and gives its weights to
-//! all. No sum depends on the number of ranks: those of gradients follow the batch's tree, those of the norm
-//! the blocks of the network.
+//! all. A part is some whole tensors. No sum depends on the number of ranks: those of gradients follow the
+//! batch's tree, those of the norm the blocks of the tensors.
 
-use super::optimizer::{BLOCK, norm, sums_of_squares};
+use super::optimizer::{blocks, norm, sums_of_squares};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::group::{Group, shares};
 use crate::kernels::{Element, Isa};
 use crate::model::clock::{Work, timed_for_all};
+use crate::model::params::{Param, ParamTable};
 use crate::model::{Engine, Node, Tree, roots, shard_count};
 use crate::nn::add_to;
 use rayon::prelude::*;
@@ -20,6 +22,29 @@ use std::time::{Duration, Instant};
 /// Elements that one task adds up.
 const CHUNK: usize = 1 << 14;
 
+/// Checks that a configuration can be trained in so many ranks.
+///
+/// # Errors
+/// [`Error::Invalid`] for more ranks than the batch has shards, naming the numbers that work, and for several
+/// where a runtime trains.
+pub fn check_ranks(config: &Config, ranks: usize) -> Result<()> {
+    let refuse =
+        |expected: String, help: String| Err(Error::invalid("the ranks", expected, ranks.to_string(), help));
+    let batch = config.train.batch;
+    let count = shard_count(batch);
+    if ranks > 1 && config.runtime.is_some() {
+        return refuse("1 in a runtime".to_owned(), "train in ranks with the engine".to_owned());
+    }
+    if ranks > count {
+        let enough = (batch..).find(|batch| shard_count(*batch) >= ranks).expect("batches grow");
+        return refuse(
+            format!("at most {count}, as a batch of {batch} has {count} shards"),
+            format!("start fewer, or train with a `batch` of {enough} or more"),
+        );
+    }
+    Ok(())
+}
+
 /// Who computes which shards of a batch, and who owns which part of the network.
 #[derive(Clone, Debug)]
 pub(super) struct Shares {
@@ -27,36 +52,30 @@ pub(super) struct Shares {
     shards: Vec<Range<usize>>,
     /// The subtrees of the batch that they make up.
     roots: Vec<Vec<Node>>,
-    /// The blocks of parameters of every rank.
-    blocks: Vec<Range<usize>>,
-    /// The same in parameters.
+    /// The parameters of every rank: whole tensors.
     parts: Vec<Range<usize>>,
+    /// The blocks of parameters that the norm is summed in, and which of them are every rank's.
+    blocks: Vec<Range<usize>>,
+    blocks_of: Vec<Range<usize>>,
 }
 
 impl Shares {
     /// Those of a batch and a network.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for more ranks than the batch has shards, naming the numbers that work.
-    pub(super) fn new(batch: usize, parameters: usize, ranks: usize) -> Result<Shares> {
-        let count = shard_count(batch);
-        if ranks > count {
-            let enough = (batch..).find(|batch| shard_count(*batch) >= ranks).expect("batches grow");
-            return Err(Error::invalid(
-                "the ranks",
-                format!("at most {count}, as a batch of {batch} has {count} shards"),
-                ranks.to_string(),
-                format!("start fewer, or train with a `batch` of {enough} or more"),
-            ));
-        }
+    /// Those of [`check_ranks`].
+    pub(super) fn new(config: &Config, params: &ParamTable, ranks: usize) -> Result<Shares> {
+        check_ranks(config, ranks)?;
+        let count = shard_count(config.train.batch);
         let shards = shares(count, ranks);
-        let blocks = shares(parameters.div_ceil(BLOCK), ranks);
-        let in_parameters =
-            |blocks: &Range<usize>| blocks.start * BLOCK..(blocks.end * BLOCK).min(parameters);
+        let parts = parts(params, ranks);
+        let blocks = blocks(params.iter().map(Param::range));
+        let begun = |place: usize| blocks.partition_point(|block| block.start < place);
         Ok(Shares {
             roots: shards.iter().map(|shards| roots(shards.clone(), count)).collect(),
-            parts: blocks.iter().map(in_parameters).collect(),
+            blocks_of: parts.iter().map(|part| begun(part.start)..begun(part.end)).collect(),
             shards,
+            parts,
             blocks,
         })
     }
@@ -79,6 +98,19 @@ impl Shares {
     fn shard_count(&self) -> usize {
         self.shards.last().map_or(0, |shards| shards.end)
     }
+}
+
+/// The parameters shared out in whole tensors, as evenly as those allow.
+fn parts(params: &ParamTable, ranks: usize) -> Vec<Range<usize>> {
+    let ends: Vec<usize> = params.iter().map(|param| param.range().end).collect();
+    let nearest = |place: usize| {
+        let after = ends.partition_point(|end| *end < place);
+        let around =
+            [after.checked_sub(1).map_or(0, |before| ends[before]), ends.get(after).copied().unwrap_or(0)];
+        around.into_iter().min_by_key(|end| end.abs_diff(place)).unwrap_or(0)
+    };
+    let even = shares(params.total(), ranks);
+    even.into_iter().map(|part| nearest(part.start)..nearest(part.end)).collect()
 }
 
 /// Seconds of the last step that were no computing.
@@ -152,11 +184,14 @@ impl<T: Element> Exchange<T> {
         engine: &Engine<T>,
         gradient: &[T],
     ) -> f64 {
-        self.squares.resize(shares.blocks.last().map_or(0, |blocks| blocks.end), 0.0);
-        let own = &mut self.squares[shares.blocks[group.rank()].clone()];
-        timed_for_all(engine.clock(), Work::Reduction, || engine.install(|| sums_of_squares(gradient, own)));
+        self.squares.resize(shares.blocks.len(), 0.0);
+        let own = shares.blocks_of[group.rank()].clone();
+        let (blocks, squares) = (&shares.blocks[own.clone()], &mut self.squares[own]);
+        timed_for_all(engine.clock(), Work::Reduction, || {
+            engine.install(|| sums_of_squares(gradient, blocks, squares));
+        });
         let start = Instant::now();
-        group.all_gather_numbers(&mut self.squares, &shares.blocks);
+        group.all_gather_numbers(&mut self.squares, &shares.blocks_of);
         self.elsewhere.communication += start.elapsed();
         norm(&self.squares)
     }
@@ -189,4 +224,38 @@ fn sum_up<'a, T: Element>(isa: Isa, shares: &Shares, len: usize, received: &'a m
         }
     }
     tree.finish().expect("the ranks have all shards")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Preset;
+    use crate::model::unet;
+
+    #[test]
+    fn every_rank_owns_whole_tensors_and_their_blocks() {
+        for preset in [Preset::Tiny, Preset::Fashion, Preset::Cifar10] {
+            let mut config = preset.config();
+            let params = unet::build(&config.unet).expect("a network").params;
+            for ranks in [1, 2, 3, 7, 64] {
+                config.train.batch = 4 * ranks.max(2);
+                let shares = Shares::new(&config, &params, ranks).expect("as many shards");
+                assert_eq!((shares.parts[0].start, shares.parts[ranks - 1].end), (0, params.total()));
+                assert!(shares.parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+                let longest = params.iter().map(|param| param.kind.len()).max().expect("tensors");
+                for (part, own) in shares.parts.iter().zip(&shares.blocks_of) {
+                    assert!(
+                        part.end == params.total() || params.iter().any(|param| param.offset == part.end)
+                    );
+                    assert!(
+                        part.len() <= params.total() / ranks + 1 + longest,
+                        "{preset:?}, {ranks}: {part:?}"
+                    );
+                    let blocks = &shares.blocks[own.clone()];
+                    assert_eq!(blocks.iter().map(Range::len).sum::<usize>(), part.len());
+                    assert!(blocks.first().is_none_or(|block| block.start == part.start));
+                }
+            }
+        }
+    }
 }

@@ -40,6 +40,7 @@ mod together;
 mod trainer;
 
 pub use budget::Limit;
+pub use exchange::check_ranks;
 pub use fit::check_fit;
 pub use graph::check_runtime;
 pub use metrics::Metric;

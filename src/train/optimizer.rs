@@ -5,6 +5,7 @@ use crate::config::TrainConfig;
 use crate::kernels::{Isa, vectorised};
 use crate::real::Real;
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Elements that one task updates; fixed, so that the norm's sum has one order.
 pub(super) const BLOCK: usize = 1 << 15;
@@ -31,16 +32,29 @@ pub struct Update {
     pub ema_decay: f64,
 }
 
-/// The square root of the sum of squares, summed in `f64` in blocks of fixed length.
+/// The square root of a tensor's sum of squares, summed in `f64` in blocks of fixed length.
 pub fn global_norm<T: Real>(gradient: &[T]) -> f64 {
-    let mut sums = vec![0.0; gradient.len().div_ceil(BLOCK)];
-    sums_of_squares(gradient, &mut sums);
+    let blocks = blocks([0..gradient.len()]);
+    let mut sums = vec![0.0; blocks.len()];
+    sums_of_squares(gradient, &blocks, &mut sums);
     norm(&sums)
 }
 
-/// The sum of squares of every block.
-pub(super) fn sums_of_squares<T: Real>(gradient: &[T], sums: &mut [f64]) {
-    sums.par_iter_mut().zip(gradient.par_chunks(BLOCK)).for_each(|(sum, g)| *sum = sum_of_squares(g));
+/// The blocks of adjacent tensors, in whose order the norm is summed: each tensor is cut from its start.
+pub(super) fn blocks(tensors: impl IntoIterator<Item = Range<usize>>) -> Vec<Range<usize>> {
+    let of_tensor = |tensor: Range<usize>| {
+        let end = tensor.end;
+        tensor.step_by(BLOCK).map(move |start| start..end.min(start + BLOCK))
+    };
+    tensors.into_iter().flat_map(of_tensor).collect()
+}
+
+/// The sum of squares of every block of a gradient that begins with the first of them.
+pub(super) fn sums_of_squares<T: Real>(gradient: &[T], blocks: &[Range<usize>], sums: &mut [f64]) {
+    let first = blocks.first().map_or(0, |block| block.start);
+    sums.par_iter_mut().zip(blocks).for_each(|(sum, block)| {
+        *sum = sum_of_squares(&gradient[block.start - first..block.end - first]);
+    });
 }
 
 /// The norm, from every block's sum of squares.
@@ -136,7 +150,13 @@ mod tests {
     #[test]
     fn the_norm_counts_every_block() {
         let len = 5 * BLOCK + 3;
-        assert_eq!(global_norm(&vec![0.5f32; len]), (0.25 * len as f64).sqrt());
+        let gradient = vec![0.5f32; len];
+        assert_eq!(global_norm(&gradient), (0.25 * len as f64).sqrt());
+        let blocks = blocks([0..7, 7..BLOCK + 9, BLOCK + 9..len]);
+        assert_eq!(blocks[..4], [0..7, 7..BLOCK + 7, BLOCK + 7..BLOCK + 9, BLOCK + 9..2 * BLOCK + 9]);
+        let mut sums = vec![0.0; blocks.len() - 1];
+        sums_of_squares(&gradient[7..], &blocks[1..], &mut sums);
+        assert_eq!(norm(&sums), (0.25 * (len - 7) as f64).sqrt());
     }
 
     /// After the first update m / (1 - b1) = g and v / (1 - b2) = g^2, so the weight moves by lr g / (|g| +

@@ -1,12 +1,13 @@
 //! A training run in a folder: configuration, metrics, checkpoints, sample grids, loss curve, model.
 
 use super::budget::{Clock, Limit, decide_at};
+use super::exchange::check_ranks;
 use super::fit::check_fit;
 use super::graph::GraphTrainer;
 use super::learner::{EngineLearner, Learner};
 use super::metrics::{self, Metric, Metrics, Pace};
 use super::optimizer::Adam;
-use super::together::{Beginning, check_ranks, share};
+use super::together::{Beginning, check_alike, share};
 use super::trainer::{Progress, Step, Trainer};
 use crate::checkpoint::{self, state::TrainingState};
 use crate::config::{Config, TrainConfig};
@@ -215,7 +216,7 @@ impl Run {
         mut observer: impl FnMut(Event),
     ) -> Result<Outcome> {
         check_fit(given, data)?;
-        check_ranks(group, data, options.kernels)?;
+        check_alike(group, data, options.kernels)?;
         let start = Instant::now();
         let (mut found, mut note, mut metrics_len) = (None, None, 0);
         if group.leads() {
@@ -609,10 +610,7 @@ fn learner<'g>(
     let RunOptions { threads, kernels, library, .. } = options;
     let host = (*threads, *kernels);
     if let Some(runtime) = &config.runtime {
-        if group.ranks() > 1 {
-            let help = "leave the runtime out: the engine trains in ranks";
-            return Err(Error::invalid("the ranks", "1 with a `runtime`", group.ranks().to_string(), help));
-        }
+        check_ranks(config, group.ranks())?;
         return Ok(Box::new(GraphTrainer::new(config, runtime, library.as_deref(), host, begin)?));
     }
     let mut trainer: Trainer<f32> = Trainer::in_group(group, config, *threads, *kernels)?;

@@ -129,7 +129,7 @@ impl<T: Element> Trainer<T> {
         config.validate()?;
         let model: Model<T> = Model::new(&config.unet, config.train.seed)?;
         let schedule = Schedule::from_config(&config.diffusion)?;
-        let shares = Shares::new(config.train.batch, model.weights.len(), group.ranks())?;
+        let shares = Shares::new(config, &model.graph.params, group.ranks())?;
         let part = shares.part(group.rank());
         Ok(Trainer {
             objective: Objective::new(&config.diffusion, config.train.loss_weight, &schedule),

@@ -6,6 +6,7 @@ use super::{EvaluateArgs, Split};
 use crate::cli::features_network::NetworkArgs;
 use crate::cli::images::load;
 use crate::cli::progress::Progress;
+use crate::cli::ranks::Ranks;
 use clap::Args;
 use ndarray::{Array2, Array4, Axis, Ix4, s};
 use performer_ddpm::config::DataConfig;
@@ -87,14 +88,16 @@ const IMAGES: usize = 10_000;
 const SHEET: usize = 64;
 const COLUMNS: usize = 16;
 
-/// Compares and writes the sheet.
+/// Compares and writes the sheet. In ranks all make fresh samples, and rank 0 does the rest: the others have no
+/// figures.
 pub fn run(
     args: &EvaluateArgs,
+    ranks: &Ranks,
     file: &Path,
     subject: &mut Subject,
     progress: &mut Progress,
     files: &mut Vec<String>,
-) -> Result<Figures> {
+) -> Result<Option<Figures>> {
     let mut extractor =
         Extractor::open(file, &args.network.feeding.options(args.batch as usize, args.compute.threads)?)?;
     let dataset = args.split(&subject.data, Split::Train)?;
@@ -114,7 +117,6 @@ pub fn run(
     let wanted = given.as_ref().map_or(args.n.map_or(usual, |n| n as usize), |x| x.images.len_of(Axis(0)));
     enough(dimensions, count.min(dataset.len()), "the images (--images)")?;
     enough(dimensions, wanted, if given.is_some() { "the samples (--samples)" } else { "the samples (-n)" })?;
-    let images = features_of(&mut extractor, dataset, count, args.seed, progress, "images")?;
     let mut notes = Vec::new();
     let (classes, samples) = match given {
         Some(Given { images: samples, classes }) => {
@@ -129,10 +131,15 @@ pub fn run(
         None => {
             let classes = Classes::of(subject, dataset, [count, wanted], args.seed, &mut notes)?;
             let of_samples = classes.as_ref().map_or(&[][..], |classes| &classes.samples);
-            let samples = fresh_samples(args, wanted, of_samples, subject, progress)?;
+            let samples = fresh_samples(args, ranks, wanted, of_samples, subject, progress)?;
             (classes, samples)
         }
     };
+    if !ranks.leads() {
+        return Ok(None);
+    }
+    let dataset = args.split(&subject.data, Split::Train)?;
+    let images = features_of(&mut extractor, dataset, count, args.seed, progress, "images")?;
     progress.update(0.0, || "features of the samples".to_owned());
     let features = extractor.features(samples.view())?;
     let comparison = Comparison::of(images.view(), features.view(), args.seed)?;
@@ -158,7 +165,7 @@ pub fn run(
         }
         None => Vec::new(),
     };
-    Ok(Figures {
+    Ok(Some(Figures {
         network: file.display().to_string(),
         runtime: extractor.describe().to_string(),
         split,
@@ -168,7 +175,7 @@ pub fn run(
         classes,
         notes,
         nearest: neighbours(args, &samples, subject, files)?,
-    })
+    }))
 }
 
 fn features_of(
@@ -279,6 +286,7 @@ fn check_shape(samples: &Array4<f32>, dataset: &Dataset, path: &Path) -> Result<
 /// Fresh samples \[n, c, h, w\], of these classes in turn, or of all of the model's.
 fn fresh_samples(
     args: &EvaluateArgs,
+    ranks: &Ranks,
     count: usize,
     classes: &[usize],
     subject: &mut Subject,
@@ -288,7 +296,7 @@ fn fresh_samples(
     let chosen = args.reverse.choose(pipeline.diffusion())?;
     let (seed, classes, guidance) = (args.seed, classes.to_vec(), args.guidance.choose());
     let options = SampleOptions { count, batch: args.batch as usize, seed, classes, guidance, ..chosen };
-    let images = pipeline.sample_watched(&options, None, |now| {
+    let images = pipeline.sample_in(ranks, &options, None, |now| {
         let done = (now.batch * now.steps + now.step) as f64 / (now.batches * now.steps) as f64;
         progress.update(done, || format!("{count} samples"));
     })?;

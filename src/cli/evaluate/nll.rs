@@ -3,12 +3,13 @@
 use super::subject::Subject;
 use super::{EvaluateArgs, Split};
 use crate::cli::progress::Progress;
+use crate::cli::ranks::Ranks;
 use crate::cli::reverse::ClipName;
 use clap::Args;
 use performer_ddpm::Result;
 use performer_ddpm::equations::solver::Variance;
-use performer_ddpm::evaluate::nll::{Bound, Likelihood, Term, Timesteps};
-use performer_ddpm::evaluate::{Estimate, NllConfig, choose, likelihood};
+use performer_ddpm::evaluate::nll::{Bound, Likelihood, Term, Timesteps, likelihood_in};
+use performer_ddpm::evaluate::{Estimate, NllConfig, choose};
 use performer_ddpm::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 use serde::Serialize;
 use std::path::Path;
@@ -64,6 +65,7 @@ const IMAGES: usize = 256;
 /// Evaluates the bound and draws its plots.
 pub fn run(
     args: &EvaluateArgs,
+    ranks: &Ranks,
     subject: &mut Subject,
     progress: &mut Progress,
     files: &mut Vec<String>,
@@ -93,9 +95,9 @@ pub fn run(
     };
     let message = format!("the bound on {} images", chosen.len());
     let observer = &mut |done| progress.update(done, || message.clone());
-    let likelihood = likelihood(pipeline, &pictures, &config, observer)?;
+    let likelihood = likelihood_in(ranks, pipeline, &pictures, &config, observer)?;
     let figures = Figures { split, variance, given_class: config.given_class, likelihood };
-    if let Some(folder) = &args.out {
+    if let Some(folder) = args.out.as_ref().filter(|_| ranks.leads()) {
         figures.plot(folder, files)?;
     }
     Ok(figures)

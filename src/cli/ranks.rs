@@ -1,0 +1,78 @@
+//! The processes that a launcher of MPI has started: one speaks for all, and all end together.
+
+#[cfg(feature = "mpi")]
+use performer_ddpm::group::mpi::World;
+use performer_ddpm::group::{Group, Solo};
+use performer_ddpm::{Error, Result};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The ranks of a command.
+pub type Ranks = dyn Group<f32>;
+
+/// What the launchers of Open MPI, MPICH and Slurm tell a process of how many they have started.
+#[cfg(not(feature = "mpi"))]
+const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
+
+/// How long a rank keeps an error to itself: one that all have is told by rank 0 alone, which ends the others.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The group of this process: those that `mpirun` or `srun` has started, or it alone.
+///
+/// # Errors
+/// [`Error::Invalid`] for one of several processes in a program that was built without MPI.
+#[cfg(not(feature = "mpi"))]
+pub fn join() -> Result<Box<Ranks>> {
+    let several = |name: &&&str| std::env::var(name).is_ok_and(|n| n.parse().is_ok_and(|n: u32| n > 1));
+    match SIZES.iter().find(several) {
+        None => Ok(Box::new(Solo)),
+        Some(name) => Err(Error::invalid(
+            "the processes that were started together",
+            "one, as this program was built without MPI",
+            std::env::var(name).unwrap_or_default(),
+            "build it with `cargo build --release --features mpi`",
+        )),
+    }
+}
+
+/// The same in a program that was built with MPI. A panic in any thread of any rank ends all of them.
+#[cfg(feature = "mpi")]
+pub fn join() -> Result<Box<Ranks>> {
+    let Some(world) = World::launched() else { return Ok(Box::new(Solo)) };
+    let (rank, ranks) = (Group::<f32>::rank(&world), Group::<f32>::ranks(&world));
+    if ranks > 1 {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            tell(panic);
+            eprintln!("rank {rank} of {ranks} panicked, which ends all");
+            World::abort(101);
+        }));
+    }
+    Ok(Box::new(world))
+}
+
+/// Refuses more than one rank for a command that does not share its work out.
+pub fn only_one(ranks: &Ranks, command: &str) -> Result<()> {
+    if ranks.ranks() == 1 {
+        return Ok(());
+    }
+    let got = format!("{} processes that were started together", ranks.ranks());
+    Err(Error::invalid(command, "one process", got, "start train, sample or evaluate in ranks"))
+}
+
+/// Reports an error; where there are several ranks this ends all of them.
+pub fn fail(ranks: &Ranks, message: &str, status: u8) -> ExitCode {
+    let (rank, count) = (ranks.rank(), ranks.ranks());
+    if count == 1 {
+        eprintln!("error: {message}");
+        return ExitCode::from(status);
+    }
+    if rank > 0 {
+        std::thread::sleep(PATIENCE);
+    }
+    eprintln!("error on rank {rank} of {count}: {message}");
+    #[cfg(feature = "mpi")]
+    World::abort(status);
+    #[cfg(not(feature = "mpi"))]
+    ExitCode::from(status)
+}
