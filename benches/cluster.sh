@@ -12,7 +12,10 @@ shift 3
 work=$(mktemp -d)
 net() { ip netns exec "rank$1" "${@:2}"; }
 clear_up() {
-    for ((r = 0; r < ranks; r++)); do ip netns del "rank$r" 2> /dev/null || true; done
+    for ((r = 0; r < ranks; r++)); do
+        ip link del "to$r" 2> /dev/null || true
+        ip netns del "rank$r" 2> /dev/null || true
+    done
     ip link del ranks 2> /dev/null || true
     rm -rf "$work"
 }
@@ -21,7 +24,7 @@ launch=(mpirun -n "$ranks" --allow-run-as-root --oversubscribe --bind-to none)
 if [ "$rate" = none ]; then
     "${launch[@]}" "$program" train "$@" --threads 1 --out "$work/run" --quiet > /dev/null
 else
-    ip link add ranks type bridge && ip link set ranks up
+    ip link add ranks type bridge && ip addr add 10.77.0.254/24 dev ranks && ip link set ranks up
     for ((r = 0; r < ranks; r++)); do
         ip netns add "rank$r"
         ip link add "to$r" type veth peer name eth0 netns "rank$r"
@@ -35,8 +38,9 @@ else
     done
     printf '#!/bin/sh\nexec ip netns exec "rank$OMPI_COMM_WORLD_RANK" "$@"\n' > "$work/inside"
     chmod +x "$work/inside"
-    # What starts the ranks is reached by a file, not by the network.
-    PMIX_MCA_ptl=usock "${launch[@]}" --mca pml ob1 --mca btl tcp,self --mca btl_tcp_if_include eth0 \
+    # What starts the ranks is reached from inside by the bridge.
+    export PMIX_MCA_ptl_base_if_include=ranks PMIX_MCA_ptl_base_remote_connections=1
+    "${launch[@]}" --mca pml ob1 --mca btl tcp,self --mca btl_tcp_if_include eth0 \
         "$work/inside" "$program" train "$@" --threads 1 --out "$work/run" --quiet > /dev/null
 fi
 python3 - "$work/run/metrics.jsonl" "$ranks" "$rate" << 'END'

@@ -25,7 +25,7 @@ class Preset:
 
 
 PRESETS = {
-    "fashion": Preset(1_130_209, 73_728, 16, 1 / 362),
+    "fashion": Preset(1_125_665, 73_728, 16, 1 / 362),
     "cifar10": Preset(35_746_307, 1_179_648, 128, 1 / 8.9),
 }
 NETWORKS = {

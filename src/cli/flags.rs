@@ -42,6 +42,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("cache", "--cache"),
     ("head", "--head"),
     ("batch", "--batch"),
+    ("kernels", "--isa and --conv"),
     ("threads", "--threads"),
     ("folder", "--out"),
 ];

@@ -15,7 +15,7 @@ pub type Ranks = dyn Group<f32>;
 const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
 
 /// How long a rank keeps an error to itself: one that all have is told by rank 0 alone, which ends the others.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The group of this process: those that `mpirun` or `srun` has started, or it alone.
 ///

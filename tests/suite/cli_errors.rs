@@ -1,6 +1,6 @@
 //! Bad input through the binary: one clear message, exit status 2 (or 1 while working).
 
-use crate::support::binary::run;
+use crate::support::binary::{command, run};
 use std::path::Path;
 
 /// The message of a command that must fail with `status`, a single `error:` line.
@@ -194,4 +194,21 @@ fn comparisons_that_cannot_be_are_refused_before_anything_is_made() {
     compare(&["--features", "features.onnx"], &["features.onnx"]);
     compare(&["--report-only"], &["out", "a comparison's folder"]);
     assert!(!folder.path().join("out").exists(), "nothing is made for a comparison that cannot be");
+}
+
+/// What MPI's launchers would start several of would each train the whole run.
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn one_of_several_processes_is_refused_without_mpi() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, ranks, status) in
+        [("OMPI_COMM_WORLD_SIZE", "3", 2), ("PMI_SIZE", "2", 2), ("OMPI_COMM_WORLD_SIZE", "1", 0)]
+    {
+        let train = ["train", "--preset", "tiny", "--steps", "1", "--threads", "1", "--quiet"];
+        let output = command(folder.path(), &train).env(name, ranks).output().expect("the program runs");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{name}={ranks}: {message}");
+        assert_eq!(message.contains("--features mpi"), status == 2, "{message}");
+        assert_eq!(folder.path().join("runs").exists(), status == 0);
+    }
 }
