@@ -28,6 +28,7 @@ mod index;
 pub mod kernel;
 mod level;
 pub mod loss;
+pub mod muon;
 pub mod objective;
 pub mod posterior;
 pub mod projection;

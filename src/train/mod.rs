@@ -34,6 +34,7 @@ mod fit;
 mod graph;
 mod learner;
 mod metrics;
+mod muon;
 mod optimizer;
 mod run;
 mod together;
@@ -46,7 +47,7 @@ pub use graph::check_runtime;
 pub use metrics::Metric;
 pub use optimizer::Adam;
 #[doc(hidden)]
-pub use optimizer::{Update, clip_factor, global_norm};
+pub use optimizer::{Optimizer, Update, clip_factor, global_norm};
 pub use run::{Event, Outcome, Run, RunOptions};
 pub use trainer::{Progress, Step, Trainer};
 
