@@ -3,6 +3,7 @@
 //! for its allocator, is a program beside this folder.
 
 mod attention_cost;
+mod audit_page;
 mod backends;
 mod checkpoint_config;
 mod checkpoint_golden;
