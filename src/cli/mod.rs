@@ -26,6 +26,7 @@ mod info;
 mod interrupts;
 mod objective;
 mod progress;
+mod report;
 mod reverse;
 mod runtime;
 mod sample;
@@ -52,6 +53,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(train::TrainArgs),
+    Report(report::ReportArgs),
     Sample(sample::SampleArgs),
     Edit(edit::EditArgs),
     Export(export::ExportArgs),
@@ -100,6 +102,7 @@ impl ComputeArgs {
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train::run(args),
+        Command::Report(args) => report::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Edit(args) => edit::run(args),
         Command::Export(args) => export::run(args),

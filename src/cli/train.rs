@@ -72,6 +72,9 @@ pub struct TrainArgs {
                                 "lr", "attention", "features", "classes", "seed"],
           conflicts_with_all = OBJECTIVE)]
     resume: Option<Option<PathBuf>>,
+    /// Write metrics and sample grids as TensorBoard's event files too, into the run's tensorboard/
+    #[arg(long)]
+    tensorboard: bool,
     #[command(flatten)]
     runtime: RuntimeArgs,
     #[command(flatten)]
@@ -154,6 +157,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         kernels: args.compute.kernels(),
         grids: true,
         library: args.runtime.ort_lib.clone(),
+        tensorboard: args.tensorboard,
     };
 
     let interrupts = watch_interrupts();

@@ -145,7 +145,8 @@ th, td { padding: 4px 10px; border-bottom: 1px solid var(--line); text-align: ri
 thead th { white-space: normal; vertical-align: bottom; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); }
 tbody th { font-weight: 600; }
-math { font-family: \"STIX Two Math\", \"Latin Modern Math\", \"Cambria Math\", \"DejaVu Math TeX Gyre\", math; }
+math { font-family: \"STIX Two Math\", \"Latin Modern Math\", \"Cambria Math\",
+  \"DejaVu Math TeX Gyre\", math; }
 .equation { overflow-x: auto; padding: 4px 0; }
 dt { margin-top: 0.6em; }
 dd { margin: 0 0 0 1.2em; }

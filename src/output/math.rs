@@ -27,8 +27,8 @@ fn mathml(tex: &str, display_mode: DisplayMode) -> String {
 }
 
 /// What the converter writes otherwise than browsers show well: accents and operators that are marked as
-/// letters, the micro sign for mu, and a bare less-than sign. Accents are not marked as such: fonts without tables for mathematics
-/// would have them run into their letters.
+/// letters, the micro sign for mu, and a bare less-than sign. Accents are not marked as such: fonts without
+/// tables for mathematics would have them run into their letters.
 fn repaired(mut html: String) -> String {
     for accent in ["~", "‾", "^"] {
         let operator = format!("<mo stretchy=\"false\">{}</mo></mover>", accent.replace('‾', "\u{af}"));

@@ -2,10 +2,13 @@
 
 use super::budget::{Clock, Limit, decide_at};
 use super::fit::check_fit;
+use super::folder::{CONFIG, CONTENTS, GRID, HISTORY, METRICS, SAMPLES, read_config};
 use super::graph::GraphTrainer;
+use super::history;
 use super::learner::Learner;
 use super::metrics::{self, Metric, Metrics, Pace};
 use super::optimizer::Adam;
+use super::telling::Telling;
 use super::trainer::{Progress, Step, Trainer};
 use crate::checkpoint::{self, state::TrainingState};
 use crate::config::{Config, TrainConfig};
@@ -34,6 +37,8 @@ pub struct RunOptions {
     pub grids: bool,
     /// ONNX Runtime's library or its folder, for a run in it; `None` to look for it.
     pub library: Option<PathBuf>,
+    /// Whether metrics and sample grids are written as TensorBoard's event files too.
+    pub tensorboard: bool,
 }
 
 /// What happens during a run, for whoever shows it.
@@ -85,16 +90,10 @@ pub struct Outcome {
     pub grid: Option<PathBuf>,
 }
 
-const CONFIG: &str = "config.toml";
-const METRICS: &str = "metrics.jsonl";
-/// What the training images were made from.
-const CONTENTS: &str = "data.jsonl";
 /// What a run or a model leaves in its folder, beside a run's configuration.
-const REMAINS: [&str; 7] =
-    ["checkpoints", METRICS, CONTENTS, "unet", "scheduler", "model_index.json", "config.json"];
+const REMAINS: [&str; 8] =
+    ["checkpoints", METRICS, CONTENTS, HISTORY, "unet", "scheduler", "model_index.json", "config.json"];
 
-/// Images in a run's sample grids, or some more for as many of each class.
-const GRID: usize = 64;
 /// Steps of the sampler that makes them, where its usual ones are not fewer.
 const GRID_STEPS: usize = 50;
 
@@ -152,17 +151,7 @@ impl Run {
     /// # Errors
     /// [`Error::Invalid`] if it is none.
     pub fn open(folder: &Path) -> Result<(Run, Config)> {
-        let file = folder.join(CONFIG);
-        let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::invalid(
-                folder.display().to_string(),
-                "a run's folder, with a config.toml",
-                "no config.toml there",
-                "name the folder that train printed",
-            ),
-            _ => Error::read(&file, e),
-        })?;
-        Ok((Run { folder: folder.to_path_buf() }, Config::from_toml(&text, &file.display().to_string())?))
+        Ok((Run { folder: folder.to_path_buf() }, read_config(folder)?))
     }
 
     /// The folder.
@@ -210,6 +199,8 @@ impl Run {
         let metrics = Metrics::open(&self.folder.join(METRICS), metrics_len)?;
         let (parameters, by) = (trainer.parameters(), trainer.describe());
         observer(Event::Started { step, parameters, by: &by, note: note.as_deref() });
+        history::record(&self.folder, step, &by)?;
+        let telling = Telling::begin(&self.folder, step, options.tensorboard)?;
         let clock = match (config.train.steps, config.train.minutes) {
             (None, Some(minutes)) => Some(Clock::new(60.0 * minutes, seconds)),
             _ => None,
@@ -229,6 +220,7 @@ impl Run {
             saved: step,
             saving: 0.0,
             sampling: None,
+            telling,
             observer,
         };
         let last = match options.limit {
@@ -265,6 +257,7 @@ impl Run {
                 grid = Some(call.samples()?);
             }
         }
+        call.tell(|telling| telling.end());
         Ok(Outcome { step, interrupted, grid })
     }
 
@@ -372,6 +365,7 @@ struct Call<'a, O> {
     saving: f64,
     /// Seconds that the last sample grid took.
     sampling: Option<f64>,
+    telling: Telling,
     observer: O,
 }
 
@@ -401,7 +395,7 @@ impl<O: FnMut(Event)> Call<'_, O> {
         let planned_steps = self.train().end();
         let step = self.trainer.advance(data).map_err(|error| self.run.advise(error, self.saved))?;
         let images_per_second = self.pace.step(self.train().batch);
-        self.metrics.write(&Metric {
+        let metric = Metric {
             step: step.step,
             loss: step.loss,
             gradient_norm: step.gradient_norm,
@@ -409,7 +403,9 @@ impl<O: FnMut(Event)> Call<'_, O> {
             images_per_s: images_per_second,
             seconds: self.seconds(),
             planned_steps,
-        })?;
+        };
+        self.metrics.write(&metric)?;
+        self.tell(|telling| telling.step(&metric));
         let done = self.train().share_done(step.step);
         (self.observer)(Event::Step { step, images_per_second, done });
         self.steer()
@@ -460,6 +456,13 @@ impl<O: FnMut(Event)> Call<'_, O> {
         (on_the_way + self.grids.min(1)) as f64 * self.seconds_a_grid()
     }
 
+    /// Tells of the run. What cannot be told is a note, and training goes on.
+    fn tell(&mut self, tell: impl FnOnce(&mut Telling) -> Result<()>) {
+        if let Err(error) = tell(&mut self.telling) {
+            (self.observer)(Event::Note(&format!("warning: {error}; training goes on")));
+        }
+    }
+
     fn checkpoint_is_due(&self) -> bool {
         let every = self.train().checkpoint_every;
         every > 0 && self.trainer.step().is_multiple_of(every) && !self.is_done(None)
@@ -488,6 +491,7 @@ impl<O: FnMut(Event)> Call<'_, O> {
         };
         let path = checkpoint::state::save(&self.run.folder, &state)?;
         self.saved = state.step;
+        self.tell(Telling::checkpoint);
         self.saving = start.elapsed().as_secs_f64();
         (self.observer)(Event::Checkpoint(&path));
         Ok(())
@@ -514,8 +518,10 @@ impl<O: FnMut(Event)> Call<'_, O> {
 
     fn samples(&mut self) -> Result<PathBuf> {
         let start = Instant::now();
-        let path = self.run.folder.join("samples").join(format!("step-{:08}.png", self.trainer.step()));
+        let step = self.trainer.step();
+        let path = self.run.folder.join(SAMPLES).join(format!("step-{step:08}.png"));
         self.grid(&path)?;
+        self.tell(|telling| telling.samples(step, &path));
         let seconds = start.elapsed().as_secs_f64();
         self.sampling = Some(seconds);
         self.pace.pause();

@@ -64,8 +64,8 @@ fn the_page_is_the_audit() {
     }
 }
 
-/// Ids are there once, links lead somewhere in the page, nothing comes from elsewhere, every picture says what
-/// it shows and every table what its rows and columns are.
+/// Ids are there once, links lead somewhere in the page, nothing comes from elsewhere, every picture says
+/// what it shows and every table what its rows and columns are.
 fn well_made(page: &str) {
     let ids = quoted(page, " id=\"");
     let known: BTreeSet<&str> = ids.iter().copied().collect();

@@ -17,6 +17,7 @@ mod cli_evaluate;
 mod cli_import;
 mod cli_onnx;
 mod cli_output;
+mod cli_report;
 mod cli_resume;
 mod compare;
 mod data_embedded;

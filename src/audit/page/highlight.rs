@@ -193,7 +193,8 @@ mod tests {
         let html = highlight("a < eq09_mean(x) // <", |name| name.strip_prefix("eq").map(|_| "#eq09".into()));
         assert_eq!(
             html,
-            "a &lt; <span class=\"f\"><a href=\"#eq09\">eq09_mean</a></span>(x) <span class=\"c\">// &lt;</span>"
+            "a &lt; <span class=\"f\"><a href=\"#eq09\">eq09_mean</a></span>(x) \
+             <span class=\"c\">// &lt;</span>"
         );
     }
 }

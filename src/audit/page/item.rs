@@ -100,7 +100,8 @@ fn bar(error: f64, bound: f64, good: bool) -> String {
     let error = if error.is_nan() { f64::INFINITY } else { error };
     format!(
         "<svg class=\"bar {class}\" viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" aria-hidden=\"true\">\
-         <rect class=\"scale\" width=\"100\" height=\"10\"/><rect class=\"error\" y=\"2\" width=\"{:.1}\" height=\"6\"/>\
+         <rect class=\"scale\" width=\"100\" height=\"10\"/>\
+         <rect class=\"error\" y=\"2\" width=\"{:.1}\" height=\"6\"/>\
          <rect class=\"bound\" x=\"{:.1}\" width=\"1.5\" height=\"10\"/></svg>",
         place(error),
         place(bound) - 0.75
@@ -116,8 +117,8 @@ pub(super) fn number(x: f64) -> String {
 fn checks(item: &Item, label: &str) -> String {
     let mut html = format!(
         "<table class=\"checks\"><caption>Checks of {label}</caption>\n<thead><tr><th scope=\"col\">What was \
-         compared</th><th scope=\"col\">Error</th><th scope=\"col\">Bound</th><th scope=\"col\">10<sup>{LOWEST}</sup> \
-         to 10<sup>{HIGHEST}</sup></th></tr></thead>\n<tbody>\n"
+         compared</th><th scope=\"col\">Error</th><th scope=\"col\">Bound</th>\
+         <th scope=\"col\">10<sup>{LOWEST}</sup> to 10<sup>{HIGHEST}</sup></th></tr></thead>\n<tbody>\n"
     );
     for check in &item.checks {
         let verdict = match check.ok {
@@ -173,7 +174,8 @@ fn code(function: &str, is_known: &dyn Fn(&str) -> bool) -> String {
         (identifier != name).then(|| format!("#{id}"))
     };
     format!(
-        "<figure class=\"code\"><figcaption><code>{}</code>, line {}</figcaption><pre><code>{}</code></pre></figure>\n",
+        "<figure class=\"code\"><figcaption><code>{}</code>, line {}</figcaption>\
+         <pre><code>{}</code></pre></figure>\n",
         source.file,
         source.line,
         highlight(&source.text, link)

@@ -99,14 +99,15 @@ fn lead(report: &Report) -> String {
         0 => "<strong class=\"good\">Every error is within its bound, every misprint refuted</strong>"
             .to_owned(),
         _ => format!(
-            "<strong class=\"bad\">{failed} errors beyond their bounds, {standing} misprints not refuted</strong>"
+            "<strong class=\"bad\">{failed} errors beyond their bounds, {standing} misprints not \
+             refuted</strong>"
         ),
     };
     format!(
         "<p>The {} equations and algorithms of the slides \u{201c}Performers-backed Denoising Diffusion \
-         Probabilistic Models\u{201d} (Pisa, October 2022) under the slides' numbers, and {} of annexes: what each \
-         says, the function that training and sampling call, and {all} checks of them by integration, simulation \
-         and algebra. {verdict}. Version {}. <i>t</i> runs from 1 to <i>T</i>.</p>\n",
+         Probabilistic Models\u{201d} (Pisa, October 2022) under the slides' numbers, and {} of annexes: \
+         what each says, the function that training and sampling call, and {all} checks of them by \
+         integration, simulation and algebra. {verdict}. Version {}. <i>t</i> runs from 1 to <i>T</i>.</p>\n",
         report.items.len(),
         report.annex.len(),
         env!("CARGO_PKG_VERSION"),
@@ -116,9 +117,10 @@ fn lead(report: &Report) -> String {
 /// The misprints in a table.
 fn summary(report: &Report) -> String {
     let mut html = String::from(
-        "<h2 id=\"misprints\">The slides' misprints</h2>\n<div class=\"table\" role=\"region\" tabindex=\"0\" \
-         aria-label=\"The slides' misprints\"><table class=\"misprints\">\n<thead><tr><th scope=\"col\">Number</th>\
-         <th scope=\"col\">The slides print</th><th scope=\"col\">Its error</th><th scope=\"col\">The right form's</th>\
+        "<h2 id=\"misprints\">The slides' misprints</h2>\n<div class=\"table\" role=\"region\" \
+         tabindex=\"0\" aria-label=\"The slides' misprints\"><table class=\"misprints\">\n\
+         <thead><tr><th scope=\"col\">Number</th><th scope=\"col\">The slides print</th>\
+         <th scope=\"col\">Its error</th><th scope=\"col\">The right form's</th>\
          <th scope=\"col\">Bound between</th></tr></thead>\n<tbody>\n",
     );
     for Misprint { id, printed, printed_error, correct_error, bound, refuted, .. } in &report.misprints {
@@ -158,8 +160,10 @@ caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-pa
 svg.bar { width: 100%; min-width: 64px; height: 12px; display: block; }
 .bar .scale { fill: var(--code); } .bar .bound { fill: var(--ink); }
 .bar.good .error { fill: var(--good); } .bar.bad .error { fill: var(--bad); }
-.misprint { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 12px; }
-.misprint > div { border: 1px solid var(--line); border-left: 5px solid var(--bad); padding: 8px 12px; min-width: 0; }
+.misprint { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr));
+  gap: 12px; }
+.misprint > div { border: 1px solid var(--line); border-left: 5px solid var(--bad); padding: 8px 12px;
+  min-width: 0; }
 .misprint > .right { border-left-color: var(--good); }
 .misprint p { margin: 4px 0; font-size: 0.85rem; }
 .misprint svg.bar { max-width: 320px; }

@@ -165,7 +165,8 @@ fn bound(model: &Model<f32>, schedule: &Schedule, garments: &[Vec<f32>]) -> Resu
     let terms = chart(
         &terms,
         &format!(
-            "The bound's terms {what}: few steps near t = 1 carry most of it, which is why (21) weighs them less."
+            "The bound's terms {what}: few steps near t = 1 carry most of it, which is why (21) weighs them \
+             less."
         ),
     )?;
     let [x, y] = axes("t", Scale::Logarithmic, "mean of |eps - eps_theta|^2", Scale::Logarithmic);
@@ -276,13 +277,14 @@ fn maps(model: &Model<f32>, schedule: &Schedule, garment: &[f32]) -> Result<Stri
     figure(
         &images,
         4,
-        "Three rows of four pictures: a noisy garment with one pixel marked, and three maps of where it looks",
+        "Three rows of four pictures: a noisy garment with one pixel marked, and three maps of where it \
+         looks",
         &format!(
-            "The weights (22) and (26) of three pixels (orange) at t = {T} in {name}, first head, d = {}. From the left: \
-             x_t; softmax; FAVOR+ with the m = {} projections that the model was trained with; FAVOR+ with m = {}. Bright \
-             is where the pixel looks; the brightness is the root of the weight. Half the mean sum of |difference| from \
-             softmax is {own:.2} and {many:.2}: the model was trained with few projections, and uses the kernel that they \
-             make.",
+            "The weights (22) and (26) of three pixels (orange) at t = {T} in {name}, first head, d = {}. \
+             From the left: x_t; softmax; FAVOR+ with the m = {} projections that the model was trained \
+             with; FAVOR+ with m = {}. Bright is where the pixel looks; the brightness is the root of the \
+             weight. Half the mean sum of |difference| from softmax is {own:.2} and {many:.2}: the model was \
+             trained with few projections, and uses the kernel that they make.",
             q.ncols(),
             w.nrows(),
             more.nrows(),

@@ -98,8 +98,8 @@ fn posterior() -> Result<String> {
         legend: Corner::UpperRight,
     };
     let caption = format!(
-        "q(x_(t-1) | x_t, x_0) of one pixel at t = {}, x_0 = {}, x_t = {:.2}: the closed form, and the product of \
-         likelihood and prior divided by its integral.",
+        "q(x_(t-1) | x_t, x_0) of one pixel at t = {}, x_0 = {}, x_t = {:.2}: the closed form, and the \
+         product of likelihood and prior divided by its integral.",
         case.level.t.get(),
         case.x0,
         case.x_t
@@ -135,7 +135,8 @@ fn means() -> Result<String> {
     };
     chart(
         &chart_of,
-        "The posterior's mean over x_t at t = 5 of ten coarse steps: without its factor the printed form leaves the data's range.",
+        "The posterior's mean over x_t at t = 5 of ten coarse steps: without its factor the printed form \
+         leaves the data's range.",
     )
 }
 
@@ -177,9 +178,9 @@ fn estimates() -> Result<String> {
     let chart_of = Chart { x, y, series: lines, legend: Corner::UpperRight };
     chart(
         &chart_of,
-        "The kernel and estimates of it from one draw of projections, d = 16. Sines and cosines fail where the \
-         kernel is small, and may be negative there, which a logarithmic axis leaves out; exponentials do not: the \
-         reason that FAVOR+ exists.",
+        "The kernel and estimates of it from one draw of projections, d = 16. Sines and cosines fail where \
+         the kernel is small, and may be negative there, which a logarithmic axis leaves out; exponentials \
+         do not: the reason that FAVOR+ exists.",
     )
 }
 
@@ -233,9 +234,9 @@ fn errors() -> Result<String> {
     let chart_of = Chart { x, y, series: lines, legend: Corner::LowerLeft };
     chart(
         &chart_of,
-        "The kernel's relative error (the root of the mean square over 576 pairs and 40 draws) over m, d = 16, \
-         entries of q and k with standard deviation 1/2. Every error falls as 1/sqrt(m); ReLU features have a \
-         kernel of their own.",
+        "The kernel's relative error (the root of the mean square over 576 pairs and 40 draws) over m, \
+         d = 16, entries of q and k with standard deviation 1/2. Every error falls as 1/sqrt(m); ReLU \
+         features have a kernel of their own.",
     )
 }
 
