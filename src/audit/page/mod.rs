@@ -146,7 +146,7 @@ section { scroll-margin-top: 8px; border-bottom: 1px solid var(--line); padding-
 section:target > h3 { background: var(--code); }
 h3 { font-size: 1.15rem; }
 h4 { margin: 0; font-size: 0.9rem; }
-.here { color: var(--soft); text-decoration: none; padding: 0 6px; }
+.here { color: var(--soft); padding: 0 6px; font-weight: 400; }
 .equation { font-size: 1.15rem; }
 .equation math[display=block] { margin: 4px 0; text-align: left; width: max-content; }
 .plain { font-size: 0.85rem; color: var(--soft); }
