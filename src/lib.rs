@@ -69,7 +69,8 @@
 //! | write an ONNX file | [`Pipeline::export`], [`export`] |
 //! | write a folder for diffusers | [`Pipeline::save`], [`checkpoint::model_folder`] |
 //! | write grids, animations, `.npy` files | [`output`] |
-//! | read the paper's equations as code, and check them | [`equations`], [`audit`] |
+//! | see a run, or several side by side, as a page | [`train::write_report`] |
+//! | read the paper's equations as code, and check them | [`equations`], [`audit`], [`audit::write_page`] |
 //!
 //! The repository's `examples/` have a page of code for each of the first of these.
 //!

@@ -19,16 +19,23 @@
 mod atomic;
 mod axis;
 mod chart;
+mod events;
 mod font;
 mod grid;
+pub(crate) mod html;
+pub(crate) mod math;
 mod npy;
 mod picture;
 mod plot;
+pub(crate) mod table;
 
 pub use atomic::write_atomically;
 pub use axis::Scale;
 pub use chart::{Chart, ChartAxis, Corner, Look, Series};
+pub(crate) use events::Events;
 pub use grid::{a_row_for_each, byte_from_unit, grid, write_gif, write_png};
+pub(crate) use grid::{grid_columns, tile};
 pub use npy::{read_npy, write_npy};
 pub use picture::write_picture;
+pub(crate) use plot::{extremes, smoothed};
 pub use plot::{loss_curve, write_loss_curve};

@@ -3,6 +3,7 @@
 //! for its allocator, is a program beside this folder.
 
 mod attention_cost;
+mod audit_page;
 mod backends;
 mod checkpoint_config;
 mod checkpoint_golden;
@@ -16,6 +17,7 @@ mod cli_evaluate;
 mod cli_import;
 mod cli_onnx;
 mod cli_output;
+mod cli_report;
 mod cli_resume;
 mod compare;
 mod data_embedded;
