@@ -209,11 +209,11 @@ fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<(GraphSpec, Sche
     // A step is x, t, its numbers and z to x_next. What a solver carries beside is for those who name one, or
     // whose model does: a run's own is only the default.
     let is_default = loaded.scheduler == Scheduler::of(&loaded.diffusion);
-    let reverse = match args.graph == GraphName::Step && is_default {
-        true => args.reverse.of_one_step(&diffusion),
-        false => args.reverse,
+    let choice = match args.graph == GraphName::Step && is_default {
+        true => args.reverse.choice().of_one_step(&diffusion),
+        false => args.reverse.choice(),
     };
-    let chosen = || reverse.choose(&diffusion);
+    let chosen = || choice.options(&diffusion);
     match args.graph {
         GraphName::Denoiser => Ok((GraphSpec::Denoiser, loaded.scheduler)),
         GraphName::Step => Ok((GraphSpec::Step, chosen()?.scheduler())),

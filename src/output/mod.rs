@@ -17,18 +17,25 @@
 //! ```
 
 mod atomic;
+#[cfg(not(target_family = "wasm"))]
 mod axis;
+#[cfg(not(target_family = "wasm"))]
 mod chart;
+#[cfg(not(target_family = "wasm"))]
 mod font;
 mod grid;
 mod npy;
 mod picture;
+#[cfg(not(target_family = "wasm"))]
 mod plot;
 
 pub use atomic::write_atomically;
+#[cfg(not(target_family = "wasm"))]
 pub use axis::Scale;
+#[cfg(not(target_family = "wasm"))]
 pub use chart::{Chart, ChartAxis, Corner, Look, Series};
 pub use grid::{a_row_for_each, byte_from_unit, grid, write_gif, write_png};
 pub use npy::{read_npy, write_npy};
 pub use picture::write_picture;
+#[cfg(not(target_family = "wasm"))]
 pub use plot::{loss_curve, write_loss_curve};
