@@ -76,6 +76,7 @@ mod tests {
         }
     }
 
+    #[cfg(target_pointer_width = "64")]
     #[test]
     fn what_no_memory_holds_is_refused_and_not_tried() {
         assert_eq!(filled("x", &[2, 3], 7u8).unwrap(), [7; 6]);

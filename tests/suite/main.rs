@@ -17,6 +17,7 @@ mod cli_import;
 mod cli_onnx;
 mod cli_output;
 mod cli_resume;
+mod cli_web;
 mod compare;
 mod data_embedded;
 mod data_idx;
