@@ -98,15 +98,23 @@
 //! 9. [`compare`]
 //! 10. `cli` of the binary
 //! 11. `main` of the binary
+//!
+//! In WebAssembly there is no training: [`audit`], [`train`], [`evaluate`] and [`compare`] and the plots of
+//! [`output`] are left out, and what is left runs on one thread.
 #![deny(unsafe_code)]
+// What only training uses is then without use.
+#![cfg_attr(target_family = "wasm", allow(dead_code, unused_imports))]
 
+#[cfg(not(target_family = "wasm"))]
 pub mod audit;
 pub mod checkpoint;
+#[cfg(not(target_family = "wasm"))]
 pub mod compare;
 pub mod config;
 pub mod data;
 pub mod equations;
 pub mod error;
+#[cfg(not(target_family = "wasm"))]
 pub mod evaluate;
 pub mod export;
 pub mod group;
@@ -118,8 +126,10 @@ pub mod output;
 pub mod real;
 pub mod rng;
 pub mod sample;
+#[cfg(not(target_family = "wasm"))]
 pub mod train;
 
 pub use error::{Error, Result};
 pub use sample::{Pipeline, SampleOptions};
+#[cfg(not(target_family = "wasm"))]
 pub use train::Trainer;

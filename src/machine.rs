@@ -126,6 +126,7 @@ mod tests {
         assert!(now() > utc(1_600_000_000) && in_words().contains("threads"));
     }
 
+    #[cfg(target_pointer_width = "64")]
     #[test]
     fn what_no_memory_holds_is_refused_and_not_tried() {
         assert_eq!(filled("x", &[2, 3], 7u8).unwrap(), [7; 6]);

@@ -32,6 +32,7 @@ mod reverse;
 mod runtime;
 mod sample;
 mod train;
+mod web;
 
 use clap::{Args, Parser, Subcommand};
 use performer_ddpm::checkpoint::{SHIPPED, is_shipped};

@@ -19,6 +19,7 @@ mod cli_onnx;
 mod cli_output;
 mod cli_report;
 mod cli_resume;
+mod cli_web;
 mod compare;
 mod data_embedded;
 mod data_idx;
