@@ -36,7 +36,7 @@ pub struct Update {
 
 /// The square root of a tensor's sum of squares, summed in `f64` in blocks of fixed length.
 pub fn global_norm<T: Real>(gradient: &[T]) -> f64 {
-    let blocks = blocks([0..gradient.len()]);
+    let blocks = blocks(std::iter::once(0..gradient.len()));
     let mut sums = vec![0.0; blocks.len()];
     sums_of_squares(gradient, &blocks, &mut sums);
     norm(&sums)
