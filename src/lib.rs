@@ -69,7 +69,8 @@
 //! | write an ONNX file | [`Pipeline::export`], [`export`] |
 //! | write a folder for diffusers | [`Pipeline::save`], [`checkpoint::model_folder`] |
 //! | write grids, animations, `.npy` files | [`output`] |
-//! | read the paper's equations as code, and check them | [`equations`], [`audit`] |
+//! | see a run, or several side by side, as a page | [`train::write_report`] |
+//! | read the paper's equations as code, and check them | [`equations`], [`audit`], [`audit::write_page`] |
 //!
 //! The repository's `examples/` have a page of code for each of the first of these.
 //!
@@ -97,15 +98,23 @@
 //! 9. [`compare`]
 //! 10. `cli` of the binary
 //! 11. `main` of the binary
+//!
+//! In WebAssembly there is no training: [`audit`], [`train`], [`evaluate`] and [`compare`] and the plots of
+//! [`output`] are left out, and what is left runs on one thread.
 #![deny(unsafe_code)]
+// What only training uses is then without use.
+#![cfg_attr(target_family = "wasm", allow(dead_code, unused_imports))]
 
+#[cfg(not(target_family = "wasm"))]
 pub mod audit;
 pub mod checkpoint;
+#[cfg(not(target_family = "wasm"))]
 pub mod compare;
 pub mod config;
 pub mod data;
 pub mod equations;
 pub mod error;
+#[cfg(not(target_family = "wasm"))]
 pub mod evaluate;
 pub mod export;
 pub mod group;
@@ -117,8 +126,10 @@ pub mod output;
 pub mod real;
 pub mod rng;
 pub mod sample;
+#[cfg(not(target_family = "wasm"))]
 pub mod train;
 
 pub use error::{Error, Result};
 pub use sample::{Pipeline, SampleOptions};
+#[cfg(not(target_family = "wasm"))]
 pub use train::Trainer;

@@ -1,7 +1,7 @@
 //! A model in memory: reading and writing, a summary, weights by name.
 
 mod external;
-#[cfg(feature = "ort")]
+#[cfg(all(feature = "ort", not(target_family = "wasm")))]
 mod fused;
 mod ports;
 mod summary;
@@ -186,14 +186,14 @@ impl Model {
 
     /// The same model with its group normalisations as the operator that ONNX Runtime's CUDA provider has for
     /// images whose channels come last; `None` if it has none.
-    #[cfg(feature = "ort")]
+    #[cfg(all(feature = "ort", not(target_family = "wasm")))]
     pub(crate) fn with_fused_group_norms(&self) -> Option<Model> {
         let mut model = self.clone();
         (fused::fuse(&mut model.proto) > 0).then_some(model)
     }
 
     /// The bytes for a runtime, which needs a model that is complete in one file.
-    #[cfg(any(feature = "tract", feature = "ort"))]
+    #[cfg(any(feature = "tract", all(feature = "ort", not(target_family = "wasm"))))]
     pub(crate) fn runnable_bytes(&self) -> Result<Vec<u8>> {
         match self.external_tensor() {
             Some(tensor) => Err(weights::external(&self.origin, tensor)),

@@ -16,8 +16,13 @@
 //! # Ok::<(), performer_ddpm_onnx::Error>(())
 //! ```
 
-#[cfg(feature = "ort")]
+#[cfg(all(feature = "ort", not(target_family = "wasm")))]
 pub mod ort;
+#[cfg(all(feature = "ort", target_family = "wasm"))]
+#[path = "runner/no_ort.rs"]
+pub mod ort;
+#[cfg(feature = "ort")]
+mod ort_options;
 #[cfg(feature = "tract")]
 pub mod tract;
 
@@ -234,7 +239,7 @@ fn match_port<'p>(port: &'p Port, tensor: &Tensor, symbols: &mut HashMap<&'p str
 
 /// Turns a panic of the runtime into an error: a foreign file may violate an assumption of the runtime, which
 /// must not end this program.
-#[cfg(any(feature = "tract", feature = "ort"))]
+#[cfg(any(feature = "tract", all(feature = "ort", not(target_family = "wasm"))))]
 pub(crate) fn guarded<T>(
     backend: Backend,
     action: &'static str,

@@ -15,11 +15,14 @@ mod loss;
 mod measure;
 mod misprints;
 mod objective;
+mod page;
 mod positive;
 mod posterior;
 mod reverse;
 mod solver;
 mod toy;
+
+pub use page::write_page;
 
 use crate::equations::{ANNEX, Equation, INDEX};
 use serde::Serialize;

@@ -28,6 +28,11 @@ pub fn is_shipped(path: &Path) -> bool {
     path == Path::new(SHIPPED) && !path.exists()
 }
 
+/// The files of the model that the library carries: their paths below a model folder, and their bytes.
+pub fn shipped_files() -> &'static [(&'static str, &'static [u8])] {
+    &FILES
+}
+
 /// The bytes of a file that the library carries.
 fn shipped(file: &Path) -> Option<&'static [u8]> {
     if Path::new(SHIPPED).exists() {

@@ -103,7 +103,7 @@ fn load_file(path: &Path, untold: Untold, named: Option<&DiffusionConfig>) -> Re
         let scheduler = model_folder::scheduler_text(folder)?;
         let (diffusion, has_schedule, notes) = match model_folder::load_diffusion(folder)? {
             Some(diffusion) => (diffusion, true, Vec::new()),
-            None => (DiffusionConfig::default(), false, vec![assumed(path)]),
+            None => (DiffusionConfig::default(), false, vec![model_folder::assumed(path)]),
         };
         return named_for(Foreign { model, diffusion, scheduler, notes }, path, named, has_schedule);
     }
@@ -114,13 +114,6 @@ fn load_file(path: &Path, untold: Untold, named: Option<&DiffusionConfig>) -> Re
         format!("{} tensors: {}, ...", tensors.iter().count(), some.join(", ")),
         "put the config.json that belongs to it into the same folder",
     ))
-}
-
-fn assumed(path: &Path) -> String {
-    format!(
-        "{}: no scheduler found; the linear schedule 1e-4 .. 0.02 with T = 1000 is assumed",
-        path.display()
-    )
 }
 
 /// OpenAI's process around a network: its schedules are those of 1000 steps stretched to T, and its sampler

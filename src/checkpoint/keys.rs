@@ -15,8 +15,12 @@ pub(super) struct Keys {
 impl Keys {
     /// Reads a file that holds one JSON object.
     pub(super) fn read(file: &Path) -> Result<Keys> {
-        let text = files::read_text(file)?;
-        let map = serde_json::from_str(&quote_infinities(&text)).map_err(|e| {
+        Self::of(file, &files::read_text(file)?)
+    }
+
+    /// Reads a file's text; `file` names it in errors.
+    pub(super) fn of(file: &Path, text: &str) -> Result<Keys> {
+        let map = serde_json::from_str(&quote_infinities(text)).map_err(|e| {
             Error::invalid(file.display().to_string(), "a JSON object", e.to_string(), "is the file whole?")
         })?;
         Ok(Keys { file: file.to_owned(), map })

@@ -20,6 +20,7 @@
 
 mod files;
 pub mod foreign;
+pub mod in_memory;
 mod keys;
 pub mod model_folder;
 mod openai;
@@ -28,4 +29,4 @@ mod scheduler_json;
 pub mod state;
 mod unet_json;
 
-pub use files::{SHIPPED, is_shipped};
+pub use files::{SHIPPED, is_shipped, shipped_files};

@@ -26,12 +26,12 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-const CONFIG: &str = "config.json";
-const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 const RAW_WEIGHTS: &str = "raw_weights.safetensors";
-const INDEX: &str = "model_index.json";
-const SCHEDULERS: &str = "scheduler";
-const SCHEDULER: &str = "scheduler_config.json";
+pub(super) const INDEX: &str = "model_index.json";
+pub(super) const SCHEDULERS: &str = "scheduler";
+pub(super) const SCHEDULER: &str = "scheduler_config.json";
 /// A run's folder has it, and no model folder.
 const CHECKPOINTS: &str = "checkpoints";
 
@@ -90,18 +90,28 @@ pub fn load<T: Real>(path: &Path) -> Result<LoadedModel<T>> {
     let (diffusion, scheduler) = match &scheduler_file {
         Some(file) => scheduler_json::read(file)?,
         None => {
-            notes.push(format!(
-                "{}: no scheduler found; the linear schedule 1e-4 .. 0.02 with T = 1000 is assumed",
-                path.display()
-            ));
-            let usual = DiffusionConfig::default();
-            let scheduler = Scheduler::of(&usual);
-            (usual, scheduler)
+            notes.push(assumed(path));
+            assumed_scheduler()
         }
     };
     let note = (!notes.is_empty()).then(|| notes.join("; "));
     let has_schedule = scheduler_file.is_some();
     Ok(LoadedModel { model, diffusion, scheduler, has_schedule, file, step: None, train: None, note })
+}
+
+/// What is said of a model without a scheduler.
+pub(super) fn assumed(path: &Path) -> String {
+    format!(
+        "{}: no scheduler found; the linear schedule 1e-4 .. 0.02 with T = 1000 is assumed",
+        path.display()
+    )
+}
+
+/// What it is then sampled by.
+pub(super) fn assumed_scheduler() -> (DiffusionConfig, Scheduler) {
+    let usual = DiffusionConfig::default();
+    let scheduler = Scheduler::of(&usual);
+    (usual, scheduler)
 }
 
 /// Loads the network of a folder with its averaged weights, whatever its scheduler: a model folder or a
@@ -318,40 +328,49 @@ fn weights_file(folder: &Path) -> Result<PathBuf> {
 /// those of the highest precision that is in a name, then the first by name. The shards of one model are
 /// none.
 fn variant(folder: &Path) -> Option<PathBuf> {
+    let names = fs::read_dir(folder).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    first_variant(names).map(|name| folder.join(name))
+}
+
+/// The first variant among a folder's names of files.
+pub(super) fn first_variant(names: impl Iterator<Item = String>) -> Option<String> {
     let rank = |variant: &str| ["fp32", "fp16", "bf16"].iter().position(|name| *name == variant).unwrap_or(3);
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).ok()?.flatten() {
-        let name = entry.file_name().into_string().unwrap_or_default();
+    let variants = names.filter_map(|name| {
         let inner =
-            name.strip_prefix("diffusion_pytorch_model.").and_then(|n| n.strip_suffix(".safetensors"));
-        if let Some(inner) = inner.filter(|inner| !inner.contains("-of-")) {
-            found.push((rank(inner), name.clone(), entry.path()));
-        }
-    }
-    found.sort();
-    found.into_iter().next().map(|(_, _, path)| path)
+            name.strip_prefix("diffusion_pytorch_model.").and_then(|n| n.strip_suffix(".safetensors"))?;
+        (!inner.contains("-of-")).then(|| (rank(inner), name.clone()))
+    });
+    variants.min().map(|(_, name)| name)
 }
 
 /// The configuration of the network in `folder`; its classes may be named in the pipeline's index instead.
 fn read_config(folder: &Path) -> Result<UnetConfig> {
     let mut config = unet_json::read(&folder.join(CONFIG))?;
     let index = [folder.join("..").join(INDEX), folder.join(INDEX)].into_iter().find(|f| files::is_file(f));
-    if let Some(index) = index
-        && config.num_class_embeds.is_some()
-        && config.class_names.is_empty()
-    {
-        let mut keys = Keys::read(&index)?;
-        config.class_names = unet_json::class_names(&mut keys)?;
-        config.validate().map_err(|e| keys.in_file(e))?;
+    if let Some(index) = index {
+        name_classes(&mut config, || Keys::read(&index))?;
     }
     Ok(config)
 }
 
+/// Takes the names of a network's classes from the pipeline's index where they are not beside the network.
+pub(super) fn name_classes(config: &mut UnetConfig, index: impl FnOnce() -> Result<Keys>) -> Result<()> {
+    if config.num_class_embeds.is_some() && config.class_names.is_empty() {
+        let mut keys = index()?;
+        config.class_names = unet_json::class_names(&mut keys)?;
+        config.validate().map_err(|e| keys.in_file(e))?;
+    }
+    Ok(())
+}
+
 pub(super) fn load_weights<T: Real>(folder: &Path, file: &Path) -> Result<Model<T>> {
-    let config = read_config(folder)?;
+    with_weights(read_config(folder)?, file, &files::read(file)?)
+}
+
+/// A network with the weights of a file's bytes; `file` names it in errors.
+pub(super) fn with_weights<T: Real>(config: UnetConfig, file: &Path, bytes: &[u8]) -> Result<Model<T>> {
     let graph = unet::build(&config)?;
-    let bytes = files::read(file)?;
-    let mut tensors = Tensors::open(file, &bytes)?;
+    let mut tensors = Tensors::open(file, bytes)?;
     let weights = safetensors_io::take_weights(&mut tensors, &graph)?;
     let projections = safetensors_io::take_projections(&mut tensors, &graph.projections)?;
     tensors.finish()?;
@@ -375,7 +394,11 @@ fn check_index(file: &Path) -> Result<()> {
     if !files::is_file(file) {
         return Ok(());
     }
-    let mut keys = Keys::read(file)?;
+    check_index_keys(Keys::read(file)?)
+}
+
+/// The same of an index that was read.
+pub(super) fn check_index_keys(mut keys: Keys) -> Result<()> {
     keys.fixed("_class_name", &[json!("DDPMPipeline"), json!("DDIMPipeline")])?;
     keys.fixed("unet", &[json!(["diffusers", "UNet2DModel"])])?;
     let schedulers =

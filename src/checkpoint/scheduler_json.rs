@@ -34,7 +34,14 @@ const OF_OTHER_CLASSES: [&str; 12] = [
 /// # Errors
 /// [`crate::Error::Invalid`] naming the file and the first key or value that is not supported.
 pub(super) fn read(file: &Path) -> Result<(DiffusionConfig, Scheduler)> {
-    let mut keys = Keys::read(file)?;
+    scheduler(Keys::read(file)?)
+}
+
+/// What a `scheduler_config.json` holds.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn scheduler(mut keys: Keys) -> Result<(DiffusionConfig, Scheduler)> {
     let classes = "DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler";
     let name: String = keys.require("_class_name", classes, "")?;
     keys.tolerate(&["_diffusers_version"]);

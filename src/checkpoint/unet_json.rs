@@ -51,7 +51,14 @@ enum SampleSize {
 /// # Errors
 /// [`crate::Error::Invalid`] naming the file and the first key or value that is not supported.
 pub(super) fn read(file: &Path) -> Result<UnetConfig> {
-    let mut keys = Keys::read(file)?;
+    config(Keys::read(file)?)
+}
+
+/// The configuration that a `config.json` holds.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn config(mut keys: Keys) -> Result<UnetConfig> {
     keys.fixed("_class_name", &[json!("UNet2DModel")])?;
     keys.tolerate(&["_diffusers_version", "_name_or_path"]);
     // What diffusers' average of the weights keeps in the same file, under `unet_ema`.

@@ -2,8 +2,9 @@
 
 use super::print_json;
 use clap::Args;
-use performer_ddpm::Result;
 use performer_ddpm::audit;
+use performer_ddpm::{Error, Result};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Check every equation of the slides and of the annexes against independent computations, and show the
@@ -12,6 +13,10 @@ use std::process::ExitCode;
 /// Example: performer-ddpm audit
 #[derive(Debug, Args)]
 pub struct AuditArgs {
+    /// Write the audit as a page, index.html, into this folder: every equation with its function, its checks
+    /// and plots
+    #[arg(long, value_name = "DIR")]
+    html: Option<PathBuf>,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -22,11 +27,19 @@ pub struct AuditArgs {
 
 /// Runs the audit; a failed check is exit status 1.
 pub fn run(args: AuditArgs) -> Result<ExitCode> {
+    if let Some(folder) = &args.html {
+        // Before the work: it takes seconds.
+        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+    }
     let report = audit::run();
+    let page = args.html.map(|folder| audit::write_page(&folder, &report)).transpose()?;
     if args.json {
         print_json(&report);
     } else {
         print(&report, args.quiet);
+        if let Some(page) = page {
+            println!("{}", page.display());
+        }
     }
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

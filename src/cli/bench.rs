@@ -180,6 +180,8 @@ fn subject(args: &BenchArgs) -> Result<(String, Config)> {
     let name = path.display().to_string();
     let unet = checkpoint::model_folder::load_unet_config(&path)?;
     let mut config = Config { unet, ..Preset::Fashion.config() };
+    // Of a network alone Adam is what others measure too.
+    config.train.muon = None;
     let [image, out] = [config.unet.in_channels, config.unet.out_channels];
     config.diffusion.learned_range = match out {
         _ if out == image => false,

@@ -2,7 +2,7 @@
 
 use super::progress::Progress;
 use super::reverse::ReverseArgs;
-use super::{check_ending, model_path, print_json};
+use super::{check_ending, model_path, print_json, web};
 use clap::{Args, ValueEnum};
 use performer_ddpm::checkpoint::model_folder::LoadedModel;
 use performer_ddpm::equations::solver::Scheduler;
@@ -13,21 +13,30 @@ use performer_ddpm::sample::Diffusion;
 use performer_ddpm::{Error, Result, checkpoint};
 use performer_ddpm_onnx::runner::{Backend, Description};
 use serde::Serialize;
-use std::path::PathBuf;
+use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Write a model as an ONNX file and check that it computes what the engine computes.
+/// Write a model as an ONNX file and check that it computes what the engine computes, or as a page that
+/// samples it in a browser.
 ///
 /// Examples:
 ///   performer-ddpm export model.onnx --graph sampler --sampler ddim --steps 50
 ///   performer-ddpm export step.onnx --graph step --sampler dpm++
 ///   performer-ddpm export train.onnx --graph train-step
+///   performer-ddpm export --web site --serve 8080
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub struct ExportArgs {
     /// The file to write
-    #[arg(value_name = "OUT.onnx")]
-    out: PathBuf,
+    #[arg(value_name = "OUT.onnx", required_unless_present = "web")]
+    out: Option<PathBuf>,
+    /// Write a page that samples the model in a browser instead: a folder for any static host
+    #[arg(long, value_name = "DIR", conflicts_with_all = OF_FILES)]
+    web: Option<PathBuf>,
+    /// Then serve the page on http://127.0.0.1:PORT until Ctrl-C; 0 for any port that is free
+    #[arg(long, value_name = "PORT", requires = "web")]
+    serve: Option<u16>,
     /// Model folder or run folder [default: runs/latest]
     #[arg(long, value_name = "MODEL")]
     model: Option<PathBuf>,
@@ -62,6 +71,23 @@ pub struct ExportArgs {
     #[arg(short, long)]
     quiet: bool,
 }
+
+/// The arguments that say something of an ONNX file.
+const OF_FILES: [&str; 13] = [
+    "out",
+    "graph",
+    "sampler",
+    "steps",
+    "eta",
+    "spacing",
+    "clip",
+    "steps_per_run",
+    "guided",
+    "rows",
+    "dtype",
+    "check",
+    "threads",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum GraphName {
@@ -127,26 +153,54 @@ struct Check {
 
 /// Exports; prints the checks and the file's path.
 pub fn run(args: ExportArgs) -> Result<ExitCode> {
-    check_ending("OUT.onnx", &args.out, "onnx")?;
+    match (&args.out, &args.web) {
+        (Some(out), _) => to_file(&args, out),
+        (None, web) => to_page(&args, web.as_deref().unwrap_or(Path::new("site"))),
+    }
+}
+
+/// Writes the page; serves it where that was asked for.
+fn to_page(args: &ExportArgs, folder: &Path) -> Result<ExitCode> {
+    let path = model_path(args.model.clone())?;
+    let progress = Progress::new(args.quiet || args.json);
+    web::write(folder, &path)?.iter().for_each(|note| progress.say(note));
+    let shown = |address: Option<&str>| match (args.json, address) {
+        (true, _) => {
+            let (folder, model) = (folder.display().to_string(), path.display().to_string());
+            print_json(&json!({ "folder": folder, "model": model, "address": address }));
+        }
+        (false, Some(address)) => println!("{address}"),
+        (false, None) => println!("{}", folder.join("index.html").display()),
+    };
+    match args.serve {
+        Some(port) => web::serve(folder, port, |address| shown(Some(address)))?,
+        None => shown(None),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the ONNX file.
+fn to_file(args: &ExportArgs, out: &Path) -> Result<ExitCode> {
+    check_ending("OUT.onnx", out, "onnx")?;
     let path = model_path(args.model.clone())?;
     let loaded = checkpoint::model_folder::load::<f32>(&path)?;
     let mut progress = Progress::new(args.quiet || args.json);
     if let Some(note) = &loaded.note {
         progress.say(note);
     }
-    let (graph, scheduler) = spec(&args, &loaded)?;
-    let options = ExportOptions { graph, check: runtimes(&args)?, threads: args.threads.map(usize::from) };
+    let (graph, scheduler) = spec(args, &loaded)?;
+    let options = ExportOptions { graph, check: runtimes(args)?, threads: args.threads.map(usize::from) };
     let (guided, precision, step) = (args.guided, args.dtype.into(), loaded.step);
     let source =
         Source { scheduler, guided, precision, step, ..Source::new(&loaded.model, &loaded.diffusion) };
-    let exported = export::write(&args.out, source, &options, &mut |done| {
+    let exported = export::write(out, source, &options, &mut |done| {
         progress.update(done, || "the engine's own results, in double precision".to_owned());
     })?;
     progress.finish();
     let check =
         |(runtime, difference): (Description, Difference)| Check { runtime: runtime.to_string(), difference };
     let report = Export {
-        file: args.out.display().to_string(),
+        file: out.display().to_string(),
         model: path.display().to_string(),
         graph: options.graph.kind().name(),
         bytes: exported.bytes,
@@ -209,11 +263,11 @@ fn spec(args: &ExportArgs, loaded: &LoadedModel<f32>) -> Result<(GraphSpec, Sche
     // A step is x, t, its numbers and z to x_next. What a solver carries beside is for those who name one, or
     // whose model does: a run's own is only the default.
     let is_default = loaded.scheduler == Scheduler::of(&loaded.diffusion);
-    let reverse = match args.graph == GraphName::Step && is_default {
-        true => args.reverse.of_one_step(&diffusion),
-        false => args.reverse,
+    let choice = match args.graph == GraphName::Step && is_default {
+        true => args.reverse.choice().of_one_step(&diffusion),
+        false => args.reverse.choice(),
     };
-    let chosen = || reverse.choose(&diffusion);
+    let chosen = || choice.options(&diffusion);
     match args.graph {
         GraphName::Denoiser => Ok((GraphSpec::Denoiser, loaded.scheduler)),
         GraphName::Step => Ok((GraphSpec::Step, chosen()?.scheduler())),

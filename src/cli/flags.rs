@@ -31,6 +31,8 @@ const FLAGS: &[(&str, &str)] = &[
     ("Plan::variants", "--variants"),
     ("TrainConfig::lr", "--lr"),
     ("TrainConfig::drop_label", "train --classes and --drop-label"),
+    ("Choice::eta", "--eta"),
+    ("Family::Ddim", "--sampler ddim"),
     ("schedule", "--schedule"),
     ("timesteps", "--timesteps"),
     ("noise", "--noise"),

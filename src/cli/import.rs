@@ -247,7 +247,7 @@ fn train(
         (None, None) => Limit::Configured,
     };
     let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
-    let options = RunOptions { limit, threads, kernels, grids: true, library: None };
+    let options = RunOptions { threads, kernels, ..RunOptions::from(limit) };
     let interrupts = watch_interrupts();
     let stop = || interrupts.load(Ordering::Relaxed) > 0;
     let outcome = run.train(&config, &data.train, options, stop, |event| match event {

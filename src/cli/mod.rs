@@ -27,10 +27,12 @@ mod interrupts;
 mod objective;
 mod progress;
 mod ranks;
+mod report;
 mod reverse;
 mod runtime;
 mod sample;
 mod train;
+mod web;
 
 use clap::{Args, Parser, Subcommand};
 use performer_ddpm::checkpoint::{SHIPPED, is_shipped};
@@ -55,6 +57,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Train(train::TrainArgs),
+    Report(report::ReportArgs),
     Sample(sample::SampleArgs),
     Edit(edit::EditArgs),
     Export(export::ExportArgs),
@@ -114,6 +117,7 @@ fn run(command: Command, ranks: &Ranks) -> Result<ExitCode> {
     let alone = |name: &str| ranks::only_one(ranks, name);
     match command {
         Command::Train(args) => train::run(args, ranks),
+        Command::Report(args) => alone("report").and_then(|()| report::run(args)),
         Command::Sample(args) => sample::run(args, ranks),
         Command::Edit(args) => alone("edit").and_then(|()| edit::run(args)),
         Command::Export(args) => alone("export").and_then(|()| export::run(args)),

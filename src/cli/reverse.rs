@@ -1,9 +1,8 @@
 //! The options of the reverse process, for `sample` and `export`.
 
 use clap::{Args, ValueEnum};
-use performer_ddpm::equations::solver::{DdimChoice, DpmSolver, Limit, Method, UniPc};
-use performer_ddpm::sample::{Diffusion, Spacing};
-use performer_ddpm::{Error, Result, SampleOptions};
+use performer_ddpm::sample::{Choice, ClipX0, Diffusion, Family, Spacing};
+use performer_ddpm::{Result, SampleOptions};
 
 /// The options of the reverse process; all have defaults.
 #[derive(Clone, Copy, Debug, Args)]
@@ -61,59 +60,52 @@ pub enum ClipName {
     Rederive,
 }
 
+impl From<SamplerName> for Family {
+    fn from(name: SamplerName) -> Family {
+        match name {
+            SamplerName::Ddpm => Family::Ddpm,
+            SamplerName::Ddim => Family::Ddim,
+            SamplerName::DpmSolver => Family::DpmSolver,
+            SamplerName::UniPc => Family::UniPc,
+        }
+    }
+}
+
+impl From<SpacingName> for Spacing {
+    fn from(name: SpacingName) -> Spacing {
+        match name {
+            SpacingName::Leading => Spacing::Leading,
+            SpacingName::Trailing => Spacing::Trailing,
+            SpacingName::Linspace => Spacing::Linspace,
+        }
+    }
+}
+
+impl From<ClipName> for ClipX0 {
+    fn from(name: ClipName) -> ClipX0 {
+        match name {
+            ClipName::Off => ClipX0::Off,
+            ClipName::Keep => ClipX0::KeepEps,
+            ClipName::Rederive => ClipX0::RederiveEps,
+        }
+    }
+}
+
 impl ReverseArgs {
-    /// How a model is sampled: by its scheduler, but for what was given. Another sampler takes over what the
-    /// two have in common.
-    pub fn choose(&self, diffusion: &Diffusion) -> Result<SampleOptions> {
-        let (scheduler, variance) = (&diffusion.scheduler, diffusion.variance);
-        let other = |method| scheduler.with_method(method, diffusion.clip_x0);
-        let sampler = self.sampler.or(self.eta.map(|_| SamplerName::Ddim));
-        let mut chosen = match (sampler, scheduler.method) {
-            (None, _)
-            | (Some(SamplerName::Ddpm), Method::Ddpm { .. })
-            | (Some(SamplerName::Ddim), Method::Ddim(_))
-            | (Some(SamplerName::DpmSolver), Method::DpmSolver(_))
-            | (Some(SamplerName::UniPc), Method::UniPc(_)) => *scheduler,
-            (Some(SamplerName::Ddpm), _) => {
-                other(Method::Ddpm { variance: variance.into(), noise_at_last: true })
-            }
-            (Some(SamplerName::Ddim), _) => other(Method::Ddim(DdimChoice::default())),
-            (Some(SamplerName::DpmSolver), _) => other(Method::DpmSolver(DpmSolver::default())),
-            (Some(SamplerName::UniPc), _) => other(Method::UniPc(UniPc::default())),
-        };
-        match (&mut chosen.method, self.eta) {
-            (Method::Ddim(choice), Some(eta)) => choice.eta = eta,
-            (_, Some(eta)) if eta != 0.0 => {
-                let help = "it is the noise of --sampler ddim";
-                return Err(Error::invalid("--eta", "to be left out", eta.to_string(), help));
-            }
-            _ => {}
+    /// What the arguments say.
+    pub fn choice(&self) -> Choice {
+        Choice {
+            family: self.sampler.map(Family::from),
+            steps: self.steps,
+            eta: self.eta,
+            spacing: self.spacing.map(Spacing::from),
+            clip: self.clip.map(ClipX0::from),
         }
-        if let Some(clip) = self.clip {
-            chosen.limit = match (clip, chosen.limit) {
-                (ClipName::Off, _) => Limit::Off,
-                (_, limit @ Limit::Clip { .. }) => limit,
-                (_, Limit::Off | Limit::Threshold { .. }) => Limit::Clip { range: 1.0 },
-            };
-            if let Method::Ddim(choice) = &mut chosen.method {
-                choice.rederive_eps = clip == ClipName::Rederive;
-            }
-        }
-        if let Some(spacing) = self.spacing {
-            chosen.spacing = match spacing {
-                SpacingName::Leading => Spacing::Leading,
-                SpacingName::Trailing => Spacing::Trailing,
-                SpacingName::Linspace => Spacing::Linspace,
-            };
-        }
-        Ok(SampleOptions::default().with_scheduler(&chosen, &diffusion.schedule, self.steps))
     }
 
-    /// The same, with DDIM where the model's scheduler is a multistep one and no sampler was named.
-    pub fn of_one_step(&self, diffusion: &Diffusion) -> ReverseArgs {
-        let is_multistep = matches!(diffusion.scheduler.method, Method::DpmSolver(_) | Method::UniPc(_));
-        let sampler = self.sampler.or(is_multistep.then_some(SamplerName::Ddim));
-        ReverseArgs { sampler, ..*self }
+    /// How a model is sampled: by its scheduler, but for what was given.
+    pub fn choose(&self, diffusion: &Diffusion) -> Result<SampleOptions> {
+        self.choice().options(diffusion)
     }
 
     /// The options that were given.

@@ -73,6 +73,9 @@ pub struct TrainArgs {
                                 "lr", "attention", "features", "classes", "seed"],
           conflicts_with_all = OBJECTIVE)]
     resume: Option<Option<PathBuf>>,
+    /// Write metrics and sample grids as TensorBoard's event files too, into the run's tensorboard/
+    #[arg(long)]
+    tensorboard: bool,
     #[command(flatten)]
     runtime: RuntimeArgs,
     #[command(flatten)]
@@ -162,6 +165,7 @@ pub fn run(args: TrainArgs, ranks: &Ranks) -> Result<ExitCode> {
         kernels: args.compute.kernels(),
         grids: true,
         library: args.runtime.ort_lib.clone(),
+        tensorboard: args.tensorboard,
     };
 
     let interrupts = watch_interrupts();

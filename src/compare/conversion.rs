@@ -7,7 +7,6 @@ use super::measure::{Subject, loss_above, or_note, rms_difference, write_grid};
 use super::plan::Plan;
 use super::runs::{self, Quality};
 use super::training::{Training, train};
-use super::variant::with_attention;
 use crate::checkpoint::model_folder;
 use crate::config::{AttentionKind, Config, DiffusionConfig, FeatureMap, UnetConfig};
 use crate::data::{Dataset, Datasets};
@@ -94,7 +93,7 @@ fn converted(
     seed: u64,
     draw: u64,
 ) -> Result<Model<f32>> {
-    let mut unet = with_attention(variant, base);
+    let mut unet = base.with_attention(variant);
     unet.favor.features = features;
     softmax.with_attention(&unet, seed, draw)
 }

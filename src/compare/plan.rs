@@ -4,7 +4,7 @@ use super::budget::Budget;
 use super::json::{first_difference, json};
 use super::sizes::{ApproximationSizes, ConversionSizes, CostSizes, FullResolution, Measuring};
 
-use super::variant::{attends, with_attention};
+use super::variant::attends;
 use crate::config::{AttentionKind, BlockAttention, Config, UnetConfig};
 use crate::error::{Error, Result};
 use crate::kernels::Kernels;
@@ -207,7 +207,7 @@ impl Plan {
     /// The configuration of a variant's run.
     pub fn run_config(&self, variant: AttentionKind) -> Config {
         let mut config = self.config.clone();
-        config.unet = with_attention(variant, &config.unet);
+        config.unet = config.unet.with_attention(variant);
         self.budget.give(&mut config);
         config
     }
@@ -218,7 +218,7 @@ impl Plan {
         let unet = &mut config.unet;
         unet.sample_size = self.full_resolution.size;
         *unet = attending_everywhere(unet);
-        config.unet = with_attention(variant, &config.unet);
+        config.unet = config.unet.with_attention(variant);
         // The run can be resumed by hand, on the enlarged images.
         config.data.size = Some(self.full_resolution.size);
         config.train.batch = self.full_resolution.batch;
@@ -234,7 +234,7 @@ impl Plan {
 
 /// FAVOR+ at the first level and wherever `unet` compares.
 fn attending_everywhere(unet: &UnetConfig) -> UnetConfig {
-    let mut unet = with_attention(AttentionKind::FAVOR, unet);
+    let mut unet = unet.with_attention(AttentionKind::FAVOR);
     unet.down_attention[0] = BlockAttention::Favor;
     if let Some(last) = unet.up_attention.last_mut() {
         *last = BlockAttention::Favor;

@@ -85,6 +85,7 @@ pub(super) fn train(
         kernels: context.kernels,
         grids: false,
         library: None,
+        tensorboard: false,
     };
     let mut parameters = 0;
     let outcome = {

@@ -36,5 +36,5 @@ pub use objective::{LossWeight, TimestepSampling};
 pub use preset::Preset;
 pub use residual::{Activation, Resampling, TimeScaleShift};
 pub use runtime::{RuntimeConfig, RuntimeName};
-pub use training::{Averaging, Config, LrDecay, PlanEntry, TrainConfig};
+pub use training::{Averaging, Config, LrDecay, MuonConfig, PlanEntry, TrainConfig};
 pub use unet::{BlockAttention, UnetConfig};

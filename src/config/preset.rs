@@ -2,7 +2,7 @@
 
 use super::{
     Activation, Averaging, BetaSchedule, BlockAttention, Config, DataConfig, DiffusionConfig, FavorConfig,
-    FeatureMap, LossWeight, LrDecay, TimeScaleShift, TimestepSampling, TrainConfig, UnetConfig,
+    FeatureMap, LossWeight, LrDecay, MuonConfig, TimeScaleShift, TimestepSampling, TrainConfig, UnetConfig,
 };
 use BlockAttention::{Favor, None as Plain, Softmax};
 
@@ -96,6 +96,7 @@ fn fashion(kind: BlockAttention) -> Config {
             beta1: 0.9,
             beta2: 0.99,
             adam_eps: 1e-8,
+            muon: Some(MuonConfig { momentum: 0.95, rate: 1.0 }),
             clip_norm: 1.0,
             average: Averaging::Power { width: 0.1 },
             flip: true,
@@ -139,6 +140,7 @@ fn cifar10() -> Config {
             beta1: 0.9,
             beta2: 0.999,
             adam_eps: 1e-8,
+            muon: None,
             clip_norm: 1.0,
             average: Averaging::Exponential { decay: 0.9999 },
             flip: true,

@@ -137,6 +137,18 @@ impl UnetConfig {
         blocks.filter(|block| chosen(**block)).for_each(|block| *block = kind.into());
     }
 
+    /// The same network with attention of this kind in the blocks that are compared: those that attend by
+    /// FAVOR+, or, where none does, all that attend. A block whose few tokens are better served by softmax so
+    /// keeps it in every variant.
+    #[must_use]
+    pub fn with_attention(&self, kind: AttentionKind) -> UnetConfig {
+        let favor = self.attention_blocks().any(|block| block == BlockAttention::Favor);
+        let compared = if favor { BlockAttention::Favor } else { BlockAttention::Softmax };
+        let mut unet = self.clone();
+        unet.set_attention(kind, |block| block == compared);
+        unet
+    }
+
     /// Checks sizes against each other.
     ///
     /// # Errors
@@ -279,5 +291,30 @@ impl UnetConfig {
             return fail("favor.features", "1 to 65536".into(), self.favor.features.to_string(), "");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{FeatureMap, Preset};
+    use BlockAttention::{Favor, None as Plain, Softmax};
+
+    #[test]
+    fn the_blocks_with_favor_are_exchanged_and_others_stay() {
+        let base = Preset::Fashion.config().unet;
+        let softmax = base.with_attention(AttentionKind::Softmax);
+        assert_eq!(softmax, Preset::FashionSoftmax.config().unet);
+        let relu = base.with_attention(AttentionKind::Favor(FeatureMap::Relu));
+        assert_eq!(
+            (relu.down_attention, relu.mid_attention, relu.favor.map),
+            (vec![Favor, Favor, Plain], Softmax, FeatureMap::Relu)
+        );
+    }
+
+    #[test]
+    fn without_favor_every_attending_block_is_exchanged() {
+        let favor = Preset::FashionSoftmax.config().unet.with_attention(AttentionKind::FAVOR);
+        assert_eq!((favor.down_attention, favor.mid_attention), (vec![Favor, Favor, Plain], Favor));
     }
 }

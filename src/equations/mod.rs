@@ -28,6 +28,7 @@ mod index;
 pub mod kernel;
 mod level;
 pub mod loss;
+pub mod muon;
 pub mod objective;
 pub mod posterior;
 pub mod projection;
@@ -39,7 +40,7 @@ mod timestep;
 pub mod update;
 
 pub use annex::ANNEX;
-pub use index::{Equation, INDEX};
+pub use index::{Equation, INDEX, label};
 pub use level::Level;
 pub use schedule::{Schedule, Spacing};
 pub use timestep::Timestep;

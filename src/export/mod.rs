@@ -29,6 +29,7 @@ mod graphs;
 mod guidance;
 mod masks;
 pub mod metadata;
+mod muon;
 mod network;
 mod source;
 mod step;

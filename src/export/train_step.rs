@@ -6,9 +6,10 @@
 
 use super::backward;
 use super::masks::{self, Masks};
+use super::muon;
 use super::network::{Condition, Network, Weights, images};
 use super::source::{Precision, Source};
-use crate::config::{Averaging, DiffusionConfig, LossWeight, Prediction, TrainConfig};
+use crate::config::{Averaging, DiffusionConfig, LossWeight, MuonConfig, Prediction, TrainConfig};
 use crate::equations::Schedule;
 use crate::equations::objective::{Objective, o01_target};
 use crate::error::{Error, Result};
@@ -29,6 +30,9 @@ pub struct TrainStep {
     pub beta2: f64,
     /// Adam's epsilon, added after the bias correction.
     pub adam_eps: f64,
+    /// Muon's numbers, where it updates the inner matrices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub muon: Option<MuonConfig>,
     /// The gradient's largest global norm; 0 for no clipping.
     pub clip_norm: f64,
     /// How the weights are averaged.
@@ -71,6 +75,7 @@ impl From<&TrainConfig> for TrainStep {
             beta1: config.beta1,
             beta2: config.beta2,
             adam_eps: config.adam_eps,
+            muon: config.muon,
             clip_norm: config.clip_norm,
             average: config.average,
             loss_weight: config.loss_weight,
@@ -88,6 +93,7 @@ impl Default for TrainStep {
             beta1: 0.9,
             beta2: 0.999,
             adam_eps: 1e-8,
+            muon: None,
             clip_norm: 1.0,
             average: Averaging::Exponential { decay: 0.9999 },
             loss_weight: LossWeight::None,
@@ -152,7 +158,7 @@ pub(super) fn write(
 
     let doc = "all parameters' gradients, one after the other";
     let gradient = g.within("gradient", doc, |g| in_rows(g, graph, &gradients))?;
-    let (norm, next) = update(g, spec, gradient, states.rows, lr, step)?;
+    let (norm, next) = update(g, graph, spec, gradient, states.rows, [lr, step])?;
     g.output("loss", loss)?;
     g.output("grad_norm", norm)?;
     for (name, value) in STATES.iter().zip(next) {
@@ -338,11 +344,11 @@ impl Tables<'_> {
 /// The gradient's norm before clipping \[1\], and the next [`STATES`], in rows like all that is given.
 fn update(
     g: &mut GraphBuilder,
+    graph: &Graph,
     spec: &TrainStep,
     gradient: Value,
     [w, m, v, average]: [Value; 4],
-    lr: Value,
-    step: Value,
+    [lr, step]: [Value; 2],
 ) -> Result<(Value, [Value; 4])> {
     let doc = "clipping: g min(1, limit / (|g| + 1e-6))";
     let (norm, gradient) = g.within("clip", doc, |g| {
@@ -362,9 +368,8 @@ fn update(
     let numbers = Numbers::new(g, spec, lr, step)?;
     let doc = "Adam: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, w -= lr (m / (1 - b1^k)) / (sqrt(v / \
                (1 - b2^k)) + eps)";
-    let (w, m, v) = g.within("adam", doc, |g| {
-        let (b1, b2) = (g.scalar(spec.beta1 as f32)?, g.scalar(spec.beta2 as f32)?);
-        let (c1, c2) = (g.scalar((1.0 - spec.beta1) as f32)?, g.scalar((1.0 - spec.beta2) as f32)?);
+    let (moved, m, v) = g.within("adam", doc, |g| {
+        let [b1, c1, b2, c2] = decays(g, graph, spec)?;
         let (kept, fresh) = (g.mul(b1, m)?, g.mul(c1, gradient)?);
         let m = g.add(kept, fresh)?;
         let fresh = g.mul(c2, gradient)?;
@@ -375,9 +380,30 @@ fn update(
         let deviation = g.mul(deviation, numbers.root)?;
         let divisor = g.add(deviation, eps)?;
         let moved = g.mul(numbers.rate, m)?;
-        let moved = g.div(moved, divisor)?;
-        Ok((g.sub(w, moved)?, m, v))
+        Ok((g.div(moved, divisor)?, m, v))
     })?;
+    let moved = match spec.muon {
+        None => moved,
+        Some(config) => {
+            let doc = "Muon: the inner matrices move by lr rate 0.2 sqrt(max(rows, columns)) O instead, O the \
+                       orthogonalised momentum m + (1 - momentum) (g - m)";
+            g.within("muon", doc, |g| {
+                let [b1, c1, ..] = decays(g, graph, spec)?;
+                let (kept, fresh) = (g.mul(b1, m)?, g.mul(c1, gradient)?);
+                let ahead = g.add(kept, fresh)?;
+                let (directions, adams) = (apart(g, graph, ahead)?, apart(g, graph, moved)?);
+                let mut parts = Vec::with_capacity(adams.len());
+                for ((param, direction), adam) in graph.params.iter().zip(directions).zip(adams) {
+                    parts.push(match param.is_inner_matrix() {
+                        true => muon::step(g, param, config, direction, lr)?,
+                        false => adam,
+                    });
+                }
+                in_rows(g, graph, &parts)
+            })?
+        }
+    };
+    let w = g.within("weights", "w -= what they move by", |g| g.sub(w, moved))?;
     let doc = "the weights' average: ema += (1 - decay) (w - ema)";
     let average = g.within("average", doc, |g| {
         let off = g.sub(w, average)?;
@@ -385,6 +411,27 @@ fn update(
         g.add(average, part)
     })?;
     Ok((norm, [w, m, v, average]))
+}
+
+/// beta1, 1 - beta1, beta2 and 1 - beta2: numbers, or with Muon those of every row, where the inner matrices
+/// have Muon's momentum and no second moment.
+fn decays(g: &mut GraphBuilder, graph: &Graph, spec: &TrainStep) -> onnx::Result<[Value; 4]> {
+    let adam = [spec.beta1, 1.0 - spec.beta1, spec.beta2, 1.0 - spec.beta2];
+    let Some(MuonConfig { momentum, .. }) = spec.muon else {
+        let [b1, c1, b2, c2] = adam.map(|x| g.scalar(x as f32));
+        return Ok([b1?, c1?, b2?, c2?]);
+    };
+    let of_matrices = [momentum, 1.0 - momentum, 1.0, 0.0];
+    let mut values = Vec::with_capacity(4);
+    for (adam, muon) in adam.into_iter().zip(of_matrices) {
+        let mut rows = Vec::new();
+        for param in graph.params.iter() {
+            let number = if param.is_inner_matrix() { muon } else { adam };
+            rows.resize(rows.len() + param.kind.len().div_ceil(ROW), number as f32);
+        }
+        values.push(g.constant_f32(&[rows.len(), 1], &rows)?);
+    }
+    Ok([values[0], values[1], values[2], values[3]])
 }
 
 /// The numbers of a step \[1\], computed in double precision and rounded once: 1 - beta^k of small k has lost

@@ -19,6 +19,8 @@ pub enum Isa {
     Avx512(HasAvx512),
     /// 128-bit vectors of a 64-bit Arm processor.
     Neon(HasNeon),
+    /// 128-bit vectors of WebAssembly.
+    Simd128(HasSimd128),
 }
 
 /// The proof that this processor has AVX2 and FMA.
@@ -33,13 +35,19 @@ pub struct HasAvx512(());
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HasNeon(());
 
+/// The proof that this program was compiled to WebAssembly with SIMD128, which no engine without it loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HasSimd128(());
+
 impl Isa {
     /// Every instruction set this processor can run, slowest first.
     pub fn available() -> Vec<Isa> {
         let avx2 = HasAvx2::detect().map(Isa::Avx2);
         let avx512 = HasAvx512::detect().map(Isa::Avx512);
         let neon = HasNeon::detect().map(Isa::Neon);
-        [Isa::Reference, Isa::Portable].into_iter().chain(avx2).chain(avx512).chain(neon).collect()
+        let simd128 = HasSimd128::detect().map(Isa::Simd128);
+        let everywhere = [Isa::Reference, Isa::Portable].into_iter();
+        everywhere.chain(avx2).chain(avx512).chain(neon).chain(simd128).collect()
     }
 
     /// The fastest one this processor can run.
@@ -55,6 +63,7 @@ impl Isa {
             Isa::Avx2(_) => "avx2",
             Isa::Avx512(_) => "avx512",
             Isa::Neon(_) => "neon",
+            Isa::Simd128(_) => "simd128",
         }
     }
 }
@@ -89,6 +98,12 @@ impl HasNeon {
     }
 }
 
+impl HasSimd128 {
+    fn detect() -> Option<HasSimd128> {
+        cfg!(all(target_arch = "wasm32", target_feature = "simd128")).then_some(HasSimd128(()))
+    }
+}
+
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -115,7 +130,7 @@ mod tests {
     #[test]
     fn a_name_gives_what_is_available_and_nothing_else() {
         let available = Isa::available();
-        for name in ["reference", "portable", "avx2", "avx512", "AVX2", "neon", ""] {
+        for name in ["reference", "portable", "avx2", "avx512", "AVX2", "neon", "simd128", ""] {
             let found = available.iter().find(|isa| isa.name() == name).copied();
             assert_eq!(name.parse().ok(), found, "{name}");
         }

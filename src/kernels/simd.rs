@@ -15,6 +15,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128;
 
 use super::Isa;
 use portable::Portable;
@@ -169,6 +171,9 @@ pub(super) unsafe fn dispatch<C: VectorCode>(isa: Isa, code: C) {
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
         Isa::Neon(proof) => unsafe { code.run(neon::Neon::new(proof)) },
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        // SAFETY: as above.
+        Isa::Simd128(proof) => unsafe { code.run(simd128::Simd128::new(proof)) },
         #[allow(unreachable_patterns)]
         _ => unreachable!("never detected on this processor"),
     }

@@ -39,7 +39,8 @@ const MOST_SAMPLES: usize = 1 << 24;
 #[derive(Debug)]
 pub struct Engine<T> {
     graph: Arc<Graph>,
-    pool: rayon::ThreadPool,
+    /// `None` where no thread can be started, as in WebAssembly: the calling thread then works alone.
+    pool: Option<rayon::ThreadPool>,
     threads: usize,
     kernels: Kernels,
     inference: Buffers<T>,
@@ -131,10 +132,13 @@ impl<T: Element> Engine<T> {
         }
         let inference = Plan::new(&model.graph, Mode::Inference)?;
         let training = Plan::new(&model.graph, Mode::Training { input_gradient })?;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
+            Err(_) if threads == 1 && cfg!(target_family = "wasm") => None,
+            pool => Some(pool.map_err(|error| refused(format!("{threads} ({error})")))?),
+        };
         Ok(Engine {
             graph: model.graph.clone(),
-            pool: pool.map_err(|error| refused(format!("{threads} ({error})")))?,
+            pool,
             threads,
             kernels: kernels.into(),
             inference: Buffers::new(inference),
@@ -168,7 +172,10 @@ impl<T: Element> Engine<T> {
 
     /// Runs `f` inside the engine's thread pool.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(f)
+        match &self.pool {
+            Some(pool) => pool.install(f),
+            None => f(),
+        }
     }
 
     /// The number of teams for so many shards, and of the threads that lead them.

@@ -29,7 +29,7 @@ impl Shape {
     /// The number of elements of any shape; `None` if they are more than a tensor may have.
     fn elements(self) -> Option<usize> {
         let len = self.h.checked_mul(self.w)?.checked_mul(self.c)?;
-        (len <= 1 << 40).then_some(len)
+        (len <= 1 << if usize::BITS == 64 { 40 } else { 24 }).then_some(len)
     }
 
     /// Whether it has no elements.

@@ -115,6 +115,13 @@ impl Param {
     pub fn range(&self) -> std::ops::Range<usize> {
         self.offset..self.offset + self.kind.len()
     }
+
+    /// Whether it is the weight of a linear layer or of a convolution between the network's first and last,
+    /// and so a map from activations to activations.
+    pub fn is_inner_matrix(&self) -> bool {
+        let is_matrix = matches!(self.kind, ParamKind::Conv { .. } | ParamKind::Linear { .. });
+        is_matrix && !self.name.starts_with("conv_in.") && !self.name.starts_with("conv_out.")
+    }
 }
 
 /// Every parameter of a network, in the order of the forward pass.

@@ -28,7 +28,7 @@ pub fn build(config: &UnetConfig) -> Result<Graph> {
 }
 
 /// More would not fit the memory of machines that this engine is for.
-const MOST_PARAMETERS: usize = 1 << 32;
+const MOST_PARAMETERS: usize = 1 << if usize::BITS == 64 { 32 } else { 28 };
 
 struct Builder<'a> {
     graph: Graph,

@@ -457,6 +457,7 @@ mod tests {
         }
     }
 
+    #[cfg(target_pointer_width = "64")]
     #[test]
     fn sizes_that_make_no_convolution_are_refused() {
         let window = Window { kernel: 3, stride: 1, pad_before: 1, pad_after: 1 };

@@ -82,8 +82,8 @@ impl<T> AffineGradient<'_, T> {
 }
 
 /// The most elements that a layer's tensor may have. Whatever a layer computes from its sizes, such as the
-/// length of its workspace, then fits a 64-bit number with room to spare.
-const MOST_ELEMENTS: usize = 1 << 40;
+/// length of its workspace, then fits a number of the machine's addresses with room to spare.
+const MOST_ELEMENTS: usize = 1 << if usize::BITS == 64 { 40 } else { 24 };
 
 /// The number of elements of a tensor with these sides.
 ///

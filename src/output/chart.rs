@@ -39,6 +39,8 @@ pub enum Look {
     Dots,
     /// A dashed line, for theory or for reference.
     Dashed,
+    /// Dots alone, for what is compared with a line.
+    Points,
 }
 
 /// Where the legend is.
@@ -57,7 +59,7 @@ pub enum Corner {
 /// A named series of points.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
-    /// Its name in the legend.
+    /// Its name in the legend; empty for none.
     pub name: String,
     /// x and y, in the order of the line.
     pub points: Vec<(f64, f64)>,
@@ -135,6 +137,13 @@ impl Chart<'_> {
         series.filter(|series| !series.points.is_empty()).collect()
     }
 
+    /// What it shows, for whoever does not see it.
+    pub(crate) fn in_words(&self) -> String {
+        let names: Vec<&str> =
+            self.series.iter().map(|series| series.name.as_str()).filter(|name| !name.is_empty()).collect();
+        format!("Plot of {} over {}: {}", self.y.label, self.x.label, names.join("; "))
+    }
+
     /// Draws with every length `scale` times as long.
     fn draw<B: DrawingBackend<ErrorType: 'static>>(
         &self,
@@ -190,15 +199,20 @@ impl Chart<'_> {
             let dashed = *look == Look::Dashed;
             let style = colour.stroke_width(width(if dashed { 2 } else { 3 }));
             let line = points.iter().copied();
-            let drawn = if dashed {
-                chart.draw_series(DashedLineSeries::new(line, px(7), px(5), style))?
-            } else {
-                chart.draw_series(LineSeries::new(line, style))?
+            let drawn = match look {
+                Look::Dashed => chart.draw_series(DashedLineSeries::new(line, px(7), px(5), style))?,
+                Look::Line | Look::Dots => chart.draw_series(LineSeries::new(line, style))?,
+                Look::Points => chart.draw_series(line.map(|p| Circle::new(p, px(4), colour.filled())))?,
             };
-            drawn.label(name).legend(move |(x, y)| {
-                // The sample of a dashed line is short.
-                PathElement::new([(x, y), (x + px(if dashed { 8 } else { 22 }), y)], style)
-            });
+            if !name.is_empty() {
+                // The sample of a dashed line is short, that of dots shorter.
+                let length = px(match look {
+                    Look::Line | Look::Dots => 22,
+                    Look::Dashed => 8,
+                    Look::Points => 4,
+                });
+                drawn.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], style));
+            }
             if *look == Look::Dots || points.len() == 1 {
                 chart.draw_series(points.iter().map(|&p| Circle::new(p, px(4), colour.filled())))?;
             }

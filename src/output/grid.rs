@@ -33,7 +33,7 @@ pub fn byte_from_unit(value: f32) -> u8 {
 /// side.
 pub fn grid(images: ArrayView4<'_, f32>, columns: Option<usize>) -> Result<RgbImage> {
     let (n, h, w, c) = images.dim();
-    let columns = columns.unwrap_or_else(|| (n as f64).sqrt().ceil() as usize);
+    let columns = columns.unwrap_or_else(|| grid_columns(n, 0));
     if n == 0 || h == 0 || w == 0 || (c != 1 && c != 3) || columns == 0 {
         return Err(Error::invalid(
             "the images of a grid",
@@ -70,6 +70,32 @@ pub fn grid(images: ArrayView4<'_, f32>, columns: Option<usize>) -> Result<RgbIm
     Ok(canvas)
 }
 
+/// The columns of a grid of so many images: as many as [`a_row_for_each`] gives images of `kinds` kinds, or
+/// about as many as rows.
+pub(crate) fn grid_columns(images: usize, kinds: usize) -> usize {
+    if kinds > 1 && images > kinds { images.div_ceil(kinds) } else { (images as f64).sqrt().ceil() as usize }
+}
+
+/// One image of a [`grid`] of images of so many pixels (height, width) in `columns` columns, at its row and
+/// column, without the enlargement. `None` where the picture is no such grid or ends before it.
+pub(crate) fn tile(
+    canvas: &RgbImage,
+    (height, width): (u32, u32),
+    columns: u32,
+    (row, column): (u32, u32),
+) -> Option<RgbImage> {
+    let gutter = GUTTER as u32;
+    let across = canvas.width().checked_sub(gutter)?.checked_div(columns)?.checked_sub(gutter)?;
+    let scale = across.checked_div(width)?;
+    let is_grid =
+        scale > 0 && (across + gutter) * columns + gutter == canvas.width() && scale * width == across;
+    let (top, left) = (gutter + row * (height * scale + gutter), gutter + column * (across + gutter));
+    if !is_grid || column >= columns || top + height * scale > canvas.height() {
+        return None;
+    }
+    Some(RgbImage::from_fn(width, height, |x, y| *canvas.get_pixel(left + x * scale, top + y * scale)))
+}
+
 /// Images of `kinds` kinds in turn, i of kind i mod kinds, in the order of a grid with a row for each kind,
 /// and the grid's columns. The places that a shorter row leaves are black.
 ///
@@ -79,7 +105,7 @@ pub fn a_row_for_each(images: ArrayView4<'_, f32>, kinds: usize) -> (Array4<f32>
     if kinds < 2 || n <= kinds {
         return (images.to_owned(), None);
     }
-    let columns = n.div_ceil(kinds);
+    let columns = grid_columns(n, kinds);
     let mut rows = Array4::from_elem((kinds * columns, h, w, c), -1.0);
     for (i, image) in images.outer_iter().enumerate() {
         rows.index_axis_mut(Axis(0), i % kinds * columns + i / kinds).assign(&image);

@@ -17,18 +17,39 @@
 //! ```
 
 mod atomic;
+#[cfg(not(target_family = "wasm"))]
 mod axis;
+#[cfg(not(target_family = "wasm"))]
 mod chart;
+#[cfg(not(target_family = "wasm"))]
+mod events;
+#[cfg(not(target_family = "wasm"))]
 mod font;
 mod grid;
+#[cfg(not(target_family = "wasm"))]
+pub(crate) mod html;
+#[cfg(not(target_family = "wasm"))]
+pub(crate) mod math;
 mod npy;
 mod picture;
+#[cfg(not(target_family = "wasm"))]
 mod plot;
+#[cfg(not(target_family = "wasm"))]
+pub(crate) mod table;
 
 pub use atomic::write_atomically;
+#[cfg(not(target_family = "wasm"))]
 pub use axis::Scale;
+#[cfg(not(target_family = "wasm"))]
 pub use chart::{Chart, ChartAxis, Corner, Look, Series};
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use events::Events;
 pub use grid::{a_row_for_each, byte_from_unit, grid, write_gif, write_png};
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use grid::{grid_columns, tile};
 pub use npy::{read_npy, write_npy};
 pub use picture::write_picture;
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use plot::{extremes, smoothed};
+#[cfg(not(target_family = "wasm"))]
 pub use plot::{loss_curve, write_loss_curve};

@@ -118,11 +118,21 @@ fn running_mean(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     means
 }
 
+/// The running mean, thinned where there are many points.
+pub(crate) fn smoothed(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
+    last_of_each_stretch(&running_mean(points))
+}
+
+/// The points of each stretch.
+fn stretches(points: &[(u64, f64)]) -> impl Iterator<Item = &[(u64, f64)]> {
+    points.chunks(points.len().div_ceil(STRETCHES).max(1))
+}
+
 /// The lowest and the highest point of each stretch, in their order.
-fn extremes(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
+pub(crate) fn extremes(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let by_loss = |a: &&(u64, f64), b: &&(u64, f64)| a.1.total_cmp(&b.1);
     let mut kept = Vec::new();
-    for stretch in points.chunks(points.len().div_ceil(STRETCHES)) {
+    for stretch in stretches(points) {
         let low = stretch.iter().min_by(by_loss);
         let high = stretch.iter().max_by(by_loss);
         let mut pair: Vec<(u64, f64)> = low.into_iter().chain(high).copied().collect();
@@ -134,7 +144,7 @@ fn extremes(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
 }
 
 fn last_of_each_stretch(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
-    points.chunks(points.len().div_ceil(STRETCHES)).filter_map(<[_]>::last).copied().collect()
+    stretches(points).filter_map(<[_]>::last).copied().collect()
 }
 
 #[cfg(test)]
@@ -167,6 +177,7 @@ mod tests {
         assert!(kept.contains(&(54_321, 99.0)) && kept.contains(&(54_322, 0.01)));
         assert!(kept.windows(2).all(|w| w[0].0 < w[1].0));
         assert_eq!(extremes(&points[..5]), points[..5]);
+        assert!(extremes(&[]).is_empty() && smoothed(&[]).is_empty());
         let last = last_of_each_stretch(&points);
         assert_eq!((last.len() <= STRETCHES, last.last()), (true, points.last()));
     }

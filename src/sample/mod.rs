@@ -44,6 +44,7 @@
 //! ONNX runtime ([`onnx::OnnxDenoiser`]), or one of your own. [`sample_with`] gives all of them the same
 //! numbers.
 
+mod choice;
 mod conditions;
 pub mod edit;
 mod native;
@@ -54,9 +55,10 @@ mod pipeline;
 pub use crate::equations::Spacing;
 pub use crate::equations::ddim::ClipX0;
 pub use crate::equations::guidance::Guidance;
+pub use choice::{Choice, Family};
 pub use conditions::{Classes, Conditions, Passes, images_for};
 pub use edit::Editor;
-pub use native::Native;
+pub use native::{Listener, Native};
 pub use pipeline::{Compute, Diffusion, Pipeline, is_onnx};
 
 use crate::config::{Prediction, VarianceKind};

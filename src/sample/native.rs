@@ -13,10 +13,20 @@ use crate::model::{Condition, Engine, Model};
 use crate::real::Real;
 
 /// The engine as a [`Denoiser`].
-#[derive(Debug)]
 pub struct Native<'a, T> {
     model: &'a Model<T>,
     engine: &'a mut Engine<T>,
+    listener: Option<Box<Listener<'a, T>>>,
+}
+
+/// Is told what the network says, led where it is led: called with the timestep, x_t and the prediction, both
+/// \[n, h, w, c\].
+pub type Listener<'a, T> = dyn FnMut(Timestep, &[T], &[T]) + 'a;
+
+impl<T> std::fmt::Debug for Native<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Native").finish_non_exhaustive()
+    }
 }
 
 impl<'a, T: Element> Native<'a, T> {
@@ -36,7 +46,13 @@ impl<'a, T: Element> Native<'a, T> {
                 "a network that predicts something else cannot be sampled from",
             ));
         }
-        Ok(Native { model, engine })
+        Ok(Native { model, engine, listener: None })
+    }
+
+    /// The same with a listener, which is called once for every prediction, before the step that uses it.
+    #[must_use]
+    pub fn heard_by(self, listener: impl FnMut(Timestep, &[T], &[T]) + 'a) -> Self {
+        Native { listener: Some(Box::new(listener)), ..self }
     }
 }
 
@@ -64,17 +80,22 @@ impl<T: Element> Denoiser<T> for Native<'_, T> {
         let mut guided = Guided::new();
         let mut both = Vec::new();
         let network = |x: &[T], t: Timestep, outputs: Outputs<T>| {
+            let Outputs { prediction, variance } = outputs;
+            let outputs = Outputs { prediction: &mut *prediction, variance };
             let passes = conditions.passes(t);
             let told = told(conditions, passes, t, n);
             if passes == Passes::Both {
-                return self.guide(conditions, x, &told, outputs, &mut guided);
+                self.guide(conditions, x, &told, outputs, &mut guided)?;
+            } else if has_variance {
+                both.resize(n * output, T::zero());
+                self.engine.forward(self.model, x, &told, &mut both)?;
+                self.part(&both, outputs);
+            } else {
+                self.engine.forward(self.model, x, &told, outputs.prediction)?;
             }
-            if !has_variance {
-                return self.engine.forward(self.model, x, &told, outputs.prediction);
+            if let Some(listener) = &mut self.listener {
+                listener(t, x, prediction);
             }
-            both.resize(n * output, T::zero());
-            self.engine.forward(self.model, x, &told, &mut both)?;
-            self.part(&both, outputs);
             Ok(())
         };
         denoise_by_network(process, x, [image, usize::from(has_variance)], z, network, watch)

@@ -1,6 +1,7 @@
 //! What a run writes down of every step.
 
 use crate::error::{Error, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -35,6 +36,21 @@ pub struct Metric {
     /// Seconds of sending and receiving.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub communication_s: Option<f64>,
+}
+
+/// The lines of a file that are what they should be, and the number of the others; none of a file that is not
+/// there. The last line may be cut short, where a process writes or was killed.
+pub(super) fn readable<T: DeserializeOwned>(path: &Path) -> (Vec<T>, usize) {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let (mut found, mut damaged) = (Vec::new(), 0);
+    for line in lines {
+        match serde_json::from_slice(line) {
+            Ok(value) => found.push(value),
+            Err(_) => damaged += 1,
+        }
+    }
+    (found, damaged)
 }
 
 /// The metrics in the first `len` bytes of a file.

@@ -31,11 +31,16 @@ mod draws;
 mod exchange;
 pub mod fine_tune;
 mod fit;
+mod folder;
 mod graph;
+mod history;
 mod learner;
 mod metrics;
+mod muon;
 mod optimizer;
+mod report;
 mod run;
+mod telling;
 mod together;
 mod trainer;
 
@@ -46,7 +51,8 @@ pub use graph::check_runtime;
 pub use metrics::Metric;
 pub use optimizer::Adam;
 #[doc(hidden)]
-pub use optimizer::{Update, clip_factor, global_norm};
+pub use optimizer::{Optimizer, Update, clip_factor, global_norm};
+pub use report::write_report;
 pub use run::{Event, Outcome, Run, RunOptions};
 pub use trainer::{Progress, Step, Trainer};
 
@@ -57,6 +63,6 @@ impl From<Limit> for RunOptions {
     /// A run with sample grids, on the processor's threads and by its fastest kernels.
     fn from(limit: Limit) -> Self {
         let (threads, kernels) = (machine::threads(), Kernels::default());
-        RunOptions { limit, threads, kernels, grids: true, library: None }
+        RunOptions { limit, threads, kernels, grids: true, library: None, tensorboard: false }
     }
 }

@@ -3,10 +3,13 @@
 use super::budget::{Clock, Limit, decide_at};
 use super::exchange::check_ranks;
 use super::fit::check_fit;
+use super::folder::{CONFIG, CONTENTS, GRID, HISTORY, METRICS, SAMPLES, read_config};
 use super::graph::GraphTrainer;
+use super::history;
 use super::learner::{EngineLearner, Learner};
 use super::metrics::{self, Metric, Metrics, Pace};
 use super::optimizer::Adam;
+use super::telling::Telling;
 use super::together::{Beginning, check_alike, share};
 use super::trainer::{Progress, Step, Trainer};
 use crate::checkpoint::{self, state::TrainingState};
@@ -37,6 +40,8 @@ pub struct RunOptions {
     pub grids: bool,
     /// ONNX Runtime's library or its folder, for a run in it; `None` to look for it.
     pub library: Option<PathBuf>,
+    /// Whether metrics and sample grids are written as TensorBoard's event files too.
+    pub tensorboard: bool,
 }
 
 /// What happens during a run, for whoever shows it.
@@ -88,16 +93,10 @@ pub struct Outcome {
     pub grid: Option<PathBuf>,
 }
 
-const CONFIG: &str = "config.toml";
-const METRICS: &str = "metrics.jsonl";
-/// What the training images were made from.
-const CONTENTS: &str = "data.jsonl";
 /// What a run or a model leaves in its folder, beside a run's configuration.
-const REMAINS: [&str; 7] =
-    ["checkpoints", METRICS, CONTENTS, "unet", "scheduler", "model_index.json", "config.json"];
+const REMAINS: [&str; 8] =
+    ["checkpoints", METRICS, CONTENTS, HISTORY, "unet", "scheduler", "model_index.json", "config.json"];
 
-/// Images in a run's sample grids, or some more for as many of each class.
-const GRID: usize = 64;
 /// Steps of the sampler that makes them, where its usual ones are not fewer.
 const GRID_STEPS: usize = 50;
 
@@ -155,17 +154,7 @@ impl Run {
     /// # Errors
     /// [`Error::Invalid`] if it is none.
     pub fn open(folder: &Path) -> Result<(Run, Config)> {
-        let file = folder.join(CONFIG);
-        let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::invalid(
-                folder.display().to_string(),
-                "a run's folder, with a config.toml",
-                "no config.toml there",
-                "name the folder that train printed",
-            ),
-            _ => Error::read(&file, e),
-        })?;
-        Ok((Run { folder: folder.to_path_buf() }, Config::from_toml(&text, &file.display().to_string())?))
+        Ok((Run { folder: folder.to_path_buf() }, read_config(folder)?))
     }
 
     /// The run of a rank that leaves the folder to rank 0, which has opened it: see [`Run::train_in`].
@@ -246,6 +235,11 @@ impl Run {
         }
         let (parameters, by) = (trainer.parameters(), trainer.describe());
         observer(Event::Started { step, parameters, by: &by, note: note.as_deref() });
+        let mut telling = None;
+        if group.leads() {
+            history::record(&self.folder, step, &by)?;
+            telling = Some(Telling::begin(&self.folder, step, options.tensorboard)?);
+        }
         let clock = match (config.train.steps, config.train.minutes) {
             (None, Some(minutes)) => Some(Clock::new(60.0 * minutes, seconds)),
             _ => None,
@@ -266,6 +260,7 @@ impl Run {
             saved: step,
             saving: 0.0,
             sampling: None,
+            telling,
             observer,
         };
         let last = match options.limit {
@@ -304,6 +299,7 @@ impl Run {
                 grid = Some(call.samples()?);
             }
         }
+        call.tell(|telling| telling.end());
         Ok(Outcome { step, interrupted, grid })
     }
 
@@ -413,6 +409,7 @@ struct Call<'a, O> {
     saving: f64,
     /// Seconds that the last sample grid took.
     sampling: Option<f64>,
+    telling: Option<Telling>,
     observer: O,
 }
 
@@ -444,7 +441,7 @@ impl<O: FnMut(Event)> Call<'_, O> {
         let images_per_second = self.pace.step(self.train().batch);
         let (seconds, elsewhere) = (self.seconds(), self.trainer.elsewhere());
         if let Some(metrics) = &mut self.metrics {
-            metrics.write(&Metric {
+            let metric = Metric {
                 step: step.step,
                 loss: step.loss,
                 gradient_norm: step.gradient_norm,
@@ -455,7 +452,9 @@ impl<O: FnMut(Event)> Call<'_, O> {
                 ranks: elsewhere.map(|_| self.group.ranks()),
                 waiting_s: elsewhere.map(|elsewhere| elsewhere.waiting.as_secs_f64()),
                 communication_s: elsewhere.map(|elsewhere| elsewhere.communication.as_secs_f64()),
-            })?;
+            };
+            metrics.write(&metric)?;
+            self.tell(|telling| telling.step(&metric));
         }
         let done = self.train().share_done(step.step);
         (self.observer)(Event::Step { step, images_per_second, done });
@@ -513,6 +512,14 @@ impl<O: FnMut(Event)> Call<'_, O> {
         (on_the_way + self.grids.min(1)) as f64 * self.seconds_a_grid()
     }
 
+    /// Tells of the run. What cannot be told is a note, and training goes on.
+    fn tell(&mut self, tell: impl FnOnce(&mut Telling) -> Result<()>) {
+        let Some(telling) = &mut self.telling else { return };
+        if let Err(error) = tell(telling) {
+            (self.observer)(Event::Note(&format!("warning: {error}; training goes on")));
+        }
+    }
+
     fn checkpoint_is_due(&self) -> bool {
         let every = self.train().checkpoint_every;
         every > 0 && self.trainer.step().is_multiple_of(every) && !self.is_done(None)
@@ -548,6 +555,7 @@ impl<O: FnMut(Event)> Call<'_, O> {
             projections: progress.projections,
         };
         let path = checkpoint::state::save(&self.run.folder, &state)?;
+        self.tell(Telling::checkpoint);
         self.saving = start.elapsed().as_secs_f64();
         (self.observer)(Event::Checkpoint(&path));
         Ok(())
@@ -577,8 +585,10 @@ impl<O: FnMut(Event)> Call<'_, O> {
 
     fn samples(&mut self) -> Result<PathBuf> {
         let start = Instant::now();
-        let path = self.run.folder.join("samples").join(format!("step-{:08}.png", self.trainer.step()));
+        let step = self.trainer.step();
+        let path = self.run.folder.join(SAMPLES).join(format!("step-{step:08}.png"));
         self.grid(&path)?;
+        self.tell(|telling| telling.samples(step, &path));
         let seconds = start.elapsed().as_secs_f64();
         self.sampling = Some(seconds);
         self.pace.pause();

@@ -3,7 +3,7 @@
 use super::draws::Order;
 use super::exchange::{Elsewhere, Exchange, Shares};
 use super::fit::check_fit;
-use super::optimizer::{Adam, Update, clip_factor};
+use super::optimizer::{Adam, Optimizer, Update, clip_factor};
 use crate::config::{Config, TrainConfig};
 use crate::data::Dataset;
 use crate::equations::Schedule;
@@ -43,6 +43,7 @@ pub struct Trainer<T> {
     /// owns.
     average: Vec<T>,
     adam: Adam<T>,
+    optimizer: Optimizer<T>,
     gradient: Gradient<T>,
     exchange: Exchange<T>,
     step: u64,
@@ -139,6 +140,10 @@ impl<T: Element> Trainer<T> {
             shares,
             rank: group.rank(),
             exchange: Exchange::default(),
+            optimizer: Optimizer::new(
+                &config.train,
+                model.graph.params.iter().filter(|param| part.contains(&param.offset)),
+            ),
             step: 0,
             engine: Engine::new(&model, threads, kernels)?,
             gradient: Gradient::default(),
@@ -317,9 +322,10 @@ impl<T: Element> Trainer<T> {
         };
         let weights = &mut self.model.weights;
         let own = &mut weights[shares.part(self.rank)];
-        let (adam, average, isa) = (&mut self.adam, &mut self.average, engine.kernels().isa);
+        let (optimizer, adam, average) = (&self.optimizer, &mut self.adam, &mut self.average);
+        let (isa, g) = (engine.kernels().isa, &gradient.weights);
         timed_for_all(engine.clock(), Work::Optimiser, || {
-            engine.install(|| adam.update(isa, train, update, &gradient.weights, own, average));
+            engine.install(|| optimizer.update(isa, train, update, adam, g, own, average));
         });
         self.exchange.all_gather(group, shares, weights);
         self.step = step;

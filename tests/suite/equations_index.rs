@@ -4,7 +4,7 @@
 //! `PERFORMER_DDPM_BLESS=1 cargo test --test suite equations_index` writes the document again.
 
 use performer_ddpm::audit;
-use performer_ddpm::equations::{ANNEX, INDEX};
+use performer_ddpm::equations::{ANNEX, INDEX, label};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ fn tests_by_id() -> BTreeMap<String, Vec<String>> {
 fn the_index_holds_every_equation_once_in_order() {
     assert_eq!(INDEX.map(|equation| equation.id.to_string()).to_vec(), ids());
     for equation in INDEX {
-        for text in [equation.title, equation.statement, equation.source] {
+        for text in [equation.title, equation.statement, equation.says, equation.source] {
             assert!(!text.is_empty(), "{}", equation.id);
         }
     }
@@ -131,7 +131,7 @@ fn every_equation_of_the_annexes_has_its_function_and_a_test() {
         assert!(!file.is_empty(), "no function {}", equation.function);
         assert!(!tests.is_empty(), "no test {}_...", equation.id);
         assert_eq!(equation.misprint, None, "the slides do not have it");
-        for text in [equation.title, equation.statement, equation.source] {
+        for text in [equation.title, equation.statement, equation.says, equation.source] {
             assert!(!text.is_empty(), "{}", equation.id);
         }
     }
@@ -231,16 +231,6 @@ fn wrapped(text: &str) -> String {
         }
     }
     lines.join("\n")
-}
-
-fn label(id: &str) -> String {
-    let letters = id.trim_end_matches(char::is_numeric);
-    let number = id[letters.len()..].trim_start_matches('0');
-    match letters {
-        "alg" => format!("Algorithm {number}"),
-        "eq" => format!("({number})"),
-        annex => format!("({}{number})", annex.to_uppercase()),
-    }
 }
 
 const HEAD: &str = "# The equations

@@ -303,6 +303,15 @@ fn unsafe_stays_in_the_kernels() {
         let uses = code(&file).split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe");
         assert!(!(outside && uses), "{} uses unsafe", file.display());
     }
+    // The engine of the page declares what JavaScript calls and provides, and has no unsafe code.
+    let web = Path::new(env!("CARGO_MANIFEST_DIR")).join("web/engine/src");
+    for file in sources(&web) {
+        let code = code(&file).replace("#[unsafe(no_mangle)]", "").replace("unsafe extern \"C\" {", "");
+        let declared =
+            if file.ends_with("border.rs") { code.replace("#![allow(unsafe_code)]", "") } else { code };
+        let uses = declared.replace("#![deny(unsafe_code)]", "").contains("unsafe");
+        assert!(!uses, "{} uses unsafe", file.display());
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! for its allocator, is a program beside this folder.
 
 mod attention_cost;
+mod audit_page;
 mod backends;
 mod checkpoint_config;
 mod checkpoint_golden;
@@ -16,7 +17,9 @@ mod cli_evaluate;
 mod cli_import;
 mod cli_onnx;
 mod cli_output;
+mod cli_report;
 mod cli_resume;
+mod cli_web;
 mod compare;
 mod data_embedded;
 mod data_idx;

@@ -5,8 +5,8 @@ use crate::support::peers::in_time;
 use crate::support::runtimes::onnx_runtime;
 use performer_ddpm::Pipeline;
 use performer_ddpm::config::{
-    Activation, Averaging, BlockAttention, DiffusionConfig, FeatureMap, LossWeight, Prediction, Preset,
-    Resampling, TimeScaleShift, TrainConfig, UnetConfig,
+    Activation, Averaging, BlockAttention, DiffusionConfig, FeatureMap, LossWeight, MuonConfig, Prediction,
+    Preset, Resampling, TimeScaleShift, TrainConfig, UnetConfig,
 };
 use performer_ddpm::equations::Schedule;
 use performer_ddpm::equations::forward::eq03_q_sample;
@@ -18,7 +18,7 @@ use performer_ddpm::model::graph::{Op, Shape};
 use performer_ddpm::model::{Condition, Engine, Gradient, Model};
 use performer_ddpm::rng::{Stream, key};
 use performer_ddpm::sample::onnx::Runtime;
-use performer_ddpm::train::{Adam, Update, clip_factor, global_norm};
+use performer_ddpm::train::{Adam, Optimizer, Update, clip_factor, global_norm};
 use performer_ddpm_onnx::runner::Runner;
 use performer_ddpm_onnx::runner::ort::OrtOptions;
 use performer_ddpm_onnx::{Model as OnnxModel, Tensor};
@@ -330,6 +330,7 @@ fn updates(step: TrainStep, number: u64) {
             beta1: step.beta1,
             beta2: step.beta2,
             adam_eps: step.adam_eps,
+            muon: step.muon,
             clip_norm: step.clip_norm,
             average: step.average,
             ..Preset::Tiny.config().train
@@ -340,7 +341,9 @@ fn updates(step: TrainStep, number: u64) {
             clip: clip_factor(global_norm(&gradient.weights), train.clip_norm),
             ema_decay: train.average.decay_at(number),
         };
-        adam.update(Isa::Reference, &train, update, &gradient.weights, &mut w, &mut average);
+        let optimizer = Optimizer::new(&train, model.graph.params.iter());
+        let isa = Isa::Reference;
+        optimizer.update(isa, &train, update, &mut adam, &gradient.weights, &mut w, &mut average);
         for (state, want) in
             [("w", &w), ("m", &adam.first_moment), ("v", &adam.second_moment), ("ema", &average)]
         {
@@ -368,6 +371,16 @@ fn an_update_is_adam_s_and_the_average_s() {
     }
 }
 
+/// The inner matrices by Muon, whose momentum is where Adam's is; all else by Adam. v, which the engine leaves
+/// alone there, stays what was given.
+#[test]
+fn an_update_of_the_inner_matrices_is_muon_s() {
+    let muon = Some(MuonConfig { momentum: 0.9, rate: 1.5 });
+    for number in [1, 40] {
+        updates(TrainStep { muon, ..TrainStep::default() }, number);
+    }
+}
+
 /// The engine in `f32` and the graph from the same start, on the same batches: the losses to 1e-3 of each.
 /// Both round differently, and Adam's quotients enlarge what was rounded off small gradients.
 fn follows(preset: Preset, batch: usize, steps: u64) {
@@ -377,6 +390,8 @@ fn follows(preset: Preset, batch: usize, steps: u64) {
     let graph = graph(&model, &config.diffusion, step);
     let Some(mut runner) = onnx_runtime(&graph) else { return };
     let mut engine = Engine::new(&model, 2, Isa::detect()).expect("an engine");
+    let (isa, train) = (Isa::detect(), &config.train);
+    let optimizer = Optimizer::new(train, model.graph.params.iter());
     let mut adam = Adam::new(model.weights.len());
     let mut average = model.weights.clone();
     let start = in_files(&model, &model.weights);
@@ -396,7 +411,7 @@ fn follows(preset: Preset, batch: usize, steps: u64) {
             ema_decay: config.train.average.decay_at(number),
         };
         let mut weights = std::mem::take(&mut model.weights);
-        adam.update(Isa::detect(), &config.train, update, &want.weights, &mut weights, &mut average);
+        optimizer.update(isa, train, update, &mut adam, &want.weights, &mut weights, &mut average);
         model.weights = weights;
 
         let mut inputs = batch.inputs(&model, lr as f32, number as i64);

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 /// The largest length of an axis and the largest number in an attribute.
 const MOST: usize = i32::MAX as usize;
 /// The most elements of a value.
-const MOST_ELEMENTS: usize = 1 << 47;
+const MOST_ELEMENTS: u64 = 1 << 47;
 
 impl GraphBuilder {
     /// The name of the next node of this operator, for messages.
@@ -105,7 +105,7 @@ impl GraphBuilder {
     /// Refuses a shape whose lengths, or all of whose elements, no runtime counts to.
     pub(super) fn expect_countable(what: impl FnOnce() -> String, shape: &Shape) -> Result<()> {
         let known: Vec<usize> = shape.dims().iter().filter_map(Dim::known).collect();
-        let total = element_count(&known).filter(|total| *total <= MOST_ELEMENTS);
+        let total = element_count(&known).filter(|total| *total as u64 <= MOST_ELEMENTS);
         if total.is_some() && known.iter().all(|length| *length <= MOST) {
             return Ok(());
         }

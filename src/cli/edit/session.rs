@@ -2,13 +2,12 @@
 
 use super::args::Common;
 use crate::cli::progress::Progress;
-use crate::cli::reverse::{ClipName, ReverseArgs, SamplerName};
 use crate::cli::{check_writable, model_path, print_json};
 use ndarray::{Array3, Array4, Axis, s};
 use performer_ddpm::data::Picture;
 use performer_ddpm::equations::Timestep;
 use performer_ddpm::output::{write_npy, write_picture, write_png};
-use performer_ddpm::sample::{Compute, Editor, is_onnx};
+use performer_ddpm::sample::{Choice, ClipX0, Compute, Editor, Family, is_onnx};
 use performer_ddpm::{Error, Pipeline, Result, SampleOptions};
 use serde::Serialize;
 use std::path::Path;
@@ -43,8 +42,8 @@ impl<'a> Session<'a> {
     /// sampler.
     pub fn open_to_paint(common: &'a Common, count: usize) -> Result<Self> {
         let mut session = Self::open(common, count)?;
-        session.options =
-            common.reverse.of_one_step(session.pipeline.diffusion()).choose(session.pipeline.diffusion())?;
+        let diffusion = session.pipeline.diffusion();
+        session.options = common.reverse.choice().of_one_step(diffusion).options(diffusion)?;
         session.count(count);
         Ok(session)
     }
@@ -83,15 +82,17 @@ impl<'a> Session<'a> {
     pub fn open_between(common: &'a Common, count: usize, encoded: bool) -> Result<Self> {
         let mut session = Self::open(common, count)?;
         let diffusion = session.pipeline.diffusion();
-        let given = if encoded { common.reverse.of_one_step(diffusion) } else { common.reverse };
-        let ReverseArgs { mut sampler, mut eta, steps, spacing, clip } = given;
-        let adds_noise = session.options.process(&diffusion.schedule)?.adds_noise();
-        if adds_noise && sampler.is_none() && eta.is_none() {
-            session.progress.say("the model's scheduler adds noise: this is DDIM, which does not");
-            (sampler, eta) = (Some(SamplerName::Ddim), Some(0.0));
+        let mut choice = common.reverse.choice();
+        if encoded {
+            choice = choice.of_one_step(diffusion);
         }
-        let clip = clip.or(encoded.then_some(ClipName::Off));
-        session.options = ReverseArgs { sampler, eta, steps, spacing, clip }.choose(diffusion)?;
+        let adds_noise = session.options.process(&diffusion.schedule)?.adds_noise();
+        if adds_noise && choice.family.is_none() && choice.eta.is_none() {
+            session.progress.say("the model's scheduler adds noise: this is DDIM, which does not");
+            choice = Choice { family: Some(Family::Ddim), eta: Some(0.0), ..choice };
+        }
+        choice.clip = choice.clip.or(encoded.then_some(ClipX0::Off));
+        session.options = choice.options(diffusion)?;
         session.count(count);
         Ok(session)
     }

@@ -1,12 +1,12 @@
 //! The random features' error.
 
-use super::html::{paragraph, remarks};
 use super::runs::colour;
-use super::table::{Cell, Table};
 use super::{Draft, equations};
 use crate::compare::{Approximation, ApproximationPoint, Part};
 use crate::config::{AttentionKind, FeatureMap};
 use crate::error::Result;
+use crate::output::html::{paragraph, remarks};
+use crate::output::table::{Cell, Table};
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
 /// The section of the error over m.

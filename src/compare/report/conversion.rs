@@ -1,13 +1,13 @@
 //! Softmax weights run with FAVOR+.
 
-use super::Draft;
-use super::html::{paragraph, remarks};
 use super::runs::colour;
-use super::table::{Cell, Table};
+use super::{Draft, estimate};
 use crate::compare::conversion::GRID;
 use crate::compare::{BesideSoftmax, Conversion, Part};
 use crate::config::{AttentionKind, FeatureMap};
 use crate::error::Result;
+use crate::output::html::{paragraph, remarks};
+use crate::output::table::{Cell, Table};
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
 /// The section of the conversion.
@@ -136,8 +136,8 @@ const MEASURED: [&str; 4] =
 fn measured(beside: &BesideSoftmax) -> [Cell; 4] {
     [
         Cell::number(beside.held_out_loss, 4),
-        Cell::estimate(beside.above_softmax),
-        Cell::estimate(beside.bits_per_dim),
+        estimate(beside.above_softmax),
+        estimate(beside.bits_per_dim),
         Cell::number(beside.sample_difference, 3),
     ]
 }

@@ -1,11 +1,11 @@
 //! The attention layer alone.
 
-use super::html::{paragraph, remarks};
-use super::table::{Cell, Table};
 use super::{Draft, equations};
 use crate::compare::{Cost, CostPoint, Crossover, Part};
 use crate::config::{AttentionKind, FeatureMap};
 use crate::error::Result;
+use crate::output::html::{paragraph, remarks};
+use crate::output::table::{Cell, Table};
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
 /// The section of the layer's cost.

@@ -1,14 +1,14 @@
 //! Training with attention at every pixel.
 
-use super::html::{paragraph, remarks};
 use super::plan::step_times;
 use super::runs::curves;
-use super::table::{Cell, Table};
-use super::{Draft, duration};
+use super::{Draft, duration, estimate};
 use crate::compare::full_resolution::grid_name;
 use crate::compare::{FullResolutionRun, Part, Training};
 use crate::config::AttentionKind;
 use crate::error::Result;
+use crate::output::html::{paragraph, remarks};
+use crate::output::table::{Cell, Table};
 
 /// The section of the runs at full resolution.
 pub(super) fn section(draft: &mut Draft) -> Result<String> {
@@ -74,7 +74,7 @@ fn table(runs: &[FullResolutionRun]) -> Table {
             Cell::number(t.peak_mib, 3),
             Cell::number(t.planned_mib, 3),
             Cell::number(t.final_loss, 4),
-            Cell::estimate(run.held_out_loss),
+            estimate(run.held_out_loss),
         ]
     };
     Table {

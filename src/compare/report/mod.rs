@@ -6,20 +6,20 @@ mod conversion;
 mod cost;
 mod equations;
 mod full_resolution;
-mod html;
 mod plan;
 mod runs;
-mod table;
 
 use super::store::Findings;
 use crate::config::AttentionKind;
 use crate::error::{Error, Result};
+use crate::evaluate::Estimate;
+use crate::output::html::{self, Page};
+use crate::output::table::{self, Cell, Table};
 use crate::output::{Chart, write_atomically};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use table::Table;
 
 /// A report with its plots and tables.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,7 +48,7 @@ pub fn report(folder: &Path, findings: &Findings, images: &BTreeMap<String, Vec<
         plan::how(&draft),
     ];
     let title = format!("FAVOR+ beside softmax: {} on {}", findings.plan.name, findings.data.name);
-    let html = html::page(&title, &sections);
+    let html = Page { title, body: sections.concat(), ..Page::default() }.html();
     Ok(Report { html, plots: draft.plots, tables: draft.tables })
 }
 
@@ -64,7 +64,7 @@ struct Draft<'a> {
 impl Draft<'_> {
     /// A chart in the page and as a file.
     fn chart(&mut self, name: &str, caption: &str, chart: Chart<'static>) -> Result<String> {
-        let figure = html::figure(&chart.svg()?, caption);
+        let figure = html::chart(&chart, caption)?;
         self.plots.push((name.to_owned(), chart));
         Ok(figure)
     }
@@ -103,7 +103,7 @@ impl Draft<'_> {
     /// A sample grid in the page, if it was drawn.
     fn picture(&self, name: &str, caption: &str) -> String {
         match self.images.get(name) {
-            Some(png) => html::picture(png, caption),
+            Some(png) => html::picture(png, caption, caption),
             None => html::paragraph(&format!("{caption}: not drawn.")),
         }
     }
@@ -145,6 +145,11 @@ fn images(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         }
     }
     Ok(images)
+}
+
+/// A mean with its standard error as an entry of a table.
+fn estimate(x: Option<Estimate>) -> Cell {
+    x.map_or_else(Cell::missing, |x| Cell::mean(x.mean, x.standard_error))
 }
 
 /// Seconds in words.

@@ -1,13 +1,13 @@
 //! What was compared, and how it was measured.
 
-use super::html::{command, paragraph, remarks};
-use super::table::significant;
 use super::{Draft, duration};
 use crate::compare::plan::list;
 use crate::compare::store::CONFIG;
 use crate::compare::store::Findings;
 use crate::compare::{Budget, FeatureSource, Training};
 use crate::config::{AttentionKind, Config, Preset};
+use crate::output::html::{command, paragraph, remarks};
+use crate::output::table::significant;
 
 /// What was compared, and the main results.
 pub(super) fn section(findings: &Findings) -> String {

@@ -1,14 +1,14 @@
 //! The variants side by side.
 
-use super::html::{paragraph, remarks};
-use super::table::{Cell, Table};
-use super::{Draft, equations};
+use super::{Draft, equations, estimate};
 use crate::compare::runs::grid_name;
 use crate::compare::{CurvePoint, FeatureSource, Part, Quality, SampleQuality, Training, VariantRun};
 use crate::config::{AttentionKind, VarianceKind};
 use crate::error::Result;
 use crate::evaluate::Estimate;
 use crate::evaluate::nll::{Bound, Term};
+use crate::output::html::{paragraph, remarks};
+use crate::output::table::{Cell, Table};
 use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 
 /// The colour of a variant in every chart.
@@ -92,10 +92,10 @@ fn quality_table(draft: &Draft) -> Table {
         vec![
             Cell::text(run.variant),
             Cell::number(run.training.final_loss, 4),
-            Cell::estimate(quality.map(|quality| quality.held_out_loss())),
-            Cell::estimate(above),
-            Cell::estimate(bits(quality, VarianceKind::FixedSmall)),
-            Cell::estimate(bits(quality, VarianceKind::FixedLarge)),
+            estimate(quality.map(|quality| quality.held_out_loss())),
+            estimate(above),
+            estimate(bits(quality, VarianceKind::FixedSmall)),
+            estimate(bits(quality, VarianceKind::FixedLarge)),
             Cell::number(frechet(run.variant), 4),
         ]
     };
@@ -201,7 +201,7 @@ fn samples(draft: &mut Draft) -> String {
             Cell::text(name),
             Cell::count(row.images as u64),
             Cell::number(row.comparison.map(|found| found.frechet_distance), 4),
-            Cell::estimate(row.comparison.map(|found| found.kernel_distance)),
+            estimate(row.comparison.map(|found| found.kernel_distance)),
             Cell::number(row.comparison.map(|found| found.precision), 3),
             Cell::number(row.comparison.map(|found| found.recall), 3),
         ]

@@ -21,7 +21,7 @@ const LEAST: f64 = 1e-3;
 
 impl Reference {
     /// The first step from moments of 0, in which each parameter's first moment becomes 1 - beta1 times its
-    /// clipped gradient: batches of 3 and of 1, nothing dropped out. `progress` gets the share of images
+    /// clipped gradient, or 1 - momentum times where Muon has it: batches of 3 and of 1, nothing dropped out. `progress` gets the share of images
     /// done.
     pub(super) fn train_step(
         &mut self,
@@ -113,7 +113,14 @@ impl Reference {
         }
 
         let clip = if step.clip_norm == 0.0 { 1.0 } else { (step.clip_norm / (norm + 1e-6)).min(1.0) };
-        let moments: Vec<f64> = gradient.weights.iter().map(|g| (1.0 - step.beta1) * clip * g).collect();
+        let mut moments: Vec<f64> = gradient.weights.iter().map(|g| clip * g).collect();
+        for param in graph.params.iter() {
+            let decay = match step.muon {
+                Some(muon) if param.is_inner_matrix() => muon.momentum,
+                _ => step.beta1,
+            };
+            moments[param.range()].iter_mut().for_each(|m| *m *= 1.0 - decay);
+        }
         let least = LEAST * largest(&moments);
         let number = |x: f64| Some(Want { values: vec![x], scale: x.abs() });
         let mut want = vec![number(gradient.loss), number(norm)];

@@ -1,12 +1,11 @@
-//! Tables that are shown in the report and written as CSV.
+//! Tables that are shown in a page and written as CSV.
 
 use super::html::escape;
-use crate::evaluate::Estimate;
 use std::fmt::Write;
 
 /// A table.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Table {
+pub(crate) struct Table {
     /// The CSV file's name without its ending.
     pub name: &'static str,
     /// What it shows.
@@ -19,7 +18,7 @@ pub(super) struct Table {
 
 /// An entry: rounded for the page, and with all digits for CSV.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Cell {
+pub(crate) struct Cell {
     /// As the page shows it.
     pub shown: String,
     /// As the CSV file has it: all digits, empty where there is nothing.
@@ -47,27 +46,25 @@ impl Cell {
         n.into().map_or_else(Cell::missing, Cell::text)
     }
 
-    /// A mean, with its error behind it.
-    pub fn estimate(x: Option<Estimate>) -> Cell {
-        match x {
-            Some(x) => {
-                Cell { shown: with_error(x), value: x.mean.to_string(), error: Some(x.standard_error) }
-            }
-            None => Cell::missing(),
-        }
+    /// A mean, with its standard error behind it.
+    pub fn mean(mean: f64, error: f64) -> Cell {
+        Cell { shown: with_error(mean, error), value: mean.to_string(), error: Some(error) }
     }
 
-    fn missing() -> Cell {
+    /// Nothing.
+    pub fn missing() -> Cell {
         Cell { shown: "\u{2013}".into(), value: String::new(), error: None }
     }
 }
 
 impl Table {
-    /// The table as HTML. A table that is wider than the page scrolls in its own frame.
+    /// The table as HTML. A table that is wider than the page scrolls in its own frame, which the keyboard
+    /// reaches.
     pub fn html(&self) -> String {
+        let caption = escape(&self.caption);
         let mut html = format!(
-            "<figure><figcaption>{}</figcaption><div class=\"table\"><table><thead><tr>",
-            escape(&self.caption)
+            "<figure><figcaption>{caption}</figcaption><div class=\"table\" role=\"region\" tabindex=\"0\" \
+             aria-label=\"{caption}\"><table><thead><tr>"
         );
         for column in &self.columns {
             let _ = write!(html, "<th scope=\"col\">{}</th>", escape(column));
@@ -125,7 +122,7 @@ fn line(entries: impl Iterator<Item = String>) -> String {
 }
 
 /// A number with `digits` significant digits, without an exponent unless it is very small or large.
-pub(super) fn significant(x: f64, digits: usize) -> String {
+pub(crate) fn significant(x: f64, digits: usize) -> String {
     if !x.is_finite() {
         return x.to_string();
     }
@@ -141,8 +138,7 @@ pub(super) fn significant(x: f64, digits: usize) -> String {
 }
 
 /// "0.0312 ± 0.0004": the error with two digits, the mean with as many decimals.
-fn with_error(x: Estimate) -> String {
-    let Estimate { mean, standard_error: error } = x;
+fn with_error(mean: f64, error: f64) -> String {
     if !(error > 0.0 && error.is_finite()) {
         return significant(mean, 4);
     }
@@ -167,10 +163,9 @@ mod tests {
         for (x, text) in cases {
             assert_eq!(significant(x, 3), text);
         }
-        let estimate = |mean, standard_error| with_error(Estimate { mean, standard_error });
-        assert_eq!(estimate(0.031_25, 0.000_412), "0.03125 \u{b1} 0.00041");
-        assert_eq!(estimate(3.0, 0.0), "3.000");
-        assert_eq!(estimate(123.4, 56.7), "123 \u{b1} 57");
+        assert_eq!(with_error(0.031_25, 0.000_412), "0.03125 \u{b1} 0.00041");
+        assert_eq!(with_error(3.0, 0.0), "3.000");
+        assert_eq!(with_error(123.4, 56.7), "123 \u{b1} 57");
     }
 
     #[test]
@@ -180,12 +175,8 @@ mod tests {
             caption: "a < b".into(),
             columns: vec!["name, unit", "x", "y"],
             rows: vec![
-                vec![
-                    Cell::text("say \"m\""),
-                    Cell::number(0.1234567, 2),
-                    Cell::estimate(Some(Estimate { mean: 3.25, standard_error: 0.5 })),
-                ],
-                vec![Cell::text("<i>"), Cell::number(None, 2), Cell::estimate(None)],
+                vec![Cell::text("say \"m\""), Cell::number(0.1234567, 2), Cell::mean(3.25, 0.5)],
+                vec![Cell::text("<i>"), Cell::number(None, 2), Cell::missing()],
             ],
         };
         assert_eq!(
