@@ -7,8 +7,8 @@ distances compared.
     python3 benches/learning/run.py base --steps 2000                the same number of steps on any machine
     python3 benches/learning/run.py --table                          the table and the plot of what is there
 
-A recipe is a file in `recipes/`: what it changes of a preset's `config.toml`, and, under `[sample]`, the
-options of `sample` for its images. Runs and results stay in target/learning; what is there is not done
+A recipe is a file in `recipes/`: what it changes of a preset's `config.toml`, what it is `without`, and, under
+`[sample]`, the options of `sample` for its images. Runs and results stay in target/learning; what is there is not done
 again. Distances are Frechet's under data/fashion_features.onnx, of 2,000 samples to the images for training:
 recipes are chosen by these, and `--final` adds those to the test images and the bits per dimension, which
 nothing is chosen by. The machine has to be quiet, since a busy one takes fewer steps in a minute.
@@ -113,14 +113,18 @@ def measure(chosen, recipe, length, seed):
     flags = told.pop("flags", [])
     base = preset(chosen, told.pop("preset", "fashion"))
     told.pop("about")
+    for table, key in told.pop("without", []):
+        del base[table][key]
     if not figures:
         config = WORK / f"{recipe}.toml"
         told.setdefault("train", {})[kind] = int(amount) if kind == "steps" else float(amount)
         config.write_text(written(merged(base, told)) + "\n")
         threads = ["--threads", chosen.threads] if chosen.threads else []
         say(f"{recipe}, {amount} {kind}, seed {seed}")
-        options = ["--config", config, f"--{kind}", amount, "--seed", seed, "--out", folder, "--quiet"]
-        program(chosen, "train", *options, *flags, *threads)
+        # A run that was cut off goes on; one that is complete takes no further step.
+        begun = ["--resume", folder]
+        anew = ["--config", config, f"--{kind}", amount, "--seed", seed, "--out", folder, *flags]
+        program(chosen, "train", *(begun if folder.exists() else anew), "--quiet", *threads)
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
         batch = tomllib.loads((folder / "config.toml").read_text())["train"]["batch"]
         figures = {"steps": last["step"], "images": last["step"] * batch, "seconds": last["seconds"]}
