@@ -20,6 +20,7 @@
 
 mod files;
 pub mod foreign;
+mod json;
 mod keys;
 pub mod model_folder;
 mod openai;

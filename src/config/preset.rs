@@ -2,7 +2,7 @@
 
 use super::{
     Activation, Averaging, BetaSchedule, BlockAttention, Config, DataConfig, DiffusionConfig, FavorConfig,
-    FeatureMap, LossWeight, LrDecay, TimeScaleShift, TimestepSampling, TrainConfig, UnetConfig,
+    FeatureMap, LossWeight, LrDecay, OnNan, TimeScaleShift, TimestepSampling, TrainConfig, UnetConfig,
 };
 use BlockAttention::{Favor, None as Plain, Softmax};
 
@@ -104,6 +104,8 @@ fn fashion(kind: BlockAttention) -> Config {
             drop_label: 0.0,
             checkpoint_every: 400,
             grids: 3,
+            on_nan: OnNan::Stop,
+            halved: Vec::new(),
             plan: Vec::new(),
         },
         data: DataConfig::default(),
@@ -147,6 +149,8 @@ fn cifar10() -> Config {
             drop_label: 0.0,
             checkpoint_every: 1000,
             grids: 160,
+            on_nan: OnNan::Stop,
+            halved: Vec::new(),
             plan: Vec::new(),
         },
         data: DataConfig::default(),

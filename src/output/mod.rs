@@ -21,14 +21,16 @@ mod axis;
 mod chart;
 mod font;
 mod grid;
+mod lock;
 mod npy;
 mod picture;
 mod plot;
 
-pub use atomic::write_atomically;
+pub use atomic::{Writer, write_atomically};
 pub use axis::Scale;
 pub use chart::{Chart, ChartAxis, Corner, Look, Series};
 pub use grid::{a_row_for_each, byte_from_unit, grid, write_gif, write_png};
+pub use lock::FolderLock;
 pub use npy::{read_npy, write_npy};
 pub use picture::write_picture;
 pub use plot::{loss_curve, write_loss_curve};

@@ -1,12 +1,30 @@
 //! What a run needs of a network in training, whoever computes its steps.
 
 use super::trainer::{Progress, Step, Trainer};
-use crate::config::{Config, TrainConfig};
+use crate::config::{Config, OnNan, TrainConfig};
 use crate::data::Dataset;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::sample::{SampleOptions, sample};
+use crate::sample::{SampleOptions, SampleProgress, sample};
 use ndarray::Array4;
+
+/// What is told while images are made.
+pub(super) enum Told<'a> {
+    /// Others than usual make them, and why.
+    Note(&'a str),
+    /// Steps done, of so many.
+    Steps(usize, usize),
+}
+
+/// Is told how far the images are; returns whether to go on.
+pub(super) type Hear<'a> = dyn FnMut(Told) -> bool + 'a;
+
+/// Passes on how far the images are.
+pub(super) fn pass_on<T>(hear: &mut Hear, now: SampleProgress<T>) {
+    if !hear(Told::Steps(now.batch * now.steps + now.step, now.batches * now.steps)) {
+        now.stop();
+    }
+}
 
 /// A network in training.
 pub(super) trait Learner {
@@ -31,6 +49,22 @@ pub(super) trait Learner {
     /// As [`Trainer::advance`], and those of a runtime. What was saved before stays good.
     fn advance(&mut self, data: &Dataset) -> Result<Step>;
 
+    /// Leaves a step out that [`Learner::advance`] refused.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a refused step has changed the weights.
+    fn skip(&mut self) -> Result<()> {
+        Err(Error::invalid("train.on_nan", "stop or backtrack", OnNan::Skip.name(), "the engine can skip"))
+    }
+
+    /// Looks whether training can go on from the weights as they are, before they are saved.
+    ///
+    /// # Errors
+    /// As [`Learner::advance`], where it computes ahead.
+    fn look_ahead(&mut self, _: &Dataset) -> Result<()> {
+        Ok(())
+    }
+
     /// What is to be saved.
     ///
     /// # Errors
@@ -46,11 +80,11 @@ pub(super) trait Learner {
     /// Seconds that it takes to make ready for samples, beside making them.
     fn preparation(&self) -> f64;
 
-    /// Images \[n, h, w, c\] of the averaged network. Where others than usual make them, `note` is told why.
+    /// Images \[n, h, w, c\] of the averaged network.
     ///
     /// # Errors
-    /// Those of [`sample()`].
-    fn sample(&mut self, options: &SampleOptions, note: &mut dyn FnMut(&str)) -> Result<Array4<f32>>;
+    /// Those of [`sample()`]; [`Error::Stopped`] where `hear` says so.
+    fn sample(&mut self, options: &SampleOptions, hear: &mut Hear) -> Result<Array4<f32>>;
 }
 
 impl Learner for Trainer<f32> {
@@ -79,6 +113,15 @@ impl Learner for Trainer<f32> {
         self.advance(data)
     }
 
+    fn skip(&mut self) -> Result<()> {
+        Trainer::skip(self);
+        Ok(())
+    }
+
+    fn look_ahead(&mut self, data: &Dataset) -> Result<()> {
+        Trainer::look_ahead(self, data)
+    }
+
     fn progress(&mut self) -> Result<Progress<f32>> {
         Ok(Trainer::progress(self))
     }
@@ -91,8 +134,8 @@ impl Learner for Trainer<f32> {
         0.0
     }
 
-    fn sample(&mut self, options: &SampleOptions, _: &mut dyn FnMut(&str)) -> Result<Array4<f32>> {
+    fn sample(&mut self, options: &SampleOptions, hear: &mut Hear) -> Result<Array4<f32>> {
         let (model, schedule) = (Trainer::averaged_model(self), self.schedule().clone());
-        sample(&model, &schedule, self.engine(), options, None, |_| {})
+        sample(&model, &schedule, self.engine(), options, None, |now| pass_on(hear, now))
     }
 }

@@ -32,6 +32,7 @@ pub mod fine_tune;
 mod fit;
 mod graph;
 mod learner;
+mod memory;
 mod metrics;
 mod optimizer;
 mod run;
@@ -40,6 +41,7 @@ mod trainer;
 pub use budget::Limit;
 pub use fit::check_fit;
 pub use graph::check_runtime;
+pub use memory::check_memory;
 pub use metrics::Metric;
 pub use optimizer::Adam;
 #[doc(hidden)]

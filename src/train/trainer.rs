@@ -39,6 +39,8 @@ pub struct Trainer<T> {
     step: u64,
     engine: Engine<T>,
     gradient: Gradient<T>,
+    /// The step whose gradient is there already, with its loss and norm.
+    ready: Option<(u64, f64, f64)>,
     order: Order,
     /// Buffers for images, one for each thread that makes a sample.
     spare: Mutex<Vec<Vec<T>>>,
@@ -115,6 +117,7 @@ impl<T: Element> Trainer<T> {
             step: 0,
             engine: Engine::new(&model, threads, kernels)?,
             gradient: Gradient::default(),
+            ready: None,
             order: Order::default(),
             spare: Mutex::default(),
             config: config.clone(),
@@ -141,6 +144,7 @@ impl<T: Element> Trainer<T> {
     /// [`Error::Invalid`] if its sizes are not this network's, or for more steps than can be counted.
     pub fn restore(&mut self, progress: Progress<T>) -> Result<()> {
         progress.check(&self.model)?;
+        self.ready = None;
         self.step = progress.step;
         self.model.weights = progress.weights;
         self.model.projections = progress.projections;
@@ -163,6 +167,12 @@ impl<T: Element> Trainer<T> {
     /// Steps taken.
     pub fn step(&self) -> u64 {
         self.step
+    }
+
+    /// Leaves the next step out: its batch is not trained on.
+    pub fn skip(&mut self) {
+        self.ready = None;
+        self.step += 1;
     }
 
     /// The configuration.
@@ -208,12 +218,63 @@ impl<T: Element> Trainer<T> {
     /// the gradient is no finite number. Nothing has changed then.
     pub fn advance(&mut self, data: &Dataset) -> Result<Step> {
         check_fit(&self.config, data)?;
+        let step = self.step + 1;
+        let (loss, norm) = match self.ready.take() {
+            Some((ready, loss, norm)) if ready == step => (loss, norm),
+            _ => {
+                if let Some(redraw) = self.redraw() {
+                    self.model.draw_projections(self.config.train.seed, redraw)?;
+                }
+                self.loss_and_norm(data)?
+            }
+        };
+        let train = &self.config.train;
+        let update = Update {
+            lr: train.lr_at(step),
+            number: step,
+            clip: clip_factor(norm, train.clip_norm),
+            ema_decay: train.average.decay_at(step),
+        };
+        let isa = self.engine.kernels().isa;
+        timed_for_all(self.engine.clock(), Work::Optimiser, || {
+            self.engine.install(|| {
+                self.adam.update(
+                    isa,
+                    &self.config.train,
+                    update,
+                    &self.gradient.weights,
+                    &mut self.model.weights,
+                    &mut self.average,
+                );
+            });
+        });
+        self.step = step;
+        Ok(Step { step, loss, gradient_norm: norm, lr: update.lr })
+    }
+
+    /// Looks whether the weights can be trained on: computes the next step's loss and gradient, which
+    /// [`Trainer::advance`] then takes, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Trainer::advance`].
+    pub fn look_ahead(&mut self, data: &Dataset) -> Result<()> {
+        check_fit(&self.config, data)?;
+        let (loss, norm) = self.loss_and_norm(data)?;
+        // With projections that are yet to be drawn, the gradient is another.
+        self.ready = self.redraw().is_none().then_some((self.step + 1, loss, norm));
+        Ok(())
+    }
+
+    /// The number of the draw of projections that is due before the next step.
+    fn redraw(&self) -> Option<u64> {
+        let every = self.config.unet.favor.redraw_every;
+        (every > 0 && self.step > 0 && self.step.is_multiple_of(every)).then(|| self.step / every)
+    }
+
+    /// The next step's loss, and the norm of the gradient that it leaves.
+    fn loss_and_norm(&mut self, data: &Dataset) -> Result<(f64, f64)> {
         let train = &self.config.train;
         let (seed, step, batch) = (train.seed, self.step + 1, train.batch);
-        let redraw = self.config.unet.favor.redraw_every;
-        if redraw > 0 && self.step > 0 && self.step.is_multiple_of(redraw) {
-            self.model.draw_projections(seed, self.step / redraw)?;
-        }
         let draws = self.order.draws(&self.config, &self.schedule, data, step);
         let (objective, spare) = (&self.objective, &self.spare);
         let unreadable = Mutex::new(None);
@@ -239,27 +300,7 @@ impl<T: Element> Trainer<T> {
             self.engine.install(|| global_norm(&self.gradient.weights))
         });
         check_finite(step, loss, norm)?;
-        let update = Update {
-            lr: train.lr_at(step),
-            number: step,
-            clip: clip_factor(norm, train.clip_norm),
-            ema_decay: train.average.decay_at(step),
-        };
-        let isa = self.engine.kernels().isa;
-        timed_for_all(self.engine.clock(), Work::Optimiser, || {
-            self.engine.install(|| {
-                self.adam.update(
-                    isa,
-                    &self.config.train,
-                    update,
-                    &self.gradient.weights,
-                    &mut self.model.weights,
-                    &mut self.average,
-                );
-            });
-        });
-        self.step = step;
-        Ok(Step { step, loss, gradient_norm: norm, lr: update.lr })
+        Ok((loss, norm))
     }
 }
 
