@@ -101,7 +101,9 @@ fn fill(folder: &Path, pictures: &Pictures, watch: &mut Watch) -> Result<usize> 
     let (fitting, each) = (pictures.fitting(), a_piece());
     let mut bad = Vec::new();
     // A large picture takes seconds before the first number changes.
-    watch(Phase::Decoding, 0, fitting);
+    if fitting > 0 {
+        watch(Phase::Decoding, 0, fitting);
+    }
     for from in (0..fitting).step_by(each) {
         let to = (from + each).min(fitting);
         let piece: Vec<Option<Bad>> =
