@@ -37,6 +37,20 @@ pub enum Error {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A file was written, but the system could not make its name durable.
+    #[error(
+        "{} is written, but may be gone or its old self after a power cut: its folder cannot be synced: {source}",
+        path.display()
+    )]
+    NotDurable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The work was asked to stop before its end.
+    #[error("stopped before the end, as it was asked to")]
+    Stopped,
     /// A loss, gradient or sample stopped being a finite number.
     #[error("{what} is not finite at step {step}; {help}")]
     NotFinite {
@@ -112,7 +126,8 @@ impl Error {
             Error::Invalid { .. } | Error::Read { .. } | Error::OutOfMemory { .. } => 2,
             Error::Onnx(error) if error.is_bad_input() => 2,
             Error::Onnx(_) => 1,
-            Error::Write { .. } | Error::NotFinite { .. } | Error::Disagrees { .. } => 1,
+            Error::Write { .. } | Error::NotDurable { .. } | Error::Stopped => 1,
+            Error::NotFinite { .. } | Error::Disagrees { .. } => 1,
         }
     }
 }

@@ -87,7 +87,7 @@
 //! The modules stand on floors, the lowest first, and import only from the floors below their own:
 //!
 //! 0. [`error`], [`real`]
-//! 1. [`config`], [`group`], `machine`, [`rng`]
+//! 1. [`config`], `disk`, [`group`], `machine`, [`rng`]
 //! 2. [`equations`], [`kernels`]
 //! 3. [`nn`]
 //! 4. [`model`]
@@ -112,6 +112,8 @@ pub mod checkpoint;
 pub mod compare;
 pub mod config;
 pub mod data;
+#[doc(hidden)]
+pub mod disk;
 pub mod equations;
 pub mod error;
 #[cfg(not(target_family = "wasm"))]

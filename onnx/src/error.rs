@@ -158,7 +158,9 @@ impl Error {
             | Error::NotBuiltIn { .. }
             | Error::Device { .. }
             | Error::OutOfMemory { .. } => true,
-            Error::Write { .. } | Error::Run { .. } => false,
+            // A runtime that does not take a file; while it runs, the work fails.
+            Error::Run { action, .. } => *action == "load",
+            Error::Write { .. } => false,
         }
     }
 }

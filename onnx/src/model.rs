@@ -41,8 +41,7 @@ impl Model {
         let bytes = std::fs::read(path).map_err(refuse)?;
         let mut model = Model::from_bytes(&path.display().to_string(), &bytes)?;
         if let Some(graph) = &mut model.proto.graph {
-            let folder = path.parent().unwrap_or(Path::new(""));
-            external::load(&model.origin, folder, graph)?;
+            external::load(&model.origin, path, graph)?;
         }
         Ok(model)
     }
@@ -66,7 +65,7 @@ impl Model {
     ///
     /// # Errors
     /// [`Error::Invalid`] when the message lacks what every model has: a file version, an operator set, a
-    /// graph with outputs.
+    /// graph with outputs; and when its metadata have a key twice.
     pub fn from_proto(origin: &str, proto: ModelProto) -> Result<Self> {
         let missing = |what: &str| {
             Err(Error::invalid(
@@ -82,6 +81,15 @@ impl Model {
             Some(_) if proto.ir_version.is_none() => return missing("a file version (ir_version)"),
             Some(_) if proto.opset_import.is_empty() => return missing("an operator set (opset_import)"),
             Some(_) => {}
+        }
+        let mut seen = std::collections::HashSet::new();
+        if let Some(again) = proto.metadata_props.iter().find(|entry| !seen.insert(entry.key.as_str())) {
+            return Err(Error::invalid(
+                format!("{origin}, metadata"),
+                "each key once",
+                format!("{:?} twice", again.key),
+                "the file is damaged or made to be misread; export it again",
+            ));
         }
         Ok(Model { origin: origin.to_owned(), proto })
     }
@@ -155,6 +163,21 @@ impl Model {
         found.unwrap_or_else(|| {
             Err(Error::invalid(&self.origin, format!("an initialiser named {name}"), "none", ""))
         })
+    }
+
+    /// Checks that no weight has a NaN or, where it has more than one element, a magnitude above `largest`,
+    /// which may be infinite.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the weight and the element.
+    pub fn check_numbers(&self, largest: f64) -> Result<()> {
+        let mut checked = Ok(());
+        self.each_initializer(&mut |tensor| {
+            if checked.is_ok() {
+                checked = weights::check_numbers(&self.origin, tensor, largest);
+            }
+        });
+        checked
     }
 
     /// The first weight whose elements are in a file that was not there, if any: the model cannot run

@@ -1,8 +1,8 @@
 //! The files of model folders: those on disk, and those of the model that the library carries under the name
 //! [`SHIPPED`]. A folder of that name on disk comes first.
 
+use crate::disk;
 use crate::error::{Error, Result};
-use std::fs;
 use std::path::Path;
 
 /// The name of the model that the library carries: 28x28 garments, trained as `data/fashion-model/README.md`
@@ -54,7 +54,7 @@ pub(super) fn is_file(file: &Path) -> bool {
 pub(super) fn read(file: &Path) -> Result<Vec<u8>> {
     match shipped(file) {
         Some(bytes) => Ok(bytes.to_vec()),
-        None => fs::read(file).map_err(|e| Error::read(file, e)),
+        None => disk::read(file).map_err(|e| Error::read(file, e)),
     }
 }
 

@@ -13,6 +13,7 @@ use super::openai;
 use super::safetensors_io::Tensors;
 use super::state;
 use crate::config::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use serde_json::json;
@@ -73,7 +74,7 @@ fn named_for(
 }
 
 fn load_file(path: &Path, untold: Untold, named: Option<&DiffusionConfig>) -> Result<Foreign> {
-    let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+    let bytes = disk::read(path).map_err(|e| Error::read(path, e))?;
     let mut tensors = Tensors::open(path, &bytes)?;
     if tensors.metadata(state::HEADER).is_some() {
         let LoadedModel { model, diffusion, .. } = model_folder::load::<f32>(path)?;

@@ -1,6 +1,6 @@
 //! JSON objects read key by key, so that an unknown key is always noticed.
 
-use super::files;
+use super::{files, json};
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -20,10 +20,13 @@ impl Keys {
 
     /// Reads a file's text; `file` names it in errors.
     pub(super) fn of(file: &Path, text: &str) -> Result<Keys> {
-        let map = serde_json::from_str(&quote_infinities(text)).map_err(|e| {
-            Error::invalid(file.display().to_string(), "a JSON object", e.to_string(), "is the file whole?")
-        })?;
-        Ok(Keys { file: file.to_owned(), map })
+        let bad = |got: String| {
+            Error::invalid(file.display().to_string(), "a JSON object", got, "is the file whole?")
+        };
+        match json::parse(&quote_infinities(text)).map_err(|e| bad(e.to_string()))? {
+            Value::Object(map) => Ok(Keys { file: file.to_owned(), map }),
+            other => Err(bad(shown(&other))),
+        }
     }
 
     /// Whether a key is there and has not been read.

@@ -21,6 +21,7 @@
 mod files;
 pub mod foreign;
 pub mod in_memory;
+mod json;
 mod keys;
 pub mod model_folder;
 mod openai;

@@ -16,6 +16,7 @@ use super::safetensors_io::{self, Tensors};
 use super::state::{self, Newest, TrainingState};
 use super::{files, keys::Keys, scheduler_json, unet_json};
 use crate::config::{DiffusionConfig, TrainConfig, UnetConfig};
+use crate::disk;
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
 use crate::model::{Model, graph::Graph, unet};
@@ -186,7 +187,7 @@ fn run_scheduler(path: &Path, diffusion: &DiffusionConfig) -> Option<(Scheduler,
 /// [`Error::Write`] where the system refuses.
 pub(super) fn save_scheduler(path: &Path, text: &str) -> Result<()> {
     let folder = path.join(SCHEDULERS);
-    fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+    disk::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
     write_atomically(&folder.join(SCHEDULER), |f| f.write_all(text.as_bytes()))
 }
 
@@ -221,7 +222,7 @@ fn write(
         return Err(Error::invalid("the raw weights", expected, raw.len().to_string(), ""));
     }
     let unet = path.join("unet");
-    fs::create_dir_all(&unet).map_err(|e| Error::write(&unet, e))?;
+    disk::create_dir_all(&unet).map_err(|e| Error::write(&unet, e))?;
     let (class, text) = match scheduler_text {
         Some((class, text)) => (class, text.to_owned()),
         None => (scheduler_json::class(diffusion), scheduler_json::text(diffusion)?),
@@ -237,7 +238,7 @@ fn write(
     let raw_file = unet.join(RAW_WEIGHTS);
     match raw {
         Some(raw) => save_weights(&raw_file, &average.graph, raw, &average.projections)?,
-        None if raw_file.exists() => fs::remove_file(&raw_file).map_err(|e| Error::write(&raw_file, e))?,
+        None if raw_file.exists() => disk::remove_file(&raw_file).map_err(|e| Error::write(&raw_file, e))?,
         None => {}
     }
     save_scheduler(path, &text)?;

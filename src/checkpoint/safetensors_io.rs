@@ -1,5 +1,6 @@
 //! Reading safetensors files, with every tensor checked, and writing them.
 
+use super::json;
 use crate::error::{Error, Result};
 use crate::model::graph::{Graph, Projection};
 use crate::model::params::ParamKind;
@@ -23,6 +24,7 @@ impl<'a> Tensors<'a> {
     pub(super) fn open(file: &'a Path, bytes: &'a [u8]) -> Result<Tensors<'a>> {
         let broken = |e: safetensors::SafeTensorError| broken(file, bytes, &e);
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+        check_keys(file, bytes)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(broken)?.tensors().into_iter().collect();
         Ok(Tensors { file, tensors, metadata: header.metadata().clone().unwrap_or_default() })
     }
@@ -97,6 +99,21 @@ impl<'a> Tensors<'a> {
     }
 }
 
+/// Refuses a header that has a key twice.
+fn check_keys(file: &Path, bytes: &[u8]) -> Result<()> {
+    let header = header(bytes).and_then(|header| std::str::from_utf8(header).ok()).unwrap_or_default();
+    json::parse(header).map(drop).map_err(|error| {
+        let help = "the file is damaged or made to be misread; get it again";
+        Error::invalid(file.display().to_string(), "a header with each name once", error.to_string(), help)
+    })
+}
+
+/// The text of a file's header.
+fn header(bytes: &[u8]) -> Option<&[u8]> {
+    let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+    bytes.get(8..length.checked_add(8)?)
+}
+
 /// The error for bytes that are no whole safetensors file: what they are instead, as far as they tell.
 fn broken(file: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Error {
     const PICKLE: &str = "convert it in Python, where its origin is trusted: load it with torch.load, and write it \
@@ -113,8 +130,7 @@ fn broken(file: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Er
         (b"\x89HDF\r\n", "an HDF5 file", "convert it to safetensors"),
     ];
     // A file whose header can be read as a length and a JSON object is one of the kind that was wanted.
-    let header = bytes.first_chunk().and_then(|length| usize::try_from(u64::from_le_bytes(*length)).ok());
-    let has_header = bytes.get(8) == Some(&b'{') && header.is_some_and(|length| length <= bytes.len() - 8);
+    let has_header = header(bytes).is_some_and(|header| header.first() == Some(&b'{'));
     let (got, help) = match kinds.into_iter().find(|(start, ..)| !has_header && bytes.starts_with(start)) {
         Some((_, kind, help)) => (kind.to_owned(), help.to_owned()),
         None => match end(bytes) {
@@ -140,11 +156,10 @@ fn broken(file: &Path, bytes: &[u8], error: &safetensors::SafeTensorError) -> Er
 
 /// The length that a file's header tells of, where the header is whole.
 fn end(bytes: &[u8]) -> Option<usize> {
-    let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
-    let header = bytes.get(8..length.checked_add(8)?)?;
-    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
-    let ends = header.values().filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64());
-    usize::try_from(ends.max()?).ok()?.checked_add(8 + length)
+    let text = header(bytes)?;
+    let entries: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text).ok()?;
+    let ends = entries.values().filter_map(|entry| entry.get("data_offsets")?.get(1)?.as_u64());
+    usize::try_from(ends.max()?).ok()?.checked_add(8 + text.len())
 }
 
 fn expected(shapes: &[&[usize]]) -> String {
@@ -224,4 +239,23 @@ pub(super) fn little_endian(values: &[f32]) -> Vec<u8> {
         bytes.extend_from_slice(&value.to_le_bytes());
     }
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_there_twice_is_refused() {
+        let entry = |name: &str| format!(r#""{name}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#);
+        let file = |names: [&str; 2]| {
+            let header = format!("{{{}}}", names.map(entry).join(","));
+            [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat()
+        };
+        let twice = file(["a", "a"]);
+        let message = Tensors::open(Path::new("w.safetensors"), &twice).err().expect("refused").to_string();
+        assert!(message.contains("w.safetensors") && message.contains("\"a\" is there twice"), "{message}");
+        // Two names of one place are another fault, which the format's own reader finds.
+        assert!(Tensors::open(Path::new("w.safetensors"), &file(["a", "b"])).is_err());
+    }
 }

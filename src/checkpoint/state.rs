@@ -9,6 +9,7 @@
 
 use super::safetensors_io::{self, Tensor, Tensors, little_endian};
 use crate::config::Config;
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::model::{graph::Graph, unet};
 use crate::output::write_atomically;
@@ -69,8 +70,8 @@ struct Header {
     crc32: u32,
 }
 
-/// Saves a state under the run folder and removes checkpoints other than the last two up to this step. Later
-/// checkpoints, which can only be damaged ones that [`newest`] skipped, are removed too.
+/// Saves a state under the run folder and removes older checkpoints by [`remove_old`]. One that cannot be
+/// removed stays, since the state is saved all the same.
 ///
 /// # Errors
 /// [`Error::Write`] where the system refuses a step; earlier checkpoints are then all there.
@@ -111,16 +112,24 @@ pub fn save(run: &Path, state: &TrainingState) -> Result<PathBuf> {
     let text = json(&header);
 
     let folder = folder(run);
-    fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+    disk::create_dir(&folder).map_err(|e| Error::write(&folder, e))?;
     let file = folder.join(format!("step-{:08}.safetensors", state.step));
     write_atomically(&file, |f| safetensors_io::write(f, (HEADER, &text), &tensors))?;
-    let (kept, mut surplus): (Vec<_>, Vec<_>) =
-        checkpoints(run)?.into_iter().partition(|(step, _)| *step <= state.step);
-    surplus.extend(kept.into_iter().rev().skip(KEPT));
-    for (_, old) in surplus {
-        fs::remove_file(&old).map_err(|e| Error::write(&old, e))?;
-    }
+    let _ = remove_old(run, state.step);
     Ok(file)
+}
+
+/// Removes checkpoints other than the last two up to a step. Later checkpoints, which can only be damaged ones
+/// that [`newest`] skipped, are removed too.
+///
+/// # Errors
+/// [`Error::Write`] naming the first that the system does not let go; the others are removed.
+pub fn remove_old(run: &Path, step: u64) -> Result<()> {
+    let (kept, mut surplus): (Vec<_>, Vec<_>) =
+        checkpoints(run)?.into_iter().partition(|(of, _)| *of <= step);
+    surplus.extend(kept.into_iter().rev().skip(KEPT));
+    let remove = |(_, old): (u64, PathBuf)| disk::remove_file(&old).map_err(|e| Error::write(&old, e));
+    surplus.into_iter().map(remove).fold(Ok(()), Result::and)
 }
 
 /// Loads a state.
@@ -128,7 +137,7 @@ pub fn save(run: &Path, state: &TrainingState) -> Result<PathBuf> {
 /// # Errors
 /// [`Error::Invalid`] naming the file if it is no state or is damaged; [`Error::Read`].
 pub fn load(file: &Path) -> Result<TrainingState> {
-    let bytes = fs::read(file).map_err(|e| Error::read(file, e))?;
+    let bytes = disk::read(file).map_err(|e| Error::read(file, e))?;
     let broken = |got: String, help: &str| {
         Error::invalid(file.display().to_string(), "a whole training state", got, help)
     };

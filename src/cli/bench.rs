@@ -9,7 +9,7 @@ use performer_ddpm::kernels::peak_gflops;
 use performer_ddpm::model::clock::{OpClock, Work};
 use performer_ddpm::model::report::report;
 use performer_ddpm::model::{Condition, Engine, Model};
-use performer_ddpm::train::Trainer;
+use performer_ddpm::train::{Trainer, check_memory};
 use performer_ddpm::{Error, Result, checkpoint};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -109,6 +109,7 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
     config.unet.class_names.clear();
     let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
     let isa = kernels.isa;
+    check_memory(&config, threads)?;
     let data = noise(&config)?;
 
     let mut trainer: Trainer<f32> = Trainer::new(&config, threads, kernels)?;

@@ -3,7 +3,7 @@
 use super::choices::{attention_kinds, parts};
 use super::features_network::NetworkArgs;
 use super::images::{ImageArgs, load};
-use super::interrupts::watch_interrupts;
+use super::interrupts::Interrupts;
 use super::progress::Progress;
 use super::train::{PresetName, basis};
 use super::{ComputeArgs, RUNS, print_json};
@@ -14,7 +14,6 @@ use performer_ddpm::config::AttentionKind;
 use performer_ddpm::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::Ordering;
 
 /// Compare attention: train the same network with softmax and with FAVOR+, on the same batches, and write a
 /// report.
@@ -86,7 +85,8 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     if args.report_only {
         let findings = Findings::load(&folder)?.ok_or_else(|| nothing_there(&folder))?;
         let report = write_report(&folder, &findings)?;
-        return done(&args, findings.are_complete(), &report, &findings);
+        done(&args, findings.are_complete(), &report, &findings);
+        return Ok(ExitCode::SUCCESS);
     }
     let given = args.network.given().next().is_some();
     if (args.features.is_some() || args.samples.is_some()) && !parts.contains(&Part::Runs) {
@@ -116,7 +116,7 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     };
     let mut comparison = Comparison::open(&folder, plan, &data)?;
     let plan = comparison.findings().plan.clone();
-    let interrupts = watch_interrupts();
+    let interrupts = Interrupts::watch();
     progress.say(&format!(
         "comparing on {} ({} images), {} threads; {}",
         data.train.name(),
@@ -124,7 +124,7 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
         comparison.findings().plan.threads,
         folder.display()
     ));
-    let stop = || interrupts.load(Ordering::Relaxed) > 0;
+    let stop = || interrupts.stop();
     let peak_mib = |folder: &Path, batch: usize| peak_mib(&plan, folder, batch);
     let finished =
         comparison.run(&parts, &data, Some(&mut features), &peak_mib, stop, |event| match event {
@@ -138,7 +138,8 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
         })?;
     progress.finish();
     let report = write_report(&folder, comparison.findings())?;
-    done(&args, finished, &report, comparison.findings())
+    done(&args, finished, &report, comparison.findings());
+    Ok(if interrupts.stop() && !finished { interrupts.status() } else { ExitCode::SUCCESS })
 }
 
 /// The folder, and the plan of the options, or the plan recorded in the folder where no options are given.
@@ -200,20 +201,19 @@ fn nothing_there(folder: &Path) -> Error {
     )
 }
 
-fn done(args: &CompareArgs, finished: bool, report: &Path, findings: &Findings) -> Result<ExitCode> {
+fn done(args: &CompareArgs, finished: bool, report: &Path, findings: &Findings) {
     if args.json {
         let mut json = findings.json();
         json["finished"] = finished.into();
         json["report"] = report.display().to_string().into();
         print_json(&json);
-        return Ok(ExitCode::SUCCESS);
+        return;
     }
     print(findings);
     if !finished {
         println!("not finished; the same command, or compare --out alone, continues it");
     }
     println!("report: {}", report.display());
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The peak memory of `bench` on the run's network, which it trains first.

@@ -52,6 +52,7 @@ pub fn run(args: EditArgs) -> Result<ExitCode> {
 }
 
 fn vary(args: &VaryArgs) -> Result<ExitCode> {
+    args.common.check_outputs(&[&args.image])?;
     let mut session = Session::open(&args.common, args.n as usize)?;
     let image = session.picture(&args.image)?;
     let at = args.at.unwrap_or(session.timesteps().div_ceil(2));
@@ -63,6 +64,7 @@ fn vary(args: &VaryArgs) -> Result<ExitCode> {
 }
 
 fn inpaint(args: &InpaintArgs) -> Result<ExitCode> {
+    args.common.check_outputs(&[&args.image, &args.mask])?;
     let mut session = Session::open_to_paint(&args.common, args.n as usize)?;
     let picture = Picture::open(&args.image)?;
     let image = session.fitted(&args.image, &picture)?;
@@ -103,6 +105,7 @@ fn mask(path: &Path, picture: &Picture, image: &Array3<f32>) -> Result<Array2<bo
 }
 
 fn outpaint(args: &OutpaintArgs) -> Result<ExitCode> {
+    args.common.check_outputs(&[&args.image])?;
     let picture = Picture::open(&args.image)?;
     let ((h, w), [canvas_h, canvas_w]) = (picture.size(), args.canvas);
     let inside = |[top, left]: [usize; 2]| {
@@ -131,6 +134,7 @@ fn outpaint(args: &OutpaintArgs) -> Result<ExitCode> {
 }
 
 fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
+    args.common.check_outputs(&args.images.iter().map(|path| path.as_path()).collect::<Vec<_>>())?;
     let columns = args.n as usize;
     let mut session = Session::open_between(&args.common, columns, args.samples.is_none())?;
     let t = session.timestep(args.at)?;
@@ -157,6 +161,7 @@ fn interpolate(args: &InterpolateArgs) -> Result<ExitCode> {
 }
 
 fn denoise(args: &DenoiseArgs) -> Result<ExitCode> {
+    args.common.check_outputs(&[&args.from])?;
     let is_array = args.from.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("npy"));
     let given = if is_array { Some(read_npy::<ndarray::Ix4>(&args.from)?) } else { None };
     let mut session = Session::open(&args.common, given.as_ref().map_or(1, |x| x.dim().0))?;

@@ -1,8 +1,9 @@
 //! `export`: a trained model as an ONNX file.
 
+use super::outputs::check_outputs;
 use super::progress::Progress;
 use super::reverse::ReverseArgs;
-use super::{check_ending, model_path, print_json, web};
+use super::{check_ending, model_path, parse_threads, print_json, web};
 use clap::{Args, ValueEnum};
 use performer_ddpm::checkpoint::model_folder::LoadedModel;
 use performer_ddpm::equations::solver::Scheduler;
@@ -62,7 +63,7 @@ pub struct ExportArgs {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "tract,ort|none")]
     check: Option<Vec<CheckName>>,
     /// Threads of the check [default: as many as the processor has]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<u16>,
     /// One JSON object on stdout
     #[arg(long)]
@@ -183,6 +184,7 @@ fn to_page(args: &ExportArgs, folder: &Path) -> Result<ExitCode> {
 fn to_file(args: &ExportArgs, out: &Path) -> Result<ExitCode> {
     check_ending("OUT.onnx", out, "onnx")?;
     let path = model_path(args.model.clone())?;
+    check_outputs(&[("--model", &path)], &[("OUT.onnx", out)])?;
     let loaded = checkpoint::model_folder::load::<f32>(&path)?;
     let mut progress = Progress::new(args.quiet || args.json);
     if let Some(note) = &loaded.note {

@@ -23,7 +23,9 @@ pub struct NetworkArgs {
     /// The range of pixels that the network expects [default: -1..1]
     #[arg(long, value_enum, value_name = "NAME")]
     features_range: Option<RangeName>,
-    /// Resize images to this size for the network, such as 299 [default: as they are]
+    /// Resize images to this size for the network, such as 299: bilinearly between pixels' centres, and where
+    /// it shrinks with the filter widened against aliasing, as Pillow's BILINEAR does; clean-fid takes
+    /// Pillow's BICUBIC, so that its figures differ a little [default: as they are]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     features_size: Option<[usize; 2]>,
     /// What runs the network [default: ort]

@@ -30,6 +30,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("Budget::Minutes", "--minutes"),
     ("Plan::variants", "--variants"),
     ("TrainConfig::lr", "--lr"),
+    ("TrainConfig::on_nan", "--on-nan backtrack"),
     ("TrainConfig::drop_label", "train --classes and --drop-label"),
     ("Choice::eta", "--eta"),
     ("Family::Ddim", "--sampler ddim"),

@@ -3,7 +3,7 @@
 use super::choices::attention_kinds;
 use super::flags::in_flags;
 use super::images::{ImageArgs, load};
-use super::interrupts::watch_interrupts;
+use super::interrupts::Interrupts;
 use super::progress::Progress;
 use super::train::{PresetName, basis};
 use super::{ComputeArgs, print_json};
@@ -15,12 +15,11 @@ use performer_ddpm::equations::Schedule;
 use performer_ddpm::equations::objective::Parameterisation;
 use performer_ddpm::evaluate::{Estimate, losses};
 use performer_ddpm::model::{Engine, Model};
-use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit, fine_tune};
+use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit, check_memory, fine_tune};
 use performer_ddpm::{Error, Result};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 
 /// Make a model of others ours: a folder that diffusers wrote, in any of its layouts, or a single
 /// .safetensors file (the weights of a config.json beside it, or a state dict of OpenAI's improved-diffusion
@@ -158,18 +157,19 @@ pub fn run(args: ImportArgs) -> Result<ExitCode> {
         training: None,
     };
     let trains = args.finetune.is_some() || args.minutes.is_some();
-    if trains {
-        train(&args, &source, &imported, &mut figures, &mut progress)?;
+    let status = if trains {
+        train(&args, &source, &imported, &mut figures, &mut progress)?
     } else {
         write(&args, &imported)?;
-    }
+        ExitCode::SUCCESS
+    };
     progress.finish();
     if args.json {
         print_json(&figures);
     } else {
         print(&figures, args.attention.is_some() && !trains);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 /// The process that the arguments name.
@@ -213,17 +213,18 @@ fn write(args: &ImportArgs, imported: &Foreign) -> Result<()> {
     }
 }
 
-/// Trains on in a run's folder, and measures the losses before and after.
+/// Trains on in a run's folder, and measures the losses before and after; the exit status.
 fn train(
     args: &ImportArgs,
     source: &Model<f32>,
     imported: &Foreign,
     figures: &mut Figures,
     progress: &mut Progress,
-) -> Result<()> {
+) -> Result<ExitCode> {
     let config = configuration(args, imported)?;
     let data = load(&config.data, config.train.seed, args.images.reading.into(), progress)?;
     check_fit(&config, &data.train)?;
+    check_memory(&config, args.compute.threads())?;
     // The classes of pictures need not be those of a network of others.
     let is_measured = source.config.num_class_embeds.is_none();
     let mut measure = |of: &'static str, model: &Model<f32>| -> Result<()> {
@@ -248,14 +249,15 @@ fn train(
     };
     let (threads, kernels) = (args.compute.threads(), args.compute.kernels());
     let options = RunOptions { threads, kernels, ..RunOptions::from(limit) };
-    let interrupts = watch_interrupts();
-    let stop = || interrupts.load(Ordering::Relaxed) > 0;
+    let interrupts = Interrupts::watch();
+    let stop = || interrupts.stop();
     let outcome = run.train(&config, &data.train, options, stop, |event| match event {
         Event::Started { parameters, .. } => progress.say(&format!("training {parameters} parameters on")),
         Event::Step { step, images_per_second, done } => progress.update(done, || {
             format!("step {}  loss {:.4}  {images_per_second:.1} images/s", step.step, step.loss)
         }),
         Event::Planned { .. } | Event::Checkpoint(_) => {}
+        Event::Sampling(done) => progress.update(done, || "sampling".to_owned()),
         Event::Note(note) => progress.say(note),
         Event::Samples(path) => progress.say(&format!("samples: {}", path.display())),
     })?;
@@ -266,7 +268,7 @@ fn train(
         figures.losses.push(Loss { of: "trained on", mean, standard_error });
     }
     figures.training = Some(Training { steps: outcome.step, seconds, interrupted: outcome.interrupted });
-    Ok(())
+    Ok(if outcome.interrupted { interrupts.status() } else { ExitCode::SUCCESS })
 }
 
 /// The configuration of training on: pictures are made to fit the network.

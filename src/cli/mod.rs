@@ -25,6 +25,7 @@ mod import;
 mod info;
 mod interrupts;
 mod objective;
+mod outputs;
 mod progress;
 mod ranks;
 mod report;
@@ -72,8 +73,9 @@ enum Command {
 /// Options of every command that computes.
 #[derive(Debug, Args)]
 struct ComputeArgs {
-    /// Threads; may be more than the processor has [default: as many as it has]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    /// Threads; may be more than the processor has, though not many times as many [default: as many as it
+    /// has]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<u16>,
     /// Instruction set of the kernels: reference, portable, avx2, avx512 or neon [default: the fastest
     /// available]
@@ -102,8 +104,9 @@ impl ComputeArgs {
 }
 
 /// Parses the arguments, runs the command and reports an error. Exit status: 0 done, 1 the work failed, 2 bad
-/// input.
+/// input, 130 or 143 stopped in order by Ctrl-C or SIGTERM.
 pub fn main() -> ExitCode {
+    interrupts::survive_large_files();
     let command = Cli::parse().command;
     let ranks = match ranks::join() {
         Ok(ranks) => ranks,
@@ -178,6 +181,20 @@ fn check_writable(path: &Path) -> Result<()> {
         Err(io::Error::other("only an attempt"))
     });
     if begun { Ok(()) } else { attempt }
+}
+
+/// Threads that may be asked for on any machine.
+const THREADS: usize = 64;
+/// How many times the processor's own may be asked for on a large one.
+const TIMES: usize = 4;
+
+/// A number of threads that is of use here: far more than the processor has wait for each other, and each
+/// takes memory.
+fn parse_threads(text: &str) -> Result<u16, String> {
+    let has = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = THREADS.max(TIMES * has);
+    let threads = text.parse::<u16>().ok().filter(|threads| (1..=most).contains(&usize::from(*threads)));
+    threads.ok_or_else(|| format!("expected 1 to {most} on this processor with {has}"))
 }
 
 /// Height and width from "28" or "28x36".

@@ -4,6 +4,7 @@ mod options;
 mod source;
 
 use super::classes::GuidanceArgs;
+use super::outputs::check_outputs;
 use super::progress::Progress;
 use super::ranks::{self, Ranks};
 use super::reverse::ReverseArgs;
@@ -14,7 +15,7 @@ use performer_ddpm::output::{a_row_for_each, read_npy, write_gif, write_npy, wri
 use performer_ddpm::{Error, Result};
 use performer_ddpm_onnx::runner::Device;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -99,9 +100,24 @@ pub struct SampleArgs {
 }
 
 impl SampleArgs {
-    /// The files to write.
-    fn outputs(&self) -> impl Iterator<Item = &PathBuf> {
-        self.npy.iter().chain([&self.out]).chain(&self.gif).chain(&self.strip)
+    /// The files to write, with the arguments that name them.
+    fn outputs(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        [("--npy", &self.npy), ("--gif", &self.gif), ("--strip", &self.strip)]
+            .into_iter()
+            .filter_map(|(flag, path)| Some((flag, path.as_deref()?)))
+            .chain([("--out", self.out.as_path())])
+    }
+
+    /// Refuses outputs in other formats than their names say, on one another or on what is read.
+    fn check_outputs(&self, model: &Path, writes: bool) -> Result<()> {
+        self.check_endings()?;
+        let noise = self.noise.as_deref().map(|noise| ("--noise", noise));
+        let inputs: Vec<_> = noise.into_iter().chain([("MODEL", model)]).collect();
+        check_outputs(&inputs, &self.outputs().collect::<Vec<_>>())?;
+        if !writes {
+            return Ok(());
+        }
+        self.outputs().try_for_each(|(_, path)| check_writable(path))
     }
 
     /// Refuses files whose endings say another format than the one that is written.
@@ -194,6 +210,7 @@ struct Figures {
 /// Samples; prints the files' paths.
 pub fn run(mut args: SampleArgs, ranks: &Ranks) -> Result<ExitCode> {
     let path = model_path(args.model.clone())?;
+    args.check_outputs(&path, ranks.leads())?;
     let noise: Option<Array5<f32>> = args.noise.as_deref().map(read_npy).transpose()?;
     let given = noise.as_ref().and_then(|noise| u32::try_from(noise.len_of(Axis(1))).ok());
     args.n = args.n.or(given.filter(|count| *count > 0));
@@ -218,10 +235,6 @@ pub fn run(mut args: SampleArgs, ranks: &Ranks) -> Result<ExitCode> {
     }
     if !job.classes.is_empty() {
         progress.say(&format!("classes in turn, a row for each: {}", job.classes.join(", ")));
-    }
-    args.check_endings()?;
-    if ranks.leads() {
-        args.outputs().try_for_each(|path| check_writable(path))?;
     }
     let mut moments = Moments { images: Vec::new(), failure: None };
     let mut clock = vec![Instant::now()];
@@ -312,8 +325,7 @@ fn write(
     };
     let mut results = Vec::new();
     if let Some(path) = &args.npy {
-        let clipped = images.mapv(|x| x.clamp(-1.0, 1.0));
-        results.push((path, write_npy(path, clipped.view().permuted_axes([0, 3, 1, 2]))));
+        results.push((path, write_npy(path, images.view().permuted_axes([0, 3, 1, 2]))));
     }
     let shown = images.len_of(Axis(0)).min(GRID);
     let (grid, columns) = a_row_for_each(images.slice(s![..shown, .., .., ..]), classes);
@@ -347,7 +359,6 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
     use clap::Parser;
-    use std::path::Path;
 
     fn arguments(folder: &Path) -> SampleArgs {
         let Ok(Cli { command: Command::Sample(mut args) }) =

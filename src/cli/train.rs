@@ -2,21 +2,24 @@
 
 use super::choices::attention_kinds;
 use super::images::{ImageArgs, load};
-use super::interrupts::watch_interrupts;
+use super::interrupts::Interrupts;
 use super::objective::{OBJECTIVE, ObjectiveArgs};
 use super::progress::Progress;
 use super::ranks::Ranks;
 use super::runtime::RuntimeArgs;
 use super::{ComputeArgs, RUNS, latest};
 use clap::{Args, ValueEnum};
-use performer_ddpm::config::{AttentionKind, BlockAttention, Config, Preset};
-use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit, check_ranks, check_runtime};
+use performer_ddpm::config::{AttentionKind, BlockAttention, Config, OnNan, Preset};
+use performer_ddpm::train::{Event, Limit, Run, RunOptions};
+use performer_ddpm::train::{check_fit, check_memory, check_ranks, check_runtime};
 use performer_ddpm::{Error, Result, data};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 
 /// Train a model (Algorithm 1) on the embedded garments or on images of your own.
+///
+/// Ctrl-C, SIGTERM and SIGHUP end it after its step with everything saved, and with status 130, 143 or 129;
+/// --resume goes on to the same bits.
 ///
 /// Example: performer-ddpm train --minutes 10
 #[derive(Debug, Args)]
@@ -46,6 +49,11 @@ pub struct TrainArgs {
     /// Learning rate after the warm-up
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
+    /// What to do about a step whose loss or gradient is not finite: stop; skip its batch; or backtrack, to the
+    /// last checkpoint and on at half the rate. Each is written into the metrics, and the same at a resume
+    /// [default: stop, or as the run has it]
+    #[arg(long, value_name = "WAY")]
+    on_nan: Option<OnNan>,
     /// Attention of every block that has one
     #[arg(long, value_parser = attention_kinds(), value_name = "KIND")]
     attention: Option<AttentionKind>,
@@ -122,6 +130,8 @@ pub fn run(args: TrainArgs, ranks: &Ranks) -> Result<ExitCode> {
             let (run, mut config) = open(&folder, ranks)?;
             config.data = args.images.apply(config.data)?;
             config.runtime = args.runtime.apply(config.runtime, &args.compute)?;
+            config.train.on_nan = args.on_nan.unwrap_or(config.train.on_nan);
+            config.validate()?;
             let data = load(&config.data, config.train.seed, reading, &mut progress)?;
             (run, config, data)
         }
@@ -137,6 +147,8 @@ pub fn run(args: TrainArgs, ranks: &Ranks) -> Result<ExitCode> {
             config.validate()?;
             check_fit(&config, &data.train)?;
             check_ranks(&config, ranks.ranks())?;
+            // Before the folder is made.
+            check_memory(&config, args.compute.threads())?;
             check_runtime(&config, args.runtime.ort_lib.as_deref())?;
             let folder = match &args.out {
                 Some(folder) => folder.clone(),
@@ -149,11 +161,6 @@ pub fn run(args: TrainArgs, ranks: &Ranks) -> Result<ExitCode> {
             (run, config, data)
         }
     };
-    if ranks.leads()
-        && let Err(error) = link_latest(run.folder())
-    {
-        eprintln!("warning: {} does not point to this run: {error}", latest().display());
-    }
     let limit = match (args.steps, args.minutes) {
         (Some(steps), _) => Limit::Steps(steps),
         (None, Some(minutes)) => Limit::Minutes(minutes),
@@ -168,37 +175,49 @@ pub fn run(args: TrainArgs, ranks: &Ranks) -> Result<ExitCode> {
         tensorboard: args.tensorboard,
     };
 
-    let interrupts = watch_interrupts();
+    let interrupts = Interrupts::watch();
     if let Some(runtime) = &config.runtime {
         progress.say(&format!("preparing the training step in ONNX Runtime on {}", runtime.device));
     }
     let images = format!("training on {} ({} images)", data.train.name(), data.train.len());
-    let stop = || interrupts.load(Ordering::Relaxed) > 0;
-    let outcome = run.train_in(ranks, &config, &data.train, options, stop, |event| match event {
-        Event::Started { step, parameters, by, note } => {
-            progress.say(&format!("{images}, {by}; run {}", run.folder().display()));
-            if config.unet.num_class_embeds.is_some() {
-                progress.say(&classes_in_words(&config));
+    let outcome = run.train_in(
+        ranks,
+        &config,
+        &data.train,
+        options,
+        || interrupts.stop(),
+        |event| match event {
+            Event::Started { step, parameters, by, note } => {
+                if ranks.leads()
+                    && let Err(error) = link_latest(run.folder())
+                {
+                    eprintln!("warning: {} does not point to this run: {error}", latest().display());
+                }
+                progress.say(&format!("{images}, {by}; run {}", run.folder().display()));
+                if config.unet.num_class_embeds.is_some() {
+                    progress.say(&classes_in_words(&config));
+                }
+                if let Some(note) = note {
+                    progress.say(note);
+                }
+                let from = if step > 0 { format!(", going on from step {step}") } else { String::new() };
+                progress.say(&format!("{parameters} parameters{from}"));
             }
-            if let Some(note) = note {
-                progress.say(note);
+            Event::Step { step, images_per_second, done } => progress.update(done, || {
+                format!("step {}  loss {:.4}  {images_per_second:.1} images/s", step.step, step.loss)
+            }),
+            Event::Planned { end, before: None } => {
+                progress.say(&format!("the time holds about {end} steps"));
             }
-            let from = if step > 0 { format!(", going on from step {step}") } else { String::new() };
-            progress.say(&format!("{parameters} parameters{from}"));
-        }
-        Event::Step { step, images_per_second, done } => progress.update(done, || {
-            format!("step {}  loss {:.4}  {images_per_second:.1} images/s", step.step, step.loss)
-        }),
-        Event::Planned { end, before: None } => {
-            progress.say(&format!("the time holds about {end} steps"));
-        }
-        Event::Planned { end, before: Some(_) } => {
-            progress.say(&format!("at this speed the time holds {end} steps"));
-        }
-        Event::Note(note) => progress.say(note),
-        Event::Checkpoint(_) => {}
-        Event::Samples(path) => progress.say(&format!("samples: {}", path.display())),
-    })?;
+            Event::Planned { end, before: Some(_) } => {
+                progress.say(&format!("at this speed the time holds {end} steps"));
+            }
+            Event::Note(note) => progress.say(note),
+            Event::Checkpoint(_) => {}
+            Event::Sampling(done) => progress.update(done, || "sampling".to_owned()),
+            Event::Samples(path) => progress.say(&format!("samples: {}", path.display())),
+        },
+    )?;
     progress.finish();
     let folder = run.folder().display();
     if !ranks.leads() {
@@ -207,11 +226,11 @@ pub fn run(args: TrainArgs, ranks: &Ranks) -> Result<ExitCode> {
     if outcome.interrupted {
         let command = command_to_resume(&args, run.folder());
         println!("stopped after step {}; go on with: {command}", outcome.step);
-    } else {
-        println!("trained {} steps: {folder}", outcome.step);
-        if let Some(grid) = outcome.grid {
-            println!("samples: {}", grid.display());
-        }
+        return Ok(interrupts.status());
+    }
+    println!("trained {} steps: {folder}", outcome.step);
+    if let Some(grid) = outcome.grid {
+        println!("samples: {}", grid.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -293,6 +312,7 @@ fn configuration(args: &TrainArgs) -> Result<Config> {
     train.batch = args.batch.unwrap_or(train.batch);
     train.lr = args.lr.unwrap_or(train.lr);
     train.seed = args.seed.unwrap_or(train.seed);
+    train.on_nan = args.on_nan.unwrap_or(train.on_nan);
     let unet = &mut config.unet;
     unet.favor.features = args.features.unwrap_or(unet.favor.features);
     if let Some(kind) = args.attention {
@@ -315,6 +335,9 @@ fn link_latest(folder: &Path) -> Result<()> {
     {
         let link = latest();
         let target = std::path::absolute(folder).map_err(|e| Error::write(folder, e))?;
+        // One name for all processes, so that the next one clears away what a killed one left.
+        let temporary = Path::new(RUNS).join(".latest.tmp");
+        let _ = std::fs::remove_file(&temporary);
         if link.canonicalize().ok() == target.canonicalize().ok() {
             return Ok(());
         }
@@ -322,7 +345,6 @@ fn link_latest(folder: &Path) -> Result<()> {
         let runs = std::path::absolute(RUNS).map_err(|e| Error::write(RUNS, e))?;
         let target = target.strip_prefix(&runs).map(Path::to_path_buf).unwrap_or(target);
         std::fs::create_dir_all(RUNS).map_err(|e| Error::write(RUNS, e))?;
-        let temporary = Path::new(RUNS).join(format!(".latest-{}", std::process::id()));
         std::os::unix::fs::symlink(&target, &temporary).map_err(|e| Error::write(&temporary, e))?;
         std::fs::rename(&temporary, &link).map_err(|e| {
             // Report the first failure.

@@ -7,6 +7,7 @@ use super::store::{self, DataNote, Findings};
 use super::{approximation, conversion, cost, full_resolution, runs, samples};
 use crate::config::AttentionKind;
 use crate::data::Datasets;
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::kernels::{ConvAlgorithm, Isa, Kernels};
 use crate::train::check_fit;
@@ -96,7 +97,7 @@ impl Comparison {
         if parts.contains(&Part::Runs) {
             features.check(&plan, data)?;
         }
-        std::fs::create_dir_all(&self.folder).map_err(|e| Error::write(&self.folder, e))?;
+        disk::create_dir_all(&self.folder).map_err(|e| Error::write(&self.folder, e))?;
         self.findings.save(&self.folder)?;
         let session = &mut Session {
             plan: &plan,

@@ -4,6 +4,7 @@
 use super::context::Context;
 use crate::config::DiffusionConfig;
 use crate::data::Dataset;
+use crate::disk;
 use crate::equations::Schedule;
 use crate::equations::objective::Parameterisation;
 use crate::equations::solver::Scheduler;
@@ -105,7 +106,7 @@ impl Subject {
 /// Writes a grid of images, eight to a row.
 pub(super) fn write_grid(path: &Path, images: &Array4<f32>) -> Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        disk::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     }
     write_png(path, images.view(), Some(8))
 }

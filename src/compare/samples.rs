@@ -8,9 +8,10 @@ use super::runs;
 use crate::checkpoint::model_folder;
 use crate::config::AttentionKind;
 use crate::data::{Dataset, Datasets};
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::evaluate::features::{Extractor, FeatureOptions, PixelRange};
-use crate::evaluate::{Comparison, block_means, choose, fewest, images_nchw};
+use crate::evaluate::{Comparison, block_means, choose, fewest, fewest_for_frechet, images_nchw};
 use ndarray::{Array2, ArrayView4};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -69,7 +70,7 @@ impl Features {
     /// # Errors
     /// [`Error::Read`], and those of [`Extractor::open`].
     pub fn open(path: &Path, options: &FeatureOptions, samples: Option<usize>) -> Result<Features> {
-        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        let bytes = disk::read(path).map_err(|e| Error::read(path, e))?;
         let extraction = Extraction::Network {
             extractor: Box::new(Extractor::open(path, options)?),
             file: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
@@ -90,7 +91,7 @@ impl Features {
     /// The number of blocks per side: fewer where there are few images or samples.
     fn side(&self, plan: &Plan, data: &Dataset) -> usize {
         let count = self.samples(plan).min(data.len());
-        let fits = |side: &usize| fewest(data.channels() * side * side) <= count;
+        let fits = |side: &usize| fewest_for_frechet(data.channels() * side * side) <= count;
         (1..=BLOCKS).rev().find(fits).unwrap_or(1)
     }
 
@@ -118,7 +119,7 @@ impl Features {
         let Extraction::Network { extractor, file, .. } = &mut self.extraction else { return Ok(()) };
         let indices: Vec<usize> = (0..2.min(data.train.len())).collect();
         let dimensions = extractor.features_of(&data.train, &indices, &mut |_| {})?.ncols();
-        let needed = fewest(dimensions);
+        let needed = fewest_for_frechet(dimensions);
         if samples < needed {
             return Err(Error::invalid(
                 "the samples, and the training images that they are compared with",
@@ -265,7 +266,7 @@ pub(super) fn compare(
         return Ok(None);
     }
     let fewer = found.nrows().min(reference.nrows());
-    if fewer < fewest(found.ncols()) {
+    if fewer < fewest() {
         quality.notes.push(format!("{fewer} images are too few for {} features", found.ncols()));
         return Ok(Some(quality));
     }

@@ -11,10 +11,10 @@ use super::samples::SampleStudy;
 use super::{conversion, full_resolution};
 use crate::config::AttentionKind;
 use crate::data::Datasets;
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::output::write_atomically;
 use serde::{Deserialize, Serialize};
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -94,7 +94,7 @@ impl Findings {
         if !file.exists() {
             return Ok(None);
         }
-        let text = fs::read_to_string(&file).map_err(|e| Error::read(&file, e))?;
+        let text = disk::read_to_string(&file).map_err(|e| Error::read(&file, e))?;
         let findings = serde_json::from_str(&text).map_err(|e| {
             let what = format!("{}, line {}", file.display(), e.line());
             let help =

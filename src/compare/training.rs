@@ -3,6 +3,7 @@
 use super::context::Context;
 use crate::config::Config;
 use crate::data::Dataset;
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::model::report::report;
 use crate::model::unet;
@@ -74,7 +75,7 @@ pub(super) fn train(
         }
         (run, there)
     } else {
-        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        disk::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         begin(folder, config)?;
         // Last, so that whatever has a configuration has all it begins with.
         (Run::create(folder, config)?, config.clone())
@@ -96,7 +97,8 @@ pub(super) fn train(
                 let Step { step, loss, .. } = step;
                 progress(done, &format!("step {step}  loss {loss:.4}  {images_per_second:.1} images/s"));
             }
-            Event::Planned { .. } | Event::Note(_) | Event::Checkpoint(_) | Event::Samples(_) => {}
+            Event::Planned { .. } | Event::Note(_) | Event::Checkpoint(_) => {}
+            Event::Sampling(_) | Event::Samples(_) => {}
         })
     };
     let diverged = match outcome {

@@ -20,6 +20,7 @@ mod attention;
 mod classes;
 mod data;
 mod diffusion;
+mod divergence;
 mod images;
 mod objective;
 mod preset;
@@ -32,6 +33,7 @@ pub use attention::{AttentionKind, FavorConfig, FeatureMap, ProjectionKind, RowN
 pub use classes::ClassEmbedding;
 pub use data::{Background, DataConfig};
 pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
+pub use divergence::OnNan;
 pub use objective::{LossWeight, TimestepSampling};
 pub use preset::Preset;
 pub use residual::{Activation, Resampling, TimeScaleShift};

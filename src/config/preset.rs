@@ -2,7 +2,8 @@
 
 use super::{
     Activation, Averaging, BetaSchedule, BlockAttention, Config, DataConfig, DiffusionConfig, FavorConfig,
-    FeatureMap, LossWeight, LrDecay, MuonConfig, TimeScaleShift, TimestepSampling, TrainConfig, UnetConfig,
+    FeatureMap, LossWeight, LrDecay, MuonConfig, OnNan, TimeScaleShift, TimestepSampling, TrainConfig,
+    UnetConfig,
 };
 use BlockAttention::{Favor, None as Plain, Softmax};
 
@@ -105,6 +106,8 @@ fn fashion(kind: BlockAttention) -> Config {
             drop_label: 0.0,
             checkpoint_every: 400,
             grids: 3,
+            on_nan: OnNan::Stop,
+            halved: Vec::new(),
             plan: Vec::new(),
         },
         data: DataConfig::default(),
@@ -149,6 +152,8 @@ fn cifar10() -> Config {
             drop_label: 0.0,
             checkpoint_every: 1000,
             grids: 160,
+            on_nan: OnNan::Stop,
+            halved: Vec::new(),
             plan: Vec::new(),
         },
         data: DataConfig::default(),

@@ -1,6 +1,6 @@
 //! The training run's configuration.
 
-use super::{DataConfig, DiffusionConfig, LossWeight, RuntimeConfig, TimestepSampling, UnetConfig};
+use super::{DataConfig, DiffusionConfig, LossWeight, OnNan, RuntimeConfig, TimestepSampling, UnetConfig};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +152,13 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// Sample grids in equal shares of the run, the last at its end; 0 for none.
     pub grids: u64,
+    /// What is done about a step that diverges.
+    #[serde(default, skip_serializing_if = "OnNan::is_stop")]
+    pub on_nan: OnNan,
+    /// Steps after each of which the rate is half of what it was: those of the checkpoints that the run went
+    /// back to by [`OnNan::Backtrack`], in order. A run that is given them takes the same steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub halved: Vec<u64>,
     /// The decisions about the run's length in their order; none for a run that was `steps` long from the
     /// start. A run by the clock records its own here, and one that is given them takes the same steps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -181,6 +188,8 @@ impl TrainConfig {
         let length = self.steps.is_some() || self.minutes.is_some();
         in_range("steps", length, "a number of steps, or minutes in train.minutes", "neither".to_owned())?;
         self.validate_plan()?;
+        let halved = format!("{:?}", self.halved);
+        in_range("halved", self.halved.is_sorted(), "steps in their order", halved)?;
         in_range("lr", positive(self.lr), "a positive number", self.lr.to_string())?;
         in_range("beta1", unit(self.beta1), "at least 0 and below 1", self.beta1.to_string())?;
         in_range("beta2", unit(self.beta2), "at least 0 and below 1", self.beta2.to_string())?;
@@ -295,8 +304,9 @@ impl TrainConfig {
                 left.clamp(0.01, 1.0)
             }
         };
+        let halvings = self.halved.iter().filter(|after| **after < step).count();
         // In this order, so that what the decay ends at is rounded once, whatever the warm-up.
-        self.lr * fall * warm
+        self.lr * fall * warm * 0.5f64.powi(i32::try_from(halvings).unwrap_or(i32::MAX))
     }
 }
 
@@ -349,6 +359,10 @@ impl Config {
             ));
         }
         self.validate_dropped_labels()?;
+        if self.runtime.is_some() && self.train.on_nan == OnNan::Skip {
+            let help = "a runtime's step changes the weights before it is known to have diverged";
+            return Err(Error::invalid("train.on_nan", "stop or backtrack in a runtime", "skip", help));
+        }
         self.train.validate()
     }
 

@@ -1,6 +1,7 @@
 //! CIFAR-10's binary batches: records of one label and a 32x32 image as red, green and blue planes.
 
 use super::{Dataset, Datasets, Labels, file_name};
+use crate::disk;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -38,7 +39,7 @@ pub(super) fn load(folder: &Path, files: &[PathBuf]) -> Result<Datasets> {
 fn batches<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<Dataset> {
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for path in paths {
-        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        let bytes = disk::read(path).map_err(|e| Error::read(path, e))?;
         if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
             return Err(Error::invalid(
                 path.display().to_string(),

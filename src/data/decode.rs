@@ -3,11 +3,11 @@
 use super::kind::{HEAD, Kind, ending};
 use super::{frames, jpeg, resize};
 use crate::config::Background;
+use crate::disk::{self, DiskFile};
 use crate::error::{Error, Result};
 use crate::machine;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use image::{Rgb, metadata::Orientation};
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -86,7 +86,7 @@ pub(super) const HELP: &str = "repair the file or take it out of the folder";
 /// Looks at a file's content: at a picture's header, not at its pixels.
 pub(super) fn inspect(path: &Path) -> Result<Found, Bad> {
     let bad = |why: &dyn std::fmt::Display| Bad::new(path, why);
-    let mut file = File::open(path).map_err(|e| bad(&e))?;
+    let mut file = DiskFile::open(path).map_err(|e| bad(&e))?;
     let (length, crc, head) = ends(&mut file).map_err(|e| bad(&e))?;
     let format = match Kind::of(path, &head[..head.len().min(HEAD)]) {
         Kind::Picture(format) => format,
@@ -106,7 +106,7 @@ pub(super) fn inspect(path: &Path) -> Result<Found, Bad> {
     check_bytes(&decoder).map_err(|why| bad(&why))?;
     let colour = decoder.color_type();
     drop(decoder);
-    let has_more = frames::has_more(format, BufReader::new(File::open(path).map_err(|e| bad(&e))?));
+    let has_more = frames::has_more(format, BufReader::new(DiskFile::open(path).map_err(|e| bad(&e))?));
     Ok(Found::Picture(Picture {
         path: path.to_path_buf(),
         format,
@@ -147,8 +147,8 @@ fn why(error: image::ImageError) -> String {
 }
 
 /// A file's length, the CRC-32 of its ends, and its first bytes.
-fn ends(file: &mut File) -> std::io::Result<(u64, u32, Vec<u8>)> {
-    let length = file.metadata()?.len();
+fn ends(file: &mut DiskFile) -> std::io::Result<(u64, u32, Vec<u8>)> {
+    let length = file.file().metadata()?.len();
     let mut head = Vec::new();
     file.by_ref().take(ENDS).read_to_end(&mut head)?;
     let mut crc = crc32fast::Hasher::new();
@@ -204,7 +204,7 @@ fn read_as(path: &Path, format: ImageFormat) -> Result<(DynamicImage, Alone), Ba
     let is_large = decoder.total_bytes() >= LARGE;
     let alone = is_large.then(|| ONE_LARGE_PICTURE.lock().unwrap_or_else(PoisonError::into_inner));
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| bad(&why(e)))?;
-    if format == ImageFormat::Jpeg && !jpeg::is_whole(&std::fs::read(path).map_err(|e| bad(&e))?) {
+    if format == ImageFormat::Jpeg && !jpeg::is_whole(&disk::read(path).map_err(|e| bad(&e))?) {
         return Err(bad(&"a JPEG file that is cut short"));
     }
     image.apply_orientation(orientation);
@@ -237,7 +237,7 @@ fn opaque(image: DynamicImage, background: Background) -> DynamicImage {
 
 /// A reader, limited in size, of a known format.
 fn open(path: &Path, format: ImageFormat) -> std::io::Result<ImageReader<impl BufRead + Seek>> {
-    let mut reader = ImageReader::with_format(BufReader::new(File::open(path)?), format);
+    let mut reader = ImageReader::with_format(BufReader::new(DiskFile::open(path)?), format);
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_FILE_SIDE);
     limits.max_image_height = Some(MAX_FILE_SIDE);

@@ -100,6 +100,10 @@ fn parts(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
 fn fill(folder: &Path, pictures: &Pictures, watch: &mut Watch) -> Result<usize> {
     let (fitting, each) = (pictures.fitting(), a_piece());
     let mut bad = Vec::new();
+    // A large picture takes seconds before the first number changes.
+    if fitting > 0 {
+        watch(Phase::Decoding, 0, fitting);
+    }
     for from in (0..fitting).step_by(each) {
         let to = (from + each).min(fitting);
         let piece: Vec<Option<Bad>> =

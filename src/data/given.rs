@@ -3,10 +3,10 @@
 use super::decode::{self, Bad, Found, Recipe};
 use super::{dataset::check_size, unit_from_byte};
 use crate::config::Background;
+use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use image::ImageFormat;
 use ndarray::{Array2, Array3};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// A picture's file, in a format that training images may have, turned as the camera noted, transparent parts
@@ -27,7 +27,7 @@ impl Picture {
         if path.is_dir() {
             return Err(Error::invalid(path.display().to_string(), "a picture's file", "a folder", ""));
         }
-        File::open(path).map_err(|e| Error::read(path, e))?;
+        DiskFile::open(path).map_err(|e| Error::read(path, e))?;
         match decode::inspect(path).map_err(Bad::error)? {
             Found::Picture(decode::Picture { path, format, height, width, .. }) => {
                 Ok(Picture { path, format, size: (height as usize, width as usize) })

@@ -3,14 +3,20 @@
 //! A file is two zero bytes, the type (8 for unsigned bytes), the number of dimensions, each dimension as a
 //! big-endian 32-bit number, and the bytes, the last dimension running fastest.
 
+use crate::disk::DiskFile;
 use crate::error::{Error, Result};
+use crate::machine;
 use flate2::{Compression, GzBuilder, bufread::MultiGzDecoder};
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 /// More bytes than any data set that fits into memory; a header that declares more is taken to be damaged.
 const MAX_BYTES: u64 = 1 << 36;
+
+/// Bytes that one byte of a gzip file can become at most: deflate's shortest code for its longest match.
+const DEFLATED: u64 = 1032;
+/// Files up to this size are read to see how many bytes are missing.
+const SMALLEST: u64 = 1 << 26;
 
 /// Reads an array of `D` dimensions from `reader`, to its end. `what` names it in messages.
 ///
@@ -18,8 +24,18 @@ const MAX_BYTES: u64 = 1 << 36;
 ///
 /// # Errors
 /// [`Error::Invalid`] for another magic number, a dimension of 0, too few or too many bytes, or a damaged
-/// gzip stream under `reader`; [`Error::Read`] where reading fails otherwise.
-pub fn read<const D: usize>(what: &str, mut reader: impl Read) -> Result<([usize; D], Vec<u8>)> {
+/// gzip stream under `reader`, and for more bytes than are free; [`Error::Read`] where reading fails
+/// otherwise.
+pub fn read<const D: usize>(what: &str, reader: impl Read) -> Result<([usize; D], Vec<u8>)> {
+    read_within(what, reader, u64::MAX)
+}
+
+/// The same where there can be no more than `most` bytes after the header.
+fn read_within<const D: usize>(
+    what: &str,
+    mut reader: impl Read,
+    most: u64,
+) -> Result<([usize; D], Vec<u8>)> {
     let header_len = 4 + 4 * D as u64;
     let header = read_up_to(what, &mut reader, header_len)?;
     if header.len() >= 4 && header[..4] != magic(D) {
@@ -50,6 +66,18 @@ pub fn read<const D: usize>(what: &str, mut reader: impl Read) -> Result<([usize
             "the file is damaged or empty; get it again",
         ));
     };
+    if total > most {
+        return Err(Error::invalid(
+            format!("{what}: the dimensions in the header"),
+            format!("at most the {most} bytes that a file of this size can hold"),
+            sizes.map(|d| d.to_string()).join(" x "),
+            "the file is cut short or not what its header says; get it again",
+        ));
+    }
+    if let Some(free) = machine::shortage(total) {
+        let expected = format!("what fits into the {} of memory that are free", machine::in_words(free));
+        return Err(Error::invalid(what, expected, machine::in_words(total), "give fewer images"));
+    }
     let data = read_up_to(what, &mut reader, total)?;
     let got = data.len() as u64;
     let rest = read_up_to(what, &mut reader, 1)?;
@@ -71,12 +99,16 @@ pub fn read<const D: usize>(what: &str, mut reader: impl Read) -> Result<([usize
 /// Those of [`read`], naming the file.
 pub fn read_file<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
     let error = |e| Error::read(path, e);
-    let mut file = BufReader::new(File::open(path).map_err(error)?);
+    let mut file = BufReader::new(DiskFile::open(path).map_err(error)?);
     let what = path.display().to_string();
+    // A pipe has no length.
+    let there = file.get_ref().file().metadata().map_err(error)?;
+    let len = if there.is_file() { there.len() } else { u64::MAX };
     if file.fill_buf().map_err(error)?.starts_with(&[0x1f, 0x8b]) {
-        read(&what, MultiGzDecoder::new(file))
+        read_within(&what, MultiGzDecoder::new(file), len.saturating_mul(DEFLATED))
     } else {
-        read(&what, file)
+        // A header that promises more is told of with the bytes that there are.
+        read_within(&what, file, len.max(SMALLEST))
     }
 }
 

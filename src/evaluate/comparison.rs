@@ -4,7 +4,7 @@ use super::frechet::frechet_distance;
 use super::kernel_distance::{kernel_distance, usual_subsets};
 use super::precision_recall::{NEIGHBOUR, precision_recall};
 use super::{Estimate, check_pair, choose};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +17,9 @@ pub struct Comparison {
     pub images: usize,
     /// Features of each.
     pub features: usize,
-    /// The Frechet distance. It falls with the number of samples, so only equal numbers can be compared.
-    pub frechet_distance: f64,
+    /// The Frechet distance. It falls with the number of samples, so only equal numbers can be compared. `None`
+    /// where there are fewer of either than [`fewest_for_frechet`].
+    pub frechet_distance: Option<f64>,
     /// The kernel distance, whose expectation does not depend on the number of samples or images.
     pub kernel_distance: Estimate,
     /// The independent subsets that its error comes from.
@@ -31,9 +32,15 @@ pub struct Comparison {
     pub manifold: usize,
 }
 
-/// The fewest images, and the fewest samples, that can be compared with so many features.
-pub fn fewest(features: usize) -> usize {
-    features.saturating_add(1).max(2 * usual_subsets(0))
+/// The fewest images, and the fewest samples, that can be compared: two for each of the subsets that the
+/// error of the kernel distance is computed from.
+pub fn fewest() -> usize {
+    2 * usual_subsets(0)
+}
+
+/// The fewest of either for the Frechet distance too: one more than features, for covariances of full rank.
+pub fn fewest_for_frechet(features: usize) -> usize {
+    features.saturating_add(1).max(fewest())
 }
 
 impl Comparison {
@@ -41,16 +48,19 @@ impl Comparison {
     /// equal numbers: of the larger set, as many as the smaller one has are drawn by the seed.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for fewer than [`fewest`] of either, and for features that
-    /// are not finite or differ in number.
+    /// [`Error::Invalid`] for fewer than [`fewest`] of either, for features that are not finite or differ in
+    /// number, and for such as are the same for all images.
     pub fn of(images: ArrayView2<f64>, samples: ArrayView2<f64>, seed: u64) -> Result<Comparison> {
         let features = images.ncols();
-        let why = format!(
-            "for {features} features: one more than those for a covariance of full rank, and {} for the \
-             kernel distance's subsets",
-            2 * usual_subsets(0)
-        );
-        check_pair(images, samples, fewest(features), &why)?;
+        check_pair(images, samples, fewest(), "for the kernel distance's subsets")?;
+        if constant(images) == features {
+            return Err(Error::invalid(
+                "the features of the images",
+                "features that differ from image to image",
+                format!("{features} that are the same for all of them"),
+                "does the network get pixels in the range that it takes (`FeatureOptions::range`)?",
+            ));
+        }
         let kernel_subsets = usual_subsets(images.nrows().min(samples.nrows()));
         let manifold = images.nrows().min(samples.nrows());
         let equal = |set: ArrayView2<f64>| -> Result<Array2<f64>> {
@@ -61,7 +71,10 @@ impl Comparison {
             samples: samples.nrows(),
             images: images.nrows(),
             features,
-            frechet_distance: frechet_distance(images, samples)?,
+            frechet_distance: match images.nrows().min(samples.nrows()) >= fewest_for_frechet(features) {
+                true => Some(frechet_distance(images, samples)?),
+                false => None,
+            },
             kernel_distance: kernel_distance(images, samples, kernel_subsets, seed)?,
             kernel_subsets,
             precision: shares.precision,
@@ -69,6 +82,11 @@ impl Comparison {
             manifold,
         })
     }
+}
+
+/// The number of features that are the same for all images.
+fn constant(features: ArrayView2<f64>) -> usize {
+    features.columns().into_iter().filter(|column| column.iter().all(|x| *x == column[0])).count()
 }
 
 #[cfg(test)]
@@ -88,8 +106,9 @@ mod tests {
         let good = Comparison::of(images.view(), normal(300, 2).view(), 0).unwrap();
         let bad = Comparison::of(images.view(), (normal(300, 2) * 0.5 + 1.0).view(), 0).unwrap();
         assert_eq!((good.samples, good.images, good.features, good.manifold), (300, 500, 8, 300));
-        assert_eq!(good.frechet_distance, frechet_distance(images.view(), normal(300, 2).view()).unwrap());
-        assert!(good.frechet_distance < 0.1 * bad.frechet_distance, "{good:?} {bad:?}");
+        let frechet = |found: &Comparison| found.frechet_distance.unwrap();
+        assert_eq!(frechet(&good), frechet_distance(images.view(), normal(300, 2).view()).unwrap());
+        assert!(frechet(&good) < 0.1 * frechet(&bad), "{good:?} {bad:?}");
         let (a, b) = (good.kernel_distance, bad.kernel_distance);
         assert!(a.mean.abs() < 4.0 * a.standard_error && b.mean > 10.0 * b.standard_error, "{a:?} {b:?}");
         assert!(good.recall > 0.7 && bad.recall < 0.3, "{good:?} {bad:?}");
@@ -107,8 +126,26 @@ mod tests {
 
     #[test]
     fn too_few_are_refused_with_the_reason() {
-        assert_eq!((fewest(8), fewest(64)), (20, 65));
+        assert_eq!((fewest(), fewest_for_frechet(8), fewest_for_frechet(64)), (20, 20, 65));
         let message = Comparison::of(normal(30, 1).view(), normal(19, 2).view(), 0).unwrap_err().to_string();
-        assert!(message.contains("at least 20") && message.contains("8 features"), "{message}");
+        assert!(message.contains("at least 20") && message.contains("subsets"), "{message}");
+    }
+
+    #[test]
+    fn fewer_than_features_have_every_measure_but_one() {
+        let [few, more] = [1, 2].map(|id| normal(240, id).into_shape_with_order((30, 64)).unwrap());
+        let found = Comparison::of(few.view(), more.view(), 0).unwrap();
+        assert_eq!(found.frechet_distance, None);
+        assert_eq!(found.kernel_distance, kernel_distance(few.view(), more.view(), 10, 0).unwrap());
+    }
+
+    #[test]
+    fn features_that_say_nothing_are_refused() {
+        let (mut images, samples) = (Array2::from_elem((40, 8), 0.25), normal(40, 2));
+        let message = Comparison::of(images.view(), samples.view(), 0).unwrap_err().to_string();
+        assert!(message.contains("8 that are the same") && message.contains("range"), "{message}");
+        images[[3, 2]] = 0.5;
+        assert_eq!(constant(images.view()), 7);
+        Comparison::of(images.view(), samples.view(), 0).unwrap();
     }
 }

@@ -88,6 +88,7 @@ impl Extractor {
         if options.batch == 0 {
             return Err(Error::invalid("`FeatureOptions::batch`", "at least 1", "0", ""));
         }
+        model.check_numbers(f64::INFINITY)?;
         let image = pick(&origin, "input", &summary.inputs, options.input.as_deref())?.clone();
         let dims = image.shape.as_ref().map(|shape| shape.dims());
         if image.element != ElementType::F32 || dims.is_none_or(|dims| dims.len() != 4) {

@@ -45,7 +45,7 @@ pub mod precision_recall;
 
 pub use block_means::block_means;
 pub use choice::{choose, images, images_nchw};
-pub use comparison::{Comparison, fewest};
+pub use comparison::{Comparison, fewest, fewest_for_frechet};
 pub use estimate::Estimate;
 pub use losses::losses;
 pub use nll::{NllConfig, likelihood};

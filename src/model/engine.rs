@@ -18,6 +18,7 @@ use super::plan::{Mode, Plan};
 use crate::equations::objective::{Objective, Shard};
 use crate::error::{Error, Result};
 use crate::kernels::{Crew, Element, Kernels, MAX_THREADS, Team, transpose};
+use crate::machine::{in_words, shortage};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -65,15 +66,33 @@ impl<T: Element> Buffers<T> {
 
     /// Makes arenas for `workers` shards of up to `samples` samples at a time. None is made on demand,
     /// because a later call may find more threads at work at once than the first did.
-    fn fit(&mut self, samples: usize, workers: usize) {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where that is more memory than is free.
+    fn fit(&mut self, samples: usize, workers: usize) -> Result<()> {
         let free = self.free.get_mut().expect("no thread panicked");
         if samples > self.samples {
             self.samples = samples;
             free.clear();
         }
+        let missing = workers.saturating_sub(free.len());
+        let each = (self.plan.elements() * self.samples + self.plan.work) * size_of::<T>();
+        if let Some(left) = shortage((missing * each) as u64) {
+            let help = match left / each as u64 {
+                0 => "smaller images or a smaller network fit".to_owned(),
+                fit => format!("{} `threads` fit", free.len() as u64 + fit),
+            };
+            return Err(Error::invalid(
+                format!("the network's layers on {workers} threads"),
+                format!("what fits into the {} of memory that are free", in_words(left)),
+                in_words((missing * each) as u64),
+                help,
+            ));
+        }
         while free.len() < workers {
             free.push(Arena::new(&self.plan, self.samples));
         }
+        Ok(())
     }
 
     /// Calls `f` with an arena that nobody else uses.
@@ -237,7 +256,7 @@ impl<T: Element> Engine<T> {
         }
         let (size, shards) = (shard_len(n), shard_count(n));
         let leaders = self.leaders(shards);
-        self.inference.fit(size, leaders);
+        self.inference.fit(size, leaders)?;
         transpose_projections(model, &mut self.projections);
         let this = &*self;
         let parts = Mutex::new(out.chunks_mut(size * len_out).enumerate());
@@ -379,7 +398,7 @@ impl<T: Element> Engine<T> {
             let shards = Shards { range: shards, of: shard_count(n), at_once: leaders };
             tree.start(shards, model.weights.len(), &mut result.weights);
         });
-        self.training.fit(size, leaders);
+        self.training.fit(size, leaders)?;
         let this = &*self;
         let classes = self.graph.classes();
         let refused = Mutex::new(None);

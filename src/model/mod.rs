@@ -20,6 +20,7 @@ pub(crate) use gradient_tree::{Node, Tree, roots};
 use crate::config::UnetConfig;
 use crate::equations::projection::Projection;
 use crate::error::{Error, Result};
+use crate::machine;
 use crate::real::Real;
 use crate::rng::{Stream, fill_normal, rng};
 use graph::Graph;
@@ -49,7 +50,7 @@ impl<T: Real> Model<T> {
     /// What [`UnetConfig::validate`] finds.
     pub fn new(config: &UnetConfig, seed: u64) -> Result<Model<T>> {
         let graph = unet::build(config)?;
-        let mut weights = vec![T::zero(); graph.params.total()];
+        let mut weights = machine::filled("the network's parameters", &[graph.params.total()], T::zero())?;
         for (i, param) in graph.params.iter().enumerate() {
             let part = &mut weights[param.range()];
             match param.kind {

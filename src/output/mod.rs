@@ -28,6 +28,7 @@ mod font;
 mod grid;
 #[cfg(not(target_family = "wasm"))]
 pub(crate) mod html;
+mod lock;
 #[cfg(not(target_family = "wasm"))]
 pub(crate) mod math;
 mod npy;
@@ -37,7 +38,7 @@ mod plot;
 #[cfg(not(target_family = "wasm"))]
 pub(crate) mod table;
 
-pub use atomic::write_atomically;
+pub use atomic::{Writer, write_atomically};
 #[cfg(not(target_family = "wasm"))]
 pub use axis::Scale;
 #[cfg(not(target_family = "wasm"))]
@@ -47,6 +48,7 @@ pub(crate) use events::Events;
 pub use grid::{a_row_for_each, byte_from_unit, grid, write_gif, write_png};
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use grid::{grid_columns, tile};
+pub use lock::FolderLock;
 pub use npy::{read_npy, write_npy};
 pub use picture::write_picture;
 #[cfg(not(target_family = "wasm"))]

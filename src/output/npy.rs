@@ -4,9 +4,9 @@
 //! of the header (a third of this project's own build time), and allocate what a damaged header asks for.
 
 use super::write_atomically;
+use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 use ndarray::{Array, ArrayView, Dimension, IxDyn};
-use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub fn write_npy<D: Dimension>(path: &Path, array: ArrayView<'_, f32, D>) -> Res
 pub fn read_npy<D: Dimension>(path: &Path) -> Result<Array<f32, D>> {
     let what = path.display().to_string();
     let read = |e| Error::read(path, e);
-    let mut file = BufReader::new(File::open(path).map_err(read)?);
+    let mut file = BufReader::new(DiskFile::open(path).map_err(read)?);
     let text = read_header(&mut file).map_err(read)?.ok_or_else(|| {
         Error::invalid(
             &what,

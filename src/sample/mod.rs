@@ -76,6 +76,7 @@ use crate::real::Real;
 use conditions::Turns;
 use ndarray::{Array4, ArrayView5, s};
 use noise::Noise;
+use std::cell::Cell;
 use std::ops::Range;
 
 /// The reverse process.
@@ -299,8 +300,9 @@ impl SampleOptions {
 /// Fills \[n, h, w, c\] with the fresh noise of the k-th step, counted from 0, which starts at timestep t.
 pub type DrawNoise<'a, T> = dyn FnMut(usize, Timestep, &mut [T]) + 'a;
 
-/// Called after the k-th step, counted from 0, with a function that fetches x_t \[n, h, w, c\].
-pub type Watch<'a, T> = dyn FnMut(usize, &mut dyn FnMut() -> Result<Vec<T>>) + 'a;
+/// Called after the k-th step, counted from 0, with a function that fetches x_t \[n, h, w, c\]; returns whether
+/// to go on.
+pub type Watch<'a, T> = dyn FnMut(usize, &mut dyn FnMut() -> Result<Vec<T>>) -> bool + 'a;
 
 /// The reverse process of a batch, from x_T to x_0.
 pub trait Denoiser<T> {
@@ -317,7 +319,7 @@ pub trait Denoiser<T> {
     ///
     /// # Errors
     /// [`Error::NotFinite`] if a prediction or an image is not finite; those of the runtime;
-    /// [`Error::Invalid`] for steps that it cannot take.
+    /// [`Error::Invalid`] for steps that it cannot take; [`Error::Stopped`] where `watch` says so.
     fn denoise(
         &mut self,
         process: &Process,
@@ -360,6 +362,7 @@ pub struct SampleProgress<'a, T> {
     /// Steps in all.
     pub steps: usize,
     fetch: &'a mut dyn FnMut() -> Result<Vec<T>>,
+    stopped: &'a Cell<bool>,
 }
 
 impl<T> SampleProgress<'_, T> {
@@ -369,6 +372,11 @@ impl<T> SampleProgress<'_, T> {
     /// Those of the runtime that holds it.
     pub fn x(&mut self) -> Result<Vec<T>> {
         (self.fetch)()
+    }
+
+    /// Ends the sampling with [`Error::Stopped`].
+    pub fn stop(&self) {
+        self.stopped.set(true);
     }
 }
 
@@ -393,7 +401,8 @@ pub fn sample<T: Element>(
 /// `observer` sees every step (where a runtime takes several at a time, the last of them).
 ///
 /// # Errors
-/// [`Error::Invalid`] for options or noise that do not fit; those of [`Denoiser::denoise`].
+/// [`Error::Invalid`] for options or noise that do not fit; those of [`Denoiser::denoise`];
+/// [`Error::Stopped`] where `observer` says so.
 pub fn sample_with<T: Real>(
     denoiser: &mut dyn Denoiser<T>,
     schedule: &Schedule,
@@ -471,14 +480,19 @@ fn denoise_batches<T: Real>(
     let (len, steps) = (denoiser.image().iter().product::<usize>(), process.steps());
     let size = options.batch.min(x.len() / len).max(1);
     let batches = x.len().div_ceil(size * len);
+    let stopped = Cell::new(false);
     for (batch, x) in x.chunks_mut(size * len).enumerate() {
         let first = first_image + batch * size;
         let mut z = |k: usize, t: Timestep, out: &mut [T]| noise.step(k, t, first, len, out);
         let mut watch = |k: usize, fetch: &mut dyn FnMut() -> Result<Vec<T>>| {
-            observer(SampleProgress { batch, batches, step: k + 1, steps, fetch });
+            observer(SampleProgress { batch, batches, step: k + 1, steps, fetch, stopped: &stopped });
+            !stopped.get()
         };
         let conditions = turns.of(first, x.len() / len);
         denoiser.denoise(process, &conditions, x, &mut z, &mut watch)?;
+        if stopped.get() {
+            return Err(Error::Stopped);
+        }
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Element;
 use crate::model::{Condition, Engine, Model};
 use crate::real::Real;
+use std::cell::Cell;
 
 /// The engine as a [`Denoiser`].
 pub struct Native<'a, T> {
@@ -180,14 +181,17 @@ pub(super) fn denoise_by_network<T: Real>(
     mut network: impl FnMut(&[T], Timestep, Outputs<T>) -> Result<()>,
     watch: &mut Watch<T>,
 ) -> Result<()> {
-    let mut done = 0;
+    let (mut done, goes_on) = (0, Cell::new(true));
     let mut network = |x: &[T], t: Timestep, outputs: Outputs<T>| {
+        if !goes_on.get() {
+            return Err(Error::Stopped);
+        }
         let Outputs { prediction, variance } = outputs;
         network(x, t, Outputs { prediction: &mut *prediction, variance: &mut *variance })?;
         done += 1;
         finite(prediction, || format!("the network's output at t = {t}"), done)
     };
-    let watch = |k: usize, _: Timestep, x: &[T]| watch(k, &mut || Ok(x.to_vec()));
+    let watch = |k: usize, _: Timestep, x: &[T]| goes_on.set(watch(k, &mut || Ok(x.to_vec())));
     let (schedule, reverse) = match process {
         Process::Text { schedule, reverse } => (schedule, reverse),
         Process::Plan(plan) => {

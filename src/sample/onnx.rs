@@ -36,6 +36,9 @@ impl Default for Runtime {
     }
 }
 
+/// Weights of ours beyond this are damaged: the square of a larger one is no finite f32.
+const LARGEST: f64 = 1e18;
+
 /// The kind of a graph, with what only this kind needs.
 enum Kind {
     Denoiser(DenoiserPorts),
@@ -75,6 +78,8 @@ impl OnnxDenoiser {
                 "export the trained model",
             ));
         }
+        // Others may mask with infinities.
+        model.check_numbers(if metadata.is_some() { LARGEST } else { f64::INFINITY })?;
         let captured = matches!(runtime, Runtime::OnnxRuntime(options) if options.cuda_graph);
         let fixed = captured.then(|| model.with_length("N", batch));
         let model = fixed.as_ref().unwrap_or(model);
@@ -211,7 +216,7 @@ impl OnnxDenoiser {
         let halves = std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0);
         halves.into_iter().find(|n| {
             let mut x = vec![0.0; n * self.loaded.frame.len()];
-            self.run(&process, conditions, &mut x, &mut |_, _, _| {}, &mut |_, _| {}).is_ok()
+            self.run(&process, conditions, &mut x, &mut |_, _, _| {}, &mut |_, _| true).is_ok()
         })
     }
 }

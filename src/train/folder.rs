@@ -1,8 +1,8 @@
 //! A run's folder: the names of what is in it.
 
 use crate::config::Config;
+use crate::disk;
 use crate::error::{Error, Result};
-use std::fs;
 use std::path::Path;
 
 pub(super) const CONFIG: &str = "config.toml";
@@ -27,7 +27,7 @@ pub(super) const GRID: usize = 64;
 /// [`Error::Invalid`] if the folder is no run's.
 pub(super) fn read_config(folder: &Path) -> Result<Config> {
     let file = folder.join(CONFIG);
-    let text = fs::read_to_string(&file).map_err(|e| match e.kind() {
+    let text = disk::read_to_string(&file).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::invalid(
             folder.display().to_string(),
             "a run's folder, with a config.toml",

@@ -34,7 +34,7 @@ pub(super) fn record(folder: &Path, step: u64, by: &str) -> Result<()> {
         began: machine::now(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         by: by.to_owned(),
-        machine: machine::in_words(),
+        machine: machine::name(),
     };
     let mut line = serde_json::to_string(&call).expect("text becomes JSON");
     line.push('\n');

@@ -2,13 +2,31 @@
 
 use super::exchange::Elsewhere;
 use super::trainer::{Progress, Step, Trainer};
-use crate::config::{Config, TrainConfig};
+use crate::config::{Config, OnNan, TrainConfig};
 use crate::data::Dataset;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::model::Model;
-use crate::sample::{Native, SampleOptions, sample_in};
+use crate::sample::{Native, SampleOptions, SampleProgress, sample_in};
 use ndarray::Array4;
+
+/// What is told while images are made.
+pub(super) enum Told<'a> {
+    /// Others than usual make them, and why.
+    Note(&'a str),
+    /// Steps done, of so many.
+    Steps(usize, usize),
+}
+
+/// Is told how far the images are; returns whether to go on.
+pub(super) type Hear<'a> = dyn FnMut(Told) -> bool + 'a;
+
+/// Passes on how far the images are.
+pub(super) fn pass_on<T>(hear: &mut Hear, now: SampleProgress<T>) {
+    if !hear(Told::Steps(now.batch * now.steps + now.step, now.batches * now.steps)) {
+        now.stop();
+    }
+}
 
 /// A network in training.
 pub(super) trait Learner {
@@ -38,6 +56,22 @@ pub(super) trait Learner {
         None
     }
 
+    /// Leaves a step out that [`Learner::advance`] refused.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a refused step has changed the weights.
+    fn skip(&mut self) -> Result<()> {
+        Err(Error::invalid("train.on_nan", "stop or backtrack", OnNan::Skip.name(), "the engine can skip"))
+    }
+
+    /// Looks whether training can go on from the weights as they are, before they are saved.
+    ///
+    /// # Errors
+    /// As [`Learner::advance`], where it computes ahead.
+    fn look_ahead(&mut self, _: &Dataset) -> Result<()> {
+        Ok(())
+    }
+
     /// What is to be saved.
     ///
     /// # Errors
@@ -53,11 +87,11 @@ pub(super) trait Learner {
     /// Seconds that it takes to make ready for samples, beside making them.
     fn preparation(&self) -> f64;
 
-    /// Images \[n, h, w, c\] of the averaged network. Where others than usual make them, `note` is told why.
+    /// Images \[n, h, w, c\] of the averaged network.
     ///
     /// # Errors
-    /// Those of [`sample_in()`].
-    fn sample(&mut self, options: &SampleOptions, note: &mut dyn FnMut(&str)) -> Result<Array4<f32>>;
+    /// Those of [`sample_in()`]; [`Error::Stopped`] where `hear` says so.
+    fn sample(&mut self, options: &SampleOptions, hear: &mut Hear) -> Result<Array4<f32>>;
 }
 
 /// A network in training by the engine, in the ranks of a group.
@@ -100,6 +134,15 @@ impl Learner for EngineLearner<'_> {
         (self.group.ranks() > 1).then(|| self.trainer.elsewhere())
     }
 
+    fn skip(&mut self) -> Result<()> {
+        self.trainer.skip();
+        Ok(())
+    }
+
+    fn look_ahead(&mut self, data: &Dataset) -> Result<()> {
+        self.trainer.look_ahead_in(self.group, data)
+    }
+
     fn progress(&mut self) -> Result<Progress<f32>> {
         Ok(self.trainer.progress_in(self.group))
     }
@@ -112,9 +155,9 @@ impl Learner for EngineLearner<'_> {
         0.0
     }
 
-    fn sample(&mut self, options: &SampleOptions, _: &mut dyn FnMut(&str)) -> Result<Array4<f32>> {
+    fn sample(&mut self, options: &SampleOptions, hear: &mut Hear) -> Result<Array4<f32>> {
         let (model, schedule) = (self.trainer.averaged_model_in(self.group), self.trainer.schedule().clone());
-        let engine = self.trainer.engine();
-        sample_in(self.group, &mut Native::new(&model, engine)?, &schedule, options, None, |_| {})
+        let mut native = Native::new(&model, self.trainer.engine())?;
+        sample_in(self.group, &mut native, &schedule, options, None, |now| pass_on(hear, now))
     }
 }

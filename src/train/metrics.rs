@@ -1,10 +1,12 @@
 //! What a run writes down of every step.
 
+use crate::config::OnNan;
+use crate::disk::{self, DiskFile};
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use serde::{Deserialize, Deserializer, Serialize};
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,9 +15,11 @@ use std::time::Instant;
 pub struct Metric {
     /// The step, from 1.
     pub step: u64,
-    /// The batch's loss.
+    /// The batch's loss; NaN, in the file null, of a step that was skipped.
+    #[serde(deserialize_with = "or_nan")]
     pub loss: f64,
-    /// The gradient's norm before clipping.
+    /// The gradient's norm before clipping; NaN likewise.
+    #[serde(deserialize_with = "or_nan")]
     pub gradient_norm: f64,
     /// The learning rate.
     pub lr: f64,
@@ -36,6 +40,10 @@ pub struct Metric {
     /// Seconds of sending and receiving.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub communication_s: Option<f64>,
+    /// What was done because training diverged: this step was skipped, or is the first one after the run went
+    /// back to a checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_nan: Option<OnNan>,
 }
 
 /// The lines of a file that are what they should be, and the number of the others; none of a file that is not
@@ -53,32 +61,53 @@ pub(super) fn readable<T: DeserializeOwned>(path: &Path) -> (Vec<T>, usize) {
     (found, damaged)
 }
 
-/// The metrics in the first `len` bytes of a file.
+/// A number, or NaN for null.
+fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Option::deserialize(deserializer).map(|number| number.unwrap_or(f64::NAN))
+}
+
+/// The metrics in the first `len` bytes of a file, which are those of steps 1, 2, ... in order.
 pub(super) fn read(path: &Path, len: u64) -> Result<Vec<Metric>> {
-    let file = File::open(path).map_err(|e| Error::read(path, e))?;
+    let file = DiskFile::open(path).map_err(|e| Error::read(path, e))?;
     let mut metrics = Vec::new();
     for (i, line) in BufReader::new(file.take(len)).lines().enumerate() {
         let line = line.map_err(|e| Error::read(path, e))?;
-        metrics.push(serde_json::from_str(&line).map_err(|e| {
+        let bad = |expected: String, got: String| {
             let what = format!("{}, line {}", path.display(), i + 1);
-            Error::invalid(what, "a step's metrics", e.to_string(), "")
-        })?);
+            Error::invalid(what, expected, got, "the file is damaged; restore it, or begin a new run")
+        };
+        let metric: Metric =
+            serde_json::from_str(&line).map_err(|e| bad("a step's metrics".to_owned(), e.to_string()))?;
+        if metric.step != i as u64 + 1 {
+            return Err(bad(format!("those of step {}", i + 1), format!("step {}", metric.step)));
+        }
+        metrics.push(metric);
     }
     Ok(metrics)
+}
+
+/// The lines of a file that may be cut off in the last one; 0 where there is none.
+pub(super) fn lines(path: &Path) -> Result<u64> {
+    match disk::read(path) {
+        Ok(bytes) => Ok(bytes.iter().filter(|byte| **byte == b'\n').count() as u64),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(Error::read(path, error)),
+    }
 }
 
 /// `metrics.jsonl`, cut back to the checkpoint that training goes on from.
 pub(super) struct Metrics {
     path: PathBuf,
-    file: File,
+    file: DiskFile,
 }
 
 impl Metrics {
     /// Opens the file, cut to its first `len` bytes.
     pub(super) fn open(path: &Path, len: u64) -> Result<Metrics> {
         let failed = |e| Error::write(path, e);
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
-        let there = file.metadata().map_err(failed)?.len();
+        let options = OpenOptions::new().create(true).append(true).clone();
+        let file = DiskFile::with(path, &options).map_err(failed)?;
+        let there = file.file().metadata().map_err(failed)?.len();
         if there < len {
             return Err(Error::invalid(
                 path.display().to_string(),
@@ -102,7 +131,7 @@ impl Metrics {
     pub(super) fn sync(&mut self) -> Result<u64> {
         let failed = |e| Error::write(&self.path, e);
         self.file.sync_all().map_err(failed)?;
-        Ok(self.file.metadata().map_err(failed)?.len())
+        Ok(self.file.file().metadata().map_err(failed)?.len())
     }
 }
 

@@ -35,6 +35,7 @@ mod folder;
 mod graph;
 mod history;
 mod learner;
+mod memory;
 mod metrics;
 mod muon;
 mod optimizer;
@@ -48,6 +49,7 @@ pub use budget::Limit;
 pub use exchange::check_ranks;
 pub use fit::check_fit;
 pub use graph::check_runtime;
+pub use memory::check_memory;
 pub use metrics::Metric;
 pub use optimizer::Adam;
 #[doc(hidden)]

@@ -6,23 +6,24 @@ use super::fit::check_fit;
 use super::folder::{CONFIG, CONTENTS, GRID, HISTORY, METRICS, SAMPLES, read_config};
 use super::graph::GraphTrainer;
 use super::history;
-use super::learner::{EngineLearner, Learner};
+use super::learner::{EngineLearner, Learner, Told};
+use super::memory::check_memory;
 use super::metrics::{self, Metric, Metrics, Pace};
 use super::optimizer::Adam;
 use super::telling::Telling;
 use super::together::{Beginning, check_alike, share};
 use super::trainer::{Progress, Step, Trainer};
 use crate::checkpoint::{self, state::TrainingState};
-use crate::config::{Config, TrainConfig};
+use crate::config::{Config, OnNan, TrainConfig};
 use crate::data::{Contents, Dataset};
+use crate::disk;
 use crate::equations::Schedule;
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
 use crate::group::{Group, Solo};
 use crate::kernels::Kernels;
-use crate::output::{a_row_for_each, write_atomically, write_loss_curve, write_png};
+use crate::output::{FolderLock, a_row_for_each, write_atomically, write_loss_curve, write_png};
 use crate::sample::{SampleOptions, images_for};
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -78,6 +79,8 @@ pub enum Event<'a> {
     Note(&'a str),
     /// A checkpoint was written.
     Checkpoint(&'a Path),
+    /// Images for a grid are being made; the share of their steps that is done, below 1.
+    Sampling(f64),
     /// A sample grid was written.
     Samples(&'a Path),
 }
@@ -93,9 +96,11 @@ pub struct Outcome {
     pub grid: Option<PathBuf>,
 }
 
+const CHECKPOINTS: &str = "checkpoints";
+const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 /// What a run or a model leaves in its folder, beside a run's configuration.
 const REMAINS: [&str; 8] =
-    ["checkpoints", METRICS, CONTENTS, HISTORY, "unet", "scheduler", "model_index.json", "config.json"];
+    [CHECKPOINTS, METRICS, CONTENTS, HISTORY, "unet", "scheduler", "model_index.json", "config.json"];
 
 /// Steps of the sampler that makes them, where its usual ones are not fewer.
 const GRID_STEPS: usize = 50;
@@ -125,7 +130,12 @@ impl Run {
                 format!("go on with it by `Run::open` {}, or choose another `folder`", folder.display()),
             ));
         }
-        fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        disk::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        // Two that begin at once are one after the other here.
+        let _lock = FolderLock::take(folder)?;
+        if folder.join(CONFIG).exists() {
+            return Run::create(folder, config);
+        }
         let run = Run { folder: folder.to_path_buf() };
         run.write_config(config)?;
         Ok(run)
@@ -173,10 +183,14 @@ impl Run {
     /// configuration, so that the run can be gone on with, or made again, without them. So does a folder of
     /// images that was moved.
     ///
+    /// A step that diverges is dealt with as [`TrainConfig::on_nan`] says; nothing that is not finite gets into
+    /// a checkpoint.
+    ///
     /// # Errors
     /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the
     /// system refuses. [`Error::Invalid`] for a limit that is none, for images that do not fit the network,
-    /// and for other images than the run has been trained on, naming some.
+    /// for more memory than is free, for other images than the run has been trained on, naming some, for a
+    /// folder that another process trains in, and for one with trained weights but without a checkpoint.
     pub fn train(
         &self,
         given: &Config,
@@ -200,20 +214,69 @@ impl Run {
         group: &dyn Group<f32>,
         given: &Config,
         data: &Dataset,
-        options: RunOptions,
+        mut options: RunOptions,
         stop: impl Fn() -> bool,
         mut observer: impl FnMut(Event),
     ) -> Result<Outcome> {
         check_fit(given, data)?;
+        check_memory(given, options.threads)?;
         check_alike(group, data, options.kernels)?;
+        let _lock = group.leads().then(|| FolderLock::take(&self.folder)).transpose()?;
+        let (mut config, mut so_far) = (given.clone(), None);
+        loop {
+            let (error, saved, seconds) =
+                match self.attempt(group, &config, data, &options, so_far, &stop, &mut observer)? {
+                    End::Reached(outcome) => return Ok(outcome),
+                    End::Diverged { error, saved, seconds } => (error, saved, seconds),
+                };
+            if group.leads() {
+                // With what the clock decided.
+                config = Run::open(&self.folder)?.1;
+            }
+            if config.train.on_nan != OnNan::Backtrack || config.train.halved.len() >= MOST_HALVINGS {
+                return Err(self.advise(error, saved));
+            }
+            config.train.halved.push(saved);
+            if group.leads() {
+                self.write_config(&config)?;
+            }
+            let rate = config.train.lr_at(saved + 1);
+            observer(Event::Note(&format!(
+                "{error}: going back to step {saved}, on at a rate of {rate:.3e}"
+            )));
+            if let Limit::Minutes(_) = options.limit {
+                // The configuration has the minutes by now, which run on.
+                options.limit = Limit::Configured;
+            }
+            so_far = Some(seconds);
+        }
+    }
+
+    /// Trains from the newest checkpoint until the limit, or until a step diverges, which all ranks see alike.
+    /// `so_far` are the seconds of the run, where its metrics do not have all of them.
+    #[expect(clippy::too_many_arguments, reason = "those of `train_in`, and the seconds")]
+    fn attempt(
+        &self,
+        group: &dyn Group<f32>,
+        given: &Config,
+        data: &Dataset,
+        options: &RunOptions,
+        so_far: Option<f64>,
+        stop: &dyn Fn() -> bool,
+        mut observer: &mut dyn FnMut(Event),
+    ) -> Result<End> {
         let start = Instant::now();
-        let (mut found, mut note, mut metrics_len) = (None, None, 0);
+        let (mut found, mut note, mut metrics_len, mut before) = (None, None, 0, Vec::new());
         if group.leads() {
             let newest = checkpoint::state::newest(&self.folder)?;
+            if newest.is_none() {
+                self.check_nothing_is_lost(given.train.checkpoint_every)?;
+            }
             let step = newest.as_ref().map_or(0, |newest| newest.state.step);
             metrics_len = newest.as_ref().map_or(0, |newest| newest.state.metrics_len);
             self.check_contents(data, step)?;
-            let seconds = self.seconds_up_to(metrics_len)?;
+            before = self.metrics_up_to(metrics_len)?;
+            let seconds = so_far.unwrap_or(before.last().map_or(0.0, |metric| metric.seconds));
             let mut config = given.clone();
             options.limit.apply(&mut config.train, step, seconds)?;
             let progress = newest.map(|newest| {
@@ -223,7 +286,7 @@ impl Run {
             found = Some(Beginning { config, step, seconds, progress });
         }
         let Beginning { mut config, step, seconds, progress: begin } = share(group, found)?;
-        let trainer = learner(group, &config, &options, begin)?;
+        let trainer = learner(group, &config, options, begin)?;
         // With the version of the runtime that computes.
         config.clone_from(trainer.config());
         let mut metrics = None;
@@ -239,6 +302,10 @@ impl Run {
         if group.leads() {
             history::record(&self.folder, step, &by)?;
             telling = Some(Telling::begin(&self.folder, step, options.tensorboard)?);
+            if step > 0 {
+                // What a process left that was killed while it saved.
+                tell_of_old(&self.folder, step, &mut observer);
+            }
         }
         let clock = match (config.train.steps, config.train.minutes) {
             (None, Some(minutes)) => Some(Clock::new(60.0 * minutes, seconds)),
@@ -246,6 +313,7 @@ impl Run {
         };
         // A grid shows grey or coloured pictures.
         let can_be_shown = matches!(data.channels(), 1 | 3);
+        let skipped = before.iter().rev().take_while(|metric| metric.on_nan == Some(OnNan::Skip)).count();
         let mut call = Call {
             run: self,
             group,
@@ -260,6 +328,9 @@ impl Run {
             saved: step,
             saving: 0.0,
             sampling: None,
+            skipped: group.gather_number(skipped as f64)[0] as usize,
+            owes: false,
+            stop,
             telling,
             observer,
         };
@@ -269,21 +340,35 @@ impl Run {
         };
         let mut interrupted = false;
         let mut grid = None;
+        let no_grid = group.any(group.leads() && !call.grid_path().exists());
+        if step > 0 && no_grid && call.grid_is_due() {
+            grid = call.samples()?;
+        }
         while !call.is_done(last) {
             if group.any(stop()) {
                 interrupted = true;
                 break;
             }
-            call.step(data)?;
-            if call.checkpoint_is_due() {
-                call.checkpoint()?;
+            let mut taken = call.step(data);
+            call.owes |= call.checkpoint_is_due();
+            if taken.is_ok() && call.owes {
+                taken = call.checkpoint(data);
+            }
+            match taken {
+                // The next step is left out, and what is saved is what comes behind it.
+                Err(Error::NotFinite { .. }) if call.owes && call.may_skip() => {}
+                Err(error @ Error::NotFinite { .. }) => return Ok(call.diverged(error)),
+                taken => taken?,
             }
             if call.grid_is_due() {
-                grid = Some(call.samples()?);
+                grid = call.samples()?;
             }
         }
         if call.saved != call.trainer.step() {
-            call.checkpoint()?;
+            match call.checkpoint(data) {
+                Err(error @ Error::NotFinite { .. }) => return Ok(call.diverged(error)),
+                saved => saved?,
+            }
         }
         let step = call.trainer.step();
         if step > 0 {
@@ -296,17 +381,18 @@ impl Run {
                 self.plot()?;
             }
             if call.grids > 0 && !interrupted {
-                grid = Some(call.samples()?);
+                grid = call.samples()?;
+                interrupted = grid.is_none();
             }
         }
         call.tell(|telling| telling.end());
-        Ok(Outcome { step, interrupted, grid })
+        Ok(End::Reached(Outcome { step, interrupted, grid }))
     }
 
     /// Records what the images were made from, or compares it with what was recorded when the run began.
     fn check_contents(&self, data: &Dataset, step: u64) -> Result<()> {
         let (file, now) = (self.folder.join(CONTENTS), data.contents());
-        let recorded = match fs::read_to_string(&file) {
+        let recorded = match disk::read_to_string(&file) {
             Ok(text) if step > 0 => Some(Contents::from_text(&text, &file.display().to_string())?),
             Ok(_) => None,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -330,6 +416,29 @@ impl Run {
         }
     }
 
+    /// Refuses to begin at the first step where there are trained weights, or metrics of more steps than lead
+    /// to the first checkpoint: the checkpoints are gone, and what was trained would be written over.
+    fn check_nothing_is_lost(&self, checkpoint_every: u64) -> Result<()> {
+        let steps = metrics::lines(&self.folder.join(METRICS))?;
+        let got = if self.folder.join(WEIGHTS).exists() {
+            format!("none, and trained weights in {WEIGHTS}")
+        } else if checkpoint_every > 0 && steps > checkpoint_every {
+            format!("none, and {METRICS} of {steps} steps")
+        } else {
+            return Ok(());
+        };
+        Err(Error::invalid(
+            self.folder.join(CHECKPOINTS).display().to_string(),
+            "a checkpoint to go on from",
+            got,
+            format!(
+                "put the checkpoints back, or train another run with {}; to begin this one again, remove {METRICS} \
+                 and unet",
+                self.folder.join(CONFIG).display()
+            ),
+        ))
+    }
+
     /// Tells of training that diverged how to go on from the checkpoint of step `saved`, or from the
     /// beginning where there is none and `saved` is 0.
     fn advise(&self, error: Error, saved: u64) -> Error {
@@ -340,7 +449,8 @@ impl Run {
                     saved => (format!("the checkpoint of step {saved} is kept; "), "go on"),
                 };
                 let help = format!(
-                    "{kept}lower lr in {} and {go_on} by `Run::open` {}, or train a new run with a lower `TrainConfig::lr`",
+                    "{kept}lower lr in {} and {go_on} by `Run::open` {}, train a new run with a lower \
+                     `TrainConfig::lr`, or let it go back by itself by `TrainConfig::on_nan`",
                     self.folder.join(CONFIG).display(),
                     self.folder.display()
                 );
@@ -354,13 +464,9 @@ impl Run {
         write_atomically(&self.folder.join(CONFIG), |file| file.write_all(config.to_toml().as_bytes()))
     }
 
-    /// Seconds of training in the first `len` bytes of the metrics.
-    fn seconds_up_to(&self, len: u64) -> Result<f64> {
-        if len == 0 {
-            return Ok(0.0);
-        }
-        let metrics = metrics::read(&self.folder.join(METRICS), len)?;
-        Ok(metrics.last().map_or(0.0, |metric| metric.seconds))
+    /// The metrics in the first `len` bytes of their file.
+    fn metrics_up_to(&self, len: u64) -> Result<Vec<Metric>> {
+        if len == 0 { Ok(Vec::new()) } else { metrics::read(&self.folder.join(METRICS), len) }
     }
 
     fn plot(&self) -> Result<()> {
@@ -383,11 +489,27 @@ impl Run {
     /// Those of [`Run::metrics`] and of an unreadable checkpoint.
     pub fn seconds(&self) -> Result<f64> {
         let newest = checkpoint::state::newest(&self.folder)?;
-        self.seconds_up_to(newest.map_or(0, |newest| newest.state.metrics_len))
+        let metrics = self.metrics_up_to(newest.map_or(0, |newest| newest.state.metrics_len))?;
+        Ok(metrics.last().map_or(0.0, |metric| metric.seconds))
     }
 }
 
-/// One call of [`Run::train`].
+/// How an attempt ended.
+enum End {
+    /// At its limit, or because it was asked to stop.
+    Reached(Outcome),
+    /// At a step that diverged; the step of the newest checkpoint, or 0, and the seconds of the run.
+    Diverged { error: Error, saved: u64, seconds: f64 },
+}
+
+/// Times that a run goes back at most: after so many halvings a rate trains nothing.
+const MOST_HALVINGS: usize = 20;
+/// Steps in a row that are skipped at most: so many batches are not all poisoned, but the weights are.
+const MOST_SKIPPED: usize = 20;
+/// Weights beyond this are no weights: the square of a larger number is no finite f32.
+const LARGEST: f32 = 1e18;
+
+/// One attempt of [`Run::train`].
 struct Call<'a, O> {
     run: &'a Run,
     group: &'a dyn Group<f32>,
@@ -409,6 +531,11 @@ struct Call<'a, O> {
     saving: f64,
     /// Seconds that the last sample grid took.
     sampling: Option<f64>,
+    /// Steps skipped in a row.
+    skipped: usize,
+    /// Whether a checkpoint is due.
+    owes: bool,
+    stop: &'a dyn Fn() -> bool,
     telling: Option<Telling>,
     observer: O,
 }
@@ -437,7 +564,17 @@ impl<O: FnMut(Event)> Call<'_, O> {
     /// A step of training, its metrics, and what the clock decides after it.
     fn step(&mut self, data: &Dataset) -> Result<()> {
         let planned_steps = self.train().end();
-        let step = self.trainer.advance(data).map_err(|error| self.run.advise(error, self.saved))?;
+        let (step, skips) = match self.trainer.advance(data) {
+            Err(error @ Error::NotFinite { .. }) if self.may_skip() => {
+                self.trainer.skip()?;
+                (self.observer)(Event::Note(&format!("{error}: skipped")));
+                let (step, none) = (self.trainer.step(), f64::NAN);
+                (Step { step, loss: none, gradient_norm: none, lr: self.train().lr_at(step) }, true)
+            }
+            step => (step?, false),
+        };
+        self.skipped = if skips { self.skipped + 1 } else { 0 };
+        let went_back = self.train().halved.contains(&(step.step - 1)).then_some(OnNan::Backtrack);
         let images_per_second = self.pace.step(self.train().batch);
         let (seconds, elsewhere) = (self.seconds(), self.trainer.elsewhere());
         if let Some(metrics) = &mut self.metrics {
@@ -452,12 +589,15 @@ impl<O: FnMut(Event)> Call<'_, O> {
                 ranks: elsewhere.map(|_| self.group.ranks()),
                 waiting_s: elsewhere.map(|elsewhere| elsewhere.waiting.as_secs_f64()),
                 communication_s: elsewhere.map(|elsewhere| elsewhere.communication.as_secs_f64()),
+                on_nan: if skips { Some(OnNan::Skip) } else { went_back },
             };
             metrics.write(&metric)?;
             self.tell(|telling| telling.step(&metric));
         }
         let done = self.train().share_done(step.step);
-        (self.observer)(Event::Step { step, images_per_second, done });
+        if !skips {
+            (self.observer)(Event::Step { step, images_per_second, done });
+        }
         self.steer()
     }
 
@@ -537,10 +677,24 @@ impl<O: FnMut(Event)> Call<'_, O> {
         if self.group.leads() { self.run.write_config(self.trainer.config()) } else { Ok(()) }
     }
 
-    fn checkpoint(&mut self) -> Result<()> {
+    /// The end of an attempt whose last step diverged.
+    fn diverged(&self, error: Error) -> End {
+        End::Diverged { error, saved: self.saved, seconds: self.seconds() }
+    }
+
+    /// Whether a step that diverges is left out.
+    fn may_skip(&self) -> bool {
+        self.train().on_nan == OnNan::Skip && self.skipped < MOST_SKIPPED
+    }
+
+    /// Saves, where training can go on from what is saved.
+    fn checkpoint(&mut self, data: &Dataset) -> Result<()> {
         let start = Instant::now();
+        self.trainer.look_ahead(data)?;
         let progress = self.trainer.progress()?;
+        check_weights(&progress)?;
         self.saved = progress.step;
+        self.owes = false;
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
         let metrics_len = metrics.sync()?;
         let state = TrainingState {
@@ -557,6 +711,7 @@ impl<O: FnMut(Event)> Call<'_, O> {
         let path = checkpoint::state::save(&self.run.folder, &state)?;
         self.tell(Telling::checkpoint);
         self.saving = start.elapsed().as_secs_f64();
+        tell_of_old(&self.run.folder, state.step, &mut self.observer);
         (self.observer)(Event::Checkpoint(&path));
         Ok(())
     }
@@ -571,23 +726,40 @@ impl<O: FnMut(Event)> Call<'_, O> {
         let scheduler = Scheduler::of(&config.diffusion);
         let steps = Some(grid_steps(&scheduler, schedule));
         let options = options.with_scheduler(&scheduler, schedule, steps);
-        let observer = &mut self.observer;
-        let images = self.trainer.sample(&options, &mut |note| observer(Event::Note(note)))?;
-        if !self.group.leads() {
+        let (observer, group) = (&mut self.observer, self.group);
+        // Ranks make different numbers of images, and could not agree to stop between the steps.
+        let stop = || group.ranks() == 1 && (self.stop)();
+        let images = self.trainer.sample(&options, &mut |told| {
+            match told {
+                Told::Note(note) => observer(Event::Note(note)),
+                Told::Steps(done, of) => observer(Event::Sampling(done as f64 / (of + 1) as f64)),
+            }
+            !stop()
+        })?;
+        if !group.leads() {
             return Ok(());
         }
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+            disk::create_dir(folder).map_err(|e| Error::write(folder, e))?;
         }
         let (images, columns) = a_row_for_each(images.view(), classes);
         write_png(path, images.view(), columns)
     }
 
-    fn samples(&mut self) -> Result<PathBuf> {
+    /// The file of the grid that belongs to the last step.
+    fn grid_path(&self) -> PathBuf {
+        self.run.folder.join(SAMPLES).join(format!("step-{:08}.png", self.trainer.step()))
+    }
+
+    /// Makes a sample grid; `None` where it was asked to stop meanwhile.
+    fn samples(&mut self) -> Result<Option<PathBuf>> {
         let start = Instant::now();
+        let path = self.grid_path();
+        match self.grid(&path) {
+            Err(Error::Stopped) => return Ok(None),
+            outcome => outcome?,
+        }
         let step = self.trainer.step();
-        let path = self.run.folder.join(SAMPLES).join(format!("step-{step:08}.png"));
-        self.grid(&path)?;
         self.tell(|telling| telling.samples(step, &path));
         let seconds = start.elapsed().as_secs_f64();
         self.sampling = Some(seconds);
@@ -596,7 +768,7 @@ impl<O: FnMut(Event)> Call<'_, O> {
             clock.pause(seconds);
         }
         (self.observer)(Event::Samples(&path));
-        Ok(path)
+        Ok(Some(path))
     }
 
     /// Records the length that the clock led to: from now on the run is one of so many steps.
@@ -608,6 +780,32 @@ impl<O: FnMut(Event)> Call<'_, O> {
         }
         Ok(())
     }
+}
+
+/// Removes old checkpoints; tells of one that stays, which harms nothing.
+fn tell_of_old(folder: &Path, step: u64, observer: &mut impl FnMut(Event)) {
+    if let Err(error) = checkpoint::state::remove_old(folder, step) {
+        observer(Event::Note(&format!("an old checkpoint stays: {error}")));
+    }
+}
+
+/// Refuses to save what nothing could go on from.
+fn check_weights(progress: &Progress<f32>) -> Result<()> {
+    let Adam { first_moment, second_moment } = &progress.adam;
+    let all = [
+        ("a weight", &progress.weights, LARGEST),
+        ("an averaged weight", &progress.average, LARGEST),
+        ("Adam's first moment", first_moment, f32::MAX),
+        ("Adam's second moment", second_moment, f32::MAX),
+    ];
+    for (what, numbers, largest) in all {
+        // NaN is not at most anything.
+        if !numbers.iter().all(|x| x.abs() <= largest) {
+            let help = "lower the learning rate".to_owned();
+            return Err(Error::NotFinite { what: what.to_owned(), step: progress.step, help });
+        }
+    }
+    Ok(())
 }
 
 /// A network in training as the configuration and what was saved say.

@@ -48,6 +48,8 @@ pub struct Trainer<T> {
     exchange: Exchange<T>,
     step: u64,
     engine: Engine<T>,
+    /// The step whose gradient is there already, with its loss and norm.
+    ready: Option<(u64, f64, f64)>,
     order: Order,
     /// Buffers for images, one for each thread that makes a sample.
     spare: Mutex<Vec<Vec<T>>>,
@@ -147,6 +149,7 @@ impl<T: Element> Trainer<T> {
             step: 0,
             engine: Engine::new(&model, threads, kernels)?,
             gradient: Gradient::default(),
+            ready: None,
             order: Order::default(),
             spare: Mutex::default(),
             config: config.clone(),
@@ -173,6 +176,7 @@ impl<T: Element> Trainer<T> {
     /// [`Error::Invalid`] if its sizes are not this network's, or for more steps than can be counted.
     pub fn restore(&mut self, progress: Progress<T>) -> Result<()> {
         progress.check(&self.model)?;
+        self.ready = None;
         self.step = progress.step;
         let part = self.shares.part(self.rank);
         let own = |mut whole: Vec<T>| {
@@ -230,6 +234,12 @@ impl<T: Element> Trainer<T> {
         self.step
     }
 
+    /// Leaves the next step out: its batch is not trained on.
+    pub fn skip(&mut self) {
+        self.ready = None;
+        self.step += 1;
+    }
+
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
@@ -281,12 +291,66 @@ impl<T: Element> Trainer<T> {
     /// Those of [`Trainer::advance`]. Where an image cannot be decoded, only the rank that needs it says so.
     pub(super) fn advance_in(&mut self, group: &dyn Group<T>, data: &Dataset) -> Result<Step> {
         check_fit(&self.config, data)?;
+        let step = self.step + 1;
+        let (loss, norm) = match self.ready.take() {
+            Some((ready, loss, norm)) if ready == step => (loss, norm),
+            _ => {
+                if let Some(redraw) = self.redraw() {
+                    self.model.draw_projections(self.config.train.seed, redraw)?;
+                }
+                self.loss_and_norm(group, data)?
+            }
+        };
+        let train = &self.config.train;
+        let update = Update {
+            lr: train.lr_at(step),
+            number: step,
+            clip: clip_factor(norm, train.clip_norm),
+            ema_decay: train.average.decay_at(step),
+        };
+        let weights = &mut self.model.weights;
+        let own = &mut weights[self.shares.part(self.rank)];
+        let (optimizer, adam, average) = (&self.optimizer, &mut self.adam, &mut self.average);
+        let (isa, g) = (self.engine.kernels().isa, &self.gradient.weights);
+        timed_for_all(self.engine.clock(), Work::Optimiser, || {
+            self.engine.install(|| optimizer.update(isa, train, update, adam, g, own, average));
+        });
+        self.exchange.all_gather(group, &self.shares, weights);
+        self.step = step;
+        Ok(Step { step, loss, gradient_norm: norm, lr: update.lr })
+    }
+
+    /// Looks whether the weights can be trained on: computes the next step's loss and gradient, which
+    /// [`Trainer::advance`] then takes, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Trainer::advance`].
+    pub fn look_ahead(&mut self, data: &Dataset) -> Result<()> {
+        self.look_ahead_in(&Solo, data)
+    }
+
+    /// The same in a group.
+    ///
+    /// # Errors
+    /// As [`Trainer::advance_in`].
+    pub(super) fn look_ahead_in(&mut self, group: &dyn Group<T>, data: &Dataset) -> Result<()> {
+        check_fit(&self.config, data)?;
+        let (loss, norm) = self.loss_and_norm(group, data)?;
+        // With projections that are yet to be drawn, the gradient is another.
+        self.ready = self.redraw().is_none().then_some((self.step + 1, loss, norm));
+        Ok(())
+    }
+
+    /// The number of the draw of projections that is due before the next step.
+    fn redraw(&self) -> Option<u64> {
+        let every = self.config.unet.favor.redraw_every;
+        (every > 0 && self.step > 0 && self.step.is_multiple_of(every)).then(|| self.step / every)
+    }
+
+    /// The next step's loss, and the norm of the gradient that it leaves.
+    fn loss_and_norm(&mut self, group: &dyn Group<T>, data: &Dataset) -> Result<(f64, f64)> {
         let train = &self.config.train;
         let (seed, step, batch) = (train.seed, self.step + 1, train.batch);
-        let redraw = self.config.unet.favor.redraw_every;
-        if redraw > 0 && self.step > 0 && self.step.is_multiple_of(redraw) {
-            self.model.draw_projections(seed, self.step / redraw)?;
-        }
         let draws = self.order.draws(&self.config, &self.schedule, data, step);
         let (objective, spare) = (&self.objective, &self.spare);
         let unreadable = Mutex::new(None);
@@ -314,22 +378,7 @@ impl<T: Element> Trainer<T> {
         let engine = &self.engine;
         let norm = self.exchange.norm(group, shares, engine, &gradient.weights);
         check_finite(step, loss, norm)?;
-        let update = Update {
-            lr: train.lr_at(step),
-            number: step,
-            clip: clip_factor(norm, train.clip_norm),
-            ema_decay: train.average.decay_at(step),
-        };
-        let weights = &mut self.model.weights;
-        let own = &mut weights[shares.part(self.rank)];
-        let (optimizer, adam, average) = (&self.optimizer, &mut self.adam, &mut self.average);
-        let (isa, g) = (engine.kernels().isa, &gradient.weights);
-        timed_for_all(engine.clock(), Work::Optimiser, || {
-            engine.install(|| optimizer.update(isa, train, update, adam, g, own, average));
-        });
-        self.exchange.all_gather(group, shares, weights);
-        self.step = step;
-        Ok(Step { step, loss, gradient_norm: norm, lr: update.lr })
+        Ok((loss, norm))
     }
 }
 

@@ -226,10 +226,10 @@ fn what_a_features_network_cannot_compare_is_refused() {
     let Some(backend) = backend() else { return };
     let at = folder();
     let with = |arguments: &[&'static str]| [arguments, &backend].concat();
-    let few = ["run", "-n", "30", "--steps", "1", "--images", "50", "--features", "pixels.onnx"];
-    refused(at, &with(&few), &["--images", "at least 785", "784 features", "got 50", "rank"]);
-    let few = ["run", "-n", "784", "--images", "800", "--features", "pixels.onnx"];
-    refused(at, &with(&few), &["-n", "at least 785", "got 784"]);
+    let few = ["run", "-n", "30", "--steps", "1", "--images", "15", "--features", "pixels.onnx"];
+    refused(at, &with(&few), &["--images", "at least 20", "got 15", "subsets"]);
+    let few = ["run", "-n", "19", "--images", "800", "--features", "pixels.onnx"];
+    refused(at, &with(&few), &["-n", "at least 20", "got 19"]);
     let mut samples = Array4::<f32>::zeros((30, 1, 28, 28));
     let samples_of = |name: &'static str| ["--samples", name, "--features", "mean.onnx", "--images", "50"];
     samples[[3, 0, 2, 1]] = f32::NAN;
@@ -239,6 +239,23 @@ fn what_a_features_network_cannot_compare_is_refused() {
     refused(at, &with(&samples_of("bytes.npy")), &["bytes.npy", "[-1, 1]", "200.0"]);
     write_npy(&at.join("small.npy"), Array4::<f32>::zeros((30, 1, 8, 8)).view()).expect("a file");
     refused(at, &with(&samples_of("small.npy")), &["small.npy", "[1, 28, 28]", "[1, 8, 8]"]);
+}
+
+/// Fewer than features have no Frechet distance, and every other measure.
+#[test]
+fn fewer_samples_than_features_are_compared_but_for_one_measure() {
+    let Some(backend) = backend() else { return };
+    let few = ["run", "-n", "30", "--steps", "1", "--images", "50", "--features", "pixels.onnx"];
+    let found = &json(folder(), &[&few[..], &backend].concat())["features"];
+    assert!(found["frechet_distance"].is_null(), "{found}");
+    assert!(found["kernel_distance"]["standard_error"].as_f64().is_some(), "{found}");
+    let notes = found["notes"].to_string();
+    assert!(notes.contains("784 features need 785") && notes.contains("rank"), "{notes}");
+    let samples = Array4::<f32>::from_shape_fn((30, 1, 28, 28), |(n, _, h, w)| (n * h + w) as f32 / 900.0);
+    write_npy(&folder().join("unit.npy"), samples.view()).expect("a file");
+    let given = ["--samples", "unit.npy", "--features", "mean.onnx", "--images", "50"];
+    let notes = json(folder(), &[&given[..], &backend].concat())["features"]["notes"].to_string();
+    assert!(notes.contains("2x - 1"), "{notes}");
 }
 
 #[test]

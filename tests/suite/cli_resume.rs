@@ -82,7 +82,7 @@ fn a_stopped_run_ends_with_the_same_bits() {
     succeed(&straight, &["train", "--config", "short.toml", "--steps", &all, "--out", "run", "--quiet"]);
 
     let output = stopped(&interrupted, "-INT");
-    assert!(output.status.success(), "Ctrl-C ends a run in order");
+    assert_eq!(output.status.code(), Some(130), "Ctrl-C ends a run in order");
     let newest = state::newest(&interrupted.join("run")).expect("readable").expect("a checkpoint");
     assert!((20..STEPS).contains(&newest.state.step), "saved at step {}", newest.state.step);
     let told = String::from_utf8_lossy(&output.stdout);
@@ -162,6 +162,7 @@ fn the_recorded_plan_of_a_run_by_the_clock_gives_the_same_bits() {
     assert!(weights(folder, "replayed") == weights(folder, "killed"));
 }
 
+/// As after a kill before the first checkpoint.
 #[test]
 fn a_run_without_a_checkpoint_begins_again_from_its_configuration() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -171,7 +172,9 @@ fn a_run_without_a_checkpoint_begins_again_from_its_configuration() {
         &["train", "--config", "short.toml", "--steps", "3", "--out", "run", "--quiet", "--seed", "5"],
     );
     let end = bytes(folder.path(), &format!("run/{}", FINAL[0]));
-    std::fs::remove_dir_all(folder.path().join("run/checkpoints")).expect("they go");
+    for folder in [folder.path().join("run/checkpoints"), folder.path().join("run/unet")] {
+        std::fs::remove_dir_all(folder).expect("they go");
+    }
     let out = succeed(folder.path(), &["train", "--resume", "run", "--quiet"]);
     assert!(out.contains("trained 3 steps"), "{out}");
     assert!(bytes(folder.path(), &format!("run/{}", FINAL[0])) == end);

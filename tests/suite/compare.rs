@@ -127,7 +127,7 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
     assert_eq!((variants, study.reference), (vec![None, Some(AttentionKind::FAVOR)], 24));
     // Eight test images are too few, and told; twenty samples are enough.
     assert!(study.rows[0].comparison.is_none() && study.rows[0].notes[0].contains("too few"));
-    assert!(study.rows[1].comparison.is_some_and(|comparison| comparison.frechet_distance > 0.0));
+    assert!(study.rows[1].comparison.is_some_and(|comparison| comparison.frechet_distance > Some(0.0)));
     let html = report(folder.path(), comparison.findings(), &BTreeMap::new()).expect("a report").html;
     assert!(html.contains("features.onnx") && html.contains("too few for 8 features"), "{html}");
     // With another range of pixels it is another study.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The modules of `src/` from the lowest floor up. A module imports from the floors below its own only.
 const FLOORS: &[&[&str]] = &[
     &["error", "real"],
-    &["config", "group", "machine", "rng"],
+    &["config", "disk", "group", "machine", "rng"],
     &["equations", "kernels"],
     &["nn"],
     &["model"],

@@ -4,30 +4,51 @@ use super::is_external;
 use crate::error::{Error, Result};
 use crate::proto::{DataLocation, GraphProto, TensorProto};
 use std::collections::HashMap;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
-/// Puts the elements of tensors that are in other files of `folder` into the message. Where such a file is
-/// not there, or is named outside of the folder, the tensor stays as it is.
+/// Puts the elements of tensors that are in other files beside `model` into the message. Where such a file is
+/// not there, or is outside of the model's folder, by its name or by a link, the tensor stays as it is. The
+/// files of a cache, where the model is a link too, lie together where the links lead.
 ///
 /// # Errors
 /// [`Error::Read`] for a file that cannot be read; [`Error::Invalid`] for one that is too short.
-pub(super) fn load(origin: &str, folder: &Path, graph: &mut GraphProto) -> Result<()> {
-    let mut files = HashMap::new();
-    fill(origin, folder, graph, &mut files)
+pub(super) fn load(origin: &str, model: &Path, graph: &mut GraphProto) -> Result<()> {
+    let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let real = model.canonicalize().ok().and_then(|real| Some(real.parent()?.to_path_buf()));
+    let inside = folder.canonicalize().into_iter().chain(real).collect();
+    let mut beside = Beside { folder: folder.to_path_buf(), inside, files: HashMap::new() };
+    fill(origin, &mut beside, graph)
 }
 
-type Files = HashMap<String, Vec<u8>>;
+/// The files beside a model.
+struct Beside {
+    folder: PathBuf,
+    /// Where a file has to lie in the end.
+    inside: Vec<PathBuf>,
+    files: HashMap<String, Vec<u8>>,
+}
 
-fn fill(origin: &str, folder: &Path, graph: &mut GraphProto, files: &mut Files) -> Result<()> {
+impl Beside {
+    /// The file of this name, if it is there and inside.
+    fn find(&self, location: &str) -> Option<PathBuf> {
+        // The format allows no other folder, so that a model cannot read what is not its own.
+        let is_name = Path::new(location).components().all(|part| matches!(part, Component::Normal(_)));
+        let path = self.folder.join(location);
+        let real = path.canonicalize().ok().filter(|real| is_name && real.is_file())?;
+        self.inside.iter().any(|folder| real.starts_with(folder)).then_some(path)
+    }
+}
+
+fn fill(origin: &str, beside: &mut Beside, graph: &mut GraphProto) -> Result<()> {
     for tensor in &mut graph.initializer {
-        fill_tensor(origin, folder, tensor, files)?;
+        fill_tensor(origin, beside, tensor)?;
     }
     for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
         for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
-            fill_tensor(origin, folder, tensor, files)?;
+            fill_tensor(origin, beside, tensor)?;
         }
         for inner in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-            fill(origin, folder, inner, files)?;
+            fill(origin, beside, inner)?;
         }
     }
     Ok(())
@@ -38,17 +59,13 @@ pub(super) fn entry<'a>(tensor: &'a TensorProto, key: &str) -> Option<&'a str> {
     tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
 }
 
-fn fill_tensor(origin: &str, folder: &Path, tensor: &mut TensorProto, files: &mut Files) -> Result<()> {
+fn fill_tensor(origin: &str, beside: &mut Beside, tensor: &mut TensorProto) -> Result<()> {
     if !is_external(tensor) {
         return Ok(());
     }
     let Some(location) = entry(tensor, "location").map(str::to_owned) else { return Ok(()) };
-    // The format allows no other folder, so that a model cannot read what is not its own.
-    let is_inside = Path::new(&location).components().all(|part| matches!(part, Component::Normal(_)));
-    let path = folder.join(&location);
-    if !is_inside || !path.is_file() {
-        return Ok(());
-    }
+    let Some(path) = beside.find(&location) else { return Ok(()) };
+    let files = &mut beside.files;
     if !files.contains_key(&location) {
         let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
         files.insert(location.clone(), bytes);
@@ -132,5 +149,25 @@ mod tests {
             let message = read(&[("location", elsewhere)]).expect("a model").initializer("w").unwrap_err();
             assert!(message.to_string().contains(elsewhere), "{message}");
         }
+    }
+
+    /// A link that leads out reads nothing; those of a cache, where the model is one too, are followed.
+    #[cfg(unix)]
+    #[test]
+    fn links_lead_no_further_than_the_models_own() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().expect("a folder");
+        let [inner, blobs] = ["inner", "blobs"].map(|name| folder.path().join(name));
+        [&inner, &blobs].map(|folder| std::fs::create_dir(folder).expect("a folder"));
+        let numbers: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        std::fs::write(blobs.join("1"), numbers).expect("a file");
+        std::fs::write(blobs.join("2"), model(&[("location", "w")])).expect("a file");
+        symlink(blobs.join("1"), inner.join("w")).expect("a link");
+        std::fs::copy(blobs.join("2"), inner.join("model.onnx")).expect("a file");
+        let strange = crate::Model::read(inner.join("model.onnx")).expect("a model");
+        assert_eq!(strange.external_weight(), Some("w"));
+        symlink(blobs.join("2"), inner.join("cached.onnx")).expect("a link");
+        let cached = crate::Model::read(inner.join("cached.onnx")).expect("a model");
+        assert_eq!(cached.initializer("w").expect("weights").as_f32(), Some(&[1.5, -2.0][..]));
     }
 }

@@ -205,6 +205,45 @@ fn weights_in_another_file_are_refused_by_name() {
 }
 
 #[test]
+fn damaged_numbers_are_named() {
+    let with = |data: Vec<u8>, data_type: i32, dims: Vec<i64>| {
+        let mut proto = sample().expect("a model").proto().clone();
+        let weight = TensorProto {
+            name: "w".to_owned(),
+            dims,
+            data_type,
+            raw_data: Some(data),
+            ..TensorProto::default()
+        };
+        proto.graph.as_mut().expect("a graph").initializer.push(weight);
+        Model::from_proto("some.onnx", proto).expect("a model")
+    };
+    let floats = |numbers: [f32; 2]| numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let (f32, f16) = (ElementType::F32.code(), ElementType::F16.code());
+    with(floats([1.0, -3e4]), f32, vec![2]).check_numbers(1e18).expect("numbers");
+    with(floats([1.0, f32::INFINITY]), f32, vec![2]).check_numbers(f64::INFINITY).expect("a mask");
+    with(f32::MAX.to_le_bytes().to_vec(), f32, vec![1]).check_numbers(1e18).expect("a bound");
+    for (model, largest) in [
+        (with(floats([1.0, f32::NAN]), f32, vec![2]), f64::INFINITY),
+        (with(floats([1.0, 1e30]), f32, vec![2]), 1e18),
+        (with(vec![0, 0x3c, 0, 0x7e], f16, vec![2]), f64::INFINITY),
+    ] {
+        let error = model.check_numbers(largest).expect_err("damaged");
+        let text = error.to_string();
+        assert!(error.is_bad_input() && text.contains("initialiser w, element 1"), "{text}");
+    }
+}
+
+#[test]
+fn a_key_of_the_metadata_that_is_there_twice_is_refused() {
+    let mut proto = sample().expect("a model").proto().clone();
+    let again = StringStringEntryProto { key: "betas".into(), value: "[0.5]".into() };
+    proto.metadata_props.push(again);
+    let text = Model::from_proto("some.onnx", proto).expect_err("two of them").to_string();
+    assert!(text.contains("\"betas\" twice"), "{text}");
+}
+
+#[test]
 fn other_files_are_told_for_what_they_are() {
     assert!(refusal(b"").contains("an empty file"));
     assert!(refusal(b"PK\x03\x04archive").contains("zip archive"));

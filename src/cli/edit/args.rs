@@ -1,11 +1,13 @@
 //! The arguments of each use.
 
 use crate::cli::classes::GuidanceArgs;
+use crate::cli::outputs::check_outputs;
 use crate::cli::reverse::ReverseArgs;
 use crate::cli::{ComputeArgs, parse_size};
 use clap::Args;
+use performer_ddpm::Result;
 use performer_ddpm::sample::edit::Resampling;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What all uses have in common.
 #[derive(Debug, Args)]
@@ -171,6 +173,17 @@ pub struct ResamplingArgs {
     /// How often each stretch of so many steps is taken; 1 for no jumps
     #[arg(long, default_value_t = usual().times, value_name = "R", value_parser = at_least_1)]
     pub resample: usize,
+}
+
+impl Common {
+    /// Refuses outputs on one another or on what is read: the model and these files.
+    pub fn check_outputs(&self, read: &[&Path]) -> Result<()> {
+        let model = self.model.as_deref().map(|model| ("--model", model));
+        let inputs: Vec<_> = read.iter().map(|path| ("file", *path)).chain(model).collect();
+        let npy = self.npy.as_deref().map(|npy| ("--npy", npy));
+        let outputs: Vec<_> = [("--out", self.out.as_path())].into_iter().chain(npy).collect();
+        check_outputs(&inputs, &outputs)
+    }
 }
 
 impl ResamplingArgs {

@@ -13,7 +13,7 @@ use performer_ddpm::config::DataConfig;
 use performer_ddpm::data::Dataset;
 use performer_ddpm::evaluate::features::Extractor;
 use performer_ddpm::evaluate::nearest::{nearest, write_sheet};
-use performer_ddpm::evaluate::{Comparison, choose, fewest, images_nchw};
+use performer_ddpm::evaluate::{Comparison, choose, fewest, fewest_for_frechet, images_nchw};
 use performer_ddpm::output::read_npy;
 use performer_ddpm::{Error, Result, SampleOptions};
 use serde::Serialize;
@@ -113,11 +113,19 @@ pub fn run(
     // One image shows the number of features, and so whether there are enough images and samples, before
     // hours of sampling.
     let dimensions = extractor.features_of(dataset, &[0], &mut |_| {})?.ncols();
-    let usual = SAMPLES.max(fewest(dimensions));
+    let usual = SAMPLES.max(fewest_for_frechet(dimensions));
     let wanted = given.as_ref().map_or(args.n.map_or(usual, |n| n as usize), |x| x.images.len_of(Axis(0)));
-    enough(dimensions, count.min(dataset.len()), "the images (--images)")?;
-    enough(dimensions, wanted, if given.is_some() { "the samples (--samples)" } else { "the samples (-n)" })?;
-    let mut notes = Vec::new();
+    enough(count.min(dataset.len()), "the images (--images)")?;
+    enough(wanted, if given.is_some() { "the samples (--samples)" } else { "the samples (-n)" })?;
+    let mut notes: Vec<String> =
+        given.iter().filter_map(|given| range_note(&given.images, dataset)).collect();
+    let (fewer, needed) = (count.min(dataset.len()).min(wanted), fewest_for_frechet(dimensions));
+    if fewer < needed {
+        notes.push(format!(
+            "no Frechet distance of {fewer}: covariances of {dimensions} features need {needed} or more to have \
+             full rank; the other measures do not"
+        ));
+    }
     let (classes, samples) = match given {
         Some(Given { images: samples, classes }) => {
             let classes = match &classes {
@@ -146,10 +154,8 @@ pub fn run(
     let held_out = match &subject.data.test {
         Some(test) if split == "train" => {
             let count = wanted.min(test.len());
-            if count < fewest(dimensions) {
-                notes.push(format!(
-                    "{count} held-out images are too few to be compared by {dimensions} features"
-                ));
+            if count < fewest() {
+                notes.push(format!("{count} held-out images are too few to be compared"));
                 None
             } else {
                 let test = features_of(&mut extractor, test, count, args.seed, progress, "held-out images")?;
@@ -193,23 +199,22 @@ fn features_of(
 }
 
 /// Refuses too few images or samples before the others are computed.
-fn enough(features: usize, got: usize, what: &str) -> Result<()> {
-    let least = fewest(features);
+fn enough(got: usize, what: &str) -> Result<()> {
+    let least = fewest();
     if got >= least {
         return Ok(());
     }
-    let why = if least > features + 1 {
-        "the error of the kernel distance is computed from subsets"
-    } else {
-        "the covariance of fewer does not have full rank"
-    };
-    let help = "take more, or a network with fewer features";
-    Err(Error::invalid(
-        what,
-        format!("at least {least} for {features} features: {why}"),
-        got.to_string(),
-        help,
-    ))
+    let expected = format!("at least {least}: the error of the kernel distance is computed from subsets");
+    Err(Error::invalid(what, expected, got.to_string(), "take more"))
+}
+
+/// What is to be said of samples that seem to be in [0, 1], where the images are not.
+fn range_note(samples: &Array4<f32>, dataset: &Dataset) -> Option<String> {
+    let has_dark = images_nchw::<f32>(dataset, &[0]).ok()?.iter().any(|x| *x < 0.0);
+    (has_dark && samples.iter().all(|x| *x >= 0.0)).then(|| {
+        "no pixel of the samples is below 0: [-1, 1] is expected, and 2x - 1 leads there from [0, 1]"
+            .to_owned()
+    })
 }
 
 /// Samples that were given.
@@ -352,7 +357,7 @@ impl Figures {
         let row = |name: &str, value: &dyn Fn(&Comparison) -> String| {
             println!("  {name:<22}{:>22}{:>24}", value(c), others.map_or_else(String::new, value));
         };
-        row("Frechet distance", &|c| format!("{:.3}", c.frechet_distance));
+        row("Frechet distance", &|c| c.frechet_distance.map_or("-".to_owned(), |x| format!("{x:.3}")));
         row("kernel distance", &|c| {
             format!("{:.5} +- {:.5}", c.kernel_distance.mean, c.kernel_distance.standard_error)
         });

@@ -11,6 +11,7 @@ mod runs;
 
 use super::store::Findings;
 use crate::config::AttentionKind;
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::evaluate::Estimate;
 use crate::output::html::{self, Page};
@@ -118,7 +119,7 @@ pub fn write_report(folder: &Path, findings: &Findings) -> Result<PathBuf> {
     let report = report(folder, findings, &images(&folder.join("images"))?)?;
     let [plots, tables] = ["plots", "tables"].map(|kind| folder.join(kind));
     for folder in [&plots, &tables] {
-        fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        disk::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     }
     for (name, chart) in &report.plots {
         chart.write(&plots, name)?;
@@ -141,7 +142,7 @@ fn images(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
         let file = entry.map_err(|e| Error::read(folder, e))?.path();
         let name = file.file_stem().and_then(|name| name.to_str()).map(str::to_owned);
         if let (Some(name), true) = (name, file.extension().is_some_and(|ending| ending == "png")) {
-            images.insert(name, fs::read(&file).map_err(|e| Error::read(&file, e))?);
+            images.insert(name, disk::read(&file).map_err(|e| Error::read(&file, e))?);
         }
     }
     Ok(images)

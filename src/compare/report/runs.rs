@@ -79,7 +79,7 @@ fn quality_table(draft: &Draft) -> Table {
     let frechet = |variant| {
         let study = draft.findings.samples.as_ref()?;
         let row = study.rows.iter().find(|row| row.variant == Some(variant))?;
-        row.comparison.map(|found| found.frechet_distance)
+        row.comparison.and_then(|found| found.frechet_distance)
     };
     let row = |run: &VariantRun| {
         let quality = run.quality.as_ref();
@@ -200,7 +200,7 @@ fn samples(draft: &mut Draft) -> String {
         vec![
             Cell::text(name),
             Cell::count(row.images as u64),
-            Cell::number(row.comparison.map(|found| found.frechet_distance), 4),
+            Cell::number(row.comparison.and_then(|found| found.frechet_distance), 4),
             estimate(row.comparison.map(|found| found.kernel_distance)),
             Cell::number(row.comparison.map(|found| found.precision), 3),
             Cell::number(row.comparison.map(|found| found.recall), 3),

@@ -83,11 +83,17 @@ impl Entry {
         let shown = |lengths: [Option<usize>; 3]| {
             lengths.map(|l| l.map_or_else(|| "?".to_owned(), |l| l.to_string())).join(" x ")
         };
+        // Height, width, channels, as TensorFlow has them.
+        let channels_last = matches!(takes, [first, _, Some(1 | 3)] if !matches!(first, Some(1 | 3)));
         Err(Error::invalid(
             format!("{origin}, images"),
             format!("{} (channels, height, width), as the network takes them", shown(takes)),
             shown(to.map(Some)),
-            "`FeatureOptions::size` resizes images, and grey ones fill three channels",
+            if channels_last {
+                "the network takes [N, H, W, C]: export it with channels first, or with a Transpose in front"
+            } else {
+                "`FeatureOptions::size` resizes images, and grey ones fill three channels"
+            },
         ))
     }
 

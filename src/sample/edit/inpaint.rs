@@ -97,7 +97,7 @@ impl<T: Real> Editor<'_, T> {
                             &conditions,
                             x,
                             &mut z,
-                            &mut |_, _| {},
+                            &mut |_, _| true,
                         )?;
                         left -= 1;
                         // The last step leads to x_0, or to what the sampler takes for it.

@@ -139,11 +139,14 @@ impl Loaded {
                 turns.set("z", &frame.enter(&noise)?)?;
             }
             turns.step()?;
-            watch(k, &mut || {
+            let goes_on = watch(k, &mut || {
                 let mut now = vec![0.0; noise.len()];
                 frame.leave("x_next", &turns.state("x")?, &mut now)?;
                 Ok(now)
             });
+            if !goes_on {
+                return Err(Error::Stopped);
+            }
         }
         frame.leave("x_next", &turns.state("x")?, x)?;
         finite(x, || "an image".to_owned(), table.len() as u64)
@@ -201,7 +204,9 @@ impl Loaded {
                 *value = take(&mut outputs, output)?;
             }
             frame.leave("images", &states[0].2, x)?;
-            watch(first + steps.len() - 1, &mut || Ok(x.to_vec()));
+            if !watch(first + steps.len() - 1, &mut || Ok(x.to_vec())) {
+                return Err(Error::Stopped);
+            }
         }
         finite(x, || "an image".to_owned(), table.len() as u64)
     }

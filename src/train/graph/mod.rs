@@ -11,7 +11,7 @@ mod states;
 
 use super::draws::Order;
 use super::fit::check_fit;
-use super::learner::Learner;
+use super::learner::{Hear, Learner, Told, pass_on};
 use super::trainer::{Progress, Step, check_finite};
 use crate::config::{Config, RuntimeConfig, TrainConfig};
 use crate::data::Dataset;
@@ -270,16 +270,18 @@ impl Learner for GraphTrainer {
 
     /// On the training's own device. Where its memory does not hold the images beside the training, or the
     /// runtime refuses, the engine makes them.
-    fn sample(&mut self, options: &SampleOptions, note: &mut dyn FnMut(&str)) -> Result<Array4<f32>> {
+    fn sample(&mut self, options: &SampleOptions, hear: &mut Hear) -> Result<Array4<f32>> {
         let (model, step) = (self.averaged_model()?, Some(self.step));
-        let by = |compute: &Compute| {
+        let by = |compute: &Compute, hear: &mut Hear| {
             let diffusion = self.config.diffusion.clone();
-            Pipeline::at_step(model.clone(), diffusion, step, compute)?.sample(options)
+            let mut pipeline = Pipeline::at_step(model.clone(), diffusion, step, compute)?;
+            pipeline.sample_watched(options, None, |now| pass_on(hear, now))
         };
-        match by(&Compute::runtime(Runtime::OnnxRuntime(self.session.options()))) {
+        match by(&Compute::runtime(Runtime::OnnxRuntime(self.session.options())), hear) {
             Err(error @ (Error::Onnx(_) | Error::OutOfMemory { .. })) => {
-                note(&format!("the engine makes the sample grid: {error}"));
-                by(&Compute::Engine { threads: Some(self.pool.current_num_threads()), kernels: self.kernels })
+                hear(Told::Note(&format!("the engine makes the sample grid: {error}")));
+                let threads = Some(self.pool.current_num_threads());
+                by(&Compute::Engine { threads, kernels: self.kernels }, hear)
             }
             outcome => outcome,
         }

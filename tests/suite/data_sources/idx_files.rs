@@ -91,7 +91,7 @@ fn idx_files_that_are_wrong_are_refused_by_name() {
     refused(one(IMAGES, &large), &["dimensions in the header", "1048576 x 4096 x 4096"]);
     large[5] = 0;
     large[6] = 0x10;
-    refused(one(IMAGES, &large), &["68719476736 bytes", "4096 x 4096 x 4096", "got 3"]);
+    refused(one(IMAGES, &large), &["bytes that a file of this size can hold", "4096 x 4096 x 4096"]);
     refused(
         one("t10k-images-idx3-ubyte", &two_images()),
         &["train-images-idx3-ubyte", "other IDX files only"],

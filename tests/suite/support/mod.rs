@@ -11,4 +11,5 @@ pub mod parity;
 pub mod peers;
 pub mod pictures;
 pub mod python;
+pub mod readers;
 pub mod runtimes;
