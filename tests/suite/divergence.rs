@@ -36,7 +36,14 @@ fn train(folder: &Path, config: &Config, limit: Limit) -> Result<Vec<String>> {
         false => Run::create_new(folder, config)?,
     };
     let config = Run::open(folder)?.1;
-    let options = RunOptions { limit, threads: 1, kernels: Kernels::default(), grids: false, library: None };
+    let options = RunOptions {
+        limit,
+        threads: 1,
+        kernels: Kernels::default(),
+        grids: false,
+        library: None,
+        tensorboard: false,
+    };
     let mut told = Vec::new();
     run.train(
         &config,

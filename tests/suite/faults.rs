@@ -61,6 +61,7 @@ fn live(folder: &Path, images: &Dataset, grids: bool) -> Result<Outcome> {
         kernels: Kernels::default(),
         grids,
         library: None,
+        tensorboard: false,
     };
     run.train(&config, images, options, || false, |_| {})
 }
