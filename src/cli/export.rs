@@ -36,7 +36,7 @@ pub struct ExportArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = OF_FILES)]
     web: Option<PathBuf>,
     /// Then serve the page on http://127.0.0.1:PORT until Ctrl-C; 0 for any port that is free
-    #[arg(long, value_name = "PORT", requires = "web")]
+    #[arg(long, value_name = "PORT", requires = "web", conflicts_with = "out")]
     serve: Option<u16>,
     /// Model folder or run folder [default: runs/latest]
     #[arg(long, value_name = "MODEL")]

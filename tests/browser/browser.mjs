@@ -5,11 +5,11 @@ import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { chromium } from "playwright-core";
 
 /** The program, which the tests are given. */
-export const PROGRAM = process.env.PERFORMER_DDPM ?? join(import.meta.dirname, "../../target/debug/performer-ddpm");
+export const PROGRAM = resolve(process.env.PERFORMER_DDPM ?? join(import.meta.dirname, "../../target/debug/performer-ddpm"));
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const AXE = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
@@ -20,9 +20,13 @@ export function folder(test) {
   return made;
 }
 
+/** Where the program runs: training leaves a link to its run there. */
+const PLACE = mkdtempSync(join(tmpdir(), "performer-ddpm-"));
+process.on("exit", () => rmSync(PLACE, { recursive: true, force: true }));
+
 /** Runs the program, and returns what it prints. */
 export function program(...words) {
-  return execFileSync(PROGRAM, words, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+  return execFileSync(PROGRAM, words, { cwd: PLACE, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
 }
 
 /** Starts the program, which prints its address in its first line, and returns the address. */

@@ -48,16 +48,17 @@ test("the page gives the command line's images", async (t) => {
     const error = difference(await saved(page, place), golden("-n", "4"));
     assert.ok(error < TOLERANCE, `${error}`);
   });
-  for (const [sampler, steps, eta] of [["ddim", 6, 0.5], ["ddpm", 7], ["unipc", 5]]) {
+  for (const [sampler, steps, eta, clip] of [["ddim", 6, 0.5], ["ddpm", 7], ["unipc", 5, undefined, "off"]]) {
     await t.test(`with ${sampler}`, async () => {
       await run(page, async () => {
         await page.selectOption("#sampler", sampler);
+        await page.selectOption("#clip", clip ?? "");
         if (eta) await set(page, "eta", eta);
         await set(page, "steps", steps);
         await set(page, "seed", 11);
         await set(page, "count", 2);
       });
-      const words = ["--sampler", sampler, "--steps", `${steps}`, ...(eta ? ["--eta", `${eta}`] : [])];
+      const words = ["--sampler", sampler, "--steps", `${steps}`, ...(eta ? ["--eta", `${eta}`] : []), ...(clip ? ["--clip", clip] : [])];
       const error = difference(await saved(page, place), golden("-n", "2", "--seed", "11", ...words));
       assert.ok(error < TOLERANCE, `${error}`);
       // Its own words for the command, with the model, are these.
@@ -70,6 +71,7 @@ test("the page gives the command line's images", async (t) => {
       await page.check("[name=mode][value=inpaint]");
       await page.selectOption("#garment", "9");
       await page.selectOption("#sampler", "ddim");
+      await page.selectOption("#clip", "");
       await set(page, "eta", 0);
       await set(page, "steps", 6);
       await set(page, "count", 1);

@@ -77,7 +77,7 @@ fn what_is_no_place_or_no_model_for_a_page_is_refused() {
         (&["export", "--web", "site", "--model", "none"], "nothing there"),
         (&["export", "a.onnx", "--web", "site"], "cannot be used with"),
         (&["export", "--web", "site", "--steps", "5"], "cannot be used with"),
-        (&["export", "a.onnx", "--serve", "0"], "required"),
+        (&["export", "a.onnx", "--serve", "0"], "cannot be used with"),
         (&["export"], "OUT.onnx"),
     ] {
         let output = run(folder, arguments);

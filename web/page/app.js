@@ -84,7 +84,7 @@ function describe() {
 /** Sets the settings to what the model is sampled by where nothing else is said. */
 function usual() {
   id("sampler").value = model.sampler;
-  id("clip").checked = model.clips;
+  id("clip").value = "";
   setSteps(model.steps);
   id("steps").max = Math.min(100, model.timesteps);
   id("steps_number").max = model.timesteps;
@@ -125,7 +125,7 @@ function request() {
     sampler,
     steps: Number(id("steps_number").value),
     eta: sampler === "ddim" ? Number(id("eta").value) : null,
-    clip: id("clip").checked === model.clips ? null : id("clip").checked,
+    clip: { "": null, keep: true, off: false }[chosen("clip")],
     count,
     seed: Number(id("seed").value),
     classes: picked,

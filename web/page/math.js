@@ -196,7 +196,8 @@ export function stepEquations(moment, prediction) {
     [moment.from_x0[0], x0()],
     [moment.from_x0[1], earlier(1)],
     [moment.from_x0[2], earlier(2)],
-    [moment.sigma ?? 0, i("z")],
+    // A learned variance is the network's second output.
+    moment.sigma === null ? [1, times(sub(i("σ"), i("θ")), i("z"))] : [moment.sigma, i("z")],
   ];
   add(
     title,

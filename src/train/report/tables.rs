@@ -11,7 +11,9 @@ pub(super) fn summary(runs: &[Record]) -> String {
         let metrics = &run.metrics;
         let tail = &metrics[metrics.len() - metrics.len().div_ceil(10)..];
         let mean = |of: fn(&crate::train::Metric) -> f64| {
-            (!tail.is_empty()).then(|| tail.iter().map(of).sum::<f64>() / tail.len() as f64)
+            // A step that was skipped has neither loss nor gradient.
+            let numbers = || tail.iter().map(of).filter(|number| number.is_finite());
+            (numbers().count() > 0).then(|| numbers().sum::<f64>() / numbers().count() as f64)
         };
         let train = &run.config.train;
         vec![

@@ -257,7 +257,6 @@ fn description(network: &Network, diffusion: &Diffusion, note: Option<String>) -
         },
         sampler: name(scheduler.method),
         steps: scheduler.usual_steps(diffusion.schedule.steps()),
-        clips: scheduler.limit != Limit::Off,
         isa: network.engine.kernels().isa.name(),
         note,
     }

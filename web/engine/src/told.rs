@@ -61,8 +61,6 @@ pub struct Model {
     pub sampler: &'static str,
     /// That sampler's steps.
     pub steps: usize,
-    /// Whether x_0 is clipped.
-    pub clips: bool,
     /// The instruction set of the kernels.
     pub isa: &'static str,
     /// What the user should know.
