@@ -40,6 +40,7 @@ mod metrics;
 mod muon;
 mod optimizer;
 mod report;
+mod rules;
 mod run;
 mod telling;
 mod together;
@@ -53,8 +54,10 @@ pub use memory::check_memory;
 pub use metrics::Metric;
 pub use optimizer::Adam;
 #[doc(hidden)]
-pub use optimizer::{Optimizer, Update, clip_factor, global_norm};
+pub use optimizer::{Update, clip_factor, global_norm};
 pub use report::write_report;
+#[doc(hidden)]
+pub use rules::Optimizer;
 pub use run::{Event, Outcome, Run, RunOptions};
 pub use trainer::{Progress, Step, Trainer};
 

@@ -3,7 +3,8 @@
 use super::draws::Order;
 use super::exchange::{Elsewhere, Exchange, Shares};
 use super::fit::check_fit;
-use super::optimizer::{Adam, Optimizer, Update, clip_factor};
+use super::optimizer::{Adam, Update, clip_factor};
+use super::rules::Optimizer;
 use crate::config::{Config, TrainConfig};
 use crate::data::Dataset;
 use crate::equations::Schedule;

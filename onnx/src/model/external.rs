@@ -158,7 +158,9 @@ mod tests {
         use std::os::unix::fs::symlink;
         let folder = tempfile::tempdir().expect("a folder");
         let [inner, blobs] = ["inner", "blobs"].map(|name| folder.path().join(name));
-        [&inner, &blobs].map(|folder| std::fs::create_dir(folder).expect("a folder"));
+        for folder in [&inner, &blobs] {
+            std::fs::create_dir(folder).expect("a folder");
+        }
         let numbers: Vec<u8> = [1.5f32, -2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
         std::fs::write(blobs.join("1"), numbers).expect("a file");
         std::fs::write(blobs.join("2"), model(&[("location", "w")])).expect("a file");
