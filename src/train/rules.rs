@@ -15,7 +15,7 @@ struct Piece {
     matrix: Option<Matrix>,
 }
 
-/// How each parameter is updated: by [Muon](super::muon) or by [`Adam`].
+/// How each parameter is updated: by [Muon](crate::equations::muon) or by [`Adam`].
 #[derive(Debug)]
 pub struct Optimizer<T> {
     pieces: Vec<Piece>,

@@ -16,10 +16,10 @@ pub struct OrtOptions {
     pub device: Device,
     /// Whether a GPU may compute products in TF32 (about three decimal digits, faster).
     pub tf32: bool,
-    /// Whether [`Runner::step_loop`] replays its steps as a CUDA graph: shapes must be fixed and the model
+    /// Whether [`Runner::step_loop`](super::Runner::step_loop) replays its steps as a CUDA graph: shapes must be fixed and the model
     /// free of control flow.
     pub cuda_graph: bool,
-    /// Whether [`Description::placement`] is filled in.
+    /// Whether [`Description::placement`](super::Description::placement) is filled in.
     pub placement: bool,
     /// Whether to ask for algorithms whose results have the same bits every time, and on a GPU for
     /// convolutions by rule, not by which one a trial finds fastest. A GPU may compute other bits all the
