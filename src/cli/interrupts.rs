@@ -73,7 +73,7 @@ fn ignored() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 fn take_over(interrupts: Interrupts) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || interrupts.seen(INTERRUPT))
 }
