@@ -3,9 +3,17 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// The program with these arguments.
+/// The program with these arguments. On Linux signals do what they do by default, also where the tests were
+/// started by `nohup` or in the background and would pass on that they are ignored.
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_performer-ddpm"));
+    let program = env!("CARGO_BIN_EXE_performer-ddpm");
+    let mut command = if cfg!(target_os = "linux") {
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP,INT,TERM", program]);
+        command
+    } else {
+        Command::new(program)
+    };
     command.current_dir(folder).args(arguments);
     command
 }
