@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let program = env!("CARGO_BIN_EXE_performer-ddpm");
     let mut command = if cfg!(target_os = "linux") {
-        let mut command = Command::new("env");
+        let mut command = Command::new("/usr/bin/env");
         command.args(["--default-signal=HUP,INT,TERM", program]);
         command
     } else {
