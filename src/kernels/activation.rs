@@ -11,7 +11,7 @@
 //! - relu(x) = max(x, 0), whose derivative at 0 is 0, as in PyTorch.
 
 use super::kernel::{Checked, Context, Kernel};
-use super::simd::Simd;
+use super::simd::{Simd, each_pair};
 use super::vector::{Elementwise, ensure_one_length, exp_up_to_89, map, silu, silu_slope};
 use crate::config::Activation;
 use crate::error::Result;
@@ -54,9 +54,7 @@ impl Kernel for Activate {
     }
 
     fn reference<T: Real>(Checked(Pointwise { function, x, y }): Checked<Self, T>) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = value(function, *x);
-        }
+        each_pair(y, x, |y, x| *y = value(function, *x));
     }
 
     fn fast(context: Context, Checked(Pointwise { function, x, y }): Checked<Self, f32>) {
@@ -86,8 +84,8 @@ impl Kernel for ActivateBackward {
 
     fn reference<T: Real>(Checked(operands): Checked<Self, T>) {
         let PointwiseBackward { function, x, d_y, d_x } = operands;
-        for ((d_x, x), d_y) in d_x.iter_mut().zip(x).zip(d_y) {
-            *d_x = d_y_slope(function, *d_y, *x);
+        for i in 0..x.len() {
+            d_x[i] = d_y_slope(function, d_y[i], x[i]);
         }
     }
 

@@ -33,7 +33,7 @@ pub(crate) use dropout::dropped_scale;
 pub(crate) use internals::*;
 pub(crate) use kernel::Run;
 pub(crate) use product::transpose;
-pub(crate) use simd::vectorised;
+pub(crate) use simd::{each_pair, vectorised};
 pub(crate) use team::Crew;
 
 /// The kernels one by one, for the benchmarks and for tests; no part of the library's interface.

@@ -9,6 +9,7 @@
 mod fast;
 
 use super::kernel::{Checked, Context, Kernel, ensure};
+use super::simd::each_pair;
 use crate::error::Result;
 use crate::real::Real;
 
@@ -68,7 +69,7 @@ impl Kernel for ChannelMoments {
         let rows = T::of((x.len() / c) as f64);
         mean.fill(T::zero());
         for row in x.chunks_exact(c) {
-            mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += *x);
+            each_pair(mean, row, |mean, x| *mean += *x);
         }
         mean.iter_mut().for_each(|mean| *mean /= rows);
         deviations.fill(T::zero());

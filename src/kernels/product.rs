@@ -13,7 +13,7 @@
 
 use super::Isa;
 use super::kernel::{Checked, Context, Element, Kernel, Run, ensure};
-use super::simd::{LINE, Simd, VectorCode, dispatch, prefetch};
+use super::simd::{LINE, Simd, VectorCode, array, dispatch, each_pair, prefetch};
 use crate::error::Result;
 use crate::real::Real;
 
@@ -216,10 +216,8 @@ impl Kernel for MatrixProduct {
             for s in 0..p.segments {
                 for k in 0..p.k {
                     let a = a[o * p.a_outer + i * p.a_row + s * p.a_segment + k * p.a_k];
-                    for (c, b) in row.iter_mut().zip(&b[o * p.b_outer + s * p.b_segment + k * p.b_k..][..p.n])
-                    {
-                        *c += a * *b;
-                    }
+                    let b = &b[o * p.b_outer + s * p.b_segment + k * p.b_k..][..p.n];
+                    each_pair(row, b, |c, b| *c += a * *b);
                 }
             }
         }
@@ -402,7 +400,7 @@ impl Tiles {
                 let b = b.add(segment * p.b_segment + j);
                 for k in 0..p.k {
                     let (a, b) = (a.add(k * p.a_k), b.add(k * p.b_k));
-                    let row: [S::V; V] = std::array::from_fn(|v| {
+                    let row: [S::V; V] = array(|v| {
                         if TAIL && v == V - 1 {
                             s.load_partial(b.add(v * S::LANES), tail)
                         } else {

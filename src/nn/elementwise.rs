@@ -11,7 +11,7 @@
 use super::operands::Update;
 use super::reductions::add_column_sums;
 use crate::config::Activation;
-use crate::kernels::{ActivateBackward, Element, Isa, PointwiseBackward, Run, Team, vectorised};
+use crate::kernels::{ActivateBackward, Element, Isa, PointwiseBackward, Run, Team, each_pair, vectorised};
 use crate::real::Real;
 use std::ops::Range;
 
@@ -23,9 +23,7 @@ pub fn add_scaled<T: Real>(isa: Isa, team: Team, x: &[T], scale: f64, y: &mut [T
             isa,
             #[inline(always)]
             || {
-                for (y, x) in y.iter_mut().zip(&x[first..]) {
-                    *y = (*x + *y) * scale;
-                }
+                each_pair(y, &x[first..], |y, x| *y = (*x + *y) * scale);
             },
         );
     });
@@ -60,9 +58,7 @@ pub fn add_to<T: Real>(isa: Isa, x: &[T], scale: f64, sum: &mut [T]) {
         isa,
         #[inline(always)]
         || {
-            for (sum, x) in sum.iter_mut().zip(x) {
-                *sum += *x * scale;
-            }
+            each_pair(sum, x, |sum, x| *sum += *x * scale);
         },
     );
 }
@@ -75,9 +71,7 @@ pub fn add_channels<T: Real>(isa: Isa, team: Team, v: &[T], y: &mut [T]) {
             #[inline(always)]
             || {
                 for y in y.chunks_exact_mut(v.len()) {
-                    for (y, v) in y.iter_mut().zip(v) {
-                        *y += *v;
-                    }
+                    each_pair(y, v, |y, v| *y += *v);
                 }
             },
         );
@@ -125,9 +119,7 @@ pub fn concat_backward<T: Real>(
         #[inline(always)]
         || {
             for (d_x, d_y) in pixels {
-                for (d_x, d_y) in d_x.iter_mut().zip(d_y) {
-                    *d_x += *d_y;
-                }
+                each_pair(d_x, d_y, |d_x, d_y| *d_x += *d_y);
             }
         },
     );
@@ -174,9 +166,7 @@ pub fn center<T: Real>(isa: Isa, x: &[T], y: &mut [T]) {
         isa,
         #[inline(always)]
         || {
-            for (y, x) in y.iter_mut().zip(x) {
-                *y = (*x + *x) - T::one();
-            }
+            each_pair(y, x, |y, x| *y = (*x + *x) - T::one());
         },
     );
 }

@@ -20,7 +20,7 @@ use super::favor_shares::{Favor, KeyState, Tile};
 use super::heads::{AttentionShape, Input, Projections, scale_row};
 use super::operands::take;
 use super::reductions::add_columns;
-use crate::kernels::{Element, Exp2, Exponent, Isa, Powers, Product, Run, transpose, vectorised};
+use crate::kernels::{Element, Exp2, Exponent, Isa, Powers, Product, Run, each_pair, transpose, vectorised};
 
 /// What the three steps read.
 struct Forward<'a, T> {
@@ -135,8 +135,8 @@ impl<T: Element> Forward<'_, T> {
                 isa,
                 #[inline(always)]
                 || {
-                    for (out, denominator) in out.chunks_mut(stride).zip(denominators.iter()) {
-                        scale_row(T::one() / guarded(*denominator), &mut out[..d]);
+                    for (t, out) in out.chunks_mut(stride).enumerate() {
+                        scale_row(T::one() / guarded(denominators[t]), &mut out[..d]);
                     }
                 },
             );
@@ -166,9 +166,11 @@ fn merge<'p, T: Element>(
             isa,
             #[inline(always)]
             || {
-                for (s, s_g) in s.chunks_exact_mut(c.len()).zip(s_g.chunks_exact(c.len())) {
-                    for ((s, s_g), factor) in s.iter_mut().zip(s_g).zip(factors.iter()) {
-                        *s += *factor * *s_g;
+                let len = c.len();
+                for (row, s) in s.chunks_exact_mut(len).enumerate() {
+                    let s_g = &s_g[row * len..][..len];
+                    for j in 0..len {
+                        s[j] += factors[j] * s_g[j];
                     }
                 }
             },
@@ -183,7 +185,7 @@ fn scale_columns<T: Element>(isa: Isa, factors: &[T], s: &mut [T]) {
         #[inline(always)]
         || {
             for s in s.chunks_exact_mut(factors.len()) {
-                s.iter_mut().zip(factors).for_each(|(s, factor)| *s *= *factor);
+                each_pair(s, factors, |s, factor| *s *= *factor);
             }
         },
     );

@@ -139,16 +139,14 @@ impl<T: Element> Backward<'_, T> {
                 isa,
                 #[inline(always)]
                 || {
-                    let rows = d_numerators.chunks_exact_mut(d).zip(d_denominators.iter_mut());
-                    for ((d_numerator, d_denominator), (token, denominator)) in
-                        rows.zip(tokens.clone().zip(denominators))
-                    {
+                    for (t, d_numerator) in d_numerators.chunks_exact_mut(d).enumerate() {
+                        let token = tokens.start + t;
                         let (out, d_out) = (out.token(token), d_out.token(token));
-                        let inverse = T::one() / guarded(*denominator);
+                        let inverse = T::one() / guarded(denominators[t]);
                         map_row(d_out, d_numerator, |d_out| d_out * inverse);
                         let along = dot(out, d_out);
-                        let is_guarded = is_guarded(*denominator);
-                        *d_denominator = if is_guarded { T::zero() } else { -along * inverse };
+                        let is_guarded = is_guarded(denominators[t]);
+                        d_denominators[t] = if is_guarded { T::zero() } else { -along * inverse };
                         guarded_sum += if is_guarded { along } else { T::zero() };
                     }
                 },
@@ -203,10 +201,9 @@ impl<T: Element> Backward<'_, T> {
                 isa,
                 #[inline(always)]
                 || {
-                    let rows = d_k.chunks_mut(stride).zip(tokens.clone()).zip(tile.per_token.iter());
-                    for ((d_k, token), radial) in rows {
-                        let factor = square * *radial;
-                        map_row(k.token(token), d_k, |x| factor * x);
+                    for (t, d_k) in d_k.chunks_mut(stride).enumerate() {
+                        let factor = square * tile.per_token[t];
+                        map_row(k.token(tokens.start + t), d_k, |x| factor * x);
                     }
                 },
             );

@@ -40,7 +40,7 @@ use crate::config::FeatureMap;
 use crate::equations::features::RELU_CONSTANT;
 use crate::kernels::{
     Angles, Columns, Element, Exp2, Exp2BelowMaxima, Exponent, Isa, Powers, PowersBelowMaxima, Product, Run,
-    SinCos, vectorised,
+    SinCos, each_pair, vectorised,
 };
 use crate::real::Real;
 use std::ops::Range;
@@ -56,6 +56,7 @@ const SLACK: f64 = 12.0;
 
 /// D^, what the output is divided by: D where |D| >= [`DENOMINATOR_GUARD`], elsewhere the guard with the sign
 /// of D (plus at both zeros). NaN stays NaN.
+#[inline(always)]
 pub fn guarded<T: Real>(d: T) -> T {
     let guard = T::of(DENOMINATOR_GUARD);
     match is_guarded(d) {
@@ -66,6 +67,7 @@ pub fn guarded<T: Real>(d: T) -> T {
 }
 
 /// Whether [`guarded`] replaces `d`. Its derivative is then 0.
+#[inline(always)]
 pub fn is_guarded<T: Real>(d: T) -> bool {
     d.abs() < T::of(DENOMINATOR_GUARD)
 }
@@ -149,8 +151,8 @@ impl<'a, T: Element> Features<'a, T> {
                     self.isa,
                     #[inline(always)]
                     || {
-                        for (row, factor) in f.chunks_exact_mut(len).zip(half_norms.iter()) {
-                            row.iter_mut().for_each(|f| *f *= *factor);
+                        for (t, row) in f.chunks_exact_mut(len).enumerate() {
+                            row.iter_mut().for_each(|f| *f *= half_norms[t]);
                         }
                     },
                 );
@@ -189,8 +191,8 @@ impl<'a, T: Element> Features<'a, T> {
             self.isa,
             #[inline(always)]
             || {
-                for (denominator, f) in denominators.iter_mut().zip(f.chunks_exact(len)) {
-                    *denominator = dot(f, sums);
+                for (t, f) in f.chunks_exact(len).enumerate() {
+                    denominators[t] = dot(f, sums);
                 }
             },
         );
@@ -235,9 +237,10 @@ impl<'a, T: Element> Features<'a, T> {
             self.isa,
             #[inline(always)]
             || {
-                for (t, (f, g)) in f.chunks_exact(len).zip(g.chunks_exact_mut(len)).enumerate() {
+                for (t, g) in g.chunks_exact_mut(len).enumerate() {
+                    let f = &f[t * len..][..len];
                     let a = a.map_or(T::one(), |a| a[t]);
-                    g.iter_mut().zip(b).for_each(|(g, b)| *g += a * *b);
+                    each_pair(g, b, |g, b| *g += a * *b);
                     if let Some(radial) = &mut radial {
                         radial[t] = match map {
                             FeatureMap::Relu => T::zero(),
@@ -247,20 +250,18 @@ impl<'a, T: Element> Features<'a, T> {
                     }
                     let ((f1, f2), (g1, g2)) = (f.split_at(m), g.split_at_mut(m));
                     match map {
-                        FeatureMap::Positive => g1.iter_mut().zip(f1).for_each(|(g, f)| *g *= *f),
+                        FeatureMap::Positive => each_pair(g1, f1, |g, f| *g *= *f),
                         FeatureMap::Relu => {
-                            for (g, f) in g1.iter_mut().zip(f1) {
-                                *g = if *f <= relu_constant { T::zero() } else { *g };
-                            }
+                            each_pair(g1, f1, |g, f| *g = if *f <= relu_constant { T::zero() } else { *g });
                         }
                         FeatureMap::Hyperbolic => {
-                            for ((g1, g2), (f1, f2)) in g1.iter_mut().zip(g2).zip(f1.iter().zip(f2)) {
-                                *g1 = *g1 * *f1 - *g2 * *f2;
+                            for j in 0..m {
+                                g1[j] = g1[j] * f1[j] - g2[j] * f2[j];
                             }
                         }
                         FeatureMap::Trigonometric => {
-                            for ((g1, g2), (f1, f2)) in g1.iter_mut().zip(g2).zip(f1.iter().zip(f2)) {
-                                *g1 = *g1 * *f2 - *g2 * *f1;
+                            for j in 0..m {
+                                g1[j] = g1[j] * f2[j] - g2[j] * f1[j];
                             }
                         }
                     }
@@ -293,8 +294,8 @@ impl<'a, T: Element> Features<'a, T> {
             self.isa,
             #[inline(always)]
             || {
-                for (out, token) in out.iter_mut().zip(tokens) {
-                    *out = self.half_norm(x.token(token));
+                for (t, out) in out[..tokens.len()].iter_mut().enumerate() {
+                    *out = self.half_norm(x.token(tokens.start + t));
                 }
             },
         );
@@ -313,7 +314,7 @@ impl<'a, T: Element> Features<'a, T> {
                 || {
                     for f in f.chunks_exact_mut(self.len()) {
                         let (f1, f2) = f.split_at_mut(self.m);
-                        f2.iter_mut().zip(f1).for_each(|(f2, u)| *f2 = -*u);
+                        each_pair(f2, f1, |f2, u| *f2 = -*u);
                     }
                 },
             );

@@ -3,7 +3,7 @@
 
 use super::operands::expect_len;
 use crate::error::Result;
-use crate::kernels::{Element, Isa, Team, vectorised};
+use crate::kernels::{Element, Isa, Team, each_pair, vectorised};
 use std::ops::Range;
 
 /// The sizes of an attention layer. q, k, v and the output of a sample are \[tokens, heads * dim\],
@@ -180,12 +180,12 @@ impl<'a, T: Element> Head<'a, T> {
 pub(super) fn map_row<T: Element>(from: &[T], to: &mut [T], f: impl Fn(T) -> T) {
     let (to, _) = to.split_at_mut(from.len());
     let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<16>(), to.as_chunks_mut::<16>());
-    for (to, from) in to.iter_mut().zip(from) {
+    for block in 0..from.len() {
         for i in 0..16 {
-            to[i] = f(from[i]);
+            to[block][i] = f(from[block][i]);
         }
     }
-    to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = f(*from));
+    each_pair(to_rest, from_rest, |to, from| *to = f(*from));
 }
 
 /// Multiplies a row by `factor`, in blocks like [`map_row`].

@@ -3,7 +3,7 @@
 //!
 //! All but the last are inline, for loops inside [`vectorised`].
 
-use crate::kernels::{Element, Isa, vectorised};
+use crate::kernels::{Element, Isa, each_pair, vectorised};
 use crate::real::Real;
 
 /// The number of independent partial results of a reduction, as many as a vector register may hold.
@@ -15,13 +15,13 @@ pub(super) fn dot<T: Element>(a: &[T], b: &[T]) -> T {
     let mut parts = [T::zero(); PARTS];
     let (a, a_rest) = a.as_chunks::<PARTS>();
     let (b, b_rest) = b.as_chunks::<PARTS>();
-    for (a, b) in a.iter().zip(b) {
+    for block in 0..a.len().min(b.len()) {
         for i in 0..PARTS {
-            parts[i] += a[i] * b[i];
+            parts[i] += a[block][i] * b[block][i];
         }
     }
-    for (part, (a, b)) in parts.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *part += *a * *b;
+    for i in 0..a_rest.len().min(b_rest.len()) {
+        parts[i] += a_rest[i] * b_rest[i];
     }
     fold(parts, |a, b| a + b)
 }
@@ -35,18 +35,16 @@ pub(super) fn raise_to_columns<T: Element>(c: &mut [T], f: &[T], rows: &[T]) {
     let whole = blocks.len() * PARTS;
     for (i, c) in blocks.iter_mut().enumerate() {
         let mut parts = *c;
-        for (f, row) in f.chunks_exact(len).zip(rows) {
-            let f = &f[i * PARTS..][..PARTS];
+        for (t, f) in f.chunks_exact(len).enumerate() {
+            let (f, row) = (&f[i * PARTS..][..PARTS], rows[t]);
             for j in 0..PARTS {
-                parts[j] = larger(parts[j], f[j] - *row);
+                parts[j] = larger(parts[j], f[j] - row);
             }
         }
         *c = parts;
     }
-    for (f, row) in f.chunks_exact(len).zip(rows) {
-        for (c, x) in rest.iter_mut().zip(&f[whole..]) {
-            *c = larger(*c, *x - *row);
-        }
+    for (t, f) in f.chunks_exact(len).enumerate() {
+        each_pair(rest, &f[whole..], |c, x| *c = larger(*c, *x - rows[t]));
     }
 }
 
@@ -70,9 +68,7 @@ pub(super) fn add_columns<T: Element>(sums: &mut [T], f: &[T], weights: Option<&
         }
     }
     for (t, f) in f.chunks_exact(len).enumerate() {
-        for (sum, x) in rest.iter_mut().zip(&f[whole..]) {
-            *sum += weight(t) * *x;
-        }
+        each_pair(rest, &f[whole..], |sum, x| *sum += weight(t) * *x);
     }
 }
 
@@ -102,9 +98,7 @@ pub(super) fn add_column_sums<T: Real>(isa: Isa, a: &[T], sums: &mut [T]) {
         #[inline(always)]
         || {
             for row in a.chunks_exact(sums.len()) {
-                for (sum, a) in sums.iter_mut().zip(row) {
-                    *sum += *a;
-                }
+                each_pair(sums, row, |sum, a| *sum += *a);
             }
         },
     );

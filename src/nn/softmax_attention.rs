@@ -19,7 +19,7 @@ use super::heads::{AttentionOutput, AttentionShape, Head, Input, QkvGradient, ma
 use super::operands::take;
 use super::reductions::dot;
 use crate::kernels::{
-    Element, Exp2, Exp2BelowMaxima, Exponent, Powers, PowersBelowMaxima, Product, Run, vectorised,
+    Element, Exp2, Exp2BelowMaxima, Exponent, Powers, PowersBelowMaxima, Product, Run, each_pair, vectorised,
 };
 use std::ops::Range;
 
@@ -61,7 +61,7 @@ pub(super) fn forward_work_len(a: &AttentionShape) -> usize {
 /// The length of one head's part of it: d_q, d_k, d_v, and what [`head_backward`] takes.
 fn backward_work_of_a_head(a: &AttentionShape) -> usize {
     let (l, d) = (a.tokens, a.dim);
-    4 * l * d + 2 * TILE * d + 2 * (TILE + d) * row_stride(l) + TILE
+    4 * l * d + 2 * TILE * d + 2 * (TILE + d) * row_stride(l)
 }
 
 /// The length of the workspace of [`backward`].
@@ -144,9 +144,9 @@ fn attend<T: Element>(
             isa,
             #[inline(always)]
             || {
-                for ((out, log_sum), sum) in out.chunks_mut(a.stride()).zip(maxima).zip(sums.iter()) {
-                    *log_sum += sum.log2();
-                    scale_row(T::one() / *sum, &mut out[..d]);
+                for (t, out) in out.chunks_mut(a.stride()).take(rows).enumerate() {
+                    maxima[t] += sums[t].log2();
+                    scale_row(T::one() / sums[t], &mut out[..d]);
                 }
             },
         );
@@ -177,9 +177,9 @@ pub(super) fn backward<T: Element>(
             #[inline(always)]
             || {
                 for (head, work) in work.chunks_exact(each).enumerate() {
-                    let rows = all.chunks_exact_mut(a.stride());
-                    for (row, from) in rows.zip(work[i * len..][..len].chunks_exact(a.dim)) {
-                        map_row(from, &mut row[head * a.dim..], |x| scale * x);
+                    let from = &work[i * len..][..len];
+                    for (token, row) in all.chunks_exact_mut(a.stride()).enumerate() {
+                        map_row(&from[token * a.dim..][..a.dim], &mut row[head * a.dim..], |x| scale * x);
                     }
                 }
             },
@@ -207,7 +207,6 @@ fn head_backward<T: Element>(
     let d_o = take(&mut work, TILE * d);
     let probabilities = take(&mut work, TILE * stride);
     let d_probabilities = take(&mut work, TILE * stride);
-    let delta = take(&mut work, TILE);
     input.k(head).gather(isa, 0..l, d, k);
     input.k(head).gather_transposed(l, exponent_scale(a), stride, k_t);
     input.v(head).gather_transposed(l, T::one(), stride, v_t);
@@ -228,15 +227,10 @@ fn head_backward<T: Element>(
                 isa,
                 #[inline(always)]
                 || {
-                    for (delta, token) in delta.iter_mut().zip(tile.clone()) {
-                        *delta = dot(out.token(token), d_out.token(token));
-                    }
-                    for ((d_p, p), delta) in
-                        d_p.chunks_exact_mut(stride).zip(p.chunks_exact(stride)).zip(delta.iter())
-                    {
-                        for (d_p, p) in d_p.iter_mut().zip(&p[..l]) {
-                            *d_p = *p * (*d_p - *delta);
-                        }
+                    for (t, d_p) in d_p.chunks_exact_mut(stride).enumerate() {
+                        let token = tile.start + t;
+                        let delta = dot(out.token(token), d_out.token(token));
+                        each_pair(d_p, &p[t * stride..][..l], |d_p, p| *d_p = *p * (*d_p - delta));
                     }
                 },
             );

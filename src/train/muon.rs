@@ -100,10 +100,12 @@ pub(super) fn update<T: Element>(
             isa,
             #[inline(always)]
             || {
-                for ((m, g), u) in momentum.iter_mut().zip(gradient).zip(direction.iter_mut()) {
-                    let g = *g * clip;
-                    *m = kept * *m + fresh * g;
-                    *u = kept * *m + fresh * g;
+                let len = direction.len();
+                let (momentum, gradient) = (&mut momentum[..len], &gradient[..len]);
+                for i in 0..len {
+                    let g = gradient[i] * clip;
+                    momentum[i] = kept * momentum[i] + fresh * g;
+                    direction[i] = kept * momentum[i] + fresh * g;
                 }
             },
         );
@@ -115,9 +117,11 @@ pub(super) fn update<T: Element>(
             isa,
             #[inline(always)]
             || {
-                for ((w, average), o) in weights.iter_mut().zip(average).zip(orthogonal.iter()) {
-                    *w -= rate * *o;
-                    *average += decay * (*w - *average);
+                let len = orthogonal.len();
+                let (weights, average) = (&mut weights[..len], &mut average[..len]);
+                for i in 0..len {
+                    weights[i] -= rate * orthogonal[i];
+                    average[i] += decay * (weights[i] - average[i]);
                 }
             },
         );

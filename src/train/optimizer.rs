@@ -155,13 +155,14 @@ pub(super) fn update_elements<T: Real>(isa: Isa, config: &TrainConfig, update: U
                 isa,
                 #[inline(always)]
                 || {
-                    let moments = m.iter_mut().zip(v).zip(g);
-                    for (((m, v), g), (w, average)) in moments.zip(w.iter_mut().zip(average)) {
-                        let g = *g * clip;
-                        *m = b1 * *m + c1 * g;
-                        *v = b2 * *v + c2 * g * g;
-                        *w -= rate * *m / (v.sqrt() * root + eps);
-                        *average += decay * (*w - *average);
+                    let len = m.len();
+                    let (v, g, w, average) = (&mut v[..len], &g[..len], &mut w[..len], &mut average[..len]);
+                    for i in 0..len {
+                        let g = g[i] * clip;
+                        m[i] = b1 * m[i] + c1 * g;
+                        v[i] = b2 * v[i] + c2 * g * g;
+                        w[i] -= rate * m[i] / (v[i].sqrt() * root + eps);
+                        average[i] += decay * (w[i] - average[i]);
                     }
                 },
             );

@@ -151,11 +151,11 @@ fn the_recorded_plan_of_a_run_by_the_clock_gives_the_same_bits() {
     assert!(weights(folder, "again") == weights(folder, "clock"));
     assert_eq!(metrics(&folder.join("again")), metrics(&folder.join("clock")));
 
-    let killed = ["train", "--config", "falling.toml", "--minutes", "0.2", "--out", "killed", "-q"];
+    let killed = ["train", "--config", "falling.toml", "--minutes", "0.1", "--out", "killed", "-q"];
     kill_after(folder, &killed, "killed/checkpoints/step-00000006.safetensors");
     succeed(folder, &["train", "--resume", "killed", "-q"]);
     let train = planned(folder, "killed");
-    assert_eq!(train.minutes, Some(0.2));
+    assert_eq!(train.minutes, Some(0.1));
     let recorded = ["train", "--config", "killed/config.toml", "-q", "--out", "replayed"];
     kill_after(folder, &recorded, "replayed/checkpoints/step-00000006.safetensors");
     succeed(folder, &["train", "--resume", "replayed", "-q"]);

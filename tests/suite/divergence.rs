@@ -3,7 +3,7 @@
 use performer_ddpm::checkpoint::state;
 use performer_ddpm::config::{Averaging, Config, OnNan, Preset};
 use performer_ddpm::data::Dataset;
-use performer_ddpm::kernels::Kernels;
+use performer_ddpm::kernels::{Isa, Kernels};
 use performer_ddpm::train::{Event, Limit, Metric, Run, RunOptions, Trainer};
 use performer_ddpm::{Error, Result};
 use std::path::Path;
@@ -39,7 +39,8 @@ fn train(folder: &Path, config: &Config, limit: Limit) -> Result<Vec<String>> {
     let options = RunOptions {
         limit,
         threads: 1,
-        kernels: Kernels::default(),
+        // At such rates the rounding decides which steps diverge, so all processors take the same kernels.
+        kernels: Kernels { isa: Isa::Reference, ..Kernels::default() },
         grids: false,
         library: None,
         tensorboard: false,
@@ -83,7 +84,7 @@ fn finite(folder: &Path) -> bool {
 fn backtracking_is_recorded_and_gives_the_same_bits_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let [straight, again, stepwise] = ["straight", "again", "stepwise"].map(|name| folder.path().join(name));
-    let wild = config(OnNan::Backtrack, 100.0);
+    let wild = config(OnNan::Backtrack, 6e3);
     let told = train(&straight, &wild, Limit::Configured).expect("it gets there");
     assert!(!told.is_empty() && told.iter().all(|note| note.contains("going back to step")), "{told:?}");
     let recorded = Run::open(&straight).expect("a run").1;

@@ -33,6 +33,11 @@ fn config(kind: BlockAttention, map: FeatureMap) -> UnetConfig {
     config
 }
 
+/// 4 x 12 pixels, for what does not depend on the number of tokens.
+fn small(kind: BlockAttention) -> UnetConfig {
+    UnetConfig { sample_size: [4, 12], ..config(kind, FeatureMap::Positive) }
+}
+
 fn gradient(engine: &mut Engine<f64>, model: &Model<f64>, x: &[f64], eps: &[f64]) -> Gradient<f64> {
     let example = |i: usize, x_t: &mut [f64], e: &mut [f64]| {
         let (len_in, len_out) = (x_t.len(), e.len());
@@ -134,7 +139,7 @@ fn directional_derivatives_with_classes_scale_shift_and_residual_resampling() {
         upsampling: vec![Resampling::Resnet; 2],
         num_class_embeds: Some(4),
         out_channels: 6,
-        ..config(BlockAttention::Favor, FeatureMap::Positive)
+        ..small(BlockAttention::Favor)
     };
     check_network("classes, scale_shift, resnet", &network);
 }
@@ -145,7 +150,7 @@ fn directional_derivatives_with_mish_and_a_centred_input() {
         act_fn: Activation::Mish,
         center_input_sample: true,
         upsampling: vec![Resampling::Resnet; 2],
-        ..config(BlockAttention::Softmax, FeatureMap::Positive)
+        ..small(BlockAttention::Softmax)
     };
     check_network("mish, centred", &network);
 }
@@ -157,7 +162,7 @@ fn directional_derivatives_with_gelu() {
         resnet_time_scale_shift: TimeScaleShift::ScaleShift,
         attn_norm_num_groups: Some(4),
         num_class_embeds: Some(3),
-        ..config(BlockAttention::Softmax, FeatureMap::Positive)
+        ..small(BlockAttention::Softmax)
     };
     check_network("gelu", &network);
 }

@@ -2,7 +2,7 @@
 
 use super::{Affine, AffineBackward, Centred, Channels, Moments};
 use crate::kernels::Isa;
-use crate::kernels::simd::{Simd, VectorCode, dispatch};
+use crate::kernels::simd::{Simd, VectorCode, array, dispatch};
 use crate::kernels::vector::{silu, silu_slope};
 
 /// A pass over \[rows, c\], by columns.
@@ -54,7 +54,7 @@ impl<P: Pass> VectorCode for AllColumns<P> {
 #[inline(always)]
 unsafe fn load_all<S: Simd, const B: usize>(s: S, p: *const f32, width: usize) -> [S::V; B] {
     // SAFETY: the caller gives B vectors of `width` readable floats.
-    std::array::from_fn(|b| unsafe { s.load_up_to(p.add(b * S::LANES), width) })
+    array(|b| unsafe { s.load_up_to(p.add(b * S::LANES), width) })
 }
 
 /// `B` vectors of `width` floats each, from p on.
@@ -63,9 +63,9 @@ unsafe fn load_all<S: Simd, const B: usize>(s: S, p: *const f32, width: usize) -
 /// `p` has them, to be written.
 #[inline(always)]
 unsafe fn store_all<S: Simd, const B: usize>(s: S, p: *mut f32, v: [S::V; B], width: usize) {
-    for (b, v) in v.into_iter().enumerate() {
+    for b in 0..B {
         // SAFETY: the caller gives B vectors of `width` writable floats.
-        unsafe { s.store_up_to(p.add(b * S::LANES), v, width) }
+        unsafe { s.store_up_to(p.add(b * S::LANES), v[b], width) }
     }
 }
 

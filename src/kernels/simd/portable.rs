@@ -1,6 +1,6 @@
 //! Vectors for any processor.
 
-use super::Simd;
+use super::{Simd, array};
 
 /// Eight floats in an array, left to the compiler to vectorise.
 #[derive(Clone, Copy)]
@@ -8,7 +8,7 @@ pub(in crate::kernels) struct Portable;
 
 #[inline(always)]
 fn lanes(f: impl Fn(usize) -> f32) -> [f32; 8] {
-    std::array::from_fn(f)
+    array(f)
 }
 
 impl Simd for Portable {
@@ -99,11 +99,11 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn add_u32(self, a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
-        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+        array(|i| a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
     fn xor_rotate_u32(self, a: [u32; 8], b: [u32; 8], n: u32) -> [u32; 8] {
-        std::array::from_fn(|i| (a[i] ^ b[i]).rotate_left(n))
+        array(|i| (a[i] ^ b[i]).rotate_left(n))
     }
     #[inline(always)]
     fn abs(self, x: [f32; 8]) -> [f32; 8] {
