@@ -38,7 +38,7 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     batch: u32,
     /// Measured steps; the median counts
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     runs: u32,
     /// One JSON object on stdout
     #[arg(long)]

@@ -57,12 +57,24 @@ impl Axis {
     /// The label of a tick.
     pub(super) fn label(&self, tick: f64) -> String {
         let size = tick.abs();
-        if size > 0.0 && !WRITTEN_OUT.contains(&size) {
-            return format!("{tick:.1e}").replace(".0e", "e");
+        if !WRITTEN_OUT.contains(&self.deciding(size)) {
+            return if size == 0.0 { "0".to_owned() } else { format!("{tick:.1e}").replace(".0e", "e") };
         }
         let wide = self.scale != Scale::Linear && self.range.end / self.range.start > WIDE;
         let digits = if wide { decimals(&[size]) } else { decimals(&self.ticks) };
         format!("{tick:.digits$}")
+    }
+
+    /// The number whose size decides how a tick of this size is written: on a linear axis the smallest tick, so
+    /// that all are written alike, else its own.
+    fn deciding(&self, size: f64) -> f64 {
+        match self.scale {
+            Scale::Linear => {
+                let sizes = self.ticks.iter().map(|tick| tick.abs()).filter(|size| *size > 0.0);
+                sizes.reduce(f64::min).unwrap_or(1.0)
+            }
+            Scale::Logarithmic | Scale::Doublings => size,
+        }
     }
 }
 
@@ -169,6 +181,10 @@ mod tests {
         assert_eq!(labels(0.0..4.2), ["0.0", "0.5", "1.0", "1.5", "2.0", "2.5", "3.0", "3.5", "4.0"]);
         assert_eq!(labels(-30.0..60.0), ["-30", "-20", "-10", "0", "10", "20", "30", "40", "50", "60"]);
         assert_eq!(labels(0.0..1000.0)[..3], ["0", "200", "400"]);
+        assert_eq!(
+            labels(0.0..1.7e-3),
+            ["0", "2e-4", "4e-4", "6e-4", "8e-4", "1e-3", "1.2e-3", "1.4e-3", "1.6e-3"]
+        );
         assert_eq!(Axis::new(Scale::Logarithmic, 1e-9..1.0).label(1e-7), "1e-7");
         let wide = Axis::new(Scale::Logarithmic, 1e-4..20.0);
         assert_eq!([1e-4, 0.01, 1.0, 10.0].map(|tick| wide.label(tick)), ["1e-4", "0.01", "1", "10"]);

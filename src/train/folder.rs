@@ -3,6 +3,8 @@
 use crate::config::Config;
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::output::write_atomically;
+use std::io::Write;
 use std::path::Path;
 
 pub(super) const CONFIG: &str = "config.toml";
@@ -37,4 +39,12 @@ pub(super) fn read_config(folder: &Path) -> Result<Config> {
         _ => Error::read(&file, e),
     })?;
     Config::from_toml(&text, &file.display().to_string())
+}
+
+/// Writes a run's configuration.
+///
+/// # Errors
+/// [`Error::Write`] if the system refuses.
+pub(super) fn write_config(folder: &Path, config: &Config) -> Result<()> {
+    write_atomically(&folder.join(CONFIG), |file| file.write_all(config.to_toml().as_bytes()))
 }

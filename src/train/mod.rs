@@ -26,8 +26,10 @@
 //! ```
 
 mod budget;
+mod call;
 mod classes;
 mod draws;
+mod event;
 mod exchange;
 pub mod fine_tune;
 mod fit;
@@ -47,6 +49,7 @@ mod together;
 mod trainer;
 
 pub use budget::Limit;
+pub use event::{Event, Outcome, RunOptions};
 pub use exchange::check_ranks;
 pub use fit::check_fit;
 pub use graph::check_runtime;
@@ -58,7 +61,7 @@ pub use optimizer::{Update, clip_factor, global_norm};
 pub use report::write_report;
 #[doc(hidden)]
 pub use rules::Optimizer;
-pub use run::{Event, Outcome, Run, RunOptions};
+pub use run::Run;
 pub use trainer::{Progress, Step, Trainer};
 
 use crate::kernels::Kernels;

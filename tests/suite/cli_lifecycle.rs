@@ -195,7 +195,8 @@ fn what_does_not_fit_into_memory_is_refused_with_what_fits() {
         ("sample run -n 4294967295 -q", "at most"),
         ("train --preset cifar10 --data pictures --size 512 --threads 2 --out no -q", "memory that are free"),
         ("sample run --threads 4096 -q", "expected 1 to"),
-        ("bench --preset cifar10 --runs 4294967295 --threads 4096", "expected 1 to"),
+        ("bench --preset cifar10 --threads 4096", "expected 1 to"),
+        ("bench --runs 4294967295", "is not in 1..=100000"),
     ] {
         let (code, told) = limited(arguments);
         assert_eq!(code, Some(2), "{arguments}: {told}");

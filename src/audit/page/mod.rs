@@ -154,6 +154,7 @@ h4 { margin: 0; font-size: 0.9rem; }
 table.checks { width: 100%; }
 caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 .checks th, .misprints td:nth-child(2) { white-space: normal; text-align: left; font-weight: 400; }
+.misprints thead th:nth-child(2) { text-align: left; }
 .checks thead th { font-weight: 600; font-size: 0.85rem; }
 .checks td, .checks thead th:not(:first-child) { text-align: right; width: 4.6em; }
 .checks td:last-child, .checks thead th:last-child { width: 24%; text-align: left; }
