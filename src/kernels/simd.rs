@@ -194,8 +194,8 @@ pub(crate) fn vectorised<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
     }
 }
 
-/// `[f(0), f(1), ..]` of at least one element, without a call of its own for each: `std::array::from_fn` has one,
-/// which is only inlined where the compiler looks at the whole crate at once (`lto`).
+/// `[f(0), f(1), ..]` of at least one element. `std::array::from_fn` calls a function for each, which is inlined
+/// only where the crate is compiled with LTO.
 #[inline(always)]
 pub(super) fn array<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
     let mut all = [f(0); N];
@@ -207,8 +207,8 @@ pub(super) fn array<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
 
 /// Calls `f` for every element of `y` and the one of `x` beside it, for loops inside [`vectorised`].
 ///
-/// The standard library's `zip` is calls of functions there, which keep the loop from being vectorised, unless
-/// the crate is compiled with LTO.
+/// The standard library's `zip` calls functions there, which keep the loop from being vectorised unless the
+/// crate is compiled with LTO.
 #[inline(always)]
 pub(crate) fn each_pair<Y, X>(y: &mut [Y], x: &[X], mut f: impl FnMut(&mut Y, &X)) {
     let len = y.len().min(x.len());

@@ -65,8 +65,8 @@ impl Axis {
         format!("{tick:.digits$}")
     }
 
-    /// The number whose size decides how a tick of this size is written: on a linear axis the smallest tick, so
-    /// that all are written alike, else its own.
+    /// The size that decides how a tick of this size is written: on a linear axis the smallest tick's, so that
+    /// all are written alike, else its own.
     fn deciding(&self, size: f64) -> f64 {
         match self.scale {
             Scale::Linear => {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub struct RunOptions {
     /// When to end.
     pub limit: Limit,
-    /// Threads: the engine's, or those of a [runtime](Config::runtime) on the processor.
+    /// Threads: the engine's, or those of a [runtime](crate::config::Config::runtime) on the processor.
     pub threads: usize,
     /// The engine's kernels; a run resumed with others goes on well, but not to the same bits.
     pub kernels: Kernels,

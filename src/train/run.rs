@@ -110,8 +110,8 @@ impl Run {
     /// configuration, so that the run can be gone on with, or made again, without them. So does a folder of
     /// images that was moved.
     ///
-    /// A step that diverges is dealt with as [`TrainConfig::on_nan`] says; nothing that is not finite gets into
-    /// a checkpoint.
+    /// A step that diverges is dealt with as [`TrainConfig::on_nan`](crate::config::TrainConfig::on_nan) says;
+    /// nothing that is not finite gets into a checkpoint.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the

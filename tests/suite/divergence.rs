@@ -31,6 +31,8 @@ fn images() -> Dataset {
 
 /// Trains up to a step, or to the end; what was told.
 fn train(folder: &Path, config: &Config, limit: Limit) -> Result<Vec<String>> {
+    // Which steps go back is decided by the rounding, so all processors take the same kernels there.
+    let isa = if config.train.on_nan == OnNan::Backtrack { Isa::Reference } else { Isa::detect() };
     let run = match folder.join("config.toml").exists() {
         true => Run::open(folder)?.0,
         false => Run::create_new(folder, config)?,
@@ -39,8 +41,7 @@ fn train(folder: &Path, config: &Config, limit: Limit) -> Result<Vec<String>> {
     let options = RunOptions {
         limit,
         threads: 1,
-        // At such rates the rounding decides which steps diverge, so all processors take the same kernels.
-        kernels: Kernels { isa: Isa::Reference, ..Kernels::default() },
+        kernels: Kernels { isa, ..Kernels::default() },
         grids: false,
         library: None,
         tensorboard: false,
