@@ -5,6 +5,7 @@ distances compared.
     python3 benches/learning/run.py --minutes 10 --seeds 3           every recipe, three times each
     python3 benches/learning/run.py base,min-snr,v --minutes 1,3     some, for two lengths of time
     python3 benches/learning/run.py base --steps 2000                the same number of steps on any machine
+    python3 benches/learning/run.py narrow+min-snr                   what both change
     python3 benches/learning/run.py --table                          the table and the plot of what is there
 
 A recipe is a file in `recipes/`: what it changes of a preset's `config.toml`, what it is `without`, and, under
@@ -49,7 +50,7 @@ def arguments():
     )
     chosen = parser.parse_args()
     chosen.recipes = chosen.recipes.split(",")
-    if unknown := set(chosen.recipes) - set(known):
+    if unknown := {part for recipe in chosen.recipes for part in recipe.split("+")} - set(known):
         parser.error(f"no recipe is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     kind = "steps" if chosen.steps else "minutes"
     chosen.lengths = [(kind, length) for length in (chosen.steps or chosen.minutes).split(",")]
@@ -108,12 +109,16 @@ def measure(chosen, recipe, length, seed):
     figures = json.loads(results.read_text()) if results.exists() else {}
     if chosen.table or (figures and not (chosen.final and "final" not in figures)):
         return figures
-    told = tomllib.loads((HERE / "recipes" / f"{recipe}.toml").read_text())
+    told, flags, without = {}, [], []
+    for part in recipe.split("+"):
+        changes = tomllib.loads((HERE / "recipes" / f"{part}.toml").read_text())
+        flags += changes.pop("flags", [])
+        without += changes.pop("without", [])
+        told = merged(told, changes)
     sample = [part for key, value in told.pop("sample", {}).items() for part in (f"--{key}", value)]
-    flags = told.pop("flags", [])
     base = preset(chosen, told.pop("preset", "fashion"))
     told.pop("about")
-    for table, key in told.pop("without", []):
+    for table, key in without:
         del base[table][key]
     if not figures:
         config = WORK / f"{recipe}.toml"

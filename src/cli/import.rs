@@ -251,6 +251,7 @@ fn train(
     let options = RunOptions { threads, kernels, ..RunOptions::from(limit) };
     let interrupts = Interrupts::watch();
     let stop = || interrupts.stop();
+    let run = run.interrupted_by(interrupts.flag());
     let outcome = run.train(&config, &data.train, options, stop, |event| match event {
         Event::Started { parameters, .. } => progress.say(&format!("training {parameters} parameters on")),
         Event::Step { step, images_per_second, done } => progress.update(done, || {

@@ -1,5 +1,6 @@
 //! Signals that ask the work to end: it ends in order, with an exit status that says so.
 
+use performer_ddpm::train::Interrupt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,13 +16,14 @@ const INTERRUPT: u8 = 2;
 #[derive(Clone, Debug, Default)]
 pub struct Interrupts {
     count: Arc<AtomicU8>,
+    asked: Interrupt,
     /// The first signal's number.
     first: Arc<AtomicU8>,
 }
 
 impl Interrupts {
     /// Takes the signals over, except those that the process was started to ignore, as `nohup` and a shell's
-    /// background jobs are: the first asks the work to stop after its step, the third ends the process.
+    /// background jobs are: the first asks the work to stop, the third ends the process.
     pub fn watch() -> Interrupts {
         let interrupts = Interrupts::default();
         if let Err(error) = take_over(interrupts.clone()) {
@@ -32,7 +34,12 @@ impl Interrupts {
 
     /// Whether the work was asked to stop.
     pub fn stop(&self) -> bool {
-        self.count.load(Ordering::Relaxed) > 0
+        self.asked.is_set()
+    }
+
+    /// The same as a flag, for what stops within a step.
+    pub fn flag(&self) -> Interrupt {
+        self.asked.clone()
     }
 
     /// The status of work that was asked to stop: a shell's for a process that the signal ended, 130 for
@@ -45,7 +52,8 @@ impl Interrupts {
         match self.count.fetch_add(1, Ordering::Relaxed) + 1 {
             1 => {
                 self.first.store(signal, Ordering::Relaxed);
-                eprintln!("\nfinishing the step and saving; press Ctrl-C twice more to stop at once");
+                self.asked.set();
+                eprintln!("\nstopping and saving; press Ctrl-C twice more to stop at once");
             }
             AT_ONCE.. => std::process::exit((OF_SIGNALS + signal).into()),
             _ => {}

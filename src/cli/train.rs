@@ -11,14 +11,14 @@ use super::{ComputeArgs, RUNS, latest};
 use clap::{Args, ValueEnum};
 use performer_ddpm::config::{AttentionKind, BlockAttention, Config, OnNan, Preset};
 use performer_ddpm::train::{Event, Limit, Run, RunOptions};
-use performer_ddpm::train::{check_fit, check_memory, check_ranks, check_runtime};
+use performer_ddpm::train::{check_fit, check_memory_in, check_ranks, check_runtime};
 use performer_ddpm::{Error, Result, data};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Train a model (Algorithm 1) on the embedded garments or on images of your own.
 ///
-/// Ctrl-C, SIGTERM and SIGHUP end it after its step with everything saved, and with status 130, 143 or 129;
+/// Ctrl-C, SIGTERM and SIGHUP end it with everything saved, and with status 130, 143 or 129;
 /// --resume goes on to the same bits.
 ///
 /// Example: performer-ddpm train --minutes 10
@@ -148,7 +148,7 @@ pub fn run(args: TrainArgs, ranks: &Ranks) -> Result<ExitCode> {
             check_fit(&config, &data.train)?;
             check_ranks(&config, ranks.ranks())?;
             // Before the folder is made.
-            check_memory(&config, args.compute.threads())?;
+            check_memory_in(ranks, &config, args.compute.threads())?;
             check_runtime(&config, args.runtime.ort_lib.as_deref())?;
             let folder = match &args.out {
                 Some(folder) => folder.clone(),
@@ -180,6 +180,7 @@ pub fn run(args: TrainArgs, ranks: &Ranks) -> Result<ExitCode> {
         progress.say(&format!("preparing the training step in ONNX Runtime on {}", runtime.device));
     }
     let images = format!("training on {} ({} images)", data.train.name(), data.train.len());
+    let run = run.interrupted_by(interrupts.flag());
     let outcome = run.train_in(
         ranks,
         &config,

@@ -42,6 +42,7 @@ pub mod nearest;
 pub mod nll;
 mod per_class;
 pub mod precision_recall;
+mod recognised;
 
 pub use block_means::block_means;
 pub use choice::{choose, images, images_nchw};
@@ -50,6 +51,7 @@ pub use estimate::Estimate;
 pub use losses::losses;
 pub use nll::{NllConfig, likelihood};
 pub use per_class::{ClassDistance, Labelled, class_distances};
+pub use recognised::recognised;
 
 use crate::error::{Error, Result};
 use ndarray::ArrayView2;

@@ -169,7 +169,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sheet.png");
         write_sheet(&path, images.view(), &dataset, &found, 3).unwrap();
-        let sheet = image::open(&path).unwrap().into_rgb8();
+        let sheet = image::load_from_memory(&std::fs::read(&path).unwrap()).unwrap().into_rgb8();
         // Pixels are enlarged to 32, gutters are 2 wide.
         let pixel = |row: u32, column: u32| sheet.get_pixel(2 + column * 66 + 5, 2 + row * 34 + 5).0[0];
         let want = [[5, 90, 180], [5, 90, 180], [144, 87, 0], [144, 87, 0]];

@@ -27,12 +27,14 @@ pub mod check;
 mod file;
 mod graphs;
 mod guidance;
+mod learned;
 mod masks;
 pub mod metadata;
 mod muon;
 mod network;
 mod source;
 mod step;
+mod tables;
 #[cfg(test)]
 mod testing;
 mod train_step;

@@ -5,13 +5,15 @@
 //! time on starting a few operations for each of some hundred parameters than on the network.
 
 use super::backward;
+use super::learned;
 use super::masks::{self, Masks};
 use super::muon;
 use super::network::{Condition, Network, Weights, images};
 use super::source::{Precision, Source};
-use crate::config::{Averaging, DiffusionConfig, LossWeight, MuonConfig, Prediction, TrainConfig};
+use super::tables::Tables;
+use crate::config::{Averaging, LossWeight, MuonConfig, TrainConfig};
 use crate::equations::Schedule;
-use crate::equations::objective::{Objective, o01_target};
+use crate::equations::objective::Objective;
 use crate::error::{Error, Result};
 use crate::model::graph::Graph;
 use performer_ddpm_onnx as onnx;
@@ -112,8 +114,7 @@ const STATES: [&str; 4] = ["w", "m", "v", "ema"];
 /// Writes the graph with its inputs and outputs. Of the source's weights it takes none: they are inputs.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a network that has not as many outputs as the process asks for, or learns its
-/// variance.
+/// [`Error::Invalid`] for a network that has not as many outputs as the process asks for.
 pub(super) fn write(
     g: &mut GraphBuilder,
     source: Source,
@@ -152,7 +153,17 @@ pub(super) fn write(
         "(21) the mean of |target - prediction|^2, times the weight of t, and its gradient in the prediction";
     let (loss, d_output) = g.within("loss", doc, |g| {
         let target = tables.target(g, x_0, eps, t)?;
-        tables.loss(g, output, target, t)
+        if !source.diffusion.learned_range {
+            let off = g.sub(output, target)?;
+            return tables.loss(g, off, t);
+        }
+        let halves = g.split(output, 1, &[shape.c; 2])?;
+        let off = g.sub(halves[0], target)?;
+        let (loss, d_prediction) = tables.loss(g, off, t)?;
+        let doc = "0.001 T L_vb in bits per dimension, and its gradient in the second output";
+        let given = learned::Given { x_0, off, u: halves[1], t };
+        let (bound, d_u) = g.within("bound", doc, |g| learned::bound(g, &tables, given))?;
+        Ok((g.add(loss, bound)?, g.concat(1, &[d_prediction, d_u])?))
     })?;
     let gradients = backward::write(g, &network, &states.weights, &tape, (condition, &masks), d_output)?;
 
@@ -173,15 +184,14 @@ fn check(source: Source) -> Result<()> {
     let refuse = |expected: &str, got: String, help: &str| {
         Err(Error::invalid("a training step as an ONNX graph", expected, got, help))
     };
-    if source.diffusion.learned_range {
-        let help = "train it with the engine";
-        return refuse("a network that predicts no variance", "one that learns it".to_owned(), help);
-    }
     if model.graph.params.total() == 0 {
         return refuse("a network with parameters", "one without".to_owned(), "");
     }
-    if model.input_len() != model.output_len() {
-        let expected = "a network whose output is an image";
+    let (images, expected) = match source.diffusion.learned_range {
+        false => (1, "a network whose output is an image"),
+        true => (2, "a network whose output is an image and its variances"),
+    };
+    if images * model.input_len() != model.output_len() {
         return refuse(expected, model.graph.shape(model.graph.output).to_string(), "");
     }
     Ok(())
@@ -276,69 +286,6 @@ fn outputs(g: &mut GraphBuilder, graph: &Graph, states: States, state: &str, row
         g.output(&format!("{state}.{}.next", param.name), part)?;
     }
     Ok(())
-}
-
-/// The numbers of every t.
-struct Tables<'a> {
-    schedule: &'a Schedule,
-    objective: &'a Objective,
-    diffusion: &'a DiffusionConfig,
-    /// The elements of an image.
-    len: usize,
-}
-
-impl Tables<'_> {
-    /// A number of each image's t, \[N, 1, 1, 1\].
-    fn at(&self, g: &mut GraphBuilder, t: Value, of: impl Fn(usize, f64) -> f64) -> onnx::Result<Value> {
-        let levels = self.schedule.levels().iter();
-        let table: Vec<f32> = levels.map(|level| of(level.t.index(), level.alpha_bar) as f32).collect();
-        let table = g.constant_f32(&[table.len(), 1, 1, 1], &table)?;
-        g.gather(table, 0, t)
-    }
-
-    fn noised(&self, g: &mut GraphBuilder, x_0: Value, eps: Value, t: Value) -> onnx::Result<Value> {
-        let of_x_0 = self.at(g, t, |_, alpha_bar| alpha_bar.sqrt())?;
-        let of_eps = self.at(g, t, |_, alpha_bar| (1.0 - alpha_bar).sqrt())?;
-        let (signal, noise) = (g.mul(of_x_0, x_0)?, g.mul(of_eps, eps)?);
-        g.add(signal, noise)
-    }
-
-    /// (O1).
-    fn target(&self, g: &mut GraphBuilder, x_0: Value, eps: Value, t: Value) -> onnx::Result<Value> {
-        let prediction = self.diffusion.prediction;
-        match prediction {
-            Prediction::Epsilon => Ok(eps),
-            Prediction::Sample => Ok(x_0),
-            Prediction::VPrediction => {
-                let of_x_0 = self.at(g, t, |_, alpha_bar| o01_target(prediction, alpha_bar)[0])?;
-                let of_eps = self.at(g, t, |_, alpha_bar| o01_target(prediction, alpha_bar)[1])?;
-                let (signal, noise) = (g.mul(of_x_0, x_0)?, g.mul(of_eps, eps)?);
-                g.add(signal, noise)
-            }
-        }
-    }
-
-    /// The loss \[1\], and its gradient in the output.
-    fn loss(
-        &self,
-        g: &mut GraphBuilder,
-        output: Value,
-        target: Value,
-        t: Value,
-    ) -> onnx::Result<(Value, Value)> {
-        let off = g.sub(output, target)?;
-        let squares = g.mul(off, off)?;
-        let means = g.reduce(Reduction::Mean, squares, &[1, 2, 3], true)?;
-        let weight = self.at(g, t, |index, _| self.objective.weight(index))?;
-        let weighted = g.mul(means, weight)?;
-        let loss = g.reduce(Reduction::Mean, weighted, &[0, 2, 3], false)?;
-        // As many ones as the batch has images: the number of images without leaving the device for a shape.
-        let ones = self.at(g, t, |_, _| 1.0)?;
-        let images = g.reduce(Reduction::Sum, ones, &[0, 2, 3], false)?;
-        let slope = self.at(g, t, |index, _| 2.0 * self.objective.weight(index) / self.len as f64)?;
-        let slope = g.div(slope, images)?;
-        Ok((loss, g.mul(off, slope)?))
-    }
 }
 
 /// The gradient's norm before clipping \[1\], and the next [`STATES`], in rows like all that is given.

@@ -22,6 +22,11 @@ pub trait Group<T>: Debug + Sync {
     /// How many there are.
     fn ranks(&self) -> usize;
 
+    /// How many of them share this machine's memory, this one included.
+    fn ranks_here(&self) -> usize {
+        self.ranks()
+    }
+
     /// Sends part r of `whole` to every rank r, if this rank is among `senders`, and sets `received` to what
     /// they send of this rank's part, in their order.
     fn all_to_all(&self, senders: &[bool], whole: &[T], parts: &[Range<usize>], received: &mut [T]);

@@ -18,6 +18,7 @@ pub struct World {
     _universe: Universe,
     rank: usize,
     ranks: usize,
+    here: usize,
 }
 
 impl std::fmt::Debug for World {
@@ -34,8 +35,9 @@ impl World {
         // One thread at a time, not always the first: a panicking one ends the job.
         let (universe, _) = mpi::initialize_with_threading(Threading::Serialized)?;
         let world = universe.world();
-        let [rank, ranks] = [world.rank(), world.size()].map(|n| n.try_into().expect("MPI counts from 0"));
-        Some(World { _universe: universe, rank, ranks })
+        let numbers = [world.rank(), world.size(), world.split_shared(0).size()];
+        let [rank, ranks, here] = numbers.map(|n| n.try_into().expect("MPI counts from 0"));
+        Some(World { _universe: universe, rank, ranks, here })
     }
 
     /// Ends all ranks with an exit status, from any thread.
@@ -67,6 +69,10 @@ impl<T: Equivalence + Copy> Group<T> for World {
 
     fn ranks(&self) -> usize {
         self.ranks
+    }
+
+    fn ranks_here(&self) -> usize {
+        self.here
     }
 
     fn all_to_all(&self, senders: &[bool], whole: &[T], parts: &[Range<usize>], received: &mut [T]) {

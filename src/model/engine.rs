@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{Crew, Element, Kernels, MAX_THREADS, Team, transpose};
 use crate::machine::{in_words, shortage};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The number of samples in a shard. They share the reading of the weights, which small images spend most of
@@ -36,6 +37,23 @@ pub(crate) fn shard_count(batch: usize) -> usize {
 /// The most samples in a batch.
 const MOST_SAMPLES: usize = 1 << 24;
 
+/// A flag by which another thread, such as one that waits for signals, ends a batch before all of it is
+/// computed. Its clones are the same flag.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Asks for the end; for good.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked for.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Threads and buffers for the sweeps of one network.
 #[derive(Debug)]
 pub struct Engine<T> {
@@ -50,6 +68,7 @@ pub struct Engine<T> {
     projections: Vec<(Vec<T>, Vec<T>)>,
     tree: GradientTree<T>,
     clock: Option<OpClock>,
+    interrupt: Interrupt,
 }
 
 #[derive(Debug)]
@@ -166,6 +185,7 @@ impl<T: Element> Engine<T> {
             projections: Vec::new(),
             tree: GradientTree::default(),
             clock: None,
+            interrupt: Interrupt::default(),
         })
     }
 
@@ -187,6 +207,12 @@ impl<T: Element> Engine<T> {
     /// The clock, if it was started.
     pub fn clock(&self) -> Option<&OpClock> {
         self.clock.as_ref()
+    }
+
+    /// From now on, batches with gradients end by [`Error::Stopped`] once the flag is set: with the shards
+    /// that are in work, of which there is at least one.
+    pub fn interrupt_by(&mut self, interrupt: Interrupt) {
+        self.interrupt = interrupt;
     }
 
     /// Runs `f` inside the engine's thread pool.
@@ -302,7 +328,8 @@ impl<T: Element> Engine<T> {
     /// # Errors
     /// [`Error::Invalid`] for another network than the engine's, a batch of 0 or of more than 2^24 samples, a
     /// step of 2^48 or more, and from `example` a timestep's index of 2^24 or more, a class that the network
-    /// does not have or, where it takes classes, none.
+    /// does not have or, where it takes classes, none. [`Error::Stopped`] after
+    /// [`Engine::interrupt_by`]'s flag was set; what `result` has is then of no use.
     pub fn gradient<C: Into<Condition>>(
         &mut self,
         model: &Model<T>,
@@ -394,6 +421,7 @@ impl<T: Element> Engine<T> {
         let input: Vec<Mutex<&mut [T]>> = result.input.chunks_mut(size * len_in).map(Mutex::new).collect();
         let mut tree = std::mem::take(&mut self.tree);
         let leaders = at_once(shards.len(), model.weights.len(), self.threads);
+        let (first, is_cut) = (shards.start, AtomicBool::new(false));
         timed_for_all(self.clock(), Work::Reduction, || {
             let shards = Shards { range: shards, of: shard_count(n), at_once: leaders };
             tree.start(shards, model.weights.len(), &mut result.weights);
@@ -455,12 +483,22 @@ impl<T: Element> Engine<T> {
         };
         this.share_out(leaders, |team| {
             let clock = this.clock();
-            tree.work(this.kernels.isa, team, clock, |shard, of_shard| run(team, shard, of_shard));
+            tree.work(this.kernels.isa, team, clock, |shard, of_shard| {
+                if shard != first && this.interrupt.is_set() {
+                    is_cut.store(true, Ordering::Relaxed);
+                    return 0.0;
+                }
+                run(team, shard, of_shard)
+            });
         });
         drop(input);
         self.tree = tree;
         self.transposed = transposed;
-        refused.into_inner().expect("no thread panicked").map_or(Ok(()), Err)
+        match refused.into_inner().expect("no thread panicked") {
+            Some(error) => Err(error),
+            None if is_cut.into_inner() => Err(Error::Stopped),
+            None => Ok(()),
+        }
     }
 }
 
@@ -569,6 +607,39 @@ mod tests {
         let (x, mut out) = (vec![0.5; model.input_len()], vec![0.0; model.output_len()]);
         engine.forward(&model, &x, &[0usize], &mut out).expect("lengths that fit");
         assert!(out.iter().all(|x| x.is_finite()));
+    }
+
+    #[test]
+    fn an_interrupted_batch_ends_after_the_shards_in_work() {
+        for threads in [1, 3] {
+            let (model, mut engine) = with_threads(threads);
+            let interrupt = Interrupt::default();
+            engine.interrupt_by(interrupt.clone());
+            let samples = AtomicUsize::new(0);
+            let mut gradient = |from: usize| {
+                samples.store(0, Ordering::Relaxed);
+                let example = |_: usize, x_t: &mut [f32], eps: &mut [f32]| {
+                    x_t.fill(0.5);
+                    eps.fill(0.1);
+                    if samples.fetch_add(1, Ordering::Relaxed) == from {
+                        interrupt.set();
+                    }
+                    0usize
+                };
+                let mut result = Gradient::default();
+                let outcome = engine.gradient(&model, 64, &example, None, &mut result);
+                (outcome, samples.load(Ordering::Relaxed))
+            };
+            assert!(matches!(gradient(64), (Ok(()), 64)));
+            // Shards are four samples; beside the one that sets the flag, every other thread has one in work.
+            let (outcome, samples) = gradient(5);
+            assert!(matches!(outcome, Err(Error::Stopped)), "{outcome:?}");
+            assert!((8..=8 + 4 * threads).contains(&samples), "{threads} threads: {samples} samples");
+            // It stays set: the first shard alone.
+            let (outcome, samples) = gradient(64);
+            assert!(matches!(outcome, Err(Error::Stopped)), "{outcome:?}");
+            assert_eq!(samples, 4);
+        }
     }
 
     #[test]

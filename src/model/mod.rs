@@ -13,7 +13,7 @@ pub mod unet;
 
 pub use condition::Condition;
 pub(crate) use engine::shard_count;
-pub use engine::{Engine, Example, Gradient};
+pub use engine::{Engine, Example, Gradient, Interrupt};
 pub(crate) use exec::DropoutKey;
 pub(crate) use gradient_tree::{Node, Tree, roots};
 

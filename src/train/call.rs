@@ -19,7 +19,7 @@ use crate::group::Group;
 use crate::output::{a_row_for_each, write_png};
 use crate::sample::{SampleOptions, images_for};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Steps of the sampler that makes them, where its usual ones are not fewer.
 const GRID_STEPS: usize = 50;
@@ -36,6 +36,8 @@ pub(super) enum End {
     Diverged { error: Error, saved: u64, seconds: f64 },
 }
 
+/// How long large networks, of which a thousand steps take hours, train without a checkpoint.
+const MOST_UNSAVED: Duration = Duration::from_secs(600);
 /// Steps in a row that are skipped at most: so many batches are not all poisoned, but the weights are.
 const MOST_SKIPPED: usize = 20;
 /// Weights beyond this are no weights: the square of a larger number is no finite f32.
@@ -59,6 +61,8 @@ pub(super) struct Call<'a, O> {
     pub(super) grids: u64,
     /// The step of the newest checkpoint.
     pub(super) saved: u64,
+    /// When that was written, or training began.
+    pub(super) saved_at: Instant,
     /// Seconds that the last checkpoint took.
     pub(super) saving: f64,
     /// Seconds that the last sample grid took.
@@ -192,9 +196,11 @@ impl<O: FnMut(Event)> Call<'_, O> {
         }
     }
 
+    /// Whether a checkpoint belongs to the last step, by rank 0's clock.
     pub(super) fn checkpoint_is_due(&self) -> bool {
-        let every = self.train().checkpoint_every;
-        every > 0 && self.trainer.step().is_multiple_of(every) && !self.is_done(None)
+        let (every, step) = (self.train().checkpoint_every, self.trainer.step());
+        let is_due = checkpoint_is_due(every, step, self.saved_at.elapsed());
+        self.group.broadcast_bytes(vec![u8::from(is_due)]) == [1] && !self.is_done(None)
     }
 
     /// Whether the last step passed a share of the run that a grid on the way belongs to, and rank 0 has the
@@ -222,10 +228,14 @@ impl<O: FnMut(Event)> Call<'_, O> {
     /// Saves, where training can go on from what is saved.
     pub(super) fn checkpoint(&mut self, data: &Dataset) -> Result<()> {
         let start = Instant::now();
-        self.trainer.look_ahead(data)?;
+        match self.trainer.look_ahead(data) {
+            // Asked to stop meanwhile, after a shard's loss at least was computed and is finite.
+            Err(Error::Stopped) => {}
+            looked => looked?,
+        }
         let progress = self.trainer.progress()?;
         check_weights(&progress)?;
-        self.saved = progress.step;
+        (self.saved, self.saved_at) = (progress.step, Instant::now());
         self.owes = false;
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
         let metrics_len = metrics.sync()?;
@@ -314,6 +324,12 @@ impl<O: FnMut(Event)> Call<'_, O> {
     }
 }
 
+/// Whether a checkpoint belongs to a step: to every so many, where that is not 0, and to one that so much time
+/// has passed before without any.
+fn checkpoint_is_due(every: u64, step: u64, unsaved: Duration) -> bool {
+    every > 0 && (step.is_multiple_of(every) || unsaved >= MOST_UNSAVED)
+}
+
 /// Removes old checkpoints; tells of one that stays, which harms nothing.
 pub(super) fn tell_of_old(folder: &Path, step: u64, observer: &mut impl FnMut(Event)) {
     if let Err(error) = checkpoint::state::remove_old(folder, step) {
@@ -338,4 +354,23 @@ fn check_weights(progress: &Progress<f32>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_follow_the_steps_and_on_long_ways_the_clock() {
+        let soon = MOST_UNSAVED - Duration::from_millis(1);
+        for (every, step, unsaved, is_due) in [
+            (400, 399, soon, false),
+            (400, 400, Duration::ZERO, true),
+            (400, 399, MOST_UNSAVED, true),
+            // Without checkpoints on the way.
+            (0, 400, MOST_UNSAVED, false),
+        ] {
+            assert_eq!(checkpoint_is_due(every, step, unsaved), is_due, "{every} {step} {unsaved:?}");
+        }
+    }
 }

@@ -48,12 +48,13 @@ mod telling;
 mod together;
 mod trainer;
 
+pub use crate::model::Interrupt;
 pub use budget::Limit;
 pub use event::{Event, Outcome, RunOptions};
 pub use exchange::check_ranks;
 pub use fit::check_fit;
 pub use graph::check_runtime;
-pub use memory::check_memory;
+pub use memory::{check_memory, check_memory_in};
 pub use metrics::Metric;
 pub use optimizer::Adam;
 #[doc(hidden)]

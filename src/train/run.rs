@@ -9,7 +9,7 @@ use super::folder::{CONFIG, CONTENTS, HISTORY, METRICS, read_config, write_confi
 use super::graph::GraphTrainer;
 use super::history;
 use super::learner::{EngineLearner, Learner};
-use super::memory::check_memory;
+use super::memory::check_memory_in;
 use super::metrics::{self, Metric, Metrics, Pace};
 use super::optimizer::Adam;
 use super::telling::Telling;
@@ -22,25 +22,36 @@ use crate::disk;
 use crate::equations::Schedule;
 use crate::error::{Error, Result};
 use crate::group::{Group, Solo};
+use crate::model::Interrupt;
 use crate::output::{FolderLock, write_atomically, write_loss_curve};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 const CHECKPOINTS: &str = "checkpoints";
+const INDEX: &str = "model_index.json";
+const SCHEDULER: &str = "scheduler";
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 /// What a run or a model leaves in its folder, beside a run's configuration.
-const REMAINS: [&str; 8] =
-    [CHECKPOINTS, METRICS, CONTENTS, HISTORY, "unet", "scheduler", "model_index.json", "config.json"];
+const REMAINS: [&str; 8] = [CHECKPOINTS, METRICS, CONTENTS, HISTORY, "unet", SCHEDULER, INDEX, "config.json"];
 
 /// Times that a run goes back at most: after so many halvings a rate trains nothing.
 const MOST_HALVINGS: usize = 20;
 
 /// A run's folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Run {
     folder: PathBuf,
+    interrupt: Interrupt,
 }
+
+impl PartialEq for Run {
+    fn eq(&self, other: &Run) -> bool {
+        self.folder == other.folder
+    }
+}
+
+impl Eq for Run {}
 
 impl Run {
     /// Makes a folder for a new run and writes its configuration. The run begins from a checkpoint that is
@@ -63,9 +74,8 @@ impl Run {
         if folder.join(CONFIG).exists() {
             return Run::create(folder, config);
         }
-        let run = Run { folder: folder.to_path_buf() };
-        write_config(&run.folder, config)?;
-        Ok(run)
+        write_config(folder, config)?;
+        Ok(Run::at(folder))
     }
 
     /// As [`Run::create`], where the folder has nothing of another model or run: what would be written over,
@@ -91,12 +101,23 @@ impl Run {
     /// # Errors
     /// [`Error::Invalid`] if it is none.
     pub fn open(folder: &Path) -> Result<(Run, Config)> {
-        Ok((Run { folder: folder.to_path_buf() }, read_config(folder)?))
+        Ok((Run::at(folder), read_config(folder)?))
     }
 
     /// The run of a rank that leaves the folder to rank 0, which has opened it: see [`Run::train_in`].
     pub fn of_rank_0(folder: &Path) -> Run {
-        Run { folder: folder.to_path_buf() }
+        Run::at(folder)
+    }
+
+    fn at(folder: &Path) -> Run {
+        Run { folder: folder.to_path_buf(), interrupt: Interrupt::default() }
+    }
+
+    /// The same run, whose training also stops, with everything saved, where the flag is set. A step of the
+    /// engine, which may take minutes, then ends within and counts as not begun, where `stop` of
+    /// [`Run::train`] is asked between the steps; the ranks of a group finish theirs.
+    pub fn interrupted_by(self, interrupt: Interrupt) -> Run {
+        Run { interrupt, ..self }
     }
 
     /// The folder.
@@ -146,9 +167,10 @@ impl Run {
         mut observer: impl FnMut(Event),
     ) -> Result<Outcome> {
         check_fit(given, data)?;
-        check_memory(given, options.threads)?;
+        check_memory_in(group, given, options.threads)?;
         check_alike(group, data, options.kernels)?;
         let _lock = group.leads().then(|| FolderLock::take(&self.folder)).transpose()?;
+        let stop = || stop() || self.interrupt.is_set();
         let (mut config, mut so_far) = (given.clone(), None);
         loop {
             let (error, saved, seconds) =
@@ -213,7 +235,8 @@ impl Run {
             found = Some(Beginning { config, step, seconds, progress });
         }
         let Beginning { mut config, step, seconds, progress: begin } = share(group, found)?;
-        let trainer = learner(group, &config, options, begin)?;
+        let interrupt = (group.ranks() == 1).then_some(&self.interrupt);
+        let trainer = learner(group, &config, options, begin, interrupt)?;
         // With the version of the runtime that computes.
         config.clone_from(trainer.config());
         let mut metrics = None;
@@ -253,6 +276,7 @@ impl Run {
             pace: Pace::new(),
             grids: if options.grids && can_be_shown { config.train.grids } else { 0 },
             saved: step,
+            saved_at: start,
             saving: 0.0,
             sampling: None,
             skipped: group.gather_number(skipped as f64)[0] as usize,
@@ -282,6 +306,11 @@ impl Run {
                 taken = call.checkpoint(data);
             }
             match taken {
+                // Within the step.
+                Err(Error::Stopped) => {
+                    interrupted = true;
+                    break;
+                }
                 // The next step is left out, and what is saved is what comes behind it.
                 Err(Error::NotFinite { .. }) if call.owes && call.may_skip() => {}
                 Err(error @ Error::NotFinite { .. }) => return Ok(call.diverged(error)),
@@ -349,6 +378,8 @@ impl Run {
         let steps = metrics::lines(&self.folder.join(METRICS))?;
         let got = if self.folder.join(WEIGHTS).exists() {
             format!("none, and trained weights in {WEIGHTS}")
+        } else if self.folder.join(SCHEDULER).exists() && !self.folder.join(INDEX).exists() {
+            format!("none, and {SCHEDULER} of the model that the run was to go on from")
         } else if checkpoint_every > 0 && steps > checkpoint_every {
             format!("none, and {METRICS} of {steps} steps")
         } else {
@@ -423,6 +454,7 @@ fn learner<'g>(
     config: &Config,
     options: &RunOptions,
     begin: Option<Progress<f32>>,
+    interrupt: Option<&Interrupt>,
 ) -> Result<Box<dyn Learner + 'g>> {
     let RunOptions { threads, kernels, library, .. } = options;
     let host = (*threads, *kernels);
@@ -433,6 +465,9 @@ fn learner<'g>(
     let mut trainer: Trainer<f32> = Trainer::in_group(group, config, *threads, *kernels)?;
     if let Some(begin) = begin {
         trainer.restore(begin)?;
+    }
+    if let Some(interrupt) = interrupt {
+        trainer.interrupt_by(interrupt.clone());
     }
     Ok(Box::new(EngineLearner { trainer, group }))
 }

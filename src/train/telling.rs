@@ -47,9 +47,9 @@ impl Telling {
     pub(super) fn samples(&mut self, step: u64, path: &Path) -> Result<()> {
         self.with_events(|events| {
             let png = fs::read(path).map_err(|e| Error::read(path, e))?;
-            let size = image::image_dimensions(path)
+            let grid = image::load_from_memory(&png)
                 .map_err(|e| Error::invalid(path.display().to_string(), "a PNG file", e.to_string(), ""))?;
-            events.picture(step, "samples", &png, (size.1, size.0))
+            events.picture(step, "samples", &png, (grid.height(), grid.width()))
         })
     }
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::group::{Group, Solo};
 use crate::kernels::{Element, Kernels};
 use crate::model::clock::{Work, timed_for_all};
-use crate::model::{Engine, Gradient, Model};
+use crate::model::{Engine, Gradient, Interrupt, Model};
 use crate::sample::{Compute, Pipeline};
 use std::sync::Mutex;
 
@@ -271,6 +271,12 @@ impl<T: Element> Trainer<T> {
         &self.engine
     }
 
+    /// From now on, a step ends by [`Error::Stopped`] soon after the flag is set, as if it had not begun.
+    /// Ranks of a group cannot end one alone.
+    pub fn interrupt_by(&mut self, interrupt: Interrupt) {
+        self.engine.interrupt_by(interrupt);
+    }
+
     /// The engine, for sampling between steps.
     pub fn engine(&mut self) -> &mut Engine<T> {
         &mut self.engine
@@ -280,8 +286,8 @@ impl<T: Element> Trainer<T> {
     ///
     /// # Errors
     /// [`Error::Invalid`] for images of another size than the network's, and for a picture that can no longer
-    /// be decoded; [`Error::NotFinite`] if the loss or
-    /// the gradient is no finite number. Nothing has changed then.
+    /// be decoded; [`Error::NotFinite`] if the loss or the gradient is no finite number; [`Error::Stopped`]
+    /// where [`Trainer::interrupt_by`] was called. Nothing has changed then.
     pub fn advance(&mut self, data: &Dataset) -> Result<Step> {
         self.advance_in(&Solo, data)
     }
@@ -296,10 +302,15 @@ impl<T: Element> Trainer<T> {
         let (loss, norm) = match self.ready.take() {
             Some((ready, loss, norm)) if ready == step => (loss, norm),
             _ => {
+                let before = self.redraw().map(|_| self.model.projections.clone());
                 if let Some(redraw) = self.redraw() {
                     self.model.draw_projections(self.config.train.seed, redraw)?;
                 }
-                self.loss_and_norm(group, data)?
+                let outcome = self.loss_and_norm(group, data);
+                if let (Err(_), Some(before)) = (&outcome, before) {
+                    self.model.projections = before;
+                }
+                outcome?
             }
         };
         let train = &self.config.train;
@@ -370,10 +381,16 @@ impl<T: Element> Trainer<T> {
         let (shares, shards) = (&self.shares, self.shares.shards(self.rank));
         let gradient = &mut self.gradient;
         let engine = &mut self.engine;
-        engine.gradient_of_shards(objective, &self.model, batch, shards, &example, dropout, gradient)?;
+        let outcome =
+            engine.gradient_of_shards(objective, &self.model, batch, shards, &example, dropout, gradient);
         if let Some(error) = unreadable.into_inner().expect("no thread panicked") {
             return Err(error);
         }
+        if let Err(Error::Stopped) = outcome {
+            // The shards that were computed; the others count as 0.
+            check_finite(step, engine.shard_losses().iter().sum(), 0.0)?;
+        }
+        outcome?;
         let loss = self.exchange.losses(group, shares, engine) / batch as f64;
         self.exchange.gradient(group, shares, engine, &mut gradient.weights);
         let engine = &self.engine;

@@ -2,6 +2,7 @@
 
 use crate::support::binary::{run, succeed};
 use crate::support::networks::randomised;
+use crate::support::pictures::decoded;
 use image::{GrayImage, Luma};
 use ndarray::{Array4, Axis, s};
 use performer_ddpm::checkpoint::model_folder;
@@ -30,7 +31,7 @@ fn picture(path: &Path, side: u32) {
 }
 
 fn read(path: &Path) -> GrayImage {
-    image::open(path).expect("a picture").into_luma8()
+    decoded(path).into_luma8()
 }
 
 /// `edit` with these arguments and the folder's model.

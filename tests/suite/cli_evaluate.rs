@@ -2,6 +2,7 @@
 
 use crate::support::binary::{run, succeed};
 use crate::support::feature_nets::FeatureNet;
+use crate::support::pictures::decoded;
 use crate::support::runtimes::{at_hand, name};
 use ndarray::Array4;
 use performer_ddpm::evaluate::frechet::frechet_distance;
@@ -126,7 +127,7 @@ fn samples_are_compared_by_their_features() {
     assert!((got / want - 1.0).abs() < 1e-5, "{got} {want}");
     assert!(number(features, "/nearest/median") > 0.0 && number(features, "/nearest/held_out_median") > 0.0);
 
-    let sheet = image::open(folder().join("a/b/nearest.png")).expect("a sheet");
+    let sheet = decoded(&folder().join("a/b/nearest.png"));
     assert_eq!((sheet.width(), sheet.height()), (16 * 86 + 2, 4 * 86 + 2));
     let written = std::fs::read_to_string(folder().join("a/b/evaluation.json")).expect("a file");
     let written: Value = serde_json::from_str(&written).expect("JSON");
@@ -156,7 +157,7 @@ fn tables_and_plots_are_written_for_people() {
         assert!(text.contains(&svg) && text.contains(&png));
         let svg = std::fs::read_to_string(folder().join("plots").join(svg)).expect("a plot");
         assert!(svg.contains("bits/dim") && svg.contains("sigma^2 = beta~") && svg.contains("<polyline"));
-        let png = image::open(folder().join("plots").join(png)).expect("a picture");
+        let png = decoded(&folder().join("plots").join(png));
         assert_eq!((png.width(), png.height()), (1280, 840));
     }
 }

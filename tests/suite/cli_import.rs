@@ -120,6 +120,11 @@ fn softmax_becomes_favor_and_is_trained_on() {
     fs::rename(at.join("tuned/checkpoints"), at.join("checkpoints")).expect("they move");
     assert!(kept("tuned"), "and so is the model in its folder");
     refused(at, &train, &["go on with it", "--out"]);
+    // What is left when the checkpoints are lost before the first weights were written.
+    fs::rename(at.join("tuned/unet"), at.join("unet")).expect("they move");
+    fs::remove_file(at.join("tuned/model_index.json")).expect("an index");
+    fs::remove_file(at.join("tuned/metrics.jsonl")).expect("metrics");
+    refused(at, &["train", "--resume", "tuned", "--steps", "5"], &["checkpoint", "scheduler", "go on from"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The same bits for any number of threads, in training and in sampling, and for any batch when sampling.
 
+use performer_ddpm::Error;
 use performer_ddpm::config::{Config, Preset};
 use performer_ddpm::data;
 use performer_ddpm::equations::Schedule;
@@ -7,7 +8,7 @@ use performer_ddpm::kernels::Isa;
 use performer_ddpm::model::{Engine, Model};
 use performer_ddpm::rng::{Stream, fill_normal, rng};
 use performer_ddpm::sample::{ClipX0, SampleOptions, Sampler, Spacing, sample};
-use performer_ddpm::train::Trainer;
+use performer_ddpm::train::{Interrupt, Trainer};
 
 fn config(batch: usize) -> Config {
     let mut config = Preset::Tiny.config();
@@ -40,6 +41,32 @@ fn training_has_the_same_bits_on_1_2_and_7_threads() {
         for threads in [2, 7] {
             assert_eq!(weights(threads), one, "batch {batch}, {threads} threads");
         }
+    }
+}
+
+#[test]
+fn an_interrupted_step_counts_as_not_begun() {
+    let images = data::load(None, None).expect("the embedded images").train;
+    let begin = || Trainer::<f32>::new(&config(16), 2, Isa::detect()).expect("a trainer");
+    let advance = |trainer: &mut Trainer<f32>, steps: usize| {
+        for _ in 0..steps {
+            trainer.advance(&images).expect("a step");
+        }
+    };
+    let mut straight = begin();
+    advance(&mut straight, 4);
+    // New projections are drawn before step 3, none before step 2.
+    for steps in [1, 2] {
+        let (mut trainer, interrupt) = (begin(), Interrupt::default());
+        trainer.interrupt_by(interrupt.clone());
+        advance(&mut trainer, steps);
+        let before = trainer.progress();
+        interrupt.set();
+        assert!(matches!(trainer.advance(&images), Err(Error::Stopped)));
+        assert_eq!(trainer.progress(), before);
+        trainer.interrupt_by(Interrupt::default());
+        advance(&mut trainer, 4 - steps);
+        assert_eq!(trainer.progress(), straight.progress());
     }
 }
 

@@ -1,6 +1,7 @@
 //! The examples, each called on a network of a few thousand parameters.
 
 use crate::support::peers;
+use crate::support::pictures::decoded;
 use performer_ddpm::sample::{Compute, onnx::Runtime};
 use performer_ddpm::{Error, Pipeline, SampleOptions};
 use performer_ddpm_onnx::Error as OnnxError;
@@ -48,8 +49,8 @@ fn a_run_is_loaded_and_sampled() {
     let grid = folder.path().join("grid.png");
     load_and_sample::load_and_sample(run(), &grid).expect("images");
     // Four 16x16 images a side, each pixel 4 wide, gutters of 2.
-    let size = image::image_dimensions(&grid).expect("a picture");
-    assert_eq!(size, (2 + 4 * 66, 2 + 4 * 66));
+    let grid = decoded(&grid);
+    assert_eq!((grid.width(), grid.height()), (2 + 4 * 66, 2 + 4 * 66));
 }
 
 #[test]
@@ -58,7 +59,7 @@ fn a_picture_is_painted_anew() {
     let (picture, rows) = (folder.path().join("in.png"), folder.path().join("rows.png"));
     image::GrayImage::from_pixel(16, 16, image::Luma([200])).save(&picture).expect("a picture");
     inpaint::inpaint_and_vary(&picture, run(), &rows).expect("two rows");
-    let rows = image::open(&rows).expect("a picture").into_luma8();
+    let rows = decoded(&rows).into_luma8();
     assert_eq!(rows.dimensions(), (2 + 8 * 66, 2 + 2 * 66));
     // The upper half of a painting is the picture's, and its lower half is not.
     let at = |y: u32| rows.get_pixel(2 + 3 * 66 + 30, 2 + y).0[0];

@@ -2,6 +2,7 @@
 //! CPU, and the example.
 
 use crate::support::peers::{self, python};
+use crate::support::pictures::decoded;
 use ndarray::{Array4, Array5};
 use performer_ddpm::checkpoint::model_folder;
 use performer_ddpm::config::{DiffusionConfig, Prediction, Preset};
@@ -124,7 +125,7 @@ fn the_python_sampler_gives_the_engine_s_images() {
                 subject.check(&spec, usual, &scheduler, &[]);
             }
         }
-        grid = Some(image::open(subject.folder.path().join("grid.png")).expect("a picture"));
+        grid = Some(decoded(&subject.folder.path().join("grid.png")));
     }
     let grid = grid.expect("a picture");
     assert_eq!((grid.width(), grid.height()), (56, 56));

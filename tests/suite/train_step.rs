@@ -299,6 +299,21 @@ fn the_gradients_are_the_engine_s_in_networks_of_every_kind() {
     }
 }
 
+/// A batch's timesteps include t = 1, where the bound has the discretised decoder.
+#[test]
+fn the_gradients_are_the_engine_s_where_the_variance_is_learned() {
+    let base = config(BlockAttention::Favor, FeatureMap::Positive);
+    let wide = UnetConfig { out_channels: 2 * base.out_channels, ..base };
+    for (prediction, weight, layout) in [
+        (Prediction::Epsilon, LossWeight::None, States::PerParameter),
+        (Prediction::Sample, LossWeight::P2 { k: 1.0, gamma: 1.0 }, States::Rows),
+        (Prediction::VPrediction, LossWeight::MinSnr { gamma: 5.0 }, States::Rows),
+    ] {
+        let diffusion = DiffusionConfig { prediction, learned_range: true, ..DiffusionConfig::default() };
+        check(&format!("learned variance, {prediction:?}"), &wide, &diffusion, weight, layout);
+    }
+}
+
 /// Everything that a step changes, from random states, against Adam and the average in `f64`. The norm is
 /// above the limit, and the moments are of the gradient's size. Bound: 1e-5 of the largest number, the
 /// gradient's own.
@@ -477,14 +492,15 @@ fn a_train_step_file_describes_itself_and_is_not_sampled_from() {
 #[test]
 fn networks_that_cannot_be_trained_by_a_graph_are_refused() {
     let (_, base) = kinds().remove(0);
-    let learned = DiffusionConfig { learned_range: true, ..DiffusionConfig::default() };
-    let wide = UnetConfig { out_channels: 2 * base.out_channels, ..base };
-    for (diffusion, words) in
-        [(learned, "predicts no variance"), (DiffusionConfig::default(), "output is an image")]
+    let plain = DiffusionConfig::default();
+    let learned = DiffusionConfig { learned_range: true, ..plain.clone() };
+    let wide = UnetConfig { out_channels: 2 * base.out_channels, ..base.clone() };
+    for (network, diffusion, words) in
+        [(&wide, &plain, "output is an image"), (&base, &learned, "an image and its variances")]
     {
-        let model = randomised(&wide, 5);
+        let model = randomised(network, 5);
         let step = GraphSpec::TrainStep(TrainStep::default());
-        let error = build(Source::new(&model, &diffusion), &step).expect_err("it cannot be").to_string();
+        let error = build(Source::new(&model, diffusion), &step).expect_err("it cannot be").to_string();
         assert!(error.contains(words), "{error}");
     }
 }

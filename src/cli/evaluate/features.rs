@@ -11,7 +11,7 @@ use clap::Args;
 use ndarray::{Array2, Array4, Axis, Ix4, s};
 use performer_ddpm::config::DataConfig;
 use performer_ddpm::data::Dataset;
-use performer_ddpm::evaluate::features::Extractor;
+use performer_ddpm::evaluate::features::{Extractor, FeatureOptions};
 use performer_ddpm::evaluate::nearest::{nearest, write_sheet};
 use performer_ddpm::evaluate::{Comparison, choose, fewest, fewest_for_frechet, images_nchw};
 use performer_ddpm::output::read_npy;
@@ -29,6 +29,10 @@ pub struct FeatureArgs {
     /// Images to compare with [default: 10000, or all if they are fewer]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     images: Option<u32>,
+    /// The network's output with a number for each class, in the order of the images' classes: how many
+    /// samples of each class it takes for that class
+    #[arg(long, value_name = "NAME")]
+    classifier_output: Option<String>,
     #[command(flatten)]
     pub feeding: NetworkArgs,
 }
@@ -36,10 +40,12 @@ pub struct FeatureArgs {
 impl FeatureArgs {
     /// The options that were given.
     pub fn given(&self) -> impl Iterator<Item = &'static str> {
-        [("--samples", self.samples.is_some()), ("--images", self.images.is_some())]
-            .into_iter()
-            .filter_map(|(flag, given)| given.then_some(flag))
-            .chain(self.feeding.given())
+        let given = [
+            ("--samples", self.samples.is_some()),
+            ("--images", self.images.is_some()),
+            ("--classifier-output", self.classifier_output.is_some()),
+        ];
+        given.into_iter().filter_map(|(flag, given)| given.then_some(flag)).chain(self.feeding.given())
     }
 }
 
@@ -98,9 +104,13 @@ pub fn run(
     progress: &mut Progress,
     files: &mut Vec<String>,
 ) -> Result<Option<Figures>> {
-    let mut extractor =
-        Extractor::open(file, &args.network.feeding.options(args.batch as usize, args.compute.threads)?)?;
+    let options = args.network.feeding.options(args.batch as usize, args.compute.threads)?;
+    let mut extractor = Extractor::open(file, &options)?;
     let dataset = args.split(&subject.data, Split::Train)?;
+    let mut classifier = match &args.network.classifier_output {
+        Some(output) => Some(classifier(file, output, options, dataset)?),
+        None => None,
+    };
     let given = match args.network.samples.as_deref() {
         Some(path) => Some(given_samples(args, path, dataset, progress)?),
         None => None,
@@ -151,6 +161,7 @@ pub fn run(
     progress.update(0.0, || "features of the samples".to_owned());
     let features = extractor.features(samples.view())?;
     let comparison = Comparison::of(images.view(), features.view(), args.seed)?;
+    let mut others = None;
     let held_out = match &subject.data.test {
         Some(test) if split == "train" => {
             let count = wanted.min(test.len());
@@ -158,6 +169,10 @@ pub fn run(
                 notes.push(format!("{count} held-out images are too few to be compared"));
                 None
             } else {
+                if let Some(classifier) = &mut classifier {
+                    others =
+                        Some(features_of(classifier, test, count, args.seed, progress, "held-out images")?);
+                }
                 let test = features_of(&mut extractor, test, count, args.seed, progress, "held-out images")?;
                 Some((Comparison::of(images.view(), test.view(), args.seed)?, test))
             }
@@ -167,7 +182,13 @@ pub fn run(
     let classes = match classes {
         Some(classes) => {
             let test = subject.data.test.as_ref().zip(held_out.as_ref().map(|(_, features)| features));
-            classes.compare(images.view(), features.view(), test, args.seed)?
+            let mut figures = classes.compare(images.view(), features.view(), test, args.seed)?;
+            if let Some(classifier) = &mut classifier {
+                let logits = classifier.features(samples.view())?;
+                let test = subject.data.test.as_ref().zip(others.as_ref());
+                classes.recognise(&mut figures, logits.view(), test, args.seed)?;
+            }
+            figures
         }
         None => Vec::new(),
     };
@@ -182,6 +203,20 @@ pub fn run(
         notes,
         nearest: neighbours(args, &samples, subject, files)?,
     }))
+}
+
+/// The network's other output, which has a number for each of the images' classes.
+fn classifier(file: &Path, output: &str, options: FeatureOptions, dataset: &Dataset) -> Result<Extractor> {
+    let options = FeatureOptions { output: Some(output.to_owned()), ..options };
+    let mut classifier = Extractor::open(file, &options)?;
+    let (known, classes) =
+        (classifier.features_of(dataset, &[0], &mut |_| {})?.ncols(), dataset.class_names().len());
+    if known == classes {
+        return Ok(classifier);
+    }
+    let expected = format!("a number for each of the {classes} classes of {}", dataset.name());
+    let got = format!("{known} numbers");
+    Err(Error::invalid(format!("--classifier-output {output}"), expected, got, ""))
 }
 
 fn features_of(

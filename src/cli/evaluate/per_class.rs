@@ -4,7 +4,7 @@ use super::subject::Subject;
 use ndarray::{Array2, ArrayView2};
 use performer_ddpm::Result;
 use performer_ddpm::data::Dataset;
-use performer_ddpm::evaluate::{ClassDistance, choose, class_distances};
+use performer_ddpm::evaluate::{ClassDistance, choose, class_distances, recognised};
 use serde::Serialize;
 
 /// A class's distance, and beside it that of held-out images.
@@ -14,6 +14,11 @@ pub struct ClassFigures {
     distance: ClassDistance,
     #[serde(skip_serializing_if = "Option::is_none")]
     held_out: Option<f64>,
+    /// The share of the class's samples, and of its held-out images, that a classifier takes for the class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recognised: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_out_recognised: Option<f64>,
 }
 
 /// The classes of samples and of the images that they are compared with.
@@ -96,8 +101,31 @@ impl Classes {
         let figures = distances.into_iter().enumerate().map(|(class, distance)| ClassFigures {
             distance,
             held_out: others.get(class).and_then(|other| other.frechet_distance),
+            recognised: None,
+            held_out_recognised: None,
         });
         Ok(figures.collect())
+    }
+
+    /// Adds the shares that a classifier recognises, by its numbers \[n, classes\] for the samples and for the
+    /// held-out images.
+    pub fn recognise(
+        &self,
+        figures: &mut [ClassFigures],
+        samples: ArrayView2<f64>,
+        held_out: Option<(&Dataset, &Array2<f64>)>,
+        seed: u64,
+    ) -> Result<()> {
+        let of_samples = recognised(samples, &self.samples)?;
+        let of_others = match held_out.filter(|(dataset, _)| dataset.labels().is_some()) {
+            Some((dataset, logits)) => recognised(logits.view(), &of_images(dataset, logits.nrows(), seed)?)?,
+            None => Vec::new(),
+        };
+        for (class, figures) in figures.iter_mut().enumerate() {
+            figures.recognised = of_samples.get(class).copied().flatten();
+            figures.held_out_recognised = of_others.get(class).copied().flatten();
+        }
+        Ok(())
     }
 }
 
@@ -114,12 +142,21 @@ pub fn print(classes: &[ClassFigures]) {
     }
     println!("  Frechet distance of each class to its images");
     let shown = |distance: Option<f64>| distance.map_or("-".to_owned(), |distance| format!("{distance:.3}"));
-    for ClassFigures { distance, held_out } in classes {
+    for ClassFigures { distance, held_out, .. } in classes {
         let of_samples = format!("{} ({})", shown(distance.frechet_distance), distance.samples);
         let of_others = held_out.map_or(String::new(), |held_out| shown(Some(held_out)));
         println!("    {:<20}{of_samples:>22}{of_others:>24}", distance.class);
     }
     if classes.iter().any(|class| class.distance.frechet_distance.is_none()) {
         println!("    -: no more samples or images of the class than features; take more (-n, --images)");
+    }
+    if classes.iter().all(|class| class.recognised.is_none()) {
+        return;
+    }
+    println!("  share of each class that the classifier recognises");
+    let shown = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.1} %", 100.0 * share));
+    for class in classes {
+        let of_others = class.held_out_recognised.map_or(String::new(), |share| shown(Some(share)));
+        println!("    {:<20}{:>22}{of_others:>24}", class.distance.class, shown(class.recognised));
     }
 }

@@ -8,9 +8,9 @@ use crate::equations::{Level, posterior};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LearnedRange {
     /// (11)'s coefficients of x_t and of x_0.
-    posterior: [f64; 2],
+    pub(crate) posterior: [f64; 2],
     /// \[ln beta~_t, ln beta_t\], beta~_2 for beta~_1.
-    range: [f64; 2],
+    pub(crate) range: [f64; 2],
     is_first: bool,
 }
 

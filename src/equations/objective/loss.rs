@@ -11,6 +11,9 @@ use crate::equations::{Level, Schedule};
 use crate::error::{Error, Result};
 use crate::real::Real;
 
+/// What L_vb counts where the variance is learned, beside (21) and for each of the T timesteps: lambda.
+pub const VARIANCE_SHARE: f64 = 0.001;
+
 /// What a network is trained on.
 ///
 /// The loss of a sample is (21) with the target (O1), times the timestep's weight (O3) or (O4). Where the
@@ -173,7 +176,7 @@ impl Objective {
                 let range = LearnedRange::new(level);
                 let (alpha, sigma) = (level.alpha_bar.sqrt(), (1.0 - level.alpha_bar).sqrt());
                 let [from_x_t, from_output] = s01_predict_x0(self.says.prediction, alpha, sigma);
-                let lambda = 0.001 * timesteps as f64;
+                let lambda = VARIANCE_SHARE * timesteps as f64;
                 let slope_scale = lambda * bits_per_dim(1.0, image) / batch as f64;
                 let mut nats = 0.0;
                 let said = halves.prediction.iter().zip(halves.variance.iter_mut());

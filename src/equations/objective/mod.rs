@@ -22,7 +22,7 @@ mod variance;
 mod weight;
 
 pub use learned::LearnedRange;
-pub use loss::{Objective, Shard};
+pub use loss::{Objective, Shard, VARIANCE_SHARE};
 pub use target::{Parameterisation, o01_target};
 pub use timesteps::o08_stratified;
 pub use variance::o05_log_variance;

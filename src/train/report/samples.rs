@@ -75,7 +75,7 @@ fn strip(run: &Record) -> String {
 /// Some images of a grid beside each other, pixel for pixel: the first ones, or one of each class. `None` for
 /// a picture that is no grid of this run's.
 fn row(run: &Record, path: &Path) -> Option<Vec<u8>> {
-    let canvas = image::open(path).ok()?.into_rgb8();
+    let canvas = image::load_from_memory(&fs::read(path).ok()?).ok()?.into_rgb8();
     let unet = &run.config.unet;
     let [height, width] = unet.sample_size.map(|side| side as u32);
     let count = images_for(unet.classes(), GRID);

@@ -1,11 +1,13 @@
 use super::NAMES;
 use crate::support::binary::{run, succeed};
 use crate::support::feature_nets::FeatureNet;
+use crate::support::pictures::decoded;
 use crate::support::runtimes::{at_hand, name};
 use ndarray::{Array4, Axis};
 use performer_ddpm::config::Preset;
 use performer_ddpm::output::read_npy;
-use performer_ddpm_onnx::Dim;
+use performer_ddpm_onnx::builder::{Binary, GraphBuilder, ModelInfo, Reduction, SliceRange};
+use performer_ddpm_onnx::{Dim, ElementType, Model};
 use serde_json::Value;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -65,7 +67,7 @@ fn json(arguments: &[&str]) -> Value {
 
 /// The rows and columns of a grid of images of 8x8.
 fn grid(file: &str) -> [u32; 2] {
-    let grid = image::open(folder().join(file)).expect("a grid");
+    let grid = decoded(&folder().join(file));
     [grid.height(), grid.width()].map(|side| (side - 2) / 66)
 }
 
@@ -187,6 +189,29 @@ fn the_bound_of_a_model_with_classes_is_reported() {
     assert!(bits(&needed) > 0.0 && needed["nll"]["given_class"] == true);
 }
 
+/// The mean of the pixels as the feature; and how near the difference d of odd and even rows is to each class's,
+/// c = 0, 90 and 180 bytes, as 2 c d - c^2.
+fn classifier() -> Model {
+    let mut g = GraphBuilder::new("classifier");
+    let x = g
+        .input("images", ElementType::F32, [Dim::from("N"), 1.into(), 8.into(), 8.into()])
+        .expect("an input");
+    let mut mean_of_rows = |start: usize, step: usize| {
+        let rows = g.slice(x, &[SliceRange { axis: 2, start, end: 8, step }]).expect("rows");
+        g.reduce(Reduction::Mean, rows, &[2, 3], false).expect("means")
+    };
+    let (mean, even, odd) = (mean_of_rows(0, 1), mean_of_rows(0, 2), mean_of_rows(1, 2));
+    let d = g.binary(Binary::Sub, odd, even).expect("a difference");
+    let centres = [0.0, 90.0 / 127.5, 180.0 / 127.5f32];
+    let twice = g.constant_f32(&[1, 3], &centres.map(|c| 2.0 * c)).expect("numbers");
+    let squares = g.constant_f32(&[1, 3], &centres.map(|c| c * c)).expect("numbers");
+    let logits = g.binary(Binary::Mul, d, twice).expect("a product");
+    let logits = g.binary(Binary::Sub, logits, squares).expect("a difference");
+    g.output("features", mean).expect("an output");
+    g.output("logits", logits).expect("an output");
+    g.into_model(ModelInfo::default()).expect("a model")
+}
+
 /// One feature, the mean of the pixels, so that two images of a class have a distance. The samples are of the
 /// classes that as many training images have.
 #[test]
@@ -223,6 +248,19 @@ fn distances_are_reported_class_by_class() {
     );
     let distance = |class: &Value| class["frechet_distance"].as_f64().expect("a distance");
     assert!(classes.iter().all(|class| distance(class).abs() < 1e-9), "{found}");
-    let found = json(&[&given[..], &["--samples", "others/train"]].concat());
+    // A classifier in the same file knows them.
+    classifier().write(folder().join("classifier.onnx")).expect("a file");
+    let given = [&given[..2], &["classifier.onnx", "--features-output", "features"], &given[3..]].concat();
+    let given = [&given[..], &["--classifier-output"]].concat();
+    let found = json(&[&given[..], &["logits", "--samples", "pictures/train"]].concat());
+    for class in found["features"]["classes"].as_array().expect("classes") {
+        assert_eq!((&class["recognised"], &class["held_out_recognised"]), (&1.0.into(), &1.0.into()));
+    }
+    let text = succeed(folder(), &[&given[..], &["logits", "--samples", "pictures/train", "-q"]].concat());
+    assert!(text.contains("recognises") && text.contains("100.0 %"), "{text}");
+    let wrong = [&given[..], &["features", "--samples", "pictures/train"]].concat();
+    refused(&wrong, &["--classifier-output features", "each of the 3 classes", "1 numbers"]);
+    let given = &given[..given.len() - 1];
+    let found = json(&[given, &["--samples", "others/train"]].concat());
     assert!(found["features"]["notes"].to_string().contains("no class called black"), "{found}");
 }

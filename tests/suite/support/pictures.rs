@@ -3,6 +3,14 @@
 use flate2::{Compression, write::ZlibEncoder};
 use image::{DynamicImage, ImageFormat};
 use std::io::Write;
+use std::path::Path;
+
+/// What a picture's file holds. The image library reads from memory in code of its own, and from a file in
+/// code that every crate compiles again.
+pub fn decoded(path: &Path) -> DynamicImage {
+    let file = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    image::load_from_memory(&file).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
 
 /// A picture's file. GIF and WebP are written with alpha, which GIF has to have.
 pub fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
