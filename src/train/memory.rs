@@ -40,7 +40,7 @@ pub fn check_memory_in(group: &dyn Group<f32>, config: &Config, threads: usize) 
     // Fewer threads give the same bits.
     let fewer = halves(threads).find(|threads| fits(batch, *threads)).map(|n| format!("{n} `threads` fit"));
     let alone = need / ranks as u64;
-    let fewer = fewer.or((ranks > 1 && alone <= free).then(|| format!("{} ranks here fit", free / alone)));
+    let fewer = fewer.or((ranks > 1 && alone <= free).then(|| format!("ranks that fit here: {}", free / alone)));
     let smaller = halves(batch).find(|batch| fits(*batch, threads)).map(|n| format!("a `batch` of {n} fits"));
     let help = fewer
         .or(smaller)
@@ -104,6 +104,6 @@ mod tests {
         check_memory_in(&Crowd(2), &config, 1).unwrap();
         let message = check_memory_in(&Crowd(1_000_000), &config, 1).unwrap_err().to_string();
         assert!(message.contains("in each of 1000000 ranks here"), "{message}");
-        assert!(message.ends_with("ranks here fit"), "{message}");
+        assert!(message.contains("ranks that fit here: "), "{message}");
     }
 }
