@@ -40,7 +40,8 @@ pub fn check_memory_in(group: &dyn Group<f32>, config: &Config, threads: usize) 
     // Fewer threads give the same bits.
     let fewer = halves(threads).find(|threads| fits(batch, *threads)).map(|n| format!("{n} `threads` fit"));
     let alone = need / ranks as u64;
-    let fewer = fewer.or((ranks > 1 && alone <= free).then(|| format!("ranks that fit here: {}", free / alone)));
+    let fewer =
+        fewer.or((ranks > 1 && alone <= free).then(|| format!("ranks that fit here: {}", free / alone)));
     let smaller = halves(batch).find(|batch| fits(*batch, threads)).map(|n| format!("a `batch` of {n} fits"));
     let help = fewer
         .or(smaller)

@@ -138,11 +138,11 @@ fn the_recorded_plan_of_a_run_by_the_clock_gives_the_same_bits() {
     config.train.checkpoint_every = 3;
     std::fs::write(folder.join("falling.toml"), config.to_toml()).expect("a file");
 
-    let minutes = ["--config", "falling.toml", "--minutes", "0.05", "--out", "clock", "-q"];
+    let minutes = ["--config", "falling.toml", "--minutes", "0.03", "--out", "clock", "-q"];
     succeed(folder, &[&["train"], &minutes[..]].concat());
     let train = planned(folder, "clock");
     let steps = train.steps.expect("the length is recorded");
-    assert_eq!((train.plan.last().map(|last| last.end), train.minutes), (Some(steps), Some(0.05)));
+    assert_eq!((train.plan.last().map(|last| last.end), train.minutes), (Some(steps), Some(0.03)));
     let last = metrics(&folder.join("clock")).pop().expect("steps");
     assert_eq!((last.0, last.3), (steps, 0.01 * config.train.lr * (steps as f64 / 20.0).min(1.0)));
 
@@ -151,11 +151,11 @@ fn the_recorded_plan_of_a_run_by_the_clock_gives_the_same_bits() {
     assert!(weights(folder, "again") == weights(folder, "clock"));
     assert_eq!(metrics(&folder.join("again")), metrics(&folder.join("clock")));
 
-    let killed = ["train", "--config", "falling.toml", "--minutes", "0.1", "--out", "killed", "-q"];
+    let killed = ["train", "--config", "falling.toml", "--minutes", "0.06", "--out", "killed", "-q"];
     kill_after(folder, &killed, "killed/checkpoints/step-00000006.safetensors");
     succeed(folder, &["train", "--resume", "killed", "-q"]);
     let train = planned(folder, "killed");
-    assert_eq!(train.minutes, Some(0.1));
+    assert_eq!(train.minutes, Some(0.06));
     let recorded = ["train", "--config", "killed/config.toml", "-q", "--out", "replayed"];
     kill_after(folder, &recorded, "replayed/checkpoints/step-00000006.safetensors");
     succeed(folder, &["train", "--resume", "replayed", "-q"]);

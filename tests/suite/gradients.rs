@@ -16,10 +16,10 @@ fn normal(n: usize, id: u64) -> Vec<f64> {
     x
 }
 
-/// 12 x 20 pixels: L = 240 and 60, which no tile of 64 tokens divides; two heads; dropout on.
+/// 8 x 18 pixels: L = 144 and 36, which no tile of 64 tokens divides; two heads; dropout on.
 fn config(kind: BlockAttention, map: FeatureMap) -> UnetConfig {
     let mut config = Preset::Tiny.config().unet;
-    config.sample_size = [12, 20];
+    config.sample_size = [8, 18];
     config.in_channels = 3;
     config.out_channels = 3;
     config.down_attention = vec![kind; 2];
