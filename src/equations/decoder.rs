@@ -7,6 +7,11 @@ use crate::real::Real;
 /// is infinite.
 pub const PROBABILITY_FLOOR: f64 = 1e-12;
 
+/// Half the width of a pixel value's bin.
+pub(crate) const HALF_BIN: f64 = 1.0 / 255.0;
+/// A number between the last two pixel values, since data may differ from them by rounding.
+pub(crate) const LAST: f64 = 0.999;
+
 /// The value in [-1, 1] of a pixel's byte.
 pub fn pixel(byte: u8) -> f64 {
     f64::from(byte) / 127.5 - 1.0
@@ -43,9 +48,8 @@ pub fn eq17_pixel_slope(x0: f64, mean: f64, sigma: f64) -> f64 {
 
 /// The ends of a pixel value's bin in standard deviations from the mean.
 fn bin(x0: f64, mean: f64, sigma: f64) -> [f64; 2] {
-    // 0.999 lies between the last two pixel values, so the data may differ from them by rounding.
-    let low = if x0 < -0.999 { f64::NEG_INFINITY } else { (x0 - 1.0 / 255.0 - mean) / sigma };
-    let high = if x0 > 0.999 { f64::INFINITY } else { (x0 + 1.0 / 255.0 - mean) / sigma };
+    let low = if x0 < -LAST { f64::NEG_INFINITY } else { (x0 - HALF_BIN - mean) / sigma };
+    let high = if x0 > LAST { f64::INFINITY } else { (x0 + HALF_BIN - mean) / sigma };
     [low, high]
 }
 

@@ -6,7 +6,7 @@
 use super::tables::Tables;
 use crate::equations::Level;
 use crate::equations::bound::bits_per_dim;
-use crate::equations::decoder::PROBABILITY_FLOOR;
+use crate::equations::decoder::{HALF_BIN, LAST, PROBABILITY_FLOOR};
 use crate::equations::objective::{LearnedRange, VARIANCE_SHARE};
 use crate::equations::solver::s01_predict_x0;
 use performer_ddpm_onnx as onnx;
@@ -25,10 +25,6 @@ pub(super) struct Given {
     pub(super) t: Value,
 }
 
-/// Half the width of a pixel value's bin.
-const HALF_BIN: f32 = 1.0 / 255.0;
-/// 0.999 lies between the last two pixel values.
-const LAST: f32 = 0.999;
 /// Half a bin's width in standard deviations below which its mass is summed up, not a difference.
 const NARROW: f32 = 0.1;
 /// Gauss and Legendre's places in [-1, 1] and weights, of which those below 0 are the same.
@@ -63,11 +59,7 @@ pub(super) fn bound(g: &mut GraphBuilder, tables: &Tables, given: Given) -> onnx
     let (ln_small, ln_large) = (small?, large?);
 
     let (zero, half, one) = (g.scalar(0.0)?, g.scalar(0.5)?, g.scalar(1.0)?);
-    let w = g.add(u, one)?;
-    let w = g.mul(w, half)?;
-    let rest = g.sub(one, w)?;
-    let (above, below) = (g.mul(w, ln_large)?, g.mul(rest, ln_small)?);
-    let ln_sigma2 = g.add(above, below)?;
+    let ln_sigma2 = log_variance(g, u, [ln_small, ln_large])?;
 
     let wider = g.sub(ln_sigma2, ln_small)?;
     let ratio = exp_minus(g, wider)?;
@@ -104,6 +96,20 @@ pub(super) fn bound(g: &mut GraphBuilder, tables: &Tables, given: Given) -> onnx
     Ok((loss, g.mul(slope, scale)?))
 }
 
+/// (O5).
+pub(super) fn log_variance(
+    g: &mut GraphBuilder,
+    u: Value,
+    [ln_small, ln_large]: [Value; 2],
+) -> onnx::Result<Value> {
+    let (half, one) = (g.scalar(0.5)?, g.scalar(1.0)?);
+    let w = g.add(u, one)?;
+    let w = g.mul(w, half)?;
+    let rest = g.sub(one, w)?;
+    let (above, below) = (g.mul(ln_large, w)?, g.mul(ln_small, rest)?);
+    g.add(above, below)
+}
+
 fn exp_minus(g: &mut GraphBuilder, x: Value) -> onnx::Result<Value> {
     let x = g.unary(Unary::Neg, x)?;
     g.unary(Unary::Exp, x)
@@ -112,10 +118,10 @@ fn exp_minus(g: &mut GraphBuilder, x: Value) -> onnx::Result<Value> {
 /// -ln p(x_0 | x_1) of the discretised decoder (17) where the mean is off by `miss`, and its derivative in ln
 /// sigma^2.
 fn decoder(g: &mut GraphBuilder, x_0: Value, miss: Value, per_sigma: Value) -> onnx::Result<(Value, Value)> {
-    let (zero, last, first) = (g.scalar(0.0)?, g.scalar(LAST)?, g.scalar(-LAST)?);
+    let (zero, last, first) = (g.scalar(0.0)?, g.scalar(LAST as f32)?, g.scalar(-LAST as f32)?);
     let is_light = g.binary(Binary::Less, last, x_0)?;
     let is_dark = g.binary(Binary::Less, x_0, first)?;
-    let (middle, bin) = (g.mul(miss, per_sigma)?, g.scalar(HALF_BIN)?);
+    let (middle, bin) = (g.mul(miss, per_sigma)?, g.scalar(HALF_BIN as f32)?);
     let half = g.mul(per_sigma, bin)?;
     let (low, high) = (g.sub(middle, half)?, g.add(middle, half)?);
 

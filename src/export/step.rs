@@ -3,6 +3,7 @@
 //!
 //! [`State::advance`]: crate::equations::solver::State::advance
 
+use super::learned::log_variance;
 use crate::equations::solver::{Learned, StepForm};
 use crate::model::graph::Shape;
 use performer_ddpm_onnx::builder::{Binary, GraphBuilder, ReshapeDim, SliceRange, Unary, Value};
@@ -162,11 +163,7 @@ fn learned_sigma(
         let root = match range {
             None => g.unary(Unary::Sqrt, u)?,
             Some([ln_small, ln_large]) => {
-                let one = g.scalar(1.0)?;
-                let w = g.add(u, one)?;
-                let w = g.mul(w, half)?;
-                let rest = g.sub(one, w)?;
-                let logarithm = weighted(g, &[(ln_large, w), (ln_small, rest)])?;
+                let logarithm = log_variance(g, u, [ln_small, ln_large])?;
                 let logarithm = g.mul(logarithm, half)?;
                 g.unary(Unary::Exp, logarithm)?
             }

@@ -28,6 +28,7 @@ impl Tables<'_> {
         g.gather(table, 0, t)
     }
 
+    /// (3).
     pub(super) fn noised(
         &self,
         g: &mut GraphBuilder,
@@ -35,8 +36,19 @@ impl Tables<'_> {
         eps: Value,
         t: Value,
     ) -> onnx::Result<Value> {
-        let of_x_0 = self.at(g, t, |level| level.alpha_bar.sqrt())?;
-        let of_eps = self.at(g, t, |level| (1.0 - level.alpha_bar).sqrt())?;
+        self.mixed(g, [x_0, eps], t, |alpha_bar| [alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt()])
+    }
+
+    /// c_0 x_0 + c_1 eps with the two numbers of each image's abar_t.
+    fn mixed(
+        &self,
+        g: &mut GraphBuilder,
+        [x_0, eps]: [Value; 2],
+        t: Value,
+        of: impl Fn(f64) -> [f64; 2],
+    ) -> onnx::Result<Value> {
+        let of_x_0 = self.at(g, t, |level| of(level.alpha_bar)[0])?;
+        let of_eps = self.at(g, t, |level| of(level.alpha_bar)[1])?;
         let (signal, noise) = (g.mul(of_x_0, x_0)?, g.mul(of_eps, eps)?);
         g.add(signal, noise)
     }
@@ -54,10 +66,7 @@ impl Tables<'_> {
             Prediction::Epsilon => Ok(eps),
             Prediction::Sample => Ok(x_0),
             Prediction::VPrediction => {
-                let of_x_0 = self.at(g, t, |level| o01_target(prediction, level.alpha_bar)[0])?;
-                let of_eps = self.at(g, t, |level| o01_target(prediction, level.alpha_bar)[1])?;
-                let (signal, noise) = (g.mul(of_x_0, x_0)?, g.mul(of_eps, eps)?);
-                g.add(signal, noise)
+                self.mixed(g, [x_0, eps], t, |alpha_bar| o01_target(prediction, alpha_bar))
             }
         }
     }

@@ -14,6 +14,7 @@ use super::condition::Condition;
 use super::exec::{Arena, DropoutKey, Sweep, Weights, transpose_weights};
 use super::gradient_tree::{GradientTree, Node, ShardGradient, Shards, at_once};
 use super::graph::Graph;
+use super::interrupt::Interrupt;
 use super::plan::{Mode, Plan};
 use crate::equations::objective::{Objective, Shard};
 use crate::error::{Error, Result};
@@ -36,23 +37,6 @@ pub(crate) fn shard_count(batch: usize) -> usize {
 
 /// The most samples in a batch.
 const MOST_SAMPLES: usize = 1 << 24;
-
-/// A flag by which another thread, such as one that waits for signals, ends a batch before all of it is
-/// computed. Its clones are the same flag.
-#[derive(Clone, Debug, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    /// Asks for the end; for good.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was asked for.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Threads and buffers for the sweeps of one network.
 #[derive(Debug)]

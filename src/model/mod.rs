@@ -6,6 +6,7 @@ mod engine;
 mod exec;
 mod gradient_tree;
 pub mod graph;
+mod interrupt;
 pub mod params;
 mod plan;
 pub mod report;
@@ -13,9 +14,10 @@ pub mod unet;
 
 pub use condition::Condition;
 pub(crate) use engine::shard_count;
-pub use engine::{Engine, Example, Gradient, Interrupt};
+pub use engine::{Engine, Example, Gradient};
 pub(crate) use exec::DropoutKey;
 pub(crate) use gradient_tree::{Node, Tree, roots};
+pub use interrupt::Interrupt;
 
 use crate::config::UnetConfig;
 use crate::equations::projection::Projection;

@@ -200,7 +200,7 @@ impl<O: FnMut(Event)> Call<'_, O> {
     pub(super) fn checkpoint_is_due(&self) -> bool {
         let (every, step) = (self.train().checkpoint_every, self.trainer.step());
         let is_due = checkpoint_is_due(every, step, self.saved_at.elapsed());
-        self.group.broadcast_bytes(vec![u8::from(is_due)]) == [1] && !self.is_done(None)
+        self.group.any(self.group.leads() && is_due) && !self.is_done(None)
     }
 
     /// Whether the last step passed a share of the run that a grid on the way belongs to, and rank 0 has the
