@@ -1,14 +1,16 @@
 //! Vectors for any processor.
 
-use super::{Simd, array};
+use super::Simd;
 
 /// Eight floats in an array, left to the compiler to vectorise.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Portable;
 
+/// `[f(0), f(1), .. f(7)]`. Written out, since a kernel has hundreds of these: as loops they took half of the
+/// crate's compilation.
 #[inline(always)]
-fn lanes(f: impl Fn(usize) -> f32) -> [f32; 8] {
-    array(f)
+fn lanes<T>(f: impl Fn(usize) -> T) -> [T; 8] {
+    [f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)]
 }
 
 impl Simd for Portable {
@@ -34,15 +36,15 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load_partial(self, p: *const f32, n: usize) -> [f32; 8] {
-        // SAFETY: the caller gives n readable floats.
-        lanes(|i| if i < n { unsafe { *p.add(i) } } else { 0.0 })
+        let mut v = [0.0; 8];
+        // SAFETY: the caller gives n < 8 readable floats.
+        unsafe { p.copy_to_nonoverlapping(v.as_mut_ptr(), n) };
+        v
     }
     #[inline(always)]
     unsafe fn store_partial(self, p: *mut f32, v: [f32; 8], n: usize) {
-        for (i, x) in v.into_iter().enumerate().take(n) {
-            // SAFETY: the caller gives n writable floats.
-            unsafe { *p.add(i) = x }
-        }
+        // SAFETY: the caller gives n < 8 writable floats.
+        unsafe { p.copy_from_nonoverlapping(v.as_ptr(), n) }
     }
     #[inline(always)]
     fn add(self, a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
@@ -99,11 +101,11 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn add_u32(self, a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
-        array(|i| a[i].wrapping_add(b[i]))
+        lanes(|i| a[i].wrapping_add(b[i]))
     }
     #[inline(always)]
     fn xor_rotate_u32(self, a: [u32; 8], b: [u32; 8], n: u32) -> [u32; 8] {
-        array(|i| (a[i] ^ b[i]).rotate_left(n))
+        lanes(|i| (a[i] ^ b[i]).rotate_left(n))
     }
     #[inline(always)]
     fn abs(self, x: [f32; 8]) -> [f32; 8] {
