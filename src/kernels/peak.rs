@@ -47,13 +47,13 @@ impl VectorCode for Chains<'_> {
 }
 
 /// How long the loop is tried.
-const SEARCH: Duration = Duration::from_secs(1);
+const SEARCH: Duration = Duration::from_millis(500);
 
 /// Rounds of a try: some milliseconds, beside which the start of the threads does not count.
 const ROUNDS: usize = 4_000_000;
 
 /// The peak speed of `isa`'s multiply-adds on `threads` threads at a time, in GFLOP/s. The loop is tried for
-/// a second and the best try counts, since other programs slow most of them.
+/// half a second and the best try counts, since other programs slow most of them.
 ///
 /// # Errors
 /// [`Error::Invalid`](crate::Error::Invalid) unless there are from 1 to [`MAX_THREADS`](super::MAX_THREADS)

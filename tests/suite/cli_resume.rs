@@ -17,11 +17,12 @@ const FINAL: [&str; 2] = ["unet/diffusion_pytorch_model.safetensors", "unet/raw_
 /// checkpoint, after which runs are stopped.
 const STEPS: u64 = 75;
 
-/// Writes the tiny preset with a chain of 10 steps: each run ends with a grid of samples, which would take
-/// longer than its training.
+/// Writes the tiny preset with small batches and a chain of 4 steps: each run ends with a grid of samples, which
+/// would take longer than its training.
 fn write_config(folder: &Path) {
     let mut config = Preset::Tiny.config();
-    config.diffusion.timesteps = 10;
+    config.diffusion.timesteps = 4;
+    config.train.batch = 4;
     std::fs::write(folder.join("short.toml"), config.to_toml()).expect("a file");
 }
 
@@ -133,16 +134,17 @@ fn the_recorded_plan_of_a_run_by_the_clock_gives_the_same_bits() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     let mut config = Preset::Tiny.config();
-    config.diffusion.timesteps = 10;
+    config.diffusion.timesteps = 4;
+    config.train.batch = 4;
     config.train.lr_decay = LrDecay::Linear { from: 0.25 };
     config.train.checkpoint_every = 3;
     std::fs::write(folder.join("falling.toml"), config.to_toml()).expect("a file");
 
-    let minutes = ["--config", "falling.toml", "--minutes", "0.03", "--out", "clock", "-q"];
+    let minutes = ["--config", "falling.toml", "--minutes", "0.02", "--out", "clock", "-q"];
     succeed(folder, &[&["train"], &minutes[..]].concat());
     let train = planned(folder, "clock");
     let steps = train.steps.expect("the length is recorded");
-    assert_eq!((train.plan.last().map(|last| last.end), train.minutes), (Some(steps), Some(0.03)));
+    assert_eq!((train.plan.last().map(|last| last.end), train.minutes), (Some(steps), Some(0.02)));
     let last = metrics(&folder.join("clock")).pop().expect("steps");
     assert_eq!((last.0, last.3), (steps, 0.01 * config.train.lr * (steps as f64 / 20.0).min(1.0)));
 
@@ -151,11 +153,11 @@ fn the_recorded_plan_of_a_run_by_the_clock_gives_the_same_bits() {
     assert!(weights(folder, "again") == weights(folder, "clock"));
     assert_eq!(metrics(&folder.join("again")), metrics(&folder.join("clock")));
 
-    let killed = ["train", "--config", "falling.toml", "--minutes", "0.06", "--out", "killed", "-q"];
+    let killed = ["train", "--config", "falling.toml", "--minutes", "0.04", "--out", "killed", "-q"];
     kill_after(folder, &killed, "killed/checkpoints/step-00000006.safetensors");
     succeed(folder, &["train", "--resume", "killed", "-q"]);
     let train = planned(folder, "killed");
-    assert_eq!(train.minutes, Some(0.06));
+    assert_eq!(train.minutes, Some(0.04));
     let recorded = ["train", "--config", "killed/config.toml", "-q", "--out", "replayed"];
     kill_after(folder, &recorded, "replayed/checkpoints/step-00000006.safetensors");
     succeed(folder, &["train", "--resume", "replayed", "-q"]);
