@@ -98,6 +98,9 @@ pub(super) enum PresetName {
     Fashion,
     /// The same with softmax attention
     FashionSoftmax,
+    /// One minute on the same images: softmax attention at 7x7 alone
+    #[value(name = "fashion-1min")]
+    FashionMinute,
     /// Ho et al.'s network for CIFAR-10 (give --data)
     Cifar10,
     /// A very small network, for trying things out
@@ -109,6 +112,7 @@ impl PresetName {
         match self {
             PresetName::Fashion => Preset::Fashion,
             PresetName::FashionSoftmax => Preset::FashionSoftmax,
+            PresetName::FashionMinute => Preset::FashionMinute,
             PresetName::Cifar10 => Preset::Cifar10,
             PresetName::Tiny => Preset::Tiny,
         }

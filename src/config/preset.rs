@@ -15,6 +15,9 @@ pub enum Preset {
     Fashion,
     /// The same with softmax attention.
     FashionSoftmax,
+    /// A run of one minute on the same images: softmax attention at 7x7 alone, so that the minute holds half as
+    /// many steps again.
+    FashionMinute,
     /// Ho et al.'s 35.7M-parameter network for CIFAR-10.
     Cifar10,
     /// A few thousand parameters, for tests.
@@ -23,13 +26,15 @@ pub enum Preset {
 
 impl Preset {
     /// Every preset.
-    pub const ALL: [Preset; 4] = [Preset::Fashion, Preset::FashionSoftmax, Preset::Cifar10, Preset::Tiny];
+    pub const ALL: [Preset; 5] =
+        [Preset::Fashion, Preset::FashionSoftmax, Preset::FashionMinute, Preset::Cifar10, Preset::Tiny];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Preset::Fashion => "fashion",
             Preset::FashionSoftmax => "fashion-softmax",
+            Preset::FashionMinute => "fashion-1min",
             Preset::Cifar10 => "cifar10",
             Preset::Tiny => "tiny",
         }
@@ -40,6 +45,7 @@ impl Preset {
         match self {
             Preset::Fashion => fashion(Favor),
             Preset::FashionSoftmax => fashion(Softmax),
+            Preset::FashionMinute => fashion_minute(),
             Preset::Cifar10 => cifar10(),
             Preset::Tiny => tiny(),
         }
@@ -112,6 +118,14 @@ fn fashion(kind: BlockAttention) -> Config {
         },
         data: DataConfig::default(),
         runtime: None,
+    }
+}
+
+fn fashion_minute() -> Config {
+    let config = fashion(Plain);
+    Config {
+        train: TrainConfig { minutes: Some(1.0), warmup_steps: 30, checkpoint_every: 100, ..config.train },
+        ..config
     }
 }
 
