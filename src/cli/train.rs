@@ -385,4 +385,15 @@ mod tests {
         let kernels = "--isa portable --conv winograd";
         assert_eq!(command(kernels), format!("{plain} {kernels}"));
     }
+
+    #[test]
+    fn every_preset_has_one_name() {
+        let names: Vec<String> = PresetName::value_variants()
+            .iter()
+            .map(|preset| preset.to_possible_value().expect("none is hidden").get_name().to_owned())
+            .collect();
+        let chosen: Vec<Preset> = PresetName::value_variants().iter().map(|name| name.preset()).collect();
+        assert_eq!(chosen, Preset::ALL);
+        assert_eq!(names, Preset::ALL.map(Preset::name));
+    }
 }
