@@ -15,8 +15,8 @@ pub enum Preset {
     Fashion,
     /// The same with softmax attention.
     FashionSoftmax,
-    /// A run of one minute on the same images: softmax attention at 7x7 alone, so that the minute holds half as
-    /// many steps again.
+    /// A run of one minute on the same images: softmax attention at 7x7 alone, so that a minute holds one and
+    /// a half times as many steps.
     FashionMinute,
     /// Ho et al.'s 35.7M-parameter network for CIFAR-10.
     Cifar10,
@@ -123,10 +123,7 @@ fn fashion(kind: BlockAttention) -> Config {
 
 fn fashion_minute() -> Config {
     let config = fashion(Plain);
-    Config {
-        train: TrainConfig { minutes: Some(1.0), warmup_steps: 30, checkpoint_every: 100, ..config.train },
-        ..config
-    }
+    Config { train: TrainConfig { minutes: Some(1.0), warmup_steps: 30, ..config.train }, ..config }
 }
 
 fn cifar10() -> Config {

@@ -17,8 +17,8 @@ const FINAL: [&str; 2] = ["unet/diffusion_pytorch_model.safetensors", "unet/raw_
 /// checkpoint, after which runs are stopped.
 const STEPS: u64 = 75;
 
-/// Writes the tiny preset with small batches and a chain of 4 steps: each run ends with a grid of samples, which
-/// would take longer than its training.
+/// Writes the tiny preset with small batches and a chain of 4 steps: each run ends with a grid of samples,
+/// which would take longer than its training.
 fn write_config(folder: &Path) {
     let mut config = Preset::Tiny.config();
     config.diffusion.timesteps = 4;

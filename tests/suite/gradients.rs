@@ -16,10 +16,10 @@ fn normal(n: usize, id: u64) -> Vec<f64> {
     x
 }
 
-/// 6 x 14 pixels: L = 84 and 21, which no tile of 64 tokens divides; two heads; dropout on.
+/// 10 x 14 pixels: L = 140 and 35, which no tile of 64 tokens divides; two heads; dropout on.
 fn config(kind: BlockAttention, map: FeatureMap) -> UnetConfig {
     let mut config = Preset::Tiny.config().unet;
-    config.sample_size = [6, 14];
+    config.sample_size = [10, 14];
     config.in_channels = 3;
     config.out_channels = 3;
     config.down_attention = vec![kind; 2];

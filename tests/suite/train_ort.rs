@@ -4,7 +4,7 @@
 use crate::support::binary::{command, succeed};
 use crate::support::runtimes::at_hand;
 use performer_ddpm::checkpoint::state::{self, TrainingState};
-use performer_ddpm::config::{BlockAttention, Config, Preset, RuntimeConfig, TimestepSampling};
+use performer_ddpm::config::{BlockAttention, Config, Preset, RuntimeConfig, TimestepSampling, UnetConfig};
 use performer_ddpm::data::{Dataset, Labels, load};
 use performer_ddpm::sample::onnx::Runtime;
 use performer_ddpm::train::{Limit, Metric, Run, RunOptions};
@@ -74,16 +74,20 @@ fn images() -> Dataset {
     data.expect("images").with_flips()
 }
 
+/// Leaves one level of a network, with FAVOR+: ONNX Runtime takes seconds to prepare a graph of two.
+fn one_level(unet: &mut UnetConfig) {
+    unet.block_out_channels.truncate(1);
+    unet.down_attention = vec![BlockAttention::Favor];
+    unet.up_attention = vec![BlockAttention::Favor];
+}
+
 /// Everything that a batch may hold: colours, flips, strata, classes, some of them dropped, dropout; and
-/// projections that are drawn again on the way. One level of the network: ONNX Runtime takes seconds to prepare
-/// a graph of two.
+/// projections that are drawn again on the way.
 fn everything() -> Config {
     let names = ["dark", "light", "striped"].map(str::to_owned).to_vec();
     let mut config = Preset::Tiny.config().for_images([8, 8, 3]).for_classes(&names, 0.3);
     config.diffusion.timesteps = 20;
-    config.unet.block_out_channels.truncate(1);
-    config.unet.down_attention = vec![BlockAttention::Favor];
-    config.unet.up_attention = vec![BlockAttention::Favor];
+    one_level(&mut config.unet);
     config.unet.dropout = 0.1;
     config.unet.favor.redraw_every = 5;
     config.train.batch = 5;
@@ -183,9 +187,7 @@ fn a_run_changes_from_the_engine_to_onnx_runtime_and_back() {
 /// The tiny preset with one level and a short chain: the run ends with a grid of samples.
 fn write_config(folder: &Path) {
     let mut config = Preset::Tiny.config();
-    config.unet.block_out_channels.truncate(1);
-    config.unet.down_attention = vec![BlockAttention::Favor];
-    config.unet.up_attention = vec![BlockAttention::Favor];
+    one_level(&mut config.unet);
     config.diffusion.timesteps = 4;
     std::fs::write(folder.join("short.toml"), config.to_toml()).expect("a file");
 }
