@@ -85,6 +85,12 @@ pub enum Error {
     },
 }
 
+impl From<performer_ddpm_kernels::Error> for Error {
+    fn from(error: performer_ddpm_kernels::Error) -> Error {
+        Error::invalid(error.what, error.expected, error.got, error.help)
+    }
+}
+
 fn advice(help: &str) -> String {
     if help.is_empty() { String::new() } else { format!("; {help}") }
 }

@@ -86,18 +86,19 @@
 //!
 //! The modules stand on floors, the lowest first, and import only from the floors below their own:
 //!
-//! 0. [`error`], [`real`]
-//! 1. [`config`], `disk`, [`group`], `machine`, [`rng`]
-//! 2. [`equations`], [`kernels`]
-//! 3. [`nn`]
-//! 4. [`model`]
-//! 5. [`data`], [`output`]
-//! 6. [`checkpoint`], [`export`]
-//! 7. [`sample`], [`audit`]
-//! 8. [`train`], [`evaluate`]
-//! 9. [`compare`]
-//! 10. `cli` of the binary
-//! 11. `main` of the binary
+//! 0. [`kernels`], a crate of its own
+//! 1. [`error`]
+//! 2. [`config`], `disk`, [`group`], `machine`, [`rng`]
+//! 3. [`equations`]
+//! 4. [`nn`]
+//! 5. [`model`]
+//! 6. [`data`], [`output`]
+//! 7. [`checkpoint`], [`export`]
+//! 8. [`sample`], [`audit`]
+//! 9. [`train`], [`evaluate`]
+//! 10. [`compare`]
+//! 11. `cli` of the binary
+//! 12. `main` of the binary
 //!
 //! In WebAssembly there is no training: [`audit`], [`train`], [`evaluate`] and [`compare`] and the plots of
 //! [`output`] are left out, and what is left runs on one thread.
@@ -120,18 +121,20 @@ pub mod error;
 pub mod evaluate;
 pub mod export;
 pub mod group;
-pub mod kernels;
 mod machine;
 pub mod model;
 pub mod nn;
 pub mod output;
-pub mod real;
 pub mod rng;
 pub mod sample;
 #[cfg(not(target_family = "wasm"))]
 pub mod train;
 
 pub use error::{Error, Result};
+#[doc(inline)]
+pub use performer_ddpm_kernels as kernels;
+#[doc(inline)]
+pub use performer_ddpm_kernels::real;
 pub use sample::{Pipeline, SampleOptions};
 #[cfg(not(target_family = "wasm"))]
 pub use train::Trainer;

@@ -29,6 +29,7 @@ mod runtime;
 mod training;
 mod unet;
 
+pub use crate::kernels::Activation;
 pub use attention::{AttentionKind, FavorConfig, FeatureMap, ProjectionKind, RowNorms};
 pub use classes::ClassEmbedding;
 pub use data::{Background, DataConfig};
@@ -36,7 +37,7 @@ pub use diffusion::{BetaSchedule, DiffusionConfig, Prediction, VarianceKind};
 pub use divergence::OnNan;
 pub use objective::{LossWeight, TimestepSampling};
 pub use preset::Preset;
-pub use residual::{Activation, Resampling, TimeScaleShift};
+pub use residual::{Resampling, TimeScaleShift};
 pub use runtime::{RuntimeConfig, RuntimeName};
 pub use training::{Averaging, Config, LrDecay, MuonConfig, PlanEntry, TrainConfig};
 pub use unet::{BlockAttention, UnetConfig};

@@ -13,10 +13,40 @@
 use super::kernel::{Checked, Context, Kernel};
 use super::simd::{Simd, each_pair};
 use super::vector::{Elementwise, ensure_one_length, exp_up_to_89, map, silu, silu_slope};
-use crate::config::Activation;
 use crate::error::Result;
 use crate::real::Real;
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
+
+/// The activation function of the residual blocks (`act_fn`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+pub enum Activation {
+    /// x / (1 + exp(-x)) (Hendrycks & Gimpel 2016), also known as swish.
+    #[default]
+    #[cfg_attr(feature = "serde", serde(alias = "swish"))]
+    Silu,
+    /// x tanh(ln(1 + exp(x))) (Misra 2019).
+    Mish,
+    /// x Phi(x), with the standard normal distribution function (Hendrycks & Gimpel 2016).
+    Gelu,
+    /// max(x, 0).
+    Relu,
+}
+
+impl Activation {
+    /// Every one.
+    pub const ALL: [Activation; 4] = [Activation::Silu, Activation::Mish, Activation::Gelu, Activation::Relu];
+
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Silu => "silu",
+            Activation::Mish => "mish",
+            Activation::Gelu => "gelu",
+            Activation::Relu => "relu",
+        }
+    }
+}
 
 /// The operands of [`Activate`], slices of one length.
 #[derive(Debug)]
@@ -268,7 +298,7 @@ impl Elementwise for ReluSlope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{Isa, Run};
+    use crate::{Isa, Run};
 
     const EPS: f64 = f32::EPSILON as f64;
 

@@ -131,7 +131,7 @@ fn threshold(p: f64) -> u32 {
 }
 
 /// What [`DropOut`] multiplies the elements by that it does not drop: 1 / (1 - q).
-pub(crate) fn dropped_scale(p: f64) -> f64 {
+pub fn dropped_scale(p: f64) -> f64 {
     65536.0 / (65536.0 - f64::from(threshold(p)))
 }
 
@@ -165,7 +165,7 @@ fn drop_out<T: Real>(isa: Isa, key: &[u8; 32], p: f64, x: &mut [T]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::Run;
+    use crate::Run;
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 

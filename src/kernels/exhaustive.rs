@@ -1,5 +1,5 @@
 //! Every `f32` through the functions of one element, on every instruction set. These tests take minutes:
-//! `cargo test --release --lib -- --ignored exhaustive`.
+//! `cargo test --release --package performer-ddpm-kernels -- --ignored exhaustive`.
 
 use super::exponentials::{Exp2, Exponent, Powers};
 use super::sines::{Angles, SinCos};

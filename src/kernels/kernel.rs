@@ -64,7 +64,7 @@ pub trait Kernel: Sized {
 pub struct Checked<'a, K: Kernel, T: Real>(pub(super) K::Operands<'a, T>);
 
 /// How the layers run a kernel.
-pub(crate) trait Run: Kernel {
+pub trait Run: Kernel {
     /// Computes.
     ///
     /// # Panics

@@ -232,14 +232,8 @@ impl Kernel for ChannelCentred {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{Element, Isa, Run};
-    use crate::rng::{Stream, fill_normal, rng};
-
-    fn normal(n: usize, id: u64) -> Vec<f32> {
-        let mut x = vec![0.0; n];
-        fill_normal(&mut rng(3, Stream::Check, id, 0), &mut x);
-        x
-    }
+    use crate::numbers::normal;
+    use crate::{Element, Isa, Run};
 
     fn moments<T: Element>(isa: Isa, x: &[T], mean: &mut [T], deviations: &mut [T]) {
         ChannelMoments::run(isa, Moments { x, mean, deviations });

@@ -91,12 +91,12 @@ impl Product {
     }
 
     /// C = or += A B, on the calling thread.
-    pub(crate) fn multiply<T: Element>(&self, isa: Isa, a: &[T], b: &[T], c: &mut [T]) {
+    pub fn multiply<T: Element>(&self, isa: Isa, a: &[T], b: &[T], c: &mut [T]) {
         MatrixProduct::run(isa, Multiply { shape: self, a, b, c, b_is_weight: false });
     }
 
     /// The same with a layer's weight as B, shared out over a team: the same bits.
-    pub(crate) fn multiply_weight<'c, T: Element>(
+    pub fn multiply_weight<'c, T: Element>(
         &self,
         context: impl Into<Context<'c>>,
         a: &[T],
@@ -157,7 +157,7 @@ impl Product {
 ///
 /// # Panics
 /// If src is shorter or dst has another length.
-pub(crate) fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut [T]) {
+pub fn transpose<T: Copy>(src: &[T], rows: usize, cols: usize, dst: &mut [T]) {
     let (from, to) = (src.len(), dst.len());
     let fits = rows.checked_mul(cols).is_some_and(|len| len <= from && len == to);
     assert!(fits, "transposing {rows} x {cols} from {from} elements to {to}");
@@ -434,15 +434,9 @@ impl Tiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::Team;
-    use crate::kernels::team::with_crew;
-    use crate::rng::{Stream, fill_normal, rng};
-
-    fn normal(n: usize, id: u64) -> Vec<f32> {
-        let mut x = vec![0.0; n];
-        fill_normal(&mut rng(1, Stream::Check, id, 0), &mut x);
-        x
-    }
+    use crate::Team;
+    use crate::numbers::normal;
+    use crate::team::with_crew;
 
     /// Bound: each of the two sums of `terms` products errs by at most terms * eps/2 times the sum of
     /// absolute products (Higham 2002, section 3.1); the comparison is against f64.

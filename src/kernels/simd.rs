@@ -184,7 +184,7 @@ pub(super) unsafe fn dispatch<C: VectorCode>(isa: Isa, code: C) {
 /// `f` is plain Rust, whose arithmetic is never reordered or fused: its results have the same bits on every
 /// `isa`.
 #[inline]
-pub(crate) fn vectorised<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
+pub fn vectorised<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(proof) => avx2::call(proof, f),
@@ -210,7 +210,7 @@ pub(super) fn array<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
 /// The standard library's `zip` calls functions there, which keep the loop from being vectorised unless the
 /// crate is compiled with LTO.
 #[inline(always)]
-pub(crate) fn each_pair<Y, X>(y: &mut [Y], x: &[X], mut f: impl FnMut(&mut Y, &X)) {
+pub fn each_pair<Y, X>(y: &mut [Y], x: &[X], mut f: impl FnMut(&mut Y, &X)) {
     let len = y.len().min(x.len());
     let (y, x) = (&mut y[..len], &x[..len]);
     for i in 0..len {

@@ -128,7 +128,7 @@ impl VectorCode for Waves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::{Isa, Run};
+    use crate::{Isa, Run};
 
     /// Bound: 2^-23 (an ULP at one) absolutely; the reference is f64's. Multiples of pi/2 are where reduction
     /// cancels most.

@@ -62,12 +62,12 @@ impl<'a> Team<'a> {
     }
 
     /// Whether the calling thread works alone.
-    pub(crate) fn is_solo(self) -> bool {
+    pub fn is_solo(self) -> bool {
         matches!(self, Team::Solo)
     }
 
     /// The threads that work on the layer, or wait for those that do.
-    pub(crate) fn threads(self) -> usize {
+    pub fn threads(self) -> usize {
         match self {
             Team::Solo => 1,
             Team::Crew(crew) => crew.threads,
@@ -76,13 +76,13 @@ impl<'a> Team<'a> {
 
     /// The team for a pass over that many elements: the calling thread alone where they are few, since
     /// sharing out a microsecond of work costs more than it saves.
-    pub(crate) fn for_work(self, elements: usize) -> Team<'a> {
+    pub fn for_work(self, elements: usize) -> Team<'a> {
         const LEAST: usize = 1 << 14;
         if elements < LEAST { Team::Solo } else { self }
     }
 
     /// Calls `f(i)` for every i below `tasks`.
-    pub(crate) fn run(self, tasks: usize, f: impl Fn(usize) + Sync) {
+    pub fn run(self, tasks: usize, f: impl Fn(usize) + Sync) {
         match self {
             Team::Solo => (0..tasks).for_each(f),
             Team::Crew(crew) => crew.run(tasks, &f),
@@ -90,7 +90,7 @@ impl<'a> Team<'a> {
     }
 
     /// Calls `f(i, chunk i of a)` for every chunk of `chunk` elements (the last may be shorter).
-    pub(crate) fn each<A: Send>(self, a: &mut [A], chunk: usize, f: impl Fn(usize, &mut [A]) + Sync) {
+    pub fn each<A: Send>(self, a: &mut [A], chunk: usize, f: impl Fn(usize, &mut [A]) + Sync) {
         let a = Chunks::new(a, chunk);
         // SAFETY: every task takes its own chunk, once.
         self.run(a.count(), |i| f(i, unsafe { a.take(i) }));
@@ -98,7 +98,7 @@ impl<'a> Team<'a> {
 
     /// Cuts `a`, rows of `row` elements, into a few parts and calls `f(first row, part)` for each; a short
     /// `a` is one part.
-    pub(crate) fn rows<A: Send>(self, a: &mut [A], row: usize, f: impl Fn(usize, &mut [A]) + Sync) {
+    pub fn rows<A: Send>(self, a: &mut [A], row: usize, f: impl Fn(usize, &mut [A]) + Sync) {
         const PARTS: usize = 8;
         let team = self.for_work(a.len());
         let parts = if team.is_solo() { 1 } else { PARTS };
@@ -108,7 +108,7 @@ impl<'a> Team<'a> {
 
     /// [`Team::each`] over two slices, each with its own chunk length: `f(i, chunk i of a, chunk i of b)`, as
     /// long as both have a chunk i.
-    pub(crate) fn each2<A: Send, B: Send>(
+    pub fn each2<A: Send, B: Send>(
         self,
         (a, chunk_a): (&mut [A], usize),
         (b, chunk_b): (&mut [B], usize),
@@ -120,7 +120,7 @@ impl<'a> Team<'a> {
     }
 
     /// [`Team::each2`] over three slices.
-    pub(crate) fn each3<A: Send, B: Send, C: Send>(
+    pub fn each3<A: Send, B: Send, C: Send>(
         self,
         (a, chunk_a): (&mut [A], usize),
         (b, chunk_b): (&mut [B], usize),
@@ -196,7 +196,7 @@ impl std::fmt::Debug for Crew {
 
 impl Crew {
     /// A crew of `threads` threads. One of them has to call [`Crew::lead`], the others [`Crew::serve`].
-    pub(crate) fn new(threads: usize) -> Crew {
+    pub fn new(threads: usize) -> Crew {
         Crew {
             threads,
             taken: AtomicU64::new(0),
@@ -208,13 +208,13 @@ impl Crew {
     }
 
     /// Calls `f` with the crew as its team. When it returns or panics, the threads that serve are let go.
-    pub(crate) fn lead<R>(&self, f: impl FnOnce(Team<'_>) -> R) -> R {
+    pub fn lead<R>(&self, f: impl FnOnce(Team<'_>) -> R) -> R {
         let _dismiss = OnDrop(|| self.dismissed.store(true, Ordering::Release));
         f(Team::Crew(self))
     }
 
     /// Takes tasks until the leader is done.
-    pub(crate) fn serve(&self) {
+    pub fn serve(&self) {
         let mut wait = Wait::for_a_job();
         while !self.dismissed.load(Ordering::Acquire) {
             if self.work() {
@@ -323,8 +323,10 @@ impl Wait {
 }
 
 /// Calls `f` with a team of the calling thread and `others` more, where there can be others.
-#[cfg(test)]
-pub(crate) fn with_crew<R>(others: usize, f: impl FnOnce(Team<'_>) -> R) -> R {
+///
+/// # Panics
+/// If this system cannot start them.
+pub fn with_crew<R>(others: usize, f: impl FnOnce(Team<'_>) -> R) -> R {
     let others = if cfg!(target_family = "wasm") { 0 } else { others };
     Team::with_threads(1 + others, f).expect("a few threads")
 }

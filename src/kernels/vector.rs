@@ -114,7 +114,7 @@ pub(super) mod tests {
     }
 
     /// exp of every element.
-    pub(in crate::kernels) fn exp_in_place(isa: Isa, x: &mut [f32]) {
+    pub(crate) fn exp_in_place(isa: Isa, x: &mut [f32]) {
         let p = x.as_mut_ptr();
         // SAFETY: all three are the slice; the reference's vectors are the portable ones.
         unsafe { map::<Exp>(isa, p, p, p, x.len()) }

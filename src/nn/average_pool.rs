@@ -61,7 +61,7 @@ pub fn average_pool_backward<T: Real>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::team::with_crew;
+    use crate::kernels::with_crew;
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 
     #[test]

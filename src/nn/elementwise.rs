@@ -192,7 +192,7 @@ pub fn activate_backward<T: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::team::with_crew;
+    use crate::kernels::with_crew;
     use crate::kernels::{Activate, DropOut, Dropped, Pointwise};
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 

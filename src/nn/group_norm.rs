@@ -194,7 +194,7 @@ impl GroupNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::team::with_crew;
+    use crate::kernels::with_crew;
     use crate::kernels::{Isa, Team};
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 

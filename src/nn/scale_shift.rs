@@ -72,7 +72,7 @@ pub fn scale_shift_backward_v<T: Element>(isa: Isa, x: &[T], d_y: &[T], d_v: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::team::with_crew;
+    use crate::kernels::with_crew;
     use crate::nn::gradient_check::{check_gradient, dot, normal};
 
     #[test]

@@ -4,9 +4,9 @@
 //! slices.
 
 use performer_ddpm::config::Activation;
+use performer_ddpm::kernels::Result;
 use performer_ddpm::kernels::internals::*;
 use performer_ddpm::kernels::{Context, Isa, MAX_THREADS, Team, peak_gflops};
-use performer_ddpm::{Error, Result};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::sync::Mutex;
@@ -81,11 +81,7 @@ fn everywhere_of<const N: usize>(
     let bound = 1e-4 * (terms as f32 / 300.0).max(1.0);
     let call = |context: Context| {
         let mut results = outputs.clone();
-        let accepted = match run(context, &mut results) {
-            Ok(()) => true,
-            Err(Error::Invalid { .. }) => false,
-            Err(error) => panic!("{error}"),
-        };
+        let accepted = run(context, &mut results).is_ok();
         for (result, before) in results.iter().zip(&outputs) {
             assert!(result.is_guarded(), "{context:?}: a write outside of the slice");
             assert!(accepted || result.bits() == before.bits(), "{context:?}: refused, and written");

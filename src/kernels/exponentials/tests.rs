@@ -1,11 +1,10 @@
 use super::*;
-use crate::kernels::{Element, Isa, Run};
-use crate::rng::{Stream, fill_normal, rng};
+use crate::numbers::normal;
+use crate::{Element, Isa, Run};
 
-fn normal(len: usize, id: u64) -> Vec<f32> {
-    let mut x = vec![0.0; len];
-    fill_normal(&mut rng(3, Stream::Check, len as u64, id), &mut x);
-    x.iter().map(|x| 3.0 * x).collect()
+/// Draws that are three times as wide.
+fn wide_normal(len: usize, id: u64) -> Vec<f32> {
+    normal(len, id).iter().map(|x| 3.0 * x).collect()
 }
 
 fn wide(x: &[f32]) -> Vec<f64> {
@@ -30,7 +29,7 @@ fn below_maxima<T: Element>(
 fn every_isa_agrees_with_f64_on_awkward_sizes() {
     for (rows, width, stride) in [(1, 1, 1), (3, 7, 9), (2, 16, 16), (5, 33, 40), (4, 70, 70), (1, 0, 3)] {
         let len = (rows - 1) * stride + width.max(1);
-        let (x, by_row, by_column) = (normal(len, 1), normal(rows, 2), normal(width, 3));
+        let (x, by_row, by_column) = (wide_normal(len, 1), wide_normal(rows, 2), wide_normal(width, 3));
         let (wide_rows, wide_columns) = (wide(&by_row), wide(&by_column));
         let forms = [
             (Exponent::Rows(&by_row[..]), Exponent::Rows(&wide_rows[..])),
@@ -65,7 +64,7 @@ fn every_isa_agrees_with_f64_on_awkward_sizes() {
 fn maxima_and_sums_agree_with_f64_on_every_isa() {
     for (rows, width, stride) in [(1, 1, 1), (3, 7, 9), (2, 16, 16), (5, 33, 40), (4, 70, 70)] {
         let len = (rows - 1) * stride + width;
-        let (x, by_column, weights) = (normal(len, 4), normal(width, 5), normal(width, 6));
+        let (x, by_column, weights) = (wide_normal(len, 4), wide_normal(width, 5), wide_normal(width, 6));
         let (wide_columns, wide_weights) = (wide(&by_column), wide(&weights));
         let absolute: Vec<f64> = wide_weights.iter().map(|w| w.abs()).collect();
         for with_columns in [false, true] {

@@ -1,9 +1,9 @@
 //! The fast versions: every pass written once over the [`Simd`] trait.
 
 use super::{Affine, AffineBackward, Centred, Channels, Moments};
-use crate::kernels::Isa;
-use crate::kernels::simd::{Simd, VectorCode, array, dispatch};
-use crate::kernels::vector::{silu, silu_slope};
+use crate::Isa;
+use crate::simd::{Simd, VectorCode, array, dispatch};
+use crate::vector::{silu, silu_slope};
 
 /// A pass over \[rows, c\], by columns.
 trait Pass {

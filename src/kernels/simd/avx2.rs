@@ -1,7 +1,7 @@
 //! AVX2 with fused multiply-add: 256-bit vectors.
 
 use super::{Simd, VectorCode, on_registers};
-use crate::kernels::isa::HasAvx2;
+use crate::isa::HasAvx2;
 use std::arch::x86_64::*;
 
 /// Eight floats in a 256-bit register.

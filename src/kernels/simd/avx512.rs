@@ -1,7 +1,7 @@
 //! AVX-512F: 512-bit vectors.
 
 use super::{Simd, VectorCode, on_registers};
-use crate::kernels::isa::HasAvx512;
+use crate::isa::HasAvx512;
 use std::arch::x86_64::*;
 
 /// Sixteen floats in a 512-bit register.

@@ -1,7 +1,7 @@
 //! NEON, which every 64-bit Arm processor has: 128-bit vectors.
 
 use super::{Simd, on_registers};
-use crate::kernels::isa::HasNeon;
+use crate::isa::HasNeon;
 use std::arch::aarch64::*;
 
 /// Four floats in a 128-bit register.

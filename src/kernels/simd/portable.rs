@@ -4,7 +4,7 @@ use super::Simd;
 
 /// Eight floats in an array, left to the compiler to vectorise.
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Portable;
+pub(crate) struct Portable;
 
 /// `[f(0), f(1), .. f(7)]`. Written out, since a kernel has hundreds of these: as loops they took half of the
 /// crate's compilation.

@@ -1,7 +1,7 @@
 //! WebAssembly's vectors: 128 bits, without a fused multiply-add.
 
 use super::Simd;
-use crate::kernels::isa::HasSimd128;
+use crate::isa::HasSimd128;
 use std::arch::wasm32::*;
 
 /// Four floats in a 128-bit vector.

@@ -15,9 +15,9 @@
 
 use super::transforms::{Grid, Input, Kernel3, Kernel3Gradient, Output, OutputGradient, Transform};
 use super::{Convolution, ConvolutionGradient, Winograd};
-use crate::kernels::kernel::Context;
-use crate::kernels::simd::dispatch;
-use crate::kernels::{Isa, Product, Team};
+use crate::kernel::Context;
+use crate::simd::dispatch;
+use crate::{Isa, Product, Team};
 use std::ops::Range;
 
 /// The points of both directions, and so the number of matrix products.

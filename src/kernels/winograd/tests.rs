@@ -1,13 +1,7 @@
 use super::*;
-use crate::kernels::team::with_crew;
-use crate::kernels::{Isa, Run, Team};
-use crate::rng::{Stream, fill_normal, rng};
-
-fn normal(n: usize, id: u64) -> Vec<f32> {
-    let mut x = vec![0.0; n];
-    fill_normal(&mut rng(2, Stream::Check, id, 0), &mut x);
-    x
-}
+use crate::numbers::normal;
+use crate::team::with_crew;
+use crate::{Isa, Run, Team};
 
 fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()

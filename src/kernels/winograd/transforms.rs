@@ -2,7 +2,7 @@
 //! and the vectors run along the channels.
 
 use super::points::*;
-use crate::kernels::simd::{LINE, Simd, VectorCode, prefetch};
+use crate::simd::{LINE, Simd, VectorCode, prefetch};
 use std::marker::PhantomData;
 
 /// Multiplication by one of the algorithm's matrices, OUT x IN, in as few vector operations as possible.

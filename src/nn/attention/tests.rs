@@ -2,7 +2,7 @@ use super::*;
 use crate::config::FeatureMap::{self, Hyperbolic, Positive, Relu, Trigonometric};
 use crate::equations::attention::{eq22_attention, eq26_favor_attention};
 use crate::equations::features::{self, RELU_CONSTANT};
-use crate::kernels::team::with_crew;
+use crate::kernels::with_crew;
 use crate::kernels::{Isa, Team, transpose};
 use crate::nn::favor_features::{DENOMINATOR_GUARD, guarded, is_guarded};
 use crate::nn::reductions::dot;

@@ -1,57 +1,62 @@
-//! The SIMD floor: the few inner loops that take nearly all of the time.
+//! The SIMD kernels of [performer-ddpm](https://docs.rs/performer-ddpm): the few inner loops that take nearly
+//! all of the time of training and sampling, as a crate of their own.
 //!
 //! A kernel is one file: the mathematics, the struct of its operands, and its `impl Kernel` with the check of
 //! the operands' sizes, the plain reference and the fast version. The fast version is written once over a
 //! trait of vectors and compiled for every instruction set; [`Isa`] chooses one at run time. `f64`, and
-//! [`Isa::Reference`] in `f32`, run the reference. All of the crate's `unsafe` lives here.
-#![allow(unsafe_code)]
+//! [`Isa::Reference`] in `f32`, run the reference. All of `performer-ddpm`'s `unsafe` lives here.
 
 mod activation;
 mod algorithm;
 mod dropout;
+mod error;
 #[cfg(test)]
 mod exhaustive;
 mod exponentials;
 mod isa;
 mod kernel;
 mod norm;
+#[cfg(test)]
+mod numbers;
 mod peak;
 mod product;
+pub mod real;
 mod simd;
 mod sines;
-pub(crate) mod team;
+mod team;
 mod vector;
 mod winograd;
 
+pub use activation::Activation;
 pub use algorithm::{ConvAlgorithm, Kernels};
+pub use error::{Error, Result};
 pub use isa::Isa;
 pub use kernel::{Context, Element};
 pub use peak::peak_gflops;
 pub use team::{MAX_THREADS, Team};
 
-pub(crate) use dropout::dropped_scale;
-pub(crate) use internals::*;
-pub(crate) use kernel::Run;
-pub(crate) use product::transpose;
-pub(crate) use simd::{each_pair, vectorised};
-pub(crate) use team::Crew;
+#[doc(hidden)]
+pub use internals::*;
 
-/// The kernels one by one, for the benchmarks and for tests; no part of the library's interface.
+/// The kernels one by one and what their callers share, for `performer-ddpm`'s layers, benchmarks and tests; no
+/// part of the interface.
 ///
-/// [`Kernel::try_run`] is the only way into them from outside, and refuses operands whose sizes do not fit
-/// each other.
+/// [`Kernel::try_run`] is the only way into the kernels, and refuses operands whose sizes do not fit each
+/// other.
 #[doc(hidden)]
 pub mod internals {
     pub use super::activation::{Activate, ActivateBackward, Pointwise, PointwiseBackward};
-    pub use super::dropout::{DropOut, Dropped};
+    pub use super::dropout::{DropOut, Dropped, dropped_scale};
     pub use super::exponentials::{Columns, Exp2, Exp2BelowMaxima, Exponent, Powers, PowersBelowMaxima};
-    pub use super::kernel::Kernel;
+    pub use super::kernel::{Kernel, Run};
     pub use super::norm::{
         Affine, AffineBackward, Centred, ChannelAffine, ChannelAffineBackward, ChannelCentred,
         ChannelMoments, Channels, Moments,
     };
-    pub use super::product::{MatrixProduct, Multiply, Product};
+    pub use super::product::{MatrixProduct, Multiply, Product, transpose};
+    pub use super::simd::{each_pair, vectorised};
     pub use super::sines::{Angles, SinCos};
+    pub use super::team::{Crew, with_crew};
     pub use super::winograd::{
         Convolution, ConvolutionGradient, Winograd, WinogradForward, WinogradWeightGradient,
     };
