@@ -61,6 +61,14 @@ pub enum Error {
         /// What to do about it.
         help: String,
     },
+    /// Another process of those that work together has failed, and tells why.
+    #[error("rank {rank} failed")]
+    OtherRank {
+        /// That process.
+        rank: usize,
+        /// Whether what it found was [`Error::NotFinite`].
+        not_finite: bool,
+    },
     /// A batch that the device's memory does not hold.
     #[error("{device} has no memory for a batch of {batch}; {}", smaller(.fits))]
     OutOfMemory {
@@ -133,7 +141,7 @@ impl Error {
             Error::Onnx(error) if error.is_bad_input() => 2,
             Error::Onnx(_) => 1,
             Error::Write { .. } | Error::NotDurable { .. } | Error::Stopped => 1,
-            Error::NotFinite { .. } | Error::Disagrees { .. } => 1,
+            Error::NotFinite { .. } | Error::Disagrees { .. } | Error::OtherRank { .. } => 1,
         }
     }
 }

@@ -5,12 +5,14 @@ use super::features_network::NetworkArgs;
 use super::images::{ImageArgs, load};
 use super::interrupts::Interrupts;
 use super::progress::Progress;
+use super::ranks::Ranks;
 use super::train::{PresetName, basis};
 use super::{ComputeArgs, RUNS, print_json};
 use clap::Args;
 use performer_ddpm::compare::report::write_report;
 use performer_ddpm::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan};
 use performer_ddpm::config::AttentionKind;
+use performer_ddpm::group::told;
 use performer_ddpm::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -79,9 +81,13 @@ pub struct CompareArgs {
 const FEATURES_BATCH: usize = 64;
 
 /// Compares; prints the runs' figures and the report's path.
-pub fn run(args: CompareArgs) -> Result<ExitCode> {
+pub fn run(args: CompareArgs, ranks: &Ranks) -> Result<ExitCode> {
     let parts = args.only.clone().unwrap_or_else(|| Part::ALL.to_vec());
-    let (folder, plan) = plan(&args)?;
+    let planned = if ranks.leads() { Some(plan(&args)?) } else { None };
+    let (folder, plan) = told(ranks, planned)?;
+    if args.report_only && !ranks.leads() {
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.report_only {
         let findings = Findings::load(&folder)?.ok_or_else(|| nothing_there(&folder))?;
         let report = write_report(&folder, &findings)?;
@@ -99,7 +105,8 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
             help,
         ));
     }
-    let mut progress = Progress::new(args.compute.quiet);
+    let is_quiet = args.compute.quiet || !ranks.leads();
+    let mut progress = Progress::new(is_quiet);
     let reading = args.pictures.reading.into();
     let data = load(&plan.config.data, plan.config.train.seed, reading, &mut progress)?;
     let samples = args.samples.map(|samples| samples as usize);
@@ -108,15 +115,19 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
             let given = args.network.given().collect::<Vec<_>>().join(", ");
             return Err(Error::invalid(given, "--features FILE.onnx beside it", "none", ""));
         }
-        None => Features::blocks(samples),
-        Some(file) => {
+        Some(file) if ranks.leads() => {
             let options = args.network.options(FEATURES_BATCH, args.compute.threads)?;
             Features::open(file, &options, samples)?
         }
+        _ => Features::blocks(samples),
     };
-    let mut comparison = Comparison::open(&folder, plan, &data)?;
+    let comparison = match ranks.leads() {
+        true => Comparison::open(&folder, plan, &data)?,
+        false => Comparison::of_rank_0(&folder, plan, &data),
+    };
     let plan = comparison.findings().plan.clone();
     let interrupts = Interrupts::watch();
+    let mut comparison = comparison.interrupted_by(interrupts.flag());
     progress.say(&format!(
         "comparing on {} ({} images), {} threads; {}",
         data.train.name(),
@@ -126,20 +137,30 @@ pub fn run(args: CompareArgs) -> Result<ExitCode> {
     ));
     let stop = || interrupts.stop();
     let peak_mib = |folder: &Path, batch: usize| peak_mib(&plan, folder, batch);
-    let finished =
-        comparison.run(&parts, &data, Some(&mut features), &peak_mib, stop, |event| match event {
+    let finished = comparison.run_in(
+        ranks,
+        &parts,
+        &data,
+        Some(&mut features),
+        &peak_mib,
+        stop,
+        |event| match event {
             Event::Stage(name) => {
                 progress.finish();
-                progress = Progress::new(args.compute.quiet);
+                progress = Progress::new(is_quiet);
                 progress.say(name);
             }
             Event::Progress { done, message } => progress.update(done, || message.to_owned()),
             Event::Note(text) => progress.say(text),
-        })?;
+        },
+    )?;
     progress.finish();
+    if !ranks.leads() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let report = write_report(&folder, comparison.findings())?;
     done(&args, finished, &report, comparison.findings());
-    Ok(if interrupts.stop() && !finished { interrupts.status() } else { ExitCode::SUCCESS })
+    Ok(if finished { ExitCode::SUCCESS } else { interrupts.status() })
 }
 
 /// The folder, and the plan of the options, or the plan recorded in the folder where no options are given.
@@ -216,12 +237,22 @@ fn done(args: &CompareArgs, finished: bool, report: &Path, findings: &Findings) 
     println!("report: {}", report.display());
 }
 
+/// How the names of variables begin by which the launchers of Open MPI, MPICH and Slurm tell a process that it
+/// is a rank.
+const OF_RANKS: [&str; 3] = ["OMPI_", "PMI_", "PMIX_"];
+
 /// The peak memory of `bench` on the run's network, which it trains first.
 fn peak_mib(plan: &Plan, folder: &Path, batch: usize) -> Option<f64> {
     let mut bench = Command::new(std::env::current_exe().ok()?);
     bench.arg("bench").arg(folder).args(["--runs", "1", "--json"]);
     bench.args(["--batch", &batch.to_string(), "--threads", &plan.threads.to_string()]);
     bench.args(["--isa", &plan.isa, "--conv", &plan.conv]);
+    // It is a process of its own, and no rank.
+    for (name, _) in std::env::vars_os() {
+        if OF_RANKS.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            bench.env_remove(name);
+        }
+    }
     let output = bench.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let figures: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
     figures["peak_rss_mib"].as_f64()

@@ -28,6 +28,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("Run::open", "train --resume"),
     ("Budget::Steps", "--steps"),
     ("Budget::Minutes", "--minutes"),
+    ("Part::FullResolution", "full-resolution of --only"),
     ("Plan::variants", "--variants"),
     ("TrainConfig::lr", "--lr"),
     ("TrainConfig::on_nan", "--on-nan backtrack"),

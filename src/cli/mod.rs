@@ -110,10 +110,10 @@ pub fn main() -> ExitCode {
     let command = Cli::parse().command;
     let ranks = match ranks::join() {
         Ok(ranks) => ranks,
-        Err(error) => return ranks::fail(&Solo, &flags::message(&error), error.exit_status()),
+        Err(error) => return ranks::fail(&Solo, &error),
     };
     let result = run(command, &*ranks);
-    result.unwrap_or_else(|error| ranks::fail(&*ranks, &flags::message(&error), error.exit_status()))
+    result.unwrap_or_else(|error| ranks::fail(&*ranks, &error))
 }
 
 fn run(command: Command, ranks: &Ranks) -> Result<ExitCode> {
@@ -129,7 +129,7 @@ fn run(command: Command, ranks: &Ranks) -> Result<ExitCode> {
         Command::Info(args) => info::run(args),
         Command::Bench(args) => alone("bench").and_then(|()| bench::run(args)),
         Command::Audit(args) => alone("audit").and_then(|()| audit::run(args)),
-        Command::Compare(args) => alone("compare").and_then(|()| compare::run(args)),
+        Command::Compare(args) => compare::run(args, ranks),
     }
 }
 

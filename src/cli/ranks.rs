@@ -1,5 +1,6 @@
 //! The processes that a launcher of MPI has started: one speaks for all, and all end together.
 
+use super::flags;
 #[cfg(feature = "mpi")]
 use performer_ddpm::group::mpi::World;
 use performer_ddpm::group::{Group, Solo};
@@ -15,6 +16,7 @@ pub type Ranks = dyn Group<f32>;
 const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
 
 /// How long a rank keeps an error to itself: one that all have is told by rank 0 alone, which ends the others.
+/// A rank that fails only because another has leaves it twice as long to tell.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The group of this process: those that `mpirun` or `srun` has started, or it alone.
@@ -57,18 +59,21 @@ pub fn only_one(ranks: &Ranks, command: &str) -> Result<()> {
         return Ok(());
     }
     let got = format!("{} processes that were started together", ranks.ranks());
-    Err(Error::invalid(command, "one process", got, "start train, sample or evaluate in ranks"))
+    Err(Error::invalid(command, "one process", got, "start train, sample, evaluate or compare in ranks"))
 }
 
 /// Reports an error; where there are several ranks this ends all of them.
-pub fn fail(ranks: &Ranks, message: &str, status: u8) -> ExitCode {
+pub fn fail(ranks: &Ranks, error: &Error) -> ExitCode {
     let (rank, count) = (ranks.rank(), ranks.ranks());
+    let (message, status) = (flags::message(error), error.exit_status());
     if count == 1 {
         eprintln!("error: {message}");
         return ExitCode::from(status);
     }
-    if rank > 0 {
-        std::thread::sleep(PATIENCE);
+    match error {
+        Error::OtherRank { .. } => std::thread::sleep(2 * PATIENCE),
+        _ if rank > 0 => std::thread::sleep(PATIENCE),
+        _ => {}
     }
     eprintln!("error on rank {rank} of {count}: {message}");
     #[cfg(feature = "mpi")]

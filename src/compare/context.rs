@@ -1,6 +1,9 @@
 //! What the stages of a comparison share.
 
+use crate::error::Result;
+use crate::group::Group;
 use crate::kernels::Kernels;
+use crate::model::Interrupt;
 use std::path::{Path, PathBuf};
 
 /// What happens during a comparison, to be shown to the user.
@@ -30,11 +33,27 @@ pub(super) struct Context<'a> {
     pub threads: usize,
     pub kernels: Kernels,
     pub peak_mib: &'a PeakMib<'a>,
+    /// The processes that do the stage together. Rank 0 alone reads and writes the comparison's file and
+    /// images; what it finds holds.
+    pub group: &'a dyn Group<f32>,
+    /// Whether this process was asked to stop.
     pub stop: &'a dyn Fn() -> bool,
+    /// The same as a flag, which ends a step of training within.
+    pub interrupt: &'a Interrupt,
     pub progress: &'a mut dyn FnMut(f64, &str),
 }
 
 impl Context<'_> {
+    /// Whether any process was asked to stop. All ask at the same places.
+    pub fn stopped(&self) -> bool {
+        self.group.any((self.stop)())
+    }
+
+    /// Writes a file or an image in rank 0 alone.
+    pub fn write(&self, write: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.group.leads() { write() } else { Ok(()) }
+    }
+
     /// The file of an image of the report.
     pub fn image(&self, name: &str) -> PathBuf {
         self.out.join("images").join(format!("{name}.png"))

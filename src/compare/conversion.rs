@@ -136,7 +136,7 @@ impl Baseline<'_> {
 }
 
 /// The bound with the plan's reverse variance.
-fn bits_per_dim(subject: &mut Subject, plan: &Plan, images: &Dataset) -> Result<Estimate> {
+fn bits_per_dim(subject: &mut Subject<'_>, plan: &Plan, images: &Dataset) -> Result<Estimate> {
     let sizes = &plan.conversion;
     let likelihood = subject.likelihood(images, sizes.images, sizes.timesteps, &mut |_| {})?;
     Ok(likelihood.of(plan.config.diffusion.variance).bits_per_dim)
@@ -150,7 +150,7 @@ struct Measurement {
     samples: Option<Array4<f32>>,
 }
 
-fn measure(subject: &mut Subject, plan: &Plan, baseline: &Baseline) -> Result<Measurement> {
+fn measure(subject: &mut Subject<'_>, plan: &Plan, baseline: &Baseline) -> Result<Measurement> {
     let mut measurement = Measurement::default();
     let measured = &mut measurement.measured;
     match or_note(subject.held_out_losses(baseline.images, plan.measuring.images))? {
@@ -239,7 +239,7 @@ pub(super) fn in_place(
     let total = (MAPS.len() * sizes.features.len()) as f64;
     for variant in MAPS {
         for &features in &sizes.features {
-            if (context.stop)() {
+            if context.stopped() {
                 return Ok(None);
             }
             let done = conversion.in_place.len() as f64 / total;
@@ -254,7 +254,7 @@ pub(super) fn in_place(
     }
     let views: Vec<_> = rows.iter().map(|row| row.view()).collect();
     let grid = concatenate(Axis(0), &views).expect("rows of the same images");
-    write_grid(&context.image(GRID), &grid)?;
+    context.write(|| write_grid(&context.image(GRID), &grid))?;
     Ok(Some(conversion))
 }
 

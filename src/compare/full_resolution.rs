@@ -71,13 +71,13 @@ pub(super) fn run(
         Ok(losses) => run.held_out_loss = Some(Estimate::of(losses)),
         Err(note) => run.notes.push(note),
     }
-    if (context.stop)() {
+    if context.stopped() {
         return Ok(None);
     }
     (context.progress)(1.0, "sampling");
     match or_note(subject.samples(sizes.grid, plan.measuring.steps))? {
         Ok(samples) => {
-            write_grid(&context.image(&grid_name(variant)), &samples)?;
+            context.write(|| write_grid(&context.image(&grid_name(variant)), &samples))?;
             run.grid = true;
         }
         Err(note) => run.notes.push(note),

@@ -9,19 +9,21 @@ use crate::equations::Schedule;
 use crate::equations::objective::Parameterisation;
 use crate::equations::solver::Scheduler;
 use crate::error::{Error, Result};
-use crate::evaluate::nll::{Likelihood, NllConfig, Timesteps, bound, bound_given};
+use crate::evaluate::nll::{Likelihood, NllConfig, Timesteps, bound_in};
 use crate::evaluate::{self, Estimate, choose};
+use crate::group::Group;
 use crate::model::{Engine, Model};
 use crate::output::write_png;
-use crate::sample::{SampleOptions, sample};
+use crate::sample::{Native, SampleOptions, sample_in};
 use ndarray::Array4;
 use std::path::Path;
 
 /// A model with its engine.
-pub(super) struct Subject {
+pub(super) struct Subject<'a> {
     pub model: Model<f32>,
     pub schedule: Schedule,
     engine: Engine<f32>,
+    group: &'a dyn Group<f32>,
     diffusion: DiffusionConfig,
     seed: u64,
 }
@@ -29,17 +31,18 @@ pub(super) struct Subject {
 /// Images that go through the network together.
 const BATCH: usize = 32;
 
-impl Subject {
+impl<'a> Subject<'a> {
     /// Prepares a model; `seed` is the seed of every draw.
     pub fn new(
-        context: &Context,
+        context: &Context<'a>,
         model: Model<f32>,
         diffusion: &DiffusionConfig,
         seed: u64,
-    ) -> Result<Subject> {
+    ) -> Result<Subject<'a>> {
         Ok(Subject {
             schedule: Schedule::from_config(diffusion)?,
             engine: Engine::new(&model, context.threads, context.kernels)?,
+            group: context.group,
             diffusion: diffusion.clone(),
             model,
             seed,
@@ -84,11 +87,9 @@ impl Subject {
         };
         let process = (&self.schedule, Parameterisation::from(&self.diffusion));
         let unet = &self.model.config;
-        if unet.num_class_embeds.is_some() && unet.null_class().is_none() {
-            let given = (images.view(), &classes[..]);
-            return bound_given(&self.model, &mut self.engine, process, given, &config, observer);
-        }
-        bound(&self.model, &mut self.engine, process, images.view(), &config, observer)
+        let needs_class = unet.num_class_embeds.is_some() && unet.null_class().is_none();
+        let told = (images.view(), needs_class.then_some(&classes[..]));
+        bound_in(self.group, &self.model, &mut self.engine, process, told, &config, observer)
     }
 
     /// Images \[n, h, w, c\] by DDIM in `steps` steps from the seed's noise, of all classes in turn.
@@ -99,7 +100,8 @@ impl Subject {
         let scheduler = Scheduler::ddim_of(&self.diffusion);
         let options = SampleOptions { count, batch: 2 * BATCH, seed: self.seed, ..SampleOptions::default() };
         let options = options.with_scheduler(&scheduler, &self.schedule, Some(steps));
-        sample(&self.model, &self.schedule, &mut self.engine, &options, None, |_| {})
+        let mut denoiser = Native::new(&self.model, &mut self.engine)?;
+        sample_in(self.group, &mut denoiser, &self.schedule, &options, None, |_| {})
     }
 }
 
@@ -128,6 +130,9 @@ pub(super) fn or_note<T>(outcome: Result<T>) -> Result<std::result::Result<T, St
     match outcome {
         Ok(value) => Ok(Ok(value)),
         Err(Error::NotFinite { what, .. }) => Ok(Err(format!("{what} is not finite"))),
+        Err(Error::OtherRank { rank, not_finite: true }) => {
+            Ok(Err(format!("what rank {rank} computed is not finite")))
+        }
         Err(error) => Err(error),
     }
 }

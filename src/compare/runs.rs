@@ -90,7 +90,7 @@ pub(super) fn run(
             return Ok(Some(run));
         }
     };
-    if (context.stop)() {
+    if context.stopped() {
         return Ok(None);
     }
     let mut quality = Quality { held_out_losses, likelihood: None, sample_seconds: None, grid: false };
@@ -102,7 +102,7 @@ pub(super) fn run(
         Ok(likelihood) => quality.likelihood = Some(likelihood),
         Err(note) => run.notes.push(note),
     }
-    if (context.stop)() {
+    if context.stopped() {
         return Ok(None);
     }
     (context.progress)(1.0, "sampling");
@@ -111,7 +111,7 @@ pub(super) fn run(
         Ok(samples) => {
             quality.sample_seconds = Some(start.elapsed().as_secs_f64() / measuring.grid as f64);
             quality.grid = true;
-            write_grid(&context.image(&grid_name(variant)), &samples)?;
+            context.write(|| write_grid(&context.image(&grid_name(variant)), &samples))?;
         }
         Err(note) => run.notes.push(note),
     }

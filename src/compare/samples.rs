@@ -238,9 +238,15 @@ pub(super) fn compare(
     variant: Option<AttentionKind>,
 ) -> Result<Option<SampleQuality>> {
     let (count, side) = (features.samples(plan), features.side(plan, &data.train));
-    let progress = &mut *context.progress;
-    let mut observer = |done: f64| progress(done, "features of the training images");
-    let reference = features.of_training_images(plan, &data.train, &mut observer)?;
+    let leads = context.group.leads();
+    let reference = match leads {
+        true => {
+            let progress = &mut *context.progress;
+            let mut observer = |done: f64| progress(done, "features of the training images");
+            features.of_training_images(plan, &data.train, &mut observer)?
+        }
+        false => Array2::zeros((0, 0)),
+    };
     let mut quality = SampleQuality { variant, images: count, comparison: None, notes: Vec::new() };
     let found = match (variant, &data.test) {
         (Some(variant), _) => {
@@ -248,21 +254,24 @@ pub(super) fn compare(
             let loaded = model_folder::load::<f32>(&runs::folder(&context.out, variant))?;
             let mut subject = Subject::new(context, loaded.model, &loaded.diffusion, plan.config.train.seed)?;
             match or_note(subject.samples(count, plan.measuring.steps))? {
-                Ok(images) => features.of(images.view().permuted_axes([0, 3, 1, 2]), side)?,
+                Ok(images) if leads => features.of(images.view().permuted_axes([0, 3, 1, 2]), side)?,
+                Ok(_) => Array2::zeros((0, 0)),
                 Err(note) => {
                     quality.notes.push(note);
                     return Ok(Some(quality));
                 }
             }
         }
-        (None, Some(test)) => {
+        (None, Some(test)) if leads => {
             let indices = choose(test.len(), count, plan.config.train.seed)?;
             quality.images = indices.len();
             features.of_dataset(test, &indices, side, &mut |_| {})?
         }
+        (None, Some(_)) => Array2::zeros((0, 0)),
         (None, None) => return Ok(None),
     };
-    if (context.stop)() {
+    // What rank 0 finds holds.
+    if context.stopped() || !leads {
         return Ok(None);
     }
     let fewer = found.nrows().min(reference.nrows());

@@ -63,23 +63,26 @@ pub(super) fn train(
     config: &Config,
     begin: impl FnOnce(&Path, &Config) -> Result<()>,
 ) -> Result<Option<Training>> {
-    let (run, config) = if folder.join("config.toml").exists() {
-        let (run, there) = Run::open(folder)?;
-        if without_length(&there) != without_length(config) {
-            return Err(Error::invalid(
-                folder.display().to_string(),
-                "the comparison's own run",
-                "one with another configuration",
-                "give a new `folder`",
-            ));
+    let open = |folder: &Path| {
+        if folder.join("config.toml").exists() {
+            let (run, there) = Run::open(folder)?;
+            if without_length(&there) != without_length(config) {
+                return Err(Error::invalid(
+                    folder.display().to_string(),
+                    "the comparison's own run",
+                    "one with another configuration",
+                    "give a new `folder`",
+                ));
+            }
+            return Ok((run, there));
         }
-        (run, there)
-    } else {
         disk::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         begin(folder, config)?;
         // Last, so that whatever has a configuration has all it begins with.
-        (Run::create(folder, config)?, config.clone())
+        Ok((Run::create(folder, config)?, config.clone()))
     };
+    let (run, config) = Run::open_in(context.group, folder, open)?;
+    let run = run.interrupted_by(context.interrupt.clone());
     let options = RunOptions {
         limit: Limit::Configured,
         threads: context.threads,
@@ -90,8 +93,8 @@ pub(super) fn train(
     };
     let mut parameters = 0;
     let outcome = {
-        let Context { stop, progress, .. } = context;
-        run.train(&config, data, options, *stop, |event| match event {
+        let Context { group, stop, progress, .. } = context;
+        run.train_in(*group, &config, data, options, *stop, |event| match event {
             Event::Started { parameters: count, .. } => parameters = count,
             Event::Step { step, images_per_second, done } => {
                 let Step { step, loss, .. } = step;
@@ -107,15 +110,16 @@ pub(super) fn train(
         Err(Error::NotFinite { what, step, .. }) => Some(format!("{what} was not finite at step {step}")),
         Err(error) => return Err(error),
     };
-    let metrics = run.metrics()?;
+    let leads = context.group.leads();
+    let metrics = if leads { run.metrics()? } else { Vec::new() };
     // A run that diverged has no model to measure.
-    let peak_mib = if diverged.is_none() {
+    let peak_mib = if leads && diverged.is_none() {
         (context.progress)(1.0, "measuring the memory");
         (context.peak_mib)(folder, config.train.batch)
     } else {
         None
     };
-    if (context.stop)() {
+    if context.stopped() {
         return Ok(None);
     }
     let curve = curve(&metrics);
@@ -145,19 +149,21 @@ fn without_length(config: &Config) -> Config {
 fn curve(metrics: &[Metric]) -> Vec<CurvePoint> {
     let stretch = metrics.len().div_ceil(POINTS).max(1);
     let point = |metrics: &[Metric]| {
-        let last = &metrics[metrics.len() - 1];
-        CurvePoint { step: last.step, seconds: last.seconds, loss: mean(metrics) }
+        let last = metrics.last()?;
+        Some(CurvePoint { step: last.step, seconds: last.seconds, loss: mean(metrics)? })
     };
-    metrics.chunks(stretch).map(point).collect()
+    metrics.chunks(stretch).filter_map(point).collect()
 }
 
-fn mean(metrics: &[Metric]) -> f64 {
-    metrics.iter().map(|metric| metric.loss).sum::<f64>() / metrics.len() as f64
+/// The mean of the losses but for those of steps that were skipped because theirs was not finite.
+fn mean(metrics: &[Metric]) -> Option<f64> {
+    let finite = || metrics.iter().map(|metric| metric.loss).filter(|loss| loss.is_finite());
+    let count = finite().count();
+    (count > 0).then(|| finite().sum::<f64>() / count as f64)
 }
 
 fn final_loss(metrics: &[Metric]) -> Option<f64> {
-    let last = metrics.len().div_ceil(10);
-    (last > 0).then(|| mean(&metrics[metrics.len() - last..]))
+    mean(&metrics[metrics.len() - metrics.len().div_ceil(10)..])
 }
 
 /// The median time from one step to the next; the only step's where there are no two.
@@ -190,6 +196,15 @@ mod tests {
         assert_eq!(curve(&metrics).last().unwrap().seconds, 5.0);
         assert_eq!(median_step(&metrics), Some(1.0));
         assert_eq!((median_step(&metrics[..1]), median_step(&[])), (Some(1.0), None));
+    }
+
+    /// Such a step is in the metrics of a run that skips what diverges, and no number has a JSON form for it.
+    #[test]
+    fn steps_that_were_skipped_are_left_out_of_means() {
+        let mut metrics = metrics(&[1.0, 2.0, 3.0]);
+        metrics[2].loss = f64::NAN;
+        assert_eq!((mean(&metrics), final_loss(&metrics)), (Some(0.5), None));
+        assert_eq!(curve(&metrics).iter().map(|point| point.step).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]

@@ -18,6 +18,11 @@ pub enum Preset {
     /// A run of one minute on the same images: softmax attention at 7x7 alone, so that a minute holds one and
     /// a half times as many steps.
     FashionMinute,
+    /// A run of an hour on such images, for Fashion-MNIST's 60,000: the network of [`Preset::Fashion`] with half
+    /// as many channels again.
+    FashionHour,
+    /// An hour on 32x32 colour pictures, CIFAR-10 or one's own: a network for two cores, FAVOR+ at 16x16.
+    Cifar10Small,
     /// Ho et al.'s 35.7M-parameter network for CIFAR-10.
     Cifar10,
     /// A few thousand parameters, for tests.
@@ -26,8 +31,15 @@ pub enum Preset {
 
 impl Preset {
     /// Every preset.
-    pub const ALL: [Preset; 5] =
-        [Preset::Fashion, Preset::FashionSoftmax, Preset::FashionMinute, Preset::Cifar10, Preset::Tiny];
+    pub const ALL: [Preset; 7] = [
+        Preset::Fashion,
+        Preset::FashionSoftmax,
+        Preset::FashionMinute,
+        Preset::FashionHour,
+        Preset::Cifar10Small,
+        Preset::Cifar10,
+        Preset::Tiny,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -35,6 +47,8 @@ impl Preset {
             Preset::Fashion => "fashion",
             Preset::FashionSoftmax => "fashion-softmax",
             Preset::FashionMinute => "fashion-1min",
+            Preset::FashionHour => "fashion-1h",
+            Preset::Cifar10Small => "cifar10-small",
             Preset::Cifar10 => "cifar10",
             Preset::Tiny => "tiny",
         }
@@ -46,6 +60,8 @@ impl Preset {
             Preset::Fashion => fashion(Favor),
             Preset::FashionSoftmax => fashion(Softmax),
             Preset::FashionMinute => fashion_minute(),
+            Preset::FashionHour => fashion_hour(),
+            Preset::Cifar10Small => cifar10_small(),
             Preset::Cifar10 => cifar10(),
             Preset::Tiny => tiny(),
         }
@@ -124,6 +140,33 @@ fn fashion(kind: BlockAttention) -> Config {
 fn fashion_minute() -> Config {
     let config = fashion(Plain);
     Config { train: TrainConfig { minutes: Some(1.0), warmup_steps: 30, ..config.train }, ..config }
+}
+
+fn fashion_hour() -> Config {
+    let config = fashion(Favor);
+    Config {
+        unet: UnetConfig { block_out_channels: vec![48, 96, 96], ..config.unet },
+        train: TrainConfig { minutes: Some(60.0), warmup_steps: 300, ..config.train },
+        ..config
+    }
+}
+
+fn cifar10_small() -> Config {
+    let config = fashion(Favor);
+    Config {
+        unet: UnetConfig {
+            sample_size: [32, 32],
+            in_channels: 3,
+            out_channels: 3,
+            block_out_channels: vec![48, 96, 96],
+            down_attention: vec![Plain, Favor, Plain],
+            up_attention: vec![Plain, Favor, Plain],
+            dropout: 0.1,
+            ..config.unet
+        },
+        train: TrainConfig { minutes: Some(60.0), warmup_steps: 300, ..config.train },
+        ..config
+    }
 }
 
 fn cifar10() -> Config {

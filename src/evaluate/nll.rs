@@ -21,7 +21,7 @@ use crate::equations::objective::{LearnedRange, Parameterisation};
 use crate::equations::solver::{Method, Outputs, Variance};
 use crate::equations::{Level, Schedule, Timestep};
 use crate::error::{Error, Result};
-use crate::group::{Group, Solo, shares};
+use crate::group::{Group, Solo, agreed, shares};
 use crate::kernels::Element;
 use crate::machine;
 use crate::model::{Condition, Engine, Model};
@@ -191,7 +191,7 @@ pub fn likelihood_in(
     };
     let (model, engine) = pipeline.engine()?;
     let told = (images.view(), classes.as_deref());
-    bound_told(group, model, engine, (&schedule, says), told, config, observer)
+    bound_in(group, model, engine, (&schedule, says), told, config, observer)
 }
 
 /// The class of each image, which the network knows by the same names.
@@ -236,7 +236,7 @@ pub fn bound<T: Element>(
     config: &NllConfig,
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
-    bound_told(&Solo, model, engine, (schedule, says), (images, None), config, observer)
+    bound_in(&Solo, model, engine, (schedule, says), (images, None), config, observer)
 }
 
 /// The bound on p(x_0) given the class, which the network is told: as [`bound`], with the class of each
@@ -253,10 +253,15 @@ pub fn bound_given<T: Element>(
     config: &NllConfig,
     observer: &mut dyn FnMut(f64),
 ) -> Result<Likelihood> {
-    bound_told(&Solo, model, engine, process, (images, Some(classes)), config, observer)
+    bound_in(&Solo, model, engine, process, (images, Some(classes)), config, observer)
 }
 
-fn bound_told<T: Element>(
+/// The bound in a group, with the images' classes where the network is to be told them: as [`bound`] and
+/// [`bound_given`].
+///
+/// # Errors
+/// Theirs, and [`Error::OtherRank`].
+pub(crate) fn bound_in<T: Element>(
     group: &dyn Group<T>,
     model: &Model<T>,
     engine: &mut Engine<T>,
@@ -370,18 +375,24 @@ fn bound_of<T: Real>(
         });
         let t: Vec<Timestep> = jobs.iter().map(|job| job.level.t).collect();
         let of: Vec<usize> = jobs.iter().map(|job| job.image).collect();
-        if !jobs.is_empty() {
-            network(x, &t, &of, Outputs { prediction: &mut *predicted, variance: &mut *variance })?;
-        }
-        let said = (predicted.par_chunks(dims), variance.par_chunks(dims));
-        let found: Result<Vec<Found>> = (&jobs, x.par_chunks(dims), eps.par_chunks(dims), said.0, said.1)
-            .into_par_iter()
-            .map(|(job, x, eps, predicted, variance)| {
-                let drawn = [image(job.image), x, eps];
-                evaluate(job, says, drawn, [predicted, variance], config.clip_x0)
-            })
-            .collect();
-        for (index, found) in (first..).zip(of_all(group, found?, &shares)) {
+        let outputs = Outputs { prediction: &mut *predicted, variance: &mut *variance };
+        let said = if jobs.is_empty() { Ok(()) } else { network(x, &t, &of, outputs) };
+        let found = said.and_then(|()| {
+            (
+                &jobs,
+                x.par_chunks(dims),
+                eps.par_chunks(dims),
+                predicted.par_chunks(dims),
+                variance.par_chunks(dims),
+            )
+                .into_par_iter()
+                .map(|(job, x, eps, predicted, variance)| {
+                    let drawn = [image(job.image), x, eps];
+                    evaluate(job, says, drawn, [predicted, variance], config.clip_x0)
+                })
+                .collect::<Result<Vec<Found>>>()
+        });
+        for (index, found) in (first..).zip(of_all(group, agreed(group, found)?, &shares)) {
             let job = job(index);
             tally.add(job.slot, found);
             if tally.image_is_complete() {

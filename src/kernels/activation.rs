@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::real::Real;
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 
-/// The activation function of the residual blocks (`act_fn`).
+/// An activation function; diffusers' `act_fn` of the residual blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Activation {

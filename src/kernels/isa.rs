@@ -55,7 +55,7 @@ impl Isa {
         *Self::available().last().expect("the reference runs everywhere")
     }
 
-    /// The name that `--isa` takes.
+    /// Its name, which the command line's `--isa` takes.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Reference => "reference",

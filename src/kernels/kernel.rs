@@ -36,7 +36,7 @@ pub trait Kernel: Sized {
     /// sizes are multiplied with an eye to overflow.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if they do not.
+    /// [`Error`] if they do not.
     fn check<T: Real>(operands: &Self::Operands<'_, T>) -> Result<()>;
 
     /// The computation as plain text.

@@ -45,7 +45,7 @@ impl<'a> Team<'a> {
     /// Calls `f` with a team of `threads` threads: the calling one, and others that are started for the call.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless there are from 1 to [`MAX_THREADS`] threads and this system can start them.
+    /// [`Error`] unless there are from 1 to [`MAX_THREADS`] threads and this system can start them.
     pub fn with_threads<R>(threads: usize, f: impl FnOnce(Team<'_>) -> R) -> Result<R> {
         check_threads(threads)?;
         let crew = Crew::new(threads);
@@ -259,6 +259,9 @@ impl Crew {
             while self.done.load(Ordering::Acquire) < taken {
                 wait.a_moment();
             }
+            // SAFETY: as above: every task that was taken is done, and no other can be taken. What was borrowed
+            // for this call is not kept beyond it.
+            unsafe { *self.job.get() = None };
             self.at_work.store(false, Ordering::Release);
         });
         self.work();

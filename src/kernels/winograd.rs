@@ -52,7 +52,7 @@ impl Winograd {
     /// The convolution of images of that height and width.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a size is 0, or if the image, the weight or the workspace is larger than any
+    /// [`Error`] if a size is 0, or if the image, the weight or the workspace is larger than any
     /// memory.
     pub fn new(h: usize, w: usize, c_in: usize, c_out: usize) -> Result<Winograd> {
         let layer = Winograd { h, w, c_in, c_out };

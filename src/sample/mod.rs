@@ -68,7 +68,7 @@ use crate::equations::solver::{Plan, Scheduler, Step};
 use crate::equations::update::ReverseProcess;
 use crate::equations::{Schedule, Timestep};
 use crate::error::{Error, Result};
-use crate::group::{Group, shares};
+use crate::group::{Group, agreed, shares};
 use crate::kernels::Element;
 use crate::machine;
 use crate::model::{Engine, Model};
@@ -418,7 +418,7 @@ pub fn sample_with<T: Real>(
 /// which are those of a group of one. A rank's `observer` sees its own share.
 ///
 /// # Errors
-/// As for [`sample_with`], in the rank that finds them.
+/// As for [`sample_with`] in the rank that finds them, and [`Error::OtherRank`] in the others.
 pub fn sample_in<T: Real>(
     group: &dyn Group<T>,
     denoiser: &mut dyn Denoiser<T>,
@@ -433,7 +433,7 @@ pub fn sample_in<T: Real>(
     let [h, w, c] = denoiser.image();
     let shares = shares(options.count, group.ranks());
     let own = shares[group.rank()].clone();
-    let images = sample_some(denoiser, schedule, options, noise, own.clone(), observer)?;
+    let images = agreed(group, sample_some(denoiser, schedule, options, noise, own.clone(), observer))?;
     let mut all = Array4::from_elem((options.count, h, w, c), T::zero());
     all.slice_mut(s![own, .., .., ..]).assign(&images);
     let parts: Vec<_> = shares.into_iter().map(|part| part.start * h * w * c..part.end * h * w * c).collect();

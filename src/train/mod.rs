@@ -63,6 +63,7 @@ pub use report::write_report;
 #[doc(hidden)]
 pub use rules::Optimizer;
 pub use run::Run;
+pub(crate) use together::check_alike;
 pub use trainer::{Progress, Step, Trainer};
 
 use crate::kernels::Kernels;

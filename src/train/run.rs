@@ -21,7 +21,7 @@ use crate::data::{Contents, Dataset};
 use crate::disk;
 use crate::equations::Schedule;
 use crate::error::{Error, Result};
-use crate::group::{Group, Solo};
+use crate::group::{Group, Solo, told};
 use crate::model::Interrupt;
 use crate::output::{FolderLock, write_atomically, write_loss_curve};
 use std::io::Write;
@@ -107,6 +107,23 @@ impl Run {
     /// The run of a rank that leaves the folder to rank 0, which has opened it: see [`Run::train_in`].
     pub fn of_rank_0(folder: &Path) -> Run {
         Run::at(folder)
+    }
+
+    /// A run that rank 0 alone opens, by `open`, with its configuration on every rank.
+    ///
+    /// # Errors
+    /// Those of `open`, in rank 0; the others then wait for it.
+    pub fn open_in(
+        group: &dyn Group<f32>,
+        folder: &Path,
+        open: impl FnOnce(&Path) -> Result<(Run, Config)>,
+    ) -> Result<(Run, Config)> {
+        let opened = if group.leads() { Some(open(folder)?) } else { None };
+        let text = told(group, opened.as_ref().map(|(_, config)| config.to_toml()))?;
+        match opened {
+            Some(opened) => Ok(opened),
+            None => Ok((Run::at(folder), Config::from_toml(&text, "the configuration that rank 0 sends")?)),
+        }
     }
 
     fn at(folder: &Path) -> Run {

@@ -5,7 +5,7 @@ use super::trainer::Progress;
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::group::Group;
+use crate::group::{Group, told};
 use crate::kernels::Kernels;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ struct Message {
 
 /// Refuses ranks that read other images than rank 0 or compute with other kernels, each of which would change
 /// the bits of all.
-pub(super) fn check_alike(group: &dyn Group<f32>, data: &Dataset, kernels: Kernels) -> Result<()> {
+pub(crate) fn check_alike(group: &dyn Group<f32>, data: &Dataset, kernels: Kernels) -> Result<()> {
     if group.ranks() == 1 {
         return Ok(());
     }
@@ -74,20 +74,14 @@ pub(super) fn share(group: &dyn Group<f32>, found: Option<Beginning>) -> Result<
     {
         return Ok(found);
     }
-    let message = found.as_ref().map_or_else(Vec::new, |found| {
+    let message = found.as_ref().map(|found| {
         let lengths = |progress: &Progress<f32>| {
             (progress.weights.len(), progress.projections.iter().map(Vec::len).collect())
         };
         let (config, lengths) = (found.config.to_toml(), found.progress.as_ref().map(lengths));
-        let message = Message { config, step: found.step, seconds: found.seconds, lengths };
-        serde_json::to_vec(&message).expect("numbers and text become JSON")
+        Message { config, step: found.step, seconds: found.seconds, lengths }
     });
-    let damaged = |error: serde_json::Error| {
-        let help = "start the same program on every machine";
-        Error::invalid("what rank 0 says of the run", "a run's beginning", error.to_string(), help)
-    };
-    let message = group.broadcast_bytes(message);
-    let Message { config, step, seconds, lengths } = serde_json::from_slice(&message).map_err(damaged)?;
+    let Message { config, step, seconds, lengths } = told(group, message)?;
     let config = Config::from_toml(&config, "the configuration that rank 0 sends")?;
     let mut progress = found.and_then(|found| found.progress).or_else(|| {
         let (weights, projections) = lengths?;

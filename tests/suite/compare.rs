@@ -159,7 +159,7 @@ fn samples_are_compared_under_a_features_network_even_after_the_runs() {
 }
 
 /// The findings without everything that depends on the clock.
-fn timeless(findings: &Findings) -> Findings {
+pub fn timeless(findings: &Findings) -> Findings {
     let mut findings = findings.clone();
     let trainings = findings
         .runs

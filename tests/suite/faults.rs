@@ -1,8 +1,10 @@
 //! Disks that fail and processes that are killed, at every call on a file in turn: training, resuming and what
 //! is written beside it. `cargo test --test suite faults -- --nocapture` prints how many were tried.
 
-use performer_ddpm::config::{Config, Preset};
-use performer_ddpm::data::{self, Dataset, idx};
+use crate::compare::timeless;
+use performer_ddpm::compare::{Budget, Comparison, Findings, Part, Plan};
+use performer_ddpm::config::{AttentionKind, Config, Preset};
+use performer_ddpm::data::{self, Dataset, Datasets, idx};
 use performer_ddpm::disk::faults::{self, Fault};
 use performer_ddpm::kernels::Kernels;
 use performer_ddpm::output::{read_npy, write_gif, write_npy, write_png};
@@ -135,6 +137,48 @@ fn a_run_goes_on_to_the_same_bits_after_any_fault() {
     let tried = sweep(false, &ALL, 1) + sweep(true, &[Fault::Killed, Fault::Errno(ENOSPC)], 7);
     println!("{tried} lives with one fault each ended or went on to the same bits");
     assert!(tried > 500, "{tried}");
+}
+
+/// Begins a comparison of one variant or goes on with it; what it has found at its end.
+fn compare(folder: &Path) -> Result<Findings> {
+    let mut plan =
+        Plan::new("small", &config(), &[AttentionKind::FAVOR], Budget::Steps(2), 1, Kernels::default())?;
+    let measuring = &mut plan.measuring;
+    (measuring.images, measuring.timesteps, measuring.steps) = (2, 2, 2);
+    (measuring.samples, measuring.grid) = (10, 2);
+    let data = Datasets::new(images(), None)?;
+    let mut comparison = Comparison::open(folder, plan, &data)?;
+    let finished = comparison.run(&[Part::Runs], &data, None, &|_, _| None, || false, |_| {})?;
+    assert!(finished, "nobody asked to stop");
+    Ok(comparison.findings().clone())
+}
+
+#[test]
+fn a_comparison_goes_on_to_the_same_findings_after_any_fault() {
+    let straight = folder();
+    faults::arm(0, Fault::Killed);
+    let want = timeless(&compare(straight.path()).expect("a comparison"));
+    let calls = faults::disarm();
+    assert!(calls > 50, "only {calls} calls are counted");
+    let mut tried = 0;
+    for (kind, at) in ALL.into_iter().flat_map(|kind| (1..=calls).map(move |at| (kind, at))) {
+        let what = format!("{kind:?} at call {at} of {calls}");
+        let folder = folder();
+        let there = folder.path().join("comparison");
+        faults::arm(at, kind);
+        let outcome = compare(&there);
+        faults::disarm();
+        if let Err(error) = outcome {
+            let message = error.to_string();
+            assert!(!message.is_empty() && !message.contains('\n'), "{what}: {message}");
+            assert!(!matches!(kind, Fault::Interrupted | Fault::Short), "{what}: {message}");
+        }
+        Findings::load(&there).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let found = compare(&there).unwrap_or_else(|error| panic!("{what}, gone on with: {error}"));
+        assert_eq!(timeless(&found), want, "{what}");
+        tried += 1;
+    }
+    println!("{tried} comparisons with one fault each");
 }
 
 /// Kills on kills: each life is killed a few calls further than the one before, until one ends.

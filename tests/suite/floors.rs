@@ -63,7 +63,11 @@ fn code(file: &Path) -> String {
 fn modules(root: &Path) -> BTreeMap<Vec<String>, PathBuf> {
     let path_of = |file: &Path| -> Vec<String> {
         let inside = file.strip_prefix(root).expect("a file of the crate").with_extension("");
-        inside.iter().map(|name| name.to_string_lossy().into_owned()).filter(|name| name != "mod" && name != "lib").collect()
+        inside
+            .iter()
+            .map(|name| name.to_string_lossy().into_owned())
+            .filter(|name| name != "mod" && name != "lib")
+            .collect()
     };
     sources(root).into_iter().map(|file| (path_of(&file), file)).collect()
 }
