@@ -5,7 +5,7 @@ use super::features_network::NetworkArgs;
 use super::images::{ImageArgs, load};
 use super::interrupts::Interrupts;
 use super::progress::Progress;
-use super::ranks::Ranks;
+use super::ranks::{Ranks, leave_ranks};
 use super::train::{PresetName, basis};
 use super::{ComputeArgs, RUNS, print_json};
 use clap::Args;
@@ -85,10 +85,10 @@ pub fn run(args: CompareArgs, ranks: &Ranks) -> Result<ExitCode> {
     let parts = args.only.clone().unwrap_or_else(|| Part::ALL.to_vec());
     let planned = if ranks.leads() { Some(plan(&args)?) } else { None };
     let (folder, plan) = told(ranks, planned)?;
-    if args.report_only && !ranks.leads() {
-        return Ok(ExitCode::SUCCESS);
-    }
     if args.report_only {
+        if !ranks.leads() {
+            return Ok(ExitCode::SUCCESS);
+        }
         let findings = Findings::load(&folder)?.ok_or_else(|| nothing_there(&folder))?;
         let report = write_report(&folder, &findings)?;
         done(&args, findings.are_complete(), &report, &findings);
@@ -237,22 +237,13 @@ fn done(args: &CompareArgs, finished: bool, report: &Path, findings: &Findings) 
     println!("report: {}", report.display());
 }
 
-/// How the names of variables begin by which the launchers of Open MPI, MPICH and Slurm tell a process that it
-/// is a rank.
-const OF_RANKS: [&str; 3] = ["OMPI_", "PMI_", "PMIX_"];
-
 /// The peak memory of `bench` on the run's network, which it trains first.
 fn peak_mib(plan: &Plan, folder: &Path, batch: usize) -> Option<f64> {
     let mut bench = Command::new(std::env::current_exe().ok()?);
     bench.arg("bench").arg(folder).args(["--runs", "1", "--json"]);
     bench.args(["--batch", &batch.to_string(), "--threads", &plan.threads.to_string()]);
     bench.args(["--isa", &plan.isa, "--conv", &plan.conv]);
-    // It is a process of its own, and no rank.
-    for (name, _) in std::env::vars_os() {
-        if OF_RANKS.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-            bench.env_remove(name);
-        }
-    }
+    leave_ranks(&mut bench);
     let output = bench.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let figures: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
     figures["peak_rss_mib"].as_f64()

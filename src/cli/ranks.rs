@@ -5,7 +5,7 @@ use super::flags;
 use performer_ddpm::group::mpi::World;
 use performer_ddpm::group::{Group, Solo};
 use performer_ddpm::{Error, Result};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 /// The ranks of a command.
@@ -15,8 +15,8 @@ pub type Ranks = dyn Group<f32>;
 #[cfg(not(feature = "mpi"))]
 const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
 
-/// How long a rank keeps an error to itself: one that all have is told by rank 0 alone, which ends the others.
-/// A rank that fails only because another has leaves it twice as long to tell.
+/// How long a rank keeps an error to itself: one that all have is told by rank 0 alone, which ends the
+/// others. A rank that fails only because another has leaves it twice as long to tell.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The group of this process: those that `mpirun` or `srun` has started, or it alone.
@@ -51,6 +51,18 @@ pub fn join() -> Result<Box<Ranks>> {
         }));
     }
     Ok(Box::new(world))
+}
+
+/// How the names of the variables begin by which launchers tell a process that it is a rank.
+const OF_RANKS: [&str; 3] = ["OMPI_", "PMI_", "PMIX_"];
+
+/// Makes a command one of its own, which is no rank where this process is one.
+pub fn leave_ranks(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if OF_RANKS.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
 }
 
 /// Refuses more than one rank for a command that does not share its work out.

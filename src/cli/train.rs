@@ -49,9 +49,9 @@ pub struct TrainArgs {
     /// Learning rate after the warm-up
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     lr: Option<f64>,
-    /// What to do about a step whose loss or gradient is not finite: stop; skip its batch; or backtrack, to the
-    /// last checkpoint and on at half the rate. Each is written into the metrics, and the same at a resume
-    /// [default: stop, or as the run has it]
+    /// What to do about a step whose loss or gradient is not finite: stop; skip its batch; or backtrack, to
+    /// the last checkpoint and on at half the rate. Each is written into the metrics, and the same at a
+    /// resume [default: stop, or as the run has it]
     #[arg(long, value_name = "WAY")]
     on_nan: Option<OnNan>,
     /// Attention of every block that has one

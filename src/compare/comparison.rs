@@ -115,16 +115,16 @@ impl Comparison {
         self.run_in(&Solo, parts, data, features, peak_mib, stop, observer)
     }
 
-    /// The same in the ranks of a group, which share out training, samples and bounds, to the same findings but
-    /// for the times. All call this with the same parts and images and see the same folder; rank 0 alone
+    /// The same in the ranks of a group, which share out training, samples and bounds, to the same findings
+    /// but for the times. All call this with the same parts and images and see the same folder; rank 0 alone
     /// writes into it, takes `features` of images, and measures the layer's cost and the random features'
     /// error. It stops where any rank's `stop` says so, in what rank 0 does alone behind it.
     ///
     /// # Errors
     /// Those of [`Comparison::run`] in all ranks or in the one that finds them: the others may then wait for
-    /// it, and are to be ended. [`Error::OtherRank`] where another has an image or a bound that is not finite.
-    /// [`Error::Invalid`] for more ranks than a batch can be shared out over, and for ranks that differ in
-    /// images or kernels.
+    /// it, and are to be ended. [`Error::OtherRank`] where another has an image or a bound that is not
+    /// finite. [`Error::Invalid`] for more ranks than a batch can be shared out over, and for ranks that
+    /// differ in images or kernels.
     #[expect(clippy::too_many_arguments, reason = "those of `run`, and the group")]
     pub fn run_in(
         &mut self,

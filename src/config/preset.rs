@@ -18,8 +18,8 @@ pub enum Preset {
     /// A run of one minute on the same images: softmax attention at 7x7 alone, so that a minute holds one and
     /// a half times as many steps.
     FashionMinute,
-    /// A run of an hour on such images, for Fashion-MNIST's 60,000: the network of [`Preset::Fashion`] with half
-    /// as many channels again.
+    /// A run of an hour on such images, for Fashion-MNIST's 60,000: the network of [`Preset::Fashion`] with
+    /// half as many channels again.
     FashionHour,
     /// An hour on 32x32 colour pictures, CIFAR-10 or one's own: a network for two cores, FAVOR+ at 16x16.
     Cifar10Small,

@@ -71,8 +71,8 @@ pub trait Group<T>: Debug + Sync {
 /// What rank 0 says, on every rank; the others say nothing.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what has no JSON form, such as a path that is no Unicode, and where rank 0 is another
-/// program.
+/// [`Error::Invalid`] for what has no JSON form, such as a path that is no Unicode, and where rank 0 is
+/// another program.
 pub fn told<R: Serialize + DeserializeOwned, T>(group: &dyn Group<T>, says: Option<R>) -> Result<R> {
     if group.ranks() == 1
         && let Some(says) = says

@@ -38,8 +38,8 @@ pub use team::{MAX_THREADS, Team};
 #[doc(hidden)]
 pub use internals::*;
 
-/// The kernels one by one and what their callers share, for `performer-ddpm`'s layers, benchmarks and tests; no
-/// part of the interface.
+/// The kernels one by one and what their callers share, for `performer-ddpm`'s layers, benchmarks and tests;
+/// no part of the interface.
 ///
 /// [`Kernel::try_run`] is the only way into the kernels, and refuses operands whose sizes do not fit each
 /// other.

@@ -56,8 +56,8 @@ const ROUNDS: usize = 4_000_000;
 /// half a second and the best try counts, since other programs slow most of them.
 ///
 /// # Errors
-/// [`Error`](crate::Error) unless there are from 1 to [`MAX_THREADS`](super::MAX_THREADS) threads and this system
-/// can start them.
+/// [`Error`](crate::Error) unless there are from 1 to [`MAX_THREADS`](super::MAX_THREADS) threads and this
+/// system can start them.
 pub fn peak_gflops(isa: Isa, threads: usize) -> Result<f64> {
     check_threads(threads)?;
     let alone = || black_box(multiply_adds(isa, black_box(ROUNDS))).0;

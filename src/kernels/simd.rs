@@ -194,8 +194,8 @@ pub fn vectorised<R>(isa: Isa, f: impl FnOnce() -> R) -> R {
     }
 }
 
-/// `[f(0), f(1), ..]` of at least one element. `std::array::from_fn` calls a function for each, which is inlined
-/// only where the crate is compiled with LTO.
+/// `[f(0), f(1), ..]` of at least one element. `std::array::from_fn` calls a function for each, which is
+/// inlined only where the crate is compiled with LTO.
 #[inline(always)]
 pub(super) fn array<T: Copy, const N: usize>(f: impl Fn(usize) -> T) -> [T; N] {
     let mut all = [f(0); N];

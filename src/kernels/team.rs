@@ -259,8 +259,8 @@ impl Crew {
             while self.done.load(Ordering::Acquire) < taken {
                 wait.a_moment();
             }
-            // SAFETY: as above: every task that was taken is done, and no other can be taken. What was borrowed
-            // for this call is not kept beyond it.
+            // SAFETY: as above: every task that was taken is done, and no other can be taken. What was
+            // borrowed for this call is not kept beyond it.
             unsafe { *self.job.get() = None };
             self.at_work.store(false, Ordering::Release);
         });

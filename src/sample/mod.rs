@@ -300,8 +300,8 @@ impl SampleOptions {
 /// Fills \[n, h, w, c\] with the fresh noise of the k-th step, counted from 0, which starts at timestep t.
 pub type DrawNoise<'a, T> = dyn FnMut(usize, Timestep, &mut [T]) + 'a;
 
-/// Called after the k-th step, counted from 0, with a function that fetches x_t \[n, h, w, c\]; returns whether
-/// to go on.
+/// Called after the k-th step, counted from 0, with a function that fetches x_t \[n, h, w, c\]; returns
+/// whether to go on.
 pub type Watch<'a, T> = dyn FnMut(usize, &mut dyn FnMut() -> Result<Vec<T>>) -> bool + 'a;
 
 /// The reverse process of a batch, from x_T to x_0.
@@ -414,8 +414,8 @@ pub fn sample_with<T: Real>(
     sample_some(denoiser, schedule, options, noise, all, observer)
 }
 
-/// The same in the ranks of a group, each of which makes its share of the images; all ranks return all images,
-/// which are those of a group of one. A rank's `observer` sees its own share.
+/// The same in the ranks of a group, each of which makes its share of the images; all ranks return all
+/// images, which are those of a group of one. A rank's `observer` sees its own share.
 ///
 /// # Errors
 /// As for [`sample_with`] in the rank that finds them, and [`Error::OtherRank`] in the others.
@@ -467,8 +467,8 @@ fn sample_some<T: Real>(
     Ok(Array4::from_shape_vec((count, h, w, c), images).expect("as many numbers as count images have"))
 }
 
-/// Takes the steps of a process for images `x` \[n, h, w, c\], a batch at a time, with the noise of the images
-/// from some number on.
+/// Takes the steps of a process for images `x` \[n, h, w, c\], a batch at a time, with the noise of the
+/// images from some number on.
 fn denoise_batches<T: Real>(
     denoiser: &mut dyn Denoiser<T>,
     (process, turns): (&Process, &Turns),

@@ -148,8 +148,8 @@ impl Run {
     /// configuration, so that the run can be gone on with, or made again, without them. So does a folder of
     /// images that was moved.
     ///
-    /// A step that diverges is dealt with as [`TrainConfig::on_nan`](crate::config::TrainConfig::on_nan) says;
-    /// nothing that is not finite gets into a checkpoint.
+    /// A step that diverges is dealt with as [`TrainConfig::on_nan`](crate::config::TrainConfig::on_nan)
+    /// says; nothing that is not finite gets into a checkpoint.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if training diverges; checkpoints stay as they are. [`Error::Write`] if the
@@ -167,9 +167,9 @@ impl Run {
         self.train_in(&Solo, given, data, options, stop, observer)
     }
 
-    /// The same in the ranks of a group, to the same bits whatever their number, which may be another in every
-    /// call. All ranks call this with the same images; rank 0 alone reads and writes the folder, decides by
-    /// the clock, and has a `note`. Training stops where any rank's `stop` says so.
+    /// The same in the ranks of a group, to the same bits whatever their number, which may be another in
+    /// every call. All ranks call this with the same images; rank 0 alone reads and writes the folder,
+    /// decides by the clock, and has a `note`. Training stops where any rank's `stop` says so.
     ///
     /// # Errors
     /// Those of [`Run::train`], in all ranks or in the one that finds them, and [`Error::Invalid`] for more
@@ -218,8 +218,8 @@ impl Run {
         }
     }
 
-    /// Trains from the newest checkpoint until the limit, or until a step diverges, which all ranks see alike.
-    /// `so_far` are the seconds of the run, where its metrics do not have all of them.
+    /// Trains from the newest checkpoint until the limit, or until a step diverges, which all ranks see
+    /// alike. `so_far` are the seconds of the run, where its metrics do not have all of them.
     #[expect(clippy::too_many_arguments, reason = "those of `train_in`, and the seconds")]
     fn attempt(
         &self,

@@ -1,5 +1,5 @@
-//! Disks that fail and processes that are killed, at every call on a file in turn: training, resuming and what
-//! is written beside it. `cargo test --test suite faults -- --nocapture` prints how many were tried.
+//! Disks that fail and processes that are killed, at every call on a file in turn: training, resuming and
+//! what is written beside it. `cargo test --test suite faults -- --nocapture` prints how many were tried.
 
 use crate::compare::timeless;
 use performer_ddpm::compare::{Budget, Comparison, Findings, Part, Plan};
@@ -251,8 +251,8 @@ fn an_output_is_the_old_one_or_the_new_one() {
     println!("{tried} outputs with one fault each");
 }
 
-/// A reader says that a read failed, or gives what is in the file, or of a run what is in its older checkpoint;
-/// never something else.
+/// A reader says that a read failed, or gives what is in the file, or of a run what is in its older
+/// checkpoint; never something else.
 #[test]
 fn an_input_is_read_whole_or_refused() {
     let folder = folder();

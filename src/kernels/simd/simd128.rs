@@ -7,8 +7,8 @@ use std::arch::wasm32::*;
 /// Four floats in a 128-bit vector.
 ///
 /// Its operations on registers are safe functions: an engine refuses a module with instructions that it does
-/// not have before any of it runs. (`relaxed-simd` has a multiply-add, but leaves to the machine whether it is
-/// fused, and the same seed would give other images on another one.)
+/// not have before any of it runs. (`relaxed-simd` has a multiply-add, but leaves to the machine whether it
+/// is fused, and the same seed would give other images on another one.)
 #[derive(Clone, Copy)]
 pub(super) struct Simd128(HasSimd128);
 
