@@ -4,8 +4,7 @@
 
 use half::f16;
 use performer_ddpm::{Error, Result};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
-use std::collections::HashMap;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use std::path::Path;
 
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
@@ -33,8 +32,9 @@ pub fn pack(run: &Path, out: &Path) -> Result<()> {
     for (name, shape, data) in &halves {
         views.push((name, TensorView::new(Dtype::F16, shape.clone(), data).map_err(damaged)?));
     }
-    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    serialize_to_file(views, Some(format), &to).map_err(damaged)
+    let format = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
+    let packed = serialize(views, Some(format)).map_err(damaged)?;
+    std::fs::write(&to, packed).map_err(|e| Error::write(&to, e))
 }
 
 fn main() -> Result<()> {

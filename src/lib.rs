@@ -97,8 +97,8 @@
 //! 8. [`sample`], [`audit`]
 //! 9. [`train`], [`evaluate`]
 //! 10. [`compare`]
-//! 11. `cli` of the binary
-//! 12. `main` of the binary
+//! 11. `cli`, the program's commands
+//! 12. `main`, the program
 //!
 //! In WebAssembly there is no training: [`audit`], [`train`], [`evaluate`] and [`compare`] and the plots of
 //! [`output`] are left out, and what is left runs on one thread.
@@ -109,6 +109,9 @@
 #[cfg(not(target_family = "wasm"))]
 pub mod audit;
 pub mod checkpoint;
+#[cfg(not(target_family = "wasm"))]
+#[doc(hidden)]
+pub mod cli;
 #[cfg(not(target_family = "wasm"))]
 pub mod compare;
 pub mod config;

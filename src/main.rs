@@ -1,8 +1,7 @@
-//! The command line of `performer-ddpm`.
+//! The program `performer-ddpm`. Its commands are in the library's hidden module `cli`: what both would use
+//! of generic code is compiled once.
 #![deny(unsafe_code)]
 
-mod cli;
-
 fn main() -> std::process::ExitCode {
-    cli::main()
+    performer_ddpm::cli::main()
 }

@@ -5,8 +5,8 @@
 //! four numbers.
 
 use crate::real::Real;
+pub use chacha20::ChaCha8Rng;
 use rand::SeedableRng;
-pub use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 /// What a random number is for; streams never share numbers.

@@ -8,7 +8,7 @@ use crate::real::Real;
 use half::{bf16, f16};
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensors};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use std::path::Path;
 pub(super) struct Tensors<'a> {
     file: &'a Path,
     tensors: BTreeMap<String, TensorView<'a>>,
-    metadata: HashMap<String, String>,
+    metadata: BTreeMap<String, String>,
 }
 
 impl<'a> Tensors<'a> {
@@ -26,7 +26,9 @@ impl<'a> Tensors<'a> {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
         check_keys(file, bytes)?;
         let tensors = SafeTensors::deserialize(bytes).map_err(broken)?.tensors().into_iter().collect();
-        Ok(Tensors { file, tensors, metadata: header.metadata().clone().unwrap_or_default() })
+        let metadata = header.metadata().iter().flatten();
+        let metadata = metadata.map(|(key, value)| (key.clone(), value.clone())).collect();
+        Ok(Tensors { file, tensors, metadata })
     }
 
     /// An entry of the header's free text.
@@ -219,7 +221,7 @@ pub(super) fn write(out: &mut impl Write, metadata: (&str, &str), tensors: &[Ten
         let info = TensorInfo { dtype: Dtype::F32, shape: shape.clone(), data_offsets: (start, end) };
         ((*name).to_owned(), info)
     });
-    let text = HashMap::from([(metadata.0.to_owned(), metadata.1.to_owned())]);
+    let text = [(metadata.0.to_owned(), metadata.1.to_owned())].into_iter().collect();
     let header = Metadata::new(Some(text), entries.collect()).map_err(io::Error::other)?;
     let mut header = serde_json::to_vec(&header)?;
     // The format requires tensors to start at a multiple of eight bytes.

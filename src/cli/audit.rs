@@ -1,9 +1,9 @@
 //! `audit`: every equation, its checks, and their errors beside the bounds.
 
 use super::print_json;
+use crate::audit;
+use crate::{Error, Result};
 use clap::Args;
-use performer_ddpm::audit;
-use performer_ddpm::{Error, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -2,15 +2,15 @@
 
 use super::train::PresetName;
 use super::{ComputeArgs, latest, print_json};
+use crate::config::{Config, Preset};
+use crate::data::{Dataset, Labels};
+use crate::kernels::peak_gflops;
+use crate::model::clock::{OpClock, Work};
+use crate::model::report::report;
+use crate::model::{Condition, Engine, Model};
+use crate::train::{Trainer, check_memory};
+use crate::{Error, Result, checkpoint};
 use clap::Args;
-use performer_ddpm::config::{Config, Preset};
-use performer_ddpm::data::{Dataset, Labels};
-use performer_ddpm::kernels::peak_gflops;
-use performer_ddpm::model::clock::{OpClock, Work};
-use performer_ddpm::model::report::report;
-use performer_ddpm::model::{Condition, Engine, Model};
-use performer_ddpm::train::{Trainer, check_memory};
-use performer_ddpm::{Error, Result, checkpoint};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;

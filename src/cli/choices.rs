@@ -1,8 +1,8 @@
 //! Options whose values are names that the library gives: `--help` lists them with what each means.
 
+use crate::compare::Part;
+use crate::config::AttentionKind;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use performer_ddpm::compare::Part;
-use performer_ddpm::config::AttentionKind;
 
 /// One of the kinds of attention, by name.
 pub(super) fn attention_kinds() -> impl TypedValueParser<Value = AttentionKind> {

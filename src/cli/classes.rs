@@ -1,7 +1,7 @@
 //! The options of models that know classes: which, and how far images are led towards them.
 
+use crate::sample::Guidance;
 use clap::Args;
-use performer_ddpm::sample::Guidance;
 
 /// Classifier-free guidance; all have defaults.
 #[derive(Debug, Args)]

@@ -8,12 +8,12 @@ use super::progress::Progress;
 use super::ranks::{Ranks, leave_ranks};
 use super::train::{PresetName, basis};
 use super::{ComputeArgs, RUNS, print_json};
+use crate::compare::report::write_report;
+use crate::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan};
+use crate::config::AttentionKind;
+use crate::group::told;
+use crate::{Error, Result};
 use clap::Args;
-use performer_ddpm::compare::report::write_report;
-use performer_ddpm::compare::{Budget, Comparison, Event, Features, Findings, Part, Plan};
-use performer_ddpm::config::AttentionKind;
-use performer_ddpm::group::told;
-use performer_ddpm::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 

@@ -3,13 +3,13 @@
 mod args;
 mod session;
 
+use crate::data::Picture;
+use crate::equations::Timestep;
+use crate::output::read_npy;
+use crate::{Error, Result};
 use args::{DenoiseArgs, InpaintArgs, InterpolateArgs, OutpaintArgs, VaryArgs};
 use clap::{Args, Subcommand};
 use ndarray::{Array2, Array3, Array4, s};
-use performer_ddpm::data::Picture;
-use performer_ddpm::equations::Timestep;
-use performer_ddpm::output::read_npy;
-use performer_ddpm::{Error, Result};
 use session::Session;
 use std::path::Path;
 use std::process::ExitCode;

@@ -4,14 +4,12 @@ use super::outputs::check_outputs;
 use super::progress::Progress;
 use super::reverse::ReverseArgs;
 use super::{check_ending, model_path, parse_threads, print_json, web};
+use crate::checkpoint::model_folder::LoadedModel;
+use crate::equations::solver::Scheduler;
+use crate::export::{self, Difference, ExportOptions, GraphSpec, Precision, Source, States, TrainStep};
+use crate::sample::Diffusion;
+use crate::{Error, Result, checkpoint};
 use clap::{Args, ValueEnum};
-use performer_ddpm::checkpoint::model_folder::LoadedModel;
-use performer_ddpm::equations::solver::Scheduler;
-use performer_ddpm::export::{
-    self, Difference, ExportOptions, GraphSpec, Precision, Source, States, TrainStep,
-};
-use performer_ddpm::sample::Diffusion;
-use performer_ddpm::{Error, Result, checkpoint};
 use performer_ddpm_onnx::runner::{Backend, Description};
 use serde::Serialize;
 use serde_json::json;

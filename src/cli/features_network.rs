@@ -1,10 +1,10 @@
 //! How images enter a features network and what runs it: the options of every command that uses one.
 
 use super::parse_size;
+use crate::evaluate::features::{FeatureOptions, PixelRange};
+use crate::sample::onnx::Runtime;
+use crate::{Error, Result};
 use clap::{Args, ValueEnum};
-use performer_ddpm::evaluate::features::{FeatureOptions, PixelRange};
-use performer_ddpm::sample::onnx::Runtime;
-use performer_ddpm::{Error, Result};
 use performer_ddpm_onnx::runner::ort::OrtOptions;
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Messages of the library in the words of the command line: the one place that knows which option fills
 //! which field.
 
-use performer_ddpm::Error;
+use crate::Error;
 
 /// What the library's messages call a value, in backquotes, and the option that gives it.
 const FLAGS: &[(&str, &str)] = &[

@@ -3,10 +3,10 @@
 use super::flags::in_flags;
 use super::parse_size;
 use super::progress::Progress;
+use crate::config::{Background, DataConfig};
+use crate::data::{self, Datasets, Phase, Reading};
+use crate::{Error, Result};
 use clap::Args;
-use performer_ddpm::config::{Background, DataConfig};
-use performer_ddpm::data::{self, Datasets, Phase, Reading};
-use performer_ddpm::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 

@@ -7,16 +7,16 @@ use super::interrupts::Interrupts;
 use super::progress::Progress;
 use super::train::{PresetName, basis};
 use super::{ComputeArgs, print_json};
+use crate::checkpoint::foreign::{self, Foreign, Untold};
+use crate::config::{AttentionKind, BetaSchedule, BlockAttention, Config, DiffusionConfig};
+use crate::data::{Dataset, Datasets};
+use crate::equations::Schedule;
+use crate::equations::objective::Parameterisation;
+use crate::evaluate::{Estimate, losses};
+use crate::model::{Engine, Model};
+use crate::train::{Event, Limit, Run, RunOptions, check_fit, check_memory, fine_tune};
+use crate::{Error, Result};
 use clap::{Args, ValueEnum};
-use performer_ddpm::checkpoint::foreign::{self, Foreign, Untold};
-use performer_ddpm::config::{AttentionKind, BetaSchedule, BlockAttention, Config, DiffusionConfig};
-use performer_ddpm::data::{Dataset, Datasets};
-use performer_ddpm::equations::Schedule;
-use performer_ddpm::equations::objective::Parameterisation;
-use performer_ddpm::evaluate::{Estimate, losses};
-use performer_ddpm::model::{Engine, Model};
-use performer_ddpm::train::{Event, Limit, Run, RunOptions, check_fit, check_memory, fine_tune};
-use performer_ddpm::{Error, Result};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -263,7 +263,7 @@ fn train(
         Event::Samples(path) => progress.say(&format!("samples: {}", path.display())),
     })?;
     let seconds = run.seconds()?;
-    let trained = performer_ddpm::checkpoint::model_folder::load::<f32>(run.folder())?.model;
+    let trained = crate::checkpoint::model_folder::load::<f32>(run.folder())?.model;
     if is_measured {
         let (mean, standard_error) = measured(args, &trained, &config, &data)?;
         figures.losses.push(Loss { of: "trained on", mean, standard_error });

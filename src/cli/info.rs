@@ -3,11 +3,11 @@
 mod onnx_file;
 
 use super::{model_path, print_json};
+use crate::config::{DiffusionConfig, FeatureMap, TimeScaleShift, UnetConfig};
+use crate::equations::{Schedule, Timestep};
+use crate::model::report::{GraphReport, report};
+use crate::{Result, checkpoint};
 use clap::Args;
-use performer_ddpm::config::{DiffusionConfig, FeatureMap, TimeScaleShift, UnetConfig};
-use performer_ddpm::equations::{Schedule, Timestep};
-use performer_ddpm::model::report::{GraphReport, report};
-use performer_ddpm::{Result, checkpoint};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! Signals that ask the work to end: it ends in order, with an exit status that says so.
 
-use performer_ddpm::train::Interrupt;
+use crate::train::Interrupt;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -35,12 +35,12 @@ mod sample;
 mod train;
 mod web;
 
+use crate::checkpoint::{SHIPPED, is_shipped};
+use crate::group::Solo;
+use crate::kernels::{ConvAlgorithm, Isa, Kernels};
+use crate::output::write_atomically;
+use crate::{Error, Result};
 use clap::{Args, Parser, Subcommand};
-use performer_ddpm::checkpoint::{SHIPPED, is_shipped};
-use performer_ddpm::group::Solo;
-use performer_ddpm::kernels::{ConvAlgorithm, Isa, Kernels};
-use performer_ddpm::output::write_atomically;
-use performer_ddpm::{Error, Result};
 use ranks::Ranks;
 use std::fmt;
 use std::io::{self, ErrorKind, Write};

@@ -1,8 +1,8 @@
 //! What a network is trained to say and how its loss is weighed, from the command line.
 
+use crate::config::{Config, LossWeight, Prediction, TimestepSampling, VarianceKind};
+use crate::{Error, Result};
 use clap::{Args, ValueEnum};
-use performer_ddpm::config::{Config, LossWeight, Prediction, TimestepSampling, VarianceKind};
-use performer_ddpm::{Error, Result};
 
 /// What a network is trained on, where it is not what the configuration says.
 #[derive(Debug, Args)]

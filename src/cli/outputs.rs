@@ -1,6 +1,6 @@
 //! Files that a command writes, held against those that it reads and against one another.
 
-use performer_ddpm::{Error, Result};
+use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// What may be written over in a model's folder: pictures, arrays, plots, pages, exports.

@@ -2,9 +2,9 @@
 
 use super::flags;
 #[cfg(feature = "mpi")]
-use performer_ddpm::group::mpi::World;
-use performer_ddpm::group::{Group, Solo};
-use performer_ddpm::{Error, Result};
+use crate::group::mpi::World;
+use crate::group::{Group, Solo};
+use crate::{Error, Result};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 

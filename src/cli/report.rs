@@ -1,9 +1,9 @@
 //! `report`: training runs as a page.
 
 use super::{check_ending, latest};
+use crate::Result;
+use crate::train::write_report;
 use clap::Args;
-use performer_ddpm::Result;
-use performer_ddpm::train::write_report;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

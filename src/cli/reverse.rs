@@ -1,8 +1,8 @@
 //! The options of the reverse process, for `sample` and `export`.
 
+use crate::sample::{Choice, ClipX0, Diffusion, Family, Spacing};
+use crate::{Result, SampleOptions};
 use clap::{Args, ValueEnum};
-use performer_ddpm::sample::{Choice, ClipX0, Diffusion, Family, Spacing};
-use performer_ddpm::{Result, SampleOptions};
 
 /// The options of the reverse process; all have defaults.
 #[derive(Clone, Copy, Debug, Args)]

@@ -1,9 +1,9 @@
 //! Options of training in a runtime instead of the engine.
 
 use super::ComputeArgs;
+use crate::config::RuntimeConfig;
+use crate::{Error, Result};
 use clap::{Args, ValueEnum};
-use performer_ddpm::config::RuntimeConfig;
-use performer_ddpm::{Error, Result};
 use performer_ddpm_onnx::runner::Device;
 use std::path::PathBuf;
 

@@ -8,11 +8,11 @@ use super::progress::Progress;
 use super::ranks::Ranks;
 use super::runtime::RuntimeArgs;
 use super::{ComputeArgs, RUNS, latest};
+use crate::config::{AttentionKind, BlockAttention, Config, OnNan, Preset};
+use crate::train::{Event, Limit, Run, RunOptions};
+use crate::train::{check_fit, check_memory_in, check_ranks, check_runtime};
+use crate::{Error, Result, data};
 use clap::{Args, ValueEnum};
-use performer_ddpm::config::{AttentionKind, BlockAttention, Config, OnNan, Preset};
-use performer_ddpm::train::{Event, Limit, Run, RunOptions};
-use performer_ddpm::train::{check_fit, check_memory_in, check_ranks, check_runtime};
-use performer_ddpm::{Error, Result, data};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -4,13 +4,13 @@ mod serve;
 
 pub use serve::serve;
 
+use crate::checkpoint::foreign::{self, Untold};
+use crate::checkpoint::{is_shipped, shipped_files};
+use crate::data;
+use crate::output::{write_atomically, write_picture};
+use crate::sample::is_onnx;
+use crate::{Error, Result};
 use ndarray::{Array3, s};
-use performer_ddpm::checkpoint::foreign::{self, Untold};
-use performer_ddpm::checkpoint::{is_shipped, shipped_files};
-use performer_ddpm::data;
-use performer_ddpm::output::{write_atomically, write_picture};
-use performer_ddpm::sample::is_onnx;
-use performer_ddpm::{Error, Result};
 use serde_json::json;
 use std::fs;
 use std::io::Write;

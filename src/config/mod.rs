@@ -26,6 +26,7 @@ mod objective;
 mod preset;
 mod residual;
 mod runtime;
+mod toml_text;
 mod training;
 mod unet;
 

@@ -1,6 +1,8 @@
 //! The training run's configuration.
 
-use super::{DataConfig, DiffusionConfig, LossWeight, OnNan, RuntimeConfig, TimestepSampling, UnetConfig};
+use super::{
+    DataConfig, DiffusionConfig, LossWeight, OnNan, RuntimeConfig, TimestepSampling, UnetConfig, toml_text,
+};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -371,12 +373,11 @@ impl Config {
     /// # Errors
     /// [`Error::Invalid`] for text that is no TOML, for missing or unknown keys and for values out of range.
     pub fn from_toml(text: &str, source: &str) -> Result<Config> {
-        let config: Config = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+        let config: Config = toml_text::read(text).map_err(|unreadable| {
             Error::invalid(
-                format!("{source}, line {line}"),
+                format!("{source}, line {}", unreadable.line),
                 "a configuration as written to a run's config.toml",
-                e.message(),
+                unreadable.message,
                 "start from a run's config.toml or a preset",
             )
         })?;

@@ -26,18 +26,18 @@ const SMALLEST: u64 = 1 << 26;
 /// [`Error::Invalid`] for another magic number, a dimension of 0, too few or too many bytes, or a damaged
 /// gzip stream under `reader`, and for more bytes than are free; [`Error::Read`] where reading fails
 /// otherwise.
-pub fn read<const D: usize>(what: &str, reader: impl Read) -> Result<([usize; D], Vec<u8>)> {
-    read_within(what, reader, u64::MAX)
+pub fn read<const D: usize>(what: &str, mut reader: impl Read) -> Result<([usize; D], Vec<u8>)> {
+    read_within(what, &mut reader, u64::MAX)
 }
 
 /// The same where there can be no more than `most` bytes after the header.
 fn read_within<const D: usize>(
     what: &str,
-    mut reader: impl Read,
+    reader: &mut dyn Read,
     most: u64,
 ) -> Result<([usize; D], Vec<u8>)> {
     let header_len = 4 + 4 * D as u64;
-    let header = read_up_to(what, &mut reader, header_len)?;
+    let header = read_up_to(what, reader, header_len)?;
     if header.len() >= 4 && header[..4] != magic(D) {
         return Err(Error::invalid(
             what,
@@ -78,9 +78,9 @@ fn read_within<const D: usize>(
         let expected = format!("what fits into the {} of memory that are free", machine::in_words(free));
         return Err(Error::invalid(what, expected, machine::in_words(total), "give fewer images"));
     }
-    let data = read_up_to(what, &mut reader, total)?;
+    let data = read_up_to(what, reader, total)?;
     let got = data.len() as u64;
-    let rest = read_up_to(what, &mut reader, 1)?;
+    let rest = read_up_to(what, reader, 1)?;
     if got < total || !rest.is_empty() {
         return Err(Error::invalid(
             what,
@@ -105,10 +105,10 @@ pub fn read_file<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
     let there = file.get_ref().file().metadata().map_err(error)?;
     let len = if there.is_file() { there.len() } else { u64::MAX };
     if file.fill_buf().map_err(error)?.starts_with(&[0x1f, 0x8b]) {
-        read_within(&what, MultiGzDecoder::new(file), len.saturating_mul(DEFLATED))
+        read_within(&what, &mut MultiGzDecoder::new(file), len.saturating_mul(DEFLATED))
     } else {
         // A header that promises more is told of with the bytes that there are.
-        read_within(&what, file, len.max(SMALLEST))
+        read_within(&what, &mut file, len.max(SMALLEST))
     }
 }
 
@@ -153,7 +153,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// At most `limit` bytes; fewer only at the end of the stream.
-fn read_up_to(what: &str, reader: &mut impl Read, limit: u64) -> Result<Vec<u8>> {
+fn read_up_to(what: &str, reader: &mut dyn Read, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     match reader.take(limit).read_to_end(&mut bytes) {
         Ok(_) => Ok(bytes),

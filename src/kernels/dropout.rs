@@ -1,6 +1,6 @@
 //! Dropout's masks: sixteen blocks of ChaCha8 (Bernstein 2008) at a time, side by side in vectors.
 //!
-//! The numbers are those of `rand_chacha::ChaCha8Rng` with the same key. They are used in another order, in
+//! The numbers are those of `chacha20::ChaCha8Rng` with the same key. They are used in another order, in
 //! which no word has to move to another place in its vector. An element takes 16 random bits. Of the 256
 //! words of blocks 16 r .. 16 r + 15, the lower half of word w of block b decides over element 512 r + 32 w +
 //! b, and its upper half over element 512 r + 32 w + 16 + b. The arithmetic is on integers, so every
@@ -166,8 +166,8 @@ fn drop_out<T: Real>(isa: Isa, key: &[u8; 32], p: f64, x: &mut [T]) {
 mod tests {
     use super::*;
     use crate::Run;
+    use chacha20::ChaCha8Rng;
     use rand::{Rng, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
 
     #[test]
     fn the_words_are_chacha8_s() {

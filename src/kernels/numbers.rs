@@ -1,7 +1,7 @@
 //! Numbers for the tests.
 
+use chacha20::ChaCha8Rng;
 use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 /// `len` draws from N(0, 1), other ones for every `id`.

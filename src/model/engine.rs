@@ -488,7 +488,7 @@ impl<T: Element> Engine<T> {
 
 /// Calls `work` once in each of `leaders` teams that `threads` threads of the pool form. A team's crew lives
 /// on the stack of its leader: its other threads serve until the leader is done.
-fn start_teams(threads: usize, leaders: usize, work: &(impl Fn(Team<'_>) + Sync)) {
+fn start_teams(threads: usize, leaders: usize, work: &(dyn Fn(Team<'_>) + Sync)) {
     if leaders > 1 {
         let half = leaders / 2;
         let with_half = threads / leaders * half + (threads % leaders).min(half);

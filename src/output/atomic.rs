@@ -22,6 +22,12 @@ pub type Writer = BufWriter<DiskFile>;
 /// gone and `path` unchanged. [`Error::NotDurable`] where only the folder could not be synced.
 /// [`Error::Invalid`] where `path` is a folder or a device, which a rename would replace.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&mut Writer) -> io::Result<()>) -> Result<()> {
+    let mut write = Some(write);
+    replace(path, &mut |file| write.take().map_or(Ok(()), |write| write(file)))
+}
+
+/// [`write_atomically`], compiled once for all that is written. `write` is called once at most.
+fn replace(path: &Path, write: &mut dyn FnMut(&mut Writer) -> io::Result<()>) -> Result<()> {
     if let Ok(there) = fs::metadata(path)
         && !there.is_file()
     {
@@ -117,7 +123,7 @@ fn temporary(path: &Path, number: usize) -> io::Result<PathBuf> {
     Ok(path.with_file_name(hidden))
 }
 
-fn fill(file: DiskFile, write: impl FnOnce(&mut Writer) -> io::Result<()>) -> io::Result<DiskFile> {
+fn fill(file: DiskFile, write: &mut dyn FnMut(&mut Writer) -> io::Result<()>) -> io::Result<DiskFile> {
     let mut writer = BufWriter::new(file);
     let written = write(&mut writer).and_then(|()| writer.flush());
     // What is left in the buffer of a write that failed is not tried again.

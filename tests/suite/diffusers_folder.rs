@@ -416,7 +416,7 @@ fn write_noise(noise: &Array5<f32>, file: &Path) {
     let view = |shape: &[usize], bytes| TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap();
     let start = view(&shape[1..], &bytes[..image]);
     let rest = view(&[&[shape[0] - 1], &shape[1..]].concat(), &bytes[image..]);
-    safetensors::serialize_to_file([("x_T", start), ("noise", rest)], None, file).unwrap();
+    std::fs::write(file, safetensors::serialize([("x_T", start), ("noise", rest)], None).unwrap()).unwrap();
 }
 
 /// diffusers would compute softmax attention with the weights, had it not seen the block types.

@@ -64,7 +64,7 @@ fn seeds(folder: &Path) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Cuts, flips, extreme numbers, and pieces of the file in other places.
-fn mutate(seed: &[u8], rng: &mut rand_chacha::ChaCha8Rng) -> Vec<u8> {
+fn mutate(seed: &[u8], rng: &mut chacha20::ChaCha8Rng) -> Vec<u8> {
     let mut bytes = seed.to_vec();
     for _ in 0..rng.random_range(1..4) {
         if bytes.is_empty() {
@@ -104,7 +104,7 @@ fn damaged_files_are_refused_and_never_panic() {
     for ((name, seed), (reader, read)) in seeds.iter().zip(READERS) {
         assert_eq!(*name, reader);
         read(seed);
-        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(17);
+        let mut rng = chacha20::ChaCha8Rng::seed_from_u64(17);
         for _ in 0..count {
             read(&mutate(seed, &mut rng));
             tried += 1;

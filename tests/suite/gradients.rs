@@ -38,17 +38,37 @@ fn small(kind: BlockAttention) -> UnetConfig {
     UnetConfig { sample_size: [4, 12], ..config(kind, FeatureMap::Positive) }
 }
 
-fn gradient(engine: &mut Engine<f64>, model: &Model<f64>, x: &[f64], eps: &[f64]) -> Gradient<f64> {
+/// The samples' timesteps, and their classes where the network takes some.
+fn conditions(model: &Model<f64>) -> [Condition; N] {
+    let of = |index, class| Condition { index, class: model.config.num_class_embeds.map(|_| class) };
+    [of(3, 2), of(71, 0)]
+}
+
+/// The loss and its gradients, with masks of dropout from that seed and step.
+fn gradient(
+    engine: &mut Engine<f64>,
+    model: &Model<f64>,
+    (x, eps): (&[f64], &[f64]),
+    dropout: Option<(u64, u64)>,
+) -> Gradient<f64> {
+    let conditions = conditions(model);
     let example = |i: usize, x_t: &mut [f64], e: &mut [f64]| {
         let (len_in, len_out) = (x_t.len(), e.len());
         x_t.copy_from_slice(&x[i * len_in..][..len_in]);
         e.copy_from_slice(&eps[i * len_out..][..len_out]);
-        let class = model.config.num_class_embeds.map(|_| [2, 0][i]);
-        Condition { index: [3, 71][i], class }
+        conditions[i]
     };
     let mut gradient = Gradient::default();
-    engine.gradient(model, N, &example, Some((1, 2)), &mut gradient).expect("lengths that fit");
+    engine.gradient(model, N, &example, dropout, &mut gradient).expect("lengths that fit");
     gradient
+}
+
+/// The loss without dropout, from the forward pass alone.
+fn loss(engine: &mut Engine<f64>, model: &Model<f64>, x: &[f64], eps: &[f64]) -> f64 {
+    let mut predicted = vec![0.0; eps.len()];
+    engine.forward(model, x, &conditions(model), &mut predicted).expect("lengths that fit");
+    let squares = predicted.iter().zip(eps).map(|(p, e)| (p - e) * (p - e));
+    squares.sum::<f64>() / eps.len() as f64
 }
 
 /// With step h = 3e-6 a central difference of a loss near 1 is rounded by 1e-15 / h = 3e-10 and truncated by
@@ -66,7 +86,6 @@ fn check_network(network: &str, config: &UnetConfig) {
     model.weights.iter_mut().zip(&noise).for_each(|(w, z)| *w = 0.7 * *w + 0.05 * z);
     let (x, eps) = (normal(N * model.input_len(), 2), normal(N * model.output_len(), 3));
     let mut engine = Engine::with_input_gradient(&model, 2, Isa::Reference, true).expect("an engine");
-    let exact = gradient(&mut engine, &model, &x, &eps);
     let (h, relative, floor) = if map == FeatureMap::Relu { (1e-7, 1e-4, 1e-7) } else { (3e-6, 1e-6, 1e-8) };
     let compare = |what: &str, derivative: f64, above: f64, below: f64| {
         let difference = (above - below) / (2.0 * h);
@@ -78,27 +97,37 @@ fn check_network(network: &str, config: &UnetConfig) {
     };
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
 
+    // Every tensor by itself, so that errors cannot be hidden by larger tensors. Without dropout, whose masks
+    // the forward pass alone does not draw.
+    let exact = gradient(&mut engine, &model, (&x, &eps), None);
+    assert!((loss(&mut engine, &model, &x, &eps) - exact.loss).abs() < 1e-13 * exact.loss);
     let direction = normal(model.weights.len(), 4);
-    // Every tensor by itself, so that errors cannot be hidden by larger tensors; then all together.
-    let mut ranges: Vec<(String, std::ops::Range<usize>)> =
-        model.graph.params.iter().map(|p| (p.name.clone(), p.range())).collect();
-    ranges.push(("all".to_owned(), 0..model.weights.len()));
-    for (name, range) in ranges {
+    let moved = |range: std::ops::Range<usize>, step: f64| {
+        let mut moved = model.clone();
         let scale = 1.0 / (range.len() as f64).sqrt();
-        let mut at = |step: f64| {
-            let mut moved = model.clone();
-            let pairs = moved.weights[range.clone()].iter_mut().zip(&direction[range.clone()]);
-            pairs.for_each(|(w, d)| *w += step * scale * d);
-            gradient(&mut engine, &moved, &x, &eps).loss
-        };
+        let pairs = moved.weights[range.clone()].iter_mut().zip(&direction[range]);
+        pairs.for_each(|(w, d)| *w += step * scale * d);
+        moved
+    };
+    let derivative = |exact: &Gradient<f64>, range: std::ops::Range<usize>| {
+        dot(&exact.weights[range.clone()], &direction[range.clone()]) / (range.len() as f64).sqrt()
+    };
+    for param in model.graph.params.iter() {
+        let mut at = |step: f64| loss(&mut engine, &moved(param.range(), step), &x, &eps);
         let (above, below) = (at(h), at(-h));
-        let derivative = scale * dot(&exact.weights[range.clone()], &direction[range.clone()]);
-        compare(&name, derivative, above, below);
+        compare(&param.name, derivative(&exact, param.range()), above, below);
     }
+    // All together, and x_t, with dropout.
+    let dropout = Some((1, 2));
+    let exact = gradient(&mut engine, &model, (&x, &eps), dropout);
+    let all = 0..model.weights.len();
+    let mut at = |step: f64| gradient(&mut engine, &moved(all.clone(), step), (&x, &eps), dropout).loss;
+    let (above, below) = (at(h), at(-h));
+    compare("all", derivative(&exact, all.clone()), above, below);
     let direction = normal(x.len(), 5);
     let mut at = |step: f64| {
         let moved: Vec<f64> = x.iter().zip(&direction).map(|(x, d)| x + step * d / 10.0).collect();
-        gradient(&mut engine, &model, &moved, &eps).loss
+        gradient(&mut engine, &model, (&moved, &eps), dropout).loss
     };
     let (above, below) = (at(h), at(-h));
     compare("x_t", dot(&exact.input, &direction) / 10.0, above, below);

@@ -1,12 +1,12 @@
 //! The arguments of each use.
 
+use crate::Result;
 use crate::cli::classes::GuidanceArgs;
 use crate::cli::outputs::check_outputs;
 use crate::cli::reverse::ReverseArgs;
 use crate::cli::{ComputeArgs, parse_size};
+use crate::sample::edit::Resampling;
 use clap::Args;
-use performer_ddpm::Result;
-use performer_ddpm::sample::edit::Resampling;
 use std::path::{Path, PathBuf};
 
 /// What all uses have in common.

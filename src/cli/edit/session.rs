@@ -3,12 +3,12 @@
 use super::args::Common;
 use crate::cli::progress::Progress;
 use crate::cli::{check_writable, model_path, print_json};
+use crate::data::Picture;
+use crate::equations::Timestep;
+use crate::output::{write_npy, write_picture, write_png};
+use crate::sample::{Choice, ClipX0, Compute, Editor, Family, is_onnx};
+use crate::{Error, Pipeline, Result, SampleOptions};
 use ndarray::{Array3, Array4, Axis, s};
-use performer_ddpm::data::Picture;
-use performer_ddpm::equations::Timestep;
-use performer_ddpm::output::{write_npy, write_picture, write_png};
-use performer_ddpm::sample::{Choice, ClipX0, Compute, Editor, Family, is_onnx};
-use performer_ddpm::{Error, Pipeline, Result, SampleOptions};
 use serde::Serialize;
 use std::path::Path;
 use std::process::ExitCode;

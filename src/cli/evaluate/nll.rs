@@ -2,15 +2,15 @@
 
 use super::subject::Subject;
 use super::{EvaluateArgs, Split};
+use crate::Result;
 use crate::cli::progress::Progress;
 use crate::cli::ranks::Ranks;
 use crate::cli::reverse::ClipName;
+use crate::equations::solver::Variance;
+use crate::evaluate::nll::{Bound, Likelihood, Term, Timesteps, likelihood_in};
+use crate::evaluate::{Estimate, NllConfig, choose};
+use crate::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 use clap::Args;
-use performer_ddpm::Result;
-use performer_ddpm::equations::solver::Variance;
-use performer_ddpm::evaluate::nll::{Bound, Likelihood, Term, Timesteps, likelihood_in};
-use performer_ddpm::evaluate::{Estimate, NllConfig, choose};
-use performer_ddpm::output::{Chart, ChartAxis, Corner, Look, Scale, Series};
 use serde::Serialize;
 use std::path::Path;
 

@@ -1,10 +1,10 @@
 //! Samples of a model with classes: which classes they are of, and their distances class by class.
 
 use super::subject::Subject;
+use crate::Result;
+use crate::data::Dataset;
+use crate::evaluate::{ClassDistance, choose, class_distances, recognised};
 use ndarray::{Array2, ArrayView2};
-use performer_ddpm::Result;
-use performer_ddpm::data::Dataset;
-use performer_ddpm::evaluate::{ClassDistance, choose, class_distances, recognised};
 use serde::Serialize;
 
 /// A class's distance, and beside it that of held-out images.

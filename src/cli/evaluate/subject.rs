@@ -4,11 +4,11 @@ use super::EvaluateArgs;
 use crate::cli::images::load;
 use crate::cli::model_path;
 use crate::cli::progress::Progress;
-use performer_ddpm::config::Config;
-use performer_ddpm::config::DataConfig;
-use performer_ddpm::data::Datasets;
-use performer_ddpm::sample::{Compute, is_onnx};
-use performer_ddpm::{Error, Pipeline, Result};
+use crate::config::Config;
+use crate::config::DataConfig;
+use crate::data::Datasets;
+use crate::sample::{Compute, is_onnx};
+use crate::{Error, Pipeline, Result};
 use std::path::{Path, PathBuf};
 
 /// The images and, where one is needed, the model.

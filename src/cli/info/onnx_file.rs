@@ -1,8 +1,8 @@
 //! `info` of an ONNX file, written by this program or by another.
 
+use crate::Result;
 use crate::cli::print_json;
-use performer_ddpm::Result;
-use performer_ddpm::export::Metadata;
+use crate::export::Metadata;
 use performer_ddpm_onnx::Model;
 use performer_ddpm_onnx::model::Summary;
 use serde::Serialize;

@@ -2,13 +2,13 @@
 
 use super::SampleArgs;
 use crate::cli::reverse::{ClipName, SamplerName, SpacingName};
+use crate::config::ClassEmbedding;
+use crate::equations::Schedule;
+use crate::equations::solver::{Limit, Method};
+use crate::export::SamplerSummary;
+use crate::sample::{Diffusion, Spacing, images_for};
+use crate::{Error, Result, SampleOptions};
 use clap::ValueEnum;
-use performer_ddpm::config::ClassEmbedding;
-use performer_ddpm::equations::Schedule;
-use performer_ddpm::equations::solver::{Limit, Method};
-use performer_ddpm::export::SamplerSummary;
-use performer_ddpm::sample::{Diffusion, Spacing, images_for};
-use performer_ddpm::{Error, Result, SampleOptions};
 
 /// The options for a model that knows these classes and whose graph does not fix the sampler.
 pub fn of_arguments(

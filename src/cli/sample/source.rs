@@ -1,14 +1,14 @@
 //! The denoiser that samples: the engine, or a graph in a runtime.
 
 use super::{BackendName, LoopName, SampleArgs, ScheduleName, options};
+use crate::checkpoint::model_folder::{self, LoadedModel};
 use crate::cli::progress::Progress;
-use performer_ddpm::checkpoint::model_folder::{self, LoadedModel};
-use performer_ddpm::config::{BetaSchedule, ClassEmbedding, DiffusionConfig};
-use performer_ddpm::equations::solver::Scheduler;
-use performer_ddpm::export::{GraphKind, GraphSpec, Metadata};
-use performer_ddpm::sample::onnx::Runtime;
-use performer_ddpm::sample::{Compute, Diffusion, is_onnx};
-use performer_ddpm::{Error, Pipeline, Result, SampleOptions};
+use crate::config::{BetaSchedule, ClassEmbedding, DiffusionConfig};
+use crate::equations::solver::Scheduler;
+use crate::export::{GraphKind, GraphSpec, Metadata};
+use crate::sample::onnx::Runtime;
+use crate::sample::{Compute, Diffusion, is_onnx};
+use crate::{Error, Pipeline, Result, SampleOptions};
 use performer_ddpm_onnx::Model as OnnxModel;
 use performer_ddpm_onnx::runner::Device;
 use performer_ddpm_onnx::runner::ort::OrtOptions;

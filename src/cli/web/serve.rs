@@ -1,6 +1,6 @@
 //! A folder on http://127.0.0.1, for this machine alone: enough of HTTP for a browser to get files.
 
-use performer_ddpm::{Error, Result};
+use crate::{Error, Result};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -11,6 +11,8 @@ pub(super) trait Matrix<const IN: usize, const OUT: usize> {
     const HAS_BORDERS: bool;
     /// Whether a result may get a bias or be added to what is in memory.
     const ADDS: bool;
+    /// Whether a result may be written as it is.
+    const WRITES: bool = true;
 
     /// M x.
     fn apply<S: Simd>(s: S, x: [S::V; IN]) -> [S::V; OUT];
@@ -103,6 +105,7 @@ impl Matrix<4, 6> for OutputGradient {
 impl Matrix<6, 3> for Kernel3Gradient {
     const HAS_BORDERS: bool = false;
     const ADDS: bool = true;
+    const WRITES: bool = false;
 
     #[inline(always)]
     fn apply<S: Simd>(s: S, x: [S::V; 6]) -> [S::V; 3] {
@@ -315,9 +318,9 @@ where
             }
             let is_plain = self.bias.is_none() && !self.add;
             let is_whole = from.is_whole(IN) && to.is_whole(OUT);
-            // HAS_BORDERS and ADDS are constants: the variants that a matrix never needs are not compiled.
-            // The code is long, and there are five matrices on three kinds of vectors. SAFETY: the caller's
-            // promise.
+            // HAS_BORDERS, ADDS and WRITES are constants: the variants that a matrix never needs are not
+            // compiled. The code is long, and there are five matrices on three kinds of vectors. SAFETY: the
+            // caller's promise.
             unsafe {
                 if M::HAS_BORDERS && !is_whole {
                     if M::ADDS {
@@ -325,7 +328,7 @@ where
                     } else {
                         self.item::<S, true, false>(s, from, to);
                     }
-                } else if M::ADDS && !is_plain {
+                } else if M::ADDS && (!M::WRITES || !is_plain) {
                     self.item::<S, false, true>(s, from, to);
                 } else {
                     self.item::<S, true, true>(s, from, to);

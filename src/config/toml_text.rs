@@ -1,0 +1,172 @@
+//! TOML read as JSON of the same lines.
+//!
+//! Configurations are read from JSON as well, in checkpoints and ONNX files. With one reader for both texts,
+//! what `serde` derives for each type is compiled once.
+
+use serde::de::DeserializeOwned;
+use std::fmt::Write;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// What cannot be read, and where.
+#[derive(Debug, PartialEq)]
+pub(super) struct Unreadable {
+    /// The line, from 1. Where a table lacks a key it is that of the table's last key.
+    pub line: usize,
+    /// What is wrong there.
+    pub message: String,
+}
+
+/// The value of a TOML document.
+pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Unreadable> {
+    let line = |at| text[..at].matches('\n').count() + 1;
+    let document = DeTable::parse(text).map_err(|error| Unreadable {
+        line: line(error.span().map_or(0, |span| span.start)),
+        message: error.message().to_owned(),
+    })?;
+    let mut json = Json { line: &line, written: 1, text: String::new() };
+    json.table(document.get_ref())?;
+    serde_json::from_str(&json.text).map_err(|error| {
+        let message = error.to_string();
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        Unreadable {
+            line: error.line(),
+            message: message.strip_suffix(&place).unwrap_or(&message).to_owned(),
+        }
+    })
+}
+
+/// The JSON text, in which each key and value stands on its line of the TOML document. Tables that are
+/// continued after others are the exception: what follows on earlier lines stands on the last one written.
+struct Json<'a> {
+    /// The line of a place in the document.
+    line: &'a dyn Fn(usize) -> usize,
+    /// The lines of `text`.
+    written: usize,
+    text: String,
+}
+
+impl Json<'_> {
+    /// Begins the lines up to the one of that place.
+    fn go_to(&mut self, place: usize) {
+        for _ in self.written..(self.line)(place) {
+            self.text.push('\n');
+            self.written += 1;
+        }
+    }
+
+    fn table(&mut self, table: &DeTable<'_>) -> Result<(), Unreadable> {
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        self.text.push('{');
+        for (i, (key, value)) in entries.into_iter().enumerate() {
+            if i > 0 {
+                self.text.push(',');
+            }
+            self.go_to(key.span().start);
+            self.string(key.get_ref());
+            self.text.push(':');
+            self.value(value)?;
+        }
+        self.text.push('}');
+        Ok(())
+    }
+
+    fn value(&mut self, value: &Spanned<DeValue<'_>>) -> Result<(), Unreadable> {
+        self.go_to(value.span().start);
+        let refuse = |expected: &str, got: &str| {
+            let message = format!("invalid value: `{got}`, expected {expected}");
+            Err(Unreadable { line: (self.line)(value.span().start), message })
+        };
+        match value.get_ref() {
+            DeValue::Table(table) => self.table(table)?,
+            DeValue::Array(items) => {
+                self.text.push('[');
+                for (i, item) in items.iter().enumerate() {
+                    if i > 0 {
+                        self.text.push(',');
+                    }
+                    self.value(item)?;
+                }
+                self.text.push(']');
+            }
+            DeValue::String(text) => self.string(text),
+            DeValue::Datetime(time) => self.string(&time.to_string()),
+            DeValue::Boolean(is_true) => self.number(is_true),
+            DeValue::Integer(integer) => match i128::from_str_radix(integer.as_str(), integer.radix()) {
+                Ok(integer) => self.number(&integer),
+                Err(_) => return refuse("an integer of 64 bits", integer.as_str()),
+            },
+            // JSON has neither infinities nor NaN.
+            DeValue::Float(float) => match float.as_str().parse::<f64>() {
+                Ok(x) if x.is_finite() => self.number(&format_args!("{x:?}")),
+                _ => return refuse("a finite number", float.as_str()),
+            },
+        }
+        Ok(())
+    }
+
+    /// A number or a truth value, which both texts write alike.
+    fn number(&mut self, number: &dyn std::fmt::Display) {
+        write!(self.text, "{number}").expect("a text takes all that is written to it");
+    }
+
+    fn string(&mut self, text: &str) {
+        self.text.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn every_kind_of_value_is_read() {
+        let text = "# A document.\n\
+            whole = 1_000\nhex = 0xff\nlarge = 18446744073709551615\nnegative = -5\n\
+            half = 0.5\ntiny = 1e-300\ntext = \"a \\\"b\\\" \\u00e9\\n\"\nyes = true\ndate = 2026-01-31\n\
+            list = [1, [2.5],\n  \"x\"]\ninline = { a = 1, \"b c\" = false }\n\
+            [table]\nx = 1\n[[rows]]\nn = 1\n[[rows]]\nn = 2\n[table.inner]\ny = 2\n";
+        let got: Value = read(text).expect("a document");
+        let want = json!({
+            "whole": 1000, "hex": 255, "large": u64::MAX, "negative": -5, "half": 0.5, "tiny": 1e-300,
+            "text": "a \"b\" é\n", "yes": true, "date": "2026-01-31", "list": [1, [2.5], "x"],
+            "inline": { "a": 1, "b c": false }, "table": { "x": 1, "inner": { "y": 2 } },
+            "rows": [{ "n": 1 }, { "n": 2 }],
+        });
+        assert_eq!(got, want);
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Pair {
+        #[allow(dead_code)]
+        a: u32,
+        #[allow(dead_code)]
+        b: Vec<f32>,
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_with_its_line() {
+        let refused = |text: &str| read::<Pair>(text).map(drop).expect_err(text);
+        let is = |text: &str, line: usize, words: &str| {
+            let error = refused(text);
+            assert!(error.line == line && error.message.contains(words), "{text:?}: {error:?}");
+            assert!(!error.message.contains("column"), "{error:?}");
+        };
+        is("a = 1\nb = [", 2, "array");
+        is("a = 1\n\na = 2", 3, "duplicate key");
+        is("a = \"x\"\nb = []\n", 1, "invalid type: string \"x\", expected u32");
+        is("\n\na = 1.5\nb = []\n", 3, "floating point `1.5`, expected u32");
+        is("a = -1\nb = []\n", 1, "invalid value: integer `-1`, expected u32");
+        is("a = 1\nb = [0.5,\n  true]\n", 3, "invalid type: boolean `true`, expected f32");
+        is("a = 1\nb = []\n# comment\n'c d' = 1\n", 4, "unknown field `c d`, expected `a` or `b`");
+        is("# comment\n\na = 1\n", 3, "missing field `b`");
+        is("a = 1\nb = [1, nan]", 2, "`nan`, expected a finite number");
+        is("a = 1\nb = [-inf]", 2, "`-inf`, expected a finite number");
+        is("a = 1\nb = [1e999]", 2, "expected a finite number");
+        let digits = format!("a = 1{}\nb = []", "0".repeat(40));
+        is(&digits, 1, "expected an integer of 64 bits");
+    }
+}
