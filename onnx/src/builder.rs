@@ -216,16 +216,17 @@ impl GraphBuilder {
         doc: &str,
         body: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
-        let inner = if self.scope.is_empty() { scope.to_owned() } else { format!("{}/{scope}", self.scope) };
-        let outer_scope = std::mem::replace(&mut self.scope, inner);
-        let outer_doc = self.doc.clone();
-        if !doc.is_empty() {
-            self.doc = doc.to_owned();
-        }
+        let outer = self.enter(scope, doc);
         let result = body(self);
-        self.scope = outer_scope;
-        self.doc = outer_doc;
+        (self.scope, self.doc) = outer;
         result
+    }
+
+    /// Enters a scope and returns the outer one and its documentation.
+    fn enter(&mut self, scope: &str, doc: &str) -> (String, String) {
+        let inner = if self.scope.is_empty() { scope.to_owned() } else { format!("{}/{scope}", self.scope) };
+        let doc = if doc.is_empty() { self.doc.clone() } else { doc.to_owned() };
+        (std::mem::replace(&mut self.scope, inner), std::mem::replace(&mut self.doc, doc))
     }
 
     /// A value's element type.
