@@ -474,6 +474,10 @@ mod tests {
                     run.training.curve.iter().map(|point| point.loss.to_bits()).collect::<Vec<_>>()
                 };
                 assert_eq!(losses(run), losses(one));
+                assert_eq!(
+                    (&run.training.processes[..], &one.training.processes[..]),
+                    (&[ranks][..], &[1][..])
+                );
                 assert_eq!(run.quality.as_ref().map(timeless), one.quality.as_ref().map(timeless));
             }
             assert_eq!(found.samples, alone.samples);

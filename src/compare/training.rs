@@ -20,6 +20,9 @@ pub struct Training {
     pub batch: usize,
     /// Steps taken.
     pub steps: u64,
+    /// The processes that trained it together: their number, and the next where a resume changed it.
+    #[serde(default)]
+    pub processes: Vec<usize>,
     /// Seconds of training, all calls together.
     pub seconds: f64,
     /// The median step's seconds; `None` where no step was finished.
@@ -123,10 +126,13 @@ pub(super) fn train(
         return Ok(None);
     }
     let curve = curve(&metrics);
+    let mut processes: Vec<usize> = metrics.iter().map(|metric| metric.ranks.unwrap_or(1)).collect();
+    processes.dedup();
     Ok(Some(Training {
         parameters,
         batch: config.train.batch,
         steps: metrics.len() as u64,
+        processes,
         seconds: curve.last().map_or(0.0, |point| point.seconds),
         step_seconds: median_step(&metrics),
         peak_mib,

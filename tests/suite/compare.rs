@@ -327,7 +327,11 @@ fn a_variant_that_diverges_is_told_and_the_others_go_on() {
     assert!(html.contains("favor diverged: "), "{html}");
     assert!(html.contains("Left out: the softmax run left no model"), "{html}");
     let more = format!("compare --out {} --only cost", folder.path().display());
-    assert!(html.contains(&more), "{html}");
+    assert!(html.contains(&more) && !html.contains("processes"), "{html}");
+    let mut shared = comparison.findings().clone();
+    shared.runs[0].training.processes = vec![3, 2];
+    let html = report(folder.path(), &shared, &BTreeMap::new()).expect("a report").html;
+    assert!(html.contains("favor was trained in 3, then 2 processes"), "{html}");
 }
 
 /// The minutes count training in all calls, and nothing else. Of 1.2 seconds the clock's plan may miss 3 %,

@@ -245,6 +245,13 @@ fn notes(draft: &Draft) -> Vec<String> {
                 "{variant} diverged: {what}. Its curve ends there, and nothing else was measured."
             ));
         }
+        if run.training.processes.iter().any(|&number| number > 1) {
+            let numbers: Vec<String> = run.training.processes.iter().map(usize::to_string).collect();
+            let numbers = numbers.join(", then ");
+            notes.push(format!(
+                "{variant} was trained in {numbers} processes, whose threads are those of each."
+            ));
+        }
         notes.extend(run.notes.iter().map(|note| format!("{variant}: {note}.")));
         // Predicting no noise at all has a loss of 1.
         if run.training.diverged.is_none() && run.training.final_loss.is_some_and(|loss| loss >= 1.0) {
