@@ -97,7 +97,7 @@
 //! 8. [`sample`], [`audit`]
 //! 9. [`train`], [`evaluate`]
 //! 10. [`compare`]
-//! 11. `cli`, the program's commands
+//! 11. `cli`, the program's commands, which alone print
 //! 12. `main`, the program
 //!
 //! In WebAssembly there is no training: [`audit`], [`train`], [`evaluate`] and [`compare`] and the plots of

@@ -63,7 +63,10 @@ fn unknown_keys_and_impossible_options_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let text = performer_ddpm::config::Preset::Tiny.config().to_toml();
     std::fs::write(folder.path().join("c.toml"), text.replace("clip_norm", "clip_nrom")).expect("a file");
-    holds(&refusal(folder.path(), 2, &["train", "--config", "c.toml"]), &["c.toml", "clip_nrom"]);
+    holds(
+        &refusal(folder.path(), 2, &["train", "--config", "c.toml"]),
+        &["c.toml", "clip_nrom", "\"batch\""],
+    );
     refusal(folder.path(), 2, &["train", "--config", "missing.toml"]);
     holds(&refusal(folder.path(), 2, &["train", "--minutes", "-1"]), &["--minutes"]);
     refusal(folder.path(), 2, &["train", "--steps", "0"]);

@@ -249,7 +249,7 @@ fn notes(draft: &Draft) -> Vec<String> {
             let numbers: Vec<String> = run.training.processes.iter().map(usize::to_string).collect();
             let numbers = numbers.join(", then ");
             notes.push(format!(
-                "{variant} was trained in {numbers} processes, whose threads are those of each."
+                "{variant} was trained in {numbers} processes; the threads are those of each process."
             ));
         }
         notes.extend(run.notes.iter().map(|note| format!("{variant}: {note}.")));
