@@ -188,7 +188,7 @@ mod tests {
     use crate::kernels::Isa;
     use crate::model::Model;
     use crate::rng::{Stream, fill_normal, rng};
-    use nalgebra::DMatrix;
+    use ndarray::{Array2, s};
 
     /// Normal numbers of size `scale`.
     fn numbers<T: Element>(id: u64, len: usize, scale: f64) -> Vec<T> {
@@ -197,11 +197,15 @@ mod tests {
         x.iter().map(|x| T::of(scale * f64::from(*x))).collect()
     }
 
-    /// One update of a matrix: its momentum, weights and average afterwards.
-    fn updated<T: Element>(isa: Isa, matrix: Matrix, config: MuonConfig, number: Update) -> [Vec<T>; 3] {
-        let len = matrix.len();
-        let gradient = numbers::<T>(0, len, 0.3);
-        let [mut momentum, mut weights] = [1, 2].map(|id| numbers::<T>(id, len, 0.1));
+    /// One update of a matrix from a gradient, a momentum and weights: its momentum, weights and average
+    /// afterwards.
+    fn updated_from<T: Element>(
+        isa: Isa,
+        matrix: Matrix,
+        config: MuonConfig,
+        number: Update,
+        [gradient, mut momentum, mut weights]: [Vec<T>; 3],
+    ) -> [Vec<T>; 3] {
         let mut average = weights.clone();
         let operands = Operands {
             momentum: &mut momentum,
@@ -213,34 +217,59 @@ mod tests {
         [momentum, weights, average]
     }
 
+    /// The same from normal numbers.
+    fn updated<T: Element>(isa: Isa, matrix: Matrix, config: MuonConfig, number: Update) -> [Vec<T>; 3] {
+        let from = [(0, 0.3), (1, 0.1), (2, 0.1)].map(|(id, scale)| numbers(id, matrix.len(), scale));
+        updated_from(isa, matrix, config, number, from)
+    }
+
     const CONFIG: MuonConfig = MuonConfig { momentum: 0.9, rate: 1.5 };
     const NUMBER: Update = Update { lr: 0.02, number: 1, clip: 0.5, ema_decay: 0.75 };
     const SIZES: [(usize, usize); 4] = [(27, 8), (8, 27), (5, 5), (1, 6)];
 
-    /// The same from nalgebra's singular values, each taken through the polynomial by itself. Tolerance
-    /// 1e-10 of steps of size 0.03: f64 rounding of some ten products, of which the smallest singular values
-    /// are enlarged by a^5 = 485.
+    /// A reflection of `n` dimensions along normal numbers: orthogonal.
+    fn reflection(id: u64, n: usize) -> Array2<f64> {
+        let v = Array2::from_shape_vec((n, 1), numbers::<f64>(id, n, 1.0)).expect("n numbers");
+        Array2::eye(n) - v.dot(&v.t()) * (2.0 / v.mapv(|x| x * x).sum())
+    }
+
+    /// Momentum and gradient of the same singular vectors, so that those of every sum of them are known: each
+    /// value is taken through the polynomial by itself. Tolerance 1e-10 of steps of size 0.03: f64 rounding of
+    /// some ten products, of which the smallest singular values are enlarged by a^5 = 485.
     #[test]
     fn an_update_takes_each_singular_value_through_the_polynomial() {
         for (rows, columns) in SIZES {
-            let matrix = Matrix { rows, columns };
-            let [momentum, weights, average] = updated::<f64>(Isa::Reference, matrix, CONFIG, NUMBER);
-            let len = matrix.len();
-            let gradient = numbers::<f64>(0, len, 0.3 * NUMBER.clip);
-            let [before, start] = [1, 2].map(|id| numbers::<f64>(id, len, 0.1));
-            let m: Vec<f64> = before.iter().zip(&gradient).map(|(m, g)| 0.9 * m + 0.1 * g).collect();
-            let u: Vec<f64> = m.iter().zip(&gradient).map(|(m, g)| 0.9 * m + 0.1 * g).collect();
-            let mut svd = DMatrix::from_row_slice(rows, columns, &u).svd(true, true);
-            let norm = svd.singular_values.norm();
-            svd.singular_values.iter_mut().for_each(|s| *s = newton_schulz(*s / norm));
-            let orthogonal = svd.recompose().expect("both sides");
+            let rank = rows.min(columns);
+            let [u, v] = [(3, rows), (4, columns)].map(|(id, n)| reflection(id, n));
+            let between = |singular: &[f64]| {
+                let singular = Array2::from_diag(&ndarray::arr1(singular));
+                u.slice(s![.., ..rank]).dot(&singular).dot(&v.slice(s![..rank, ..]))
+            };
+            let [before, gradient] =
+                [5, 6].map(|id| numbers::<f64>(id, rank, 0.1).into_iter().map(f64::abs).collect::<Vec<_>>());
+            let sum = |a: &[f64], x: f64, b: &[f64], y: f64| -> Vec<f64> {
+                a.iter().zip(b).map(|(a, b)| x * a + y * b).collect()
+            };
+            let m = sum(&before, 0.9, &gradient, 0.1 * NUMBER.clip);
+            let after = sum(&m, 0.9, &gradient, 0.1 * NUMBER.clip);
+            let norm = after.iter().map(|s| s * s).sum::<f64>().sqrt();
+            let orthogonal: Vec<f64> = after.iter().map(|s| newton_schulz(s / norm)).collect();
+            let [m, orthogonal] = [between(&m), between(&orthogonal)];
+            let start = numbers::<f64>(2, rows * columns, 0.1);
+            let [gradient, before] = [&gradient, &before].map(|s| between(s).iter().copied().collect());
+            let from = [gradient, before, start.clone()];
+            let update = updated_from(Isa::Reference, Matrix { rows, columns }, CONFIG, NUMBER, from);
             let step = 0.02 * 1.5 * 0.2 * (rows.max(columns) as f64).sqrt();
-            for i in 0..len {
+            for i in 0..rows * columns {
+                let [momentum, weights, average] = [update[0][i], update[1][i], update[2][i]];
                 let w = start[i] - step * orthogonal[(i / columns, i % columns)];
-                assert!((momentum[i] - m[i]).abs() < 1e-15, "{rows} x {columns}, m[{i}]");
-                assert!((weights[i] - w).abs() < 1e-10, "{rows} x {columns}, w[{i}]");
+                assert!(
+                    (momentum - m[(i / columns, i % columns)]).abs() < 1e-15,
+                    "{rows} x {columns}, m[{i}]"
+                );
+                assert!((weights - w).abs() < 1e-10, "{rows} x {columns}, w[{i}]");
                 let average_of_two = 0.75 * start[i] + 0.25 * w;
-                assert!((average[i] - average_of_two).abs() < 1e-10, "{rows} x {columns}, average[{i}]");
+                assert!((average - average_of_two).abs() < 1e-10, "{rows} x {columns}, average[{i}]");
             }
         }
     }
