@@ -11,13 +11,32 @@ use std::time::Duration;
 /// The ranks of a command.
 pub type Ranks = dyn Group<f32>;
 
-/// What the launchers of Open MPI, MPICH and Slurm tell a process of how many they have started.
-#[cfg(not(feature = "mpi"))]
-const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
+/// Where the launchers of Open MPI, MPICH and Slurm tell a process how many they have started. `mpirun` may
+/// have been started by `srun`, so that the first of these counts.
+const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
 
 /// How long a rank keeps an error to itself: one that all have is told by rank 0 alone, which ends the
 /// others. A rank that fails only because another has leaves it twice as long to tell.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How many processes a launcher has started together with this one.
+fn started() -> usize {
+    let told = SIZES.iter().find_map(|name| std::env::var(name).ok());
+    told.and_then(|told| told.parse().ok()).unwrap_or(1)
+}
+
+/// Refuses several processes that do not hear of each other: each would train a run of its own.
+fn refuse_strangers(ranks: usize, help: &str) -> Result<()> {
+    match started() {
+        several if several > 1 && ranks == 1 => Err(Error::invalid(
+            "the processes that were started together",
+            "one, or several that MPI knows of",
+            several.to_string(),
+            help,
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// The group of this process: those that `mpirun` or `srun` has started, or it alone.
 ///
@@ -25,23 +44,23 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// [`Error::Invalid`] for one of several processes in a program that was built without MPI.
 #[cfg(not(feature = "mpi"))]
 pub fn join() -> Result<Box<Ranks>> {
-    let several = |name: &&&str| std::env::var(name).is_ok_and(|n| n.parse().is_ok_and(|n: u32| n > 1));
-    match SIZES.iter().find(several) {
-        None => Ok(Box::new(Solo)),
-        Some(name) => Err(Error::invalid(
-            "the processes that were started together",
-            "one, as this program was built without MPI",
-            std::env::var(name).unwrap_or_default(),
-            "build it with `cargo build --release --features mpi`",
-        )),
-    }
+    refuse_strangers(1, "this program was built without MPI: `cargo build --release --features mpi`")?;
+    Ok(Box::new(Solo))
 }
 
 /// The same in a program that was built with MPI. A panic in any thread of any rank ends all of them.
+///
+/// # Errors
+/// [`Error::Invalid`] for one of several processes that MPI does not know of.
 #[cfg(feature = "mpi")]
 pub fn join() -> Result<Box<Ranks>> {
-    let Some(world) = World::launched() else { return Ok(Box::new(Solo)) };
-    let (rank, ranks) = (Group::<f32>::rank(&world), Group::<f32>::ranks(&world));
+    let world = World::launched();
+    let ranks = world.as_ref().map_or(1, Group::<f32>::ranks);
+    let help = "start it by `mpirun` of the MPI that it is linked with, or by `srun --mpi=pmix` (Open MPI) or \
+                `srun --mpi=pmi2` (MPICH)";
+    refuse_strangers(ranks, help)?;
+    let Some(world) = world else { return Ok(Box::new(Solo)) };
+    let rank = Group::<f32>::rank(&world);
     if ranks > 1 {
         let tell = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -54,7 +73,7 @@ pub fn join() -> Result<Box<Ranks>> {
 }
 
 /// How the names of the variables begin by which launchers tell a process that it is a rank.
-const OF_RANKS: [&str; 3] = ["OMPI_", "PMI_", "PMIX_"];
+const OF_RANKS: [&str; 4] = ["OMPI_", "PMI_", "PMIX_", "SLURM_STEP_"];
 
 /// Makes a command one of its own, which is no rank where this process is one.
 pub fn leave_ranks(command: &mut Command) {

@@ -204,13 +204,19 @@ fn comparisons_that_cannot_be_are_refused_before_anything_is_made() {
 #[cfg(not(feature = "mpi"))]
 fn one_of_several_processes_is_refused_without_mpi() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (name, ranks, status) in
-        [("OMPI_COMM_WORLD_SIZE", "3", 2), ("PMI_SIZE", "2", 2), ("OMPI_COMM_WORLD_SIZE", "1", 0)]
-    {
+    let [open_mpi, pmi, slurm] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+    for (told, status) in [
+        (&[(open_mpi, "3")][..], 2),
+        (&[(pmi, "2")], 2),
+        (&[(slurm, "2")], 2),
+        // `mpirun -n 1` on two nodes of Slurm's.
+        (&[(slurm, "2"), (open_mpi, "1")], 0),
+    ] {
         let train = ["train", "--preset", "tiny", "--steps", "1", "--threads", "1", "--quiet"];
-        let output = command(folder.path(), &train).env(name, ranks).output().expect("the program runs");
+        let output =
+            command(folder.path(), &train).envs(told.iter().copied()).output().expect("the program runs");
         let message = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(status), "{name}={ranks}: {message}");
+        assert_eq!(output.status.code(), Some(status), "{told:?}: {message}");
         assert_eq!(message.contains("--features mpi"), status == 2, "{message}");
         assert_eq!(folder.path().join("runs").exists(), status == 0);
     }

@@ -2,12 +2,16 @@
 //! what is written beside it. `cargo test --test suite faults -- --nocapture` prints how many were tried.
 
 use crate::compare::timeless;
+use performer_ddpm::checkpoint::foreign::{self, Untold};
+use performer_ddpm::checkpoint::model_folder;
 use performer_ddpm::compare::{Budget, Comparison, Findings, Part, Plan};
 use performer_ddpm::config::{AttentionKind, Config, Preset};
 use performer_ddpm::data::{self, Dataset, Datasets, idx};
 use performer_ddpm::disk::faults::{self, Fault};
+use performer_ddpm::export::{self, Check, ExportOptions, Source};
 use performer_ddpm::kernels::Kernels;
-use performer_ddpm::output::{read_npy, write_gif, write_npy, write_png};
+use performer_ddpm::model::Model;
+use performer_ddpm::output::{read_npy, write_gif, write_loss_curve, write_npy, write_png};
 use performer_ddpm::train::{Limit, Outcome, Run, RunOptions};
 use performer_ddpm::{Error, Result, checkpoint};
 use std::path::Path;
@@ -218,11 +222,21 @@ fn an_output_is_the_old_one_or_the_new_one() {
     let other = images.mapv(|x| -x);
     type Write<'a> = &'a dyn Fn(&Path, &ndarray::Array4<f32>) -> Result<()>;
     let quarter = Duration::from_millis(250);
-    let writers: [(&str, Write); 3] = [
+    // Two networks, of which the images choose one.
+    let networks = [1, 2].map(|seed| Model::<f32>::new(&config().unet, seed).expect("a network"));
+    let diffusion = config().diffusion;
+    let unchecked = ExportOptions { check: Check::Nowhere, ..ExportOptions::default() };
+    let points = |images: &ndarray::Array4<f32>| [(1, 2.0 + f64::from(images.sum().signum())), (2, 0.5)];
+    let writers: [(&str, Write); 5] = [
         ("a.npy", &|path, images| write_npy(path, images.view())),
         ("a.png", &|path, images| write_png(path, images.view(), None)),
         ("a.gif", &|path, images| {
             write_gif(path, &[images.view(), images.view()], None, quarter, 2 * quarter)
+        }),
+        ("a.svg", &|path, images| write_loss_curve(path, &points(images))),
+        ("a.onnx", &|path, images| {
+            let source = Source::new(&networks[usize::from(images.sum() > 0.0)], &diffusion);
+            export::write(path, source, &unchecked, &mut |_| {}).map(drop)
         }),
     ];
     let mut tried = 0;
@@ -232,8 +246,10 @@ fn an_output_is_the_old_one_or_the_new_one() {
         write(&path, &other).expect("a file");
         let calls = faults::disarm();
         let new = std::fs::read(&path).expect("a file");
+        assert!(calls > 3, "only {calls} calls are counted for {name}");
         write(&path, &images).expect("a file");
         let old = std::fs::read(&path).expect("a file");
+        assert!(old != new, "{name}");
         for (kind, at) in ALL.into_iter().flat_map(|kind| (1..=calls).map(move |at| (kind, at))) {
             std::fs::write(&path, &old).expect("a file");
             faults::arm(at, kind);
@@ -249,6 +265,44 @@ fn an_output_is_the_old_one_or_the_new_one() {
         }
     }
     println!("{tried} outputs with one fault each");
+}
+
+/// A model of diffusers' is read and written as one of ours; what a fault left is written over by the next try.
+#[test]
+fn an_import_is_whole_or_is_made_again() {
+    let folder = folder();
+    let source = folder.path().join("source");
+    let model = Model::<f32>::new(&config().unet, 1).expect("a network");
+    model_folder::save(&source, &model, None, &config().diffusion).expect("a model folder");
+    let import = |out: &Path| foreign::load(&source, Untold::default(), None)?.save(out);
+    faults::arm(0, Fault::Killed);
+    import(&folder.path().join("straight")).expect("a model folder");
+    let calls = faults::disarm();
+    assert!(calls > 20, "only {calls} calls are counted");
+    let mut tried = 0;
+    for (kind, at) in ALL.into_iter().flat_map(|kind| (1..=calls).map(move |at| (kind, at))) {
+        let what = format!("{kind:?} at call {at} of {calls}");
+        let out = folder.path().join("out");
+        faults::arm(at, kind);
+        let outcome = import(&out);
+        faults::disarm();
+        if let Err(error) = outcome {
+            let message = error.to_string();
+            assert!(!message.is_empty() && !message.contains('\n'), "{what}: {message}");
+            assert!(!matches!(kind, Fault::Interrupted | Fault::Short), "{what}: {message}");
+            import(&out).unwrap_or_else(|error| panic!("{what}, tried again: {error}"));
+        }
+        let found = model_folder::load::<f32>(&out).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(found.model == model, "{what}");
+        for name in ["", "unet", "scheduler"] {
+            let names = std::fs::read_dir(out.join(name)).expect("a folder").flatten();
+            let temporary = |name: std::ffi::OsString| name.to_string_lossy().starts_with('.');
+            assert!(!names.map(|entry| entry.file_name()).any(temporary), "{what}: left in {name:?}");
+        }
+        std::fs::remove_dir_all(&out).expect("a folder");
+        tried += 1;
+    }
+    println!("{tried} imports with one fault each");
 }
 
 /// A reader says that a read failed, or gives what is in the file, or of a run what is in its older
