@@ -4,10 +4,10 @@
     python3 tests/kills.py target/release/performer-ddpm --kills 1000
 
 A life is a training run that is killed again and again, resumed each time, until it is at its end; it has to
-end with the weights of a run that nobody disturbed; so does `compare`, with the findings. In between, `sample`,
-`export` and `edit` are killed over files that are there: each file is then the old one or the new one, never a
-part. So is `import`, whose files are the whole ones or not there, and `evaluate`, whose figures are whole.
-Prints the figures; exit status 1 where one case was wrong.
+end with the weights of a run that nobody disturbed; so does `compare`, with the findings. In between,
+`sample`, `export` and `edit` are killed over files that are there: each file is then the old one or the new
+one, never a part. So is `import`, whose files are the whole ones or not there, and `evaluate`, whose figures
+are whole. Prints the figures; exit status 1 where one case was wrong.
 """
 
 import argparse

@@ -56,8 +56,8 @@ pub fn join() -> Result<Box<Ranks>> {
 pub fn join() -> Result<Box<Ranks>> {
     let world = World::launched();
     let ranks = world.as_ref().map_or(1, Group::<f32>::ranks);
-    let help = "start it by `mpirun` of the MPI that it is linked with, or by `srun --mpi=pmix` (Open MPI) or \
-                `srun --mpi=pmi2` (MPICH)";
+    let help = "start it by `mpirun` of the MPI that it is linked with, or by `srun --mpi=pmix` (Open MPI) \
+                or `srun --mpi=pmi2` (MPICH)";
     refuse_strangers(ranks, help)?;
     let Some(world) = world else { return Ok(Box::new(Solo)) };
     let rank = Group::<f32>::rank(&world);

@@ -38,9 +38,9 @@ impl Statistics {
 
     /// |mu_a - mu_b|^2 + tr( C_a + C_b - 2 (C_a C_b)^(1/2) ).
     ///
-    /// With C_a = R_a R_a^T and C_b = R_b R_b^T the eigenvalues of C_a C_b are the squares of the singular values
-    /// of R_a^T R_b, so that the trace of the root is the sum of these: no eigenvalues are sought, and singular
-    /// covariances need no care.
+    /// With C_a = R_a R_a^T and C_b = R_b R_b^T the eigenvalues of C_a C_b are the squares of the singular
+    /// values of R_a^T R_b, so that the trace of the root is the sum of these: no eigenvalues are sought, and
+    /// singular covariances need no care.
     ///
     /// # Errors
     /// [`Error::Invalid`] for different numbers of features, and for statistics that are none.
@@ -88,9 +88,9 @@ fn rank(d: usize) -> String {
     format!("for {d} features: the covariance of fewer does not have full rank")
 }
 
-/// R \[d, r\] with R R^T = C, for a positive semi-definite C \[d, d\] of rank r: Cholesky's decomposition with
-/// complete pivoting (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 10.3), its rows in
-/// the order of C's. What is left of C when no diagonal element is above rounding counts as 0.
+/// R \[d, r\] with R R^T = C, for a positive semi-definite C \[d, d\] of rank r: Cholesky's decomposition
+/// with complete pivoting (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 10.3), its
+/// rows in the order of C's. What is left of C when no diagonal element is above rounding counts as 0.
 fn root(covariance: &Array2<f64>) -> Array2<f64> {
     let d = covariance.nrows();
     let mut rest = covariance.clone();
@@ -116,13 +116,13 @@ fn root(covariance: &Array2<f64>) -> Array2<f64> {
 }
 
 /// The sum of M's singular values: tr( Q^T M ), with Q the orthogonal factor of M's polar decomposition, by
-/// Newton and Schulz's iteration (Higham, Functions of Matrices, 2008, section 8.3), which takes every singular
-/// value of M / |M| by itself from \[0, 1\] to 1.
+/// Newton and Schulz's iteration (Higham, Functions of Matrices, 2008, section 8.3), which takes every
+/// singular value of M / |M| by itself from \[0, 1\] to 1.
 ///
 /// A step is x -> a x (3 - (a x)^2) / 2, which stays within \[0, 1\] for a up to 3^(1/2). The first 22, with
-/// a = 1.6 (Chen and Chow, 2014, stretch in this way), make a small value 2.4 times as large and leave 1 at 0.35
-/// or more; what was 1e-9 then is 0.2, from where nine steps with a = 1 end at 1 to the last bit. Smaller ones
-/// count in part and are below what rounding adds.
+/// a = 1.6 (Chen and Chow, 2014, stretch in this way), make a small value 2.4 times as large and leave 1 at
+/// 0.35 or more; what was 1e-9 then is 0.2, from where nine steps with a = 1 end at 1 to the last bit.
+/// Smaller ones count in part and are below what rounding adds.
 fn nuclear_norm(m: &Array2<f64>) -> f64 {
     let largest = m.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
     if largest == 0.0 {
@@ -218,14 +218,13 @@ mod tests {
                 assert!((nuclear_norm(&m) / scale - sum).abs() < 1e-9 * sum, "{scale}: {}", nuclear_norm(&m));
             }
         }
-        // Small values alone, of which each counts: 1e-14 of their sum.
-        let small = Array2::from_diag(&Array1::from_elem(400, 1.0));
-        assert!((nuclear_norm(&small) - 400.0).abs() < 4e-12);
+        // Many equal ones, each a twentieth of the norm: rounding, 1e-14 of their sum.
+        assert!((nuclear_norm(&Array2::eye(400)) - 400.0).abs() < 4e-12);
         assert_eq!(nuclear_norm(&Array2::zeros((3, 0))), 0.0);
     }
 
-    /// A root's product with itself is the covariance, of full rank and of rank 2, to rounding: 1e-14 of numbers
-    /// up to 30.
+    /// A root's product with itself is the covariance, of full rank and of rank 2, to rounding: 1e-14 of
+    /// numbers up to 30.
     #[test]
     fn a_root_gives_its_covariance_back() {
         for (rows, rank) in [(50, 5), (2, 2)] {

@@ -234,8 +234,8 @@ mod tests {
     }
 
     /// Momentum and gradient of the same singular vectors, so that those of every sum of them are known: each
-    /// value is taken through the polynomial by itself. Tolerance 1e-10 of steps of size 0.03: f64 rounding of
-    /// some ten products, of which the smallest singular values are enlarged by a^5 = 485.
+    /// value is taken through the polynomial by itself. Tolerance 1e-10 of steps of size 0.03: f64 rounding
+    /// of some ten products, of which the smallest singular values are enlarged by a^5 = 485.
     #[test]
     fn an_update_takes_each_singular_value_through_the_polynomial() {
         for (rows, columns) in SIZES {

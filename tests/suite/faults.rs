@@ -267,7 +267,8 @@ fn an_output_is_the_old_one_or_the_new_one() {
     println!("{tried} outputs with one fault each");
 }
 
-/// A model of diffusers' is read and written as one of ours; what a fault left is written over by the next try.
+/// A model of diffusers' is read and written as one of ours; what a fault left is written over by the next
+/// try.
 #[test]
 fn an_import_is_whole_or_is_made_again() {
     let folder = folder();
