@@ -1,10 +1,11 @@
-//! TOML read as JSON of the same lines.
+//! TOML read as JSON of the same lines, and written from JSON.
 //!
-//! Configurations are read from JSON as well, in checkpoints and ONNX files. With one reader for both texts,
-//! what `serde` derives for each type is compiled once.
+//! Configurations are JSON as well, in checkpoints and ONNX files. With one reader and one writer for both
+//! texts, what `serde` derives for each type is compiled once.
 
-use serde::de::DeserializeOwned;
-use std::fmt::Write;
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt::{self, Write};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -30,6 +31,15 @@ pub(super) fn read<T: DeserializeOwned>(text: &str) -> Result<T, Unreadable> {
         let place = format!(" at line {} column {}", error.line(), error.column());
         Unreadable::at(error.line(), message.strip_suffix(&place).unwrap_or(&message))
     })
+}
+
+/// The TOML text of a value; what is `None` is left out.
+///
+/// # Errors
+/// Those of `serde_json` and `toml` for what has no form in their texts.
+pub(super) fn write<T: Serialize>(value: &T) -> Result<String, Box<dyn std::error::Error>> {
+    let value: Value = serde_json::from_str(&serde_json::to_string(value)?)?;
+    Ok(toml::to_string(&value)?)
 }
 
 impl Unreadable {
@@ -127,9 +137,97 @@ impl Json {
     }
 }
 
+/// A value whose tables have their keys in order, which those of `serde_json` have not.
+#[derive(Debug)]
+enum Value {
+    Nothing,
+    Truth(bool),
+    Natural(u64),
+    Negative(i64),
+    Real(f64),
+    Text(String),
+    List(Vec<Value>),
+    Table(Vec<(String, Value)>),
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Value::Nothing => serializer.serialize_none(),
+            Value::Truth(is_true) => serializer.serialize_bool(*is_true),
+            Value::Natural(n) => serializer.serialize_u64(*n),
+            Value::Negative(n) => serializer.serialize_i64(*n),
+            Value::Real(x) => serializer.serialize_f64(*x),
+            Value::Text(text) => serializer.serialize_str(text),
+            Value::List(items) => serializer.collect_seq(items),
+            Value::Table(entries) => {
+                let there = entries.iter().filter(|(_, value)| !matches!(value, Value::Nothing));
+                serializer.collect_map(there.map(|(key, value)| (key, value)))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Value, E> {
+                Ok(Value::Nothing)
+            }
+
+            fn visit_bool<E>(self, is_true: bool) -> Result<Value, E> {
+                Ok(Value::Truth(is_true))
+            }
+
+            fn visit_u64<E>(self, n: u64) -> Result<Value, E> {
+                Ok(Value::Natural(n))
+            }
+
+            fn visit_i64<E>(self, n: i64) -> Result<Value, E> {
+                Ok(Value::Negative(n))
+            }
+
+            fn visit_f64<E>(self, x: f64) -> Result<Value, E> {
+                Ok(Value::Real(x))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+                Ok(Value::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    list.push(item);
+                }
+                Ok(Value::List(list))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+                let mut table = Vec::new();
+                while let Some(entry) = entries.next_entry()? {
+                    table.push(entry);
+                }
+                Ok(Value::Table(table))
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{read, write};
+    use crate::config::Preset;
     use serde_json::{Value, json};
 
     #[test]
@@ -147,6 +245,18 @@ mod tests {
             "rows": [{ "n": 1 }, { "n": 2 }],
         });
         assert_eq!(got, want);
+    }
+
+    /// As the `toml` crate writes it from the types themselves.
+    #[test]
+    fn a_configuration_is_written_as_toml_writes_it() {
+        for preset in Preset::ALL {
+            let names = ["a \"b\"", "c = d"].map(str::to_owned);
+            let mut config = preset.config().for_classes(&names, 0.1);
+            config.train.lr = 1e-7;
+            config.train.seed = 1 << 62;
+            assert_eq!(write(&config).expect("TOML"), toml::to_string(&config).expect("TOML"), "{preset:?}");
+        }
     }
 
     /// A place's line is found without reading the text again up to it: a reader that did took half a minute.

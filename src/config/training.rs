@@ -387,7 +387,7 @@ impl Config {
 
     /// The TOML text of the configuration.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a configuration has only what TOML can hold")
+        toml_text::write(self).expect("a configuration has only what TOML can hold")
     }
 }
 
