@@ -16,5 +16,5 @@ static ONLY: LazyLock<Option<usize>> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     let Some((first, rest)) = data.split_first() else { return };
     let reader = ONLY.unwrap_or(usize::from(*first) % readers::READERS.len());
-    (readers::READERS[reader].1)(rest);
+    let _ = (readers::READERS[reader].1)(rest);
 });
