@@ -122,8 +122,8 @@ fn root(covariance: &Array2<f64>) -> Array2<f64> {
 /// A step is x -> a x (3 - (a x)^2) / 2, which stays within \[0, 1\] for a up to 3^(1/2). The first 22, with
 /// a = 1.6 (Chen and Chow, 2014, stretch in this way), make a small value 2.4 times as large and leave 1 at
 /// 0.35 or more; what was 1e-9 then is 0.2, from where nine steps with a = 1 end at 1 to the last bit.
-/// Smaller ones count in part: of features whose variances fall over many orders of magnitude 1e-10 of the sum
-/// was seen to be missing.
+/// Smaller ones count in part: of features whose variances fall over many orders of magnitude 1e-10 of the
+/// sum was seen to be missing.
 fn nuclear_norm(m: &Array2<f64>) -> f64 {
     let largest = m.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
     if largest == 0.0 {
