@@ -25,6 +25,23 @@ from pathlib import Path
 
 STEPS = 60
 FINAL = ["unet/diffusion_pytorch_model.safetensors", "unet/raw_weights.safetensors"]
+# A comparison keeps its number of threads, which its times depend on.
+COMPARE = [
+    "compare",
+    "--config",
+    "small.toml",
+    "--steps",
+    "9",
+    "--variants",
+    "softmax,favor",
+    "--only",
+    "runs",
+    "--threads",
+    "2",
+    "-q",
+]
+IMPORT = ["import", "straight"]
+EVALUATE = ["evaluate", "straight", "--nll", "--against", "train", "-n", "2", "--out", "evaluation", "-q"]
 
 
 def digest(path):
@@ -102,21 +119,6 @@ def life(program, folder, rng, typical):
     )
 
 
-# A comparison keeps its number of threads, which its times depend on.
-COMPARE = [
-    "compare",
-    "--config",
-    "small.toml",
-    "--steps",
-    "9",
-    "--variants",
-    "softmax,favor",
-    "--only",
-    "runs",
-]
-COMPARE += ["--threads", "2", "-q"]
-
-
 def findings(folder):
     """What a comparison has found, without what the clock and the system's memory decide."""
 
@@ -146,18 +148,12 @@ def imported(program, folder, rng, typical):
     return killed
 
 
-IMPORT = ["import", "straight"]
-
-
 def evaluated(program, folder, rng, typical):
     """An evaluation, killed: its figures are whole."""
     status, killed, told = run(program, EVALUATE, folder, rng.uniform(0, typical))
     assert killed or status == 0, f"evaluate ended with {status}: {told}"
     assert "nll" in json.loads((folder / "evaluation/evaluation.json").read_text()), "evaluate: other figures"
     return killed
-
-
-EVALUATE = ["evaluate", "straight", "--nll", "--against", "train", "-n", "2", "--out", "evaluation", "-q"]
 
 
 def output(program, folder, rng, name, arguments, files, typical):
